@@ -1,0 +1,79 @@
+"""Where the work runs: the device, the threads, and batches that are halved when memory runs out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+DEVICE_HELP = "auto, cpu, cuda or cuda:N (auto: CUDA where there is one)"
+
+
+def available_cores() -> int:
+    """Cores this process may use (an affinity mask or a container's cpuset counts), at least 1."""
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def resolve_device(name: str) -> str:
+    """`auto` -> what is there; any other name is checked.
+
+    Raises:
+        ValueError: no such device, or not here.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or (index and not index.isdigit())):
+        raise ValueError(f"--device {name}: unknown; use {DEVICE_HELP}")
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"--device {name}: PyTorch finds no CUDA device here; use --device cpu, or auto")
+        if index and int(index) >= torch.cuda.device_count():
+            raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
+    return name
+
+
+def limit_threads(threads: int = 1) -> None:
+    """Keep OpenCV, and PyTorch if it is loaded, to `threads` threads in this process."""
+    import sys
+
+    import cv2
+
+    cv2.setNumThreads(threads if threads > 1 else 0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is PyTorch's CUDA out-of-memory, or the like from cuDNN, cuBLAS or the CPU allocator."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, (RuntimeError, MemoryError)) and ("out of memory" in text or "can't allocate" in text)
+
+
+def run_halving(run: Callable[[Sequence], Sequence], batch: Sequence) -> list[Any]:
+    """`run(batch)`, but where memory runs out, in two halves, as often as it takes.
+
+    Args:
+        run: takes a slice of `batch` and returns one result for each element.
+
+    Raises:
+        The out-of-memory error itself, when not even one element fits.
+    """
+    import torch
+
+    try:
+        return list(run(batch))
+    except Exception as error:
+        if len(batch) < 2 or not is_out_of_memory(error):
+            raise
+    # Outside the except block: the error's traceback would keep the tensors that filled the memory.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = len(batch) // 2
+    return run_halving(run, batch[:middle]) + run_halving(run, batch[middle:])

@@ -1,0 +1,216 @@
+"""Finding faces and following them: the only module that touches a face detector.
+
+MTCNN (Zhang et al. 2016, IEEE SPL 23(10)) with facenet-pytorch's networks and weights, which lie in its package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# Thresholds of MTCNN's three stages by use, as in the winners' solution.
+DETECT_THRESHOLDS = (0.85, 0.95, 0.95)  # boxes of real videos: only sure faces become training data
+LANDMARK_THRESHOLDS = (0.65, 0.75, 0.75)  # five points in crops, which hold a face for certain
+PREDICT_THRESHOLDS = (0.7, 0.8, 0.8)  # scoring: a missed face is worse than a doubtful one
+
+_MIN_SIDE = 20  # MTCNN's smallest face; a smaller picture has no step in its image pyramid
+_CPU_PIXELS = 2_500_000  # a batch: on the CPU larger ones only take memory (0.5 GB at this size)
+_GPU_PIXELS = 32 * 960 * 540
+
+
+@dataclass(frozen=True)
+class Faces:
+    """The faces of one picture, in its pixels.
+
+    Attributes:
+        boxes: float32 [n, 4], x1, y1, x2, y2; corners may lie outside the picture.
+        scores: float32 [n], the last stage's probability, 0..1.
+        landmarks: float32 [n, 5, 2], x, y of left eye, right eye, nose, left and right mouth corner (as seen).
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    landmarks: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+def no_faces() -> Faces:
+    return Faces(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32))
+
+
+def detector_scale(setting: str | float, width: int, height: int) -> float:
+    """The factor by which a frame is resized before detection.
+
+    Args:
+        setting: "auto", or a factor. "auto" follows the longer side, as the winners wrote it down:
+            2 under 300 pixels, 1 up to 1000, 0.5 above.
+    """
+    if setting != "auto":
+        return float(setting)
+    longer = max(width, height)
+    return 2.0 if longer < 300 else 1.0 if longer <= 1000 else 0.5
+
+
+def parse_detector_scale(text: str) -> str | float:
+    """`--detector-scale`: "auto" or a factor over 0 and up to 4 (argparse type)."""
+    import argparse
+
+    if text == "auto":
+        return text
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor <= 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a factor over 0 and up to 4 (0.5: half size)")
+    return factor
+
+
+class FaceDetector:
+    """MTCNN on batches of pictures.
+
+    Args:
+        thresholds: of the three stages, each 0..1.
+        device: a PyTorch device name.
+    """
+
+    def __init__(self, thresholds: tuple[float, float, float], device: str = "cpu") -> None:
+        from facenet_pytorch import MTCNN
+
+        self._mtcnn = MTCNN(margin=0, keep_all=True, thresholds=list(thresholds), device=device)
+        self._batch_pixels = _GPU_PIXELS if device.startswith("cuda") else _CPU_PIXELS
+
+    def batch_size(self, width: int, height: int, scale: float = 1.0) -> int:
+        """How many pictures of this size fit a batch, 1 to 32."""
+        return int(np.clip(self._batch_pixels / max(1.0, width * height * scale * scale), 1, 32))
+
+    def detect(self, pictures: Sequence[np.ndarray], scale: float = 1.0) -> list[Faces]:
+        """Faces of each picture, in its own pixels, in batches that fit the memory.
+
+        Args:
+            pictures: RGB uint8 [h, w, 3], all of one size.
+            scale: the pictures are resized by it first (Pillow's bicubic, sizes truncated, as the winners did).
+        """
+        from dfdc.devices import run_halving
+
+        if not pictures:
+            return []
+        height, width = pictures[0].shape[:2]
+        step = self.batch_size(width, height, scale)
+        found: list[Faces] = []
+        for start in range(0, len(pictures), step):
+            found += run_halving(lambda batch: self._detect(batch, scale), pictures[start : start + step])
+        return found
+
+    def _detect(self, pictures: Sequence[np.ndarray], scale: float) -> list[Faces]:
+        from PIL import Image
+
+        height, width = pictures[0].shape[:2]
+        new_width, new_height = int(width * scale), int(height * scale)
+        if min(new_width, new_height) < _MIN_SIDE:
+            return [no_faces() for _ in pictures]
+        if scale != 1.0:
+            size = (new_width, new_height)
+            pictures = [np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BICUBIC)) for p in pictures]
+        boxes, scores, landmarks = self._mtcnn.detect(np.stack(pictures), landmarks=True)
+        return [
+            no_faces()
+            if boxes[i] is None
+            # With NumPy 2 the library hands ragged results over as object arrays.
+            else Faces(
+                np.asarray(boxes[i], np.float32).reshape(-1, 4) / scale,
+                np.asarray(scores[i], np.float32).reshape(-1),
+                np.asarray(landmarks[i], np.float32).reshape(-1, 5, 2) / scale,
+            )
+            for i in range(len(pictures))
+        ]
+
+
+def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Intersection over union of every pair: boxes [n, 4] and [m, 4] -> float [n, m]."""
+    first, second = np.asarray(first, np.float64)[:, None], np.asarray(second, np.float64)[None]
+    overlap = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
+    shared = np.prod(np.clip(overlap, 0, None), axis=-1)
+    areas = [np.prod(np.clip(b[..., 2:] - b[..., :2], 0, None), axis=-1) for b in (first, second)]
+    return shared / np.maximum(areas[0] + areas[1] - shared, 1e-9)
+
+
+def middle_face(faces: Faces, width: int, height: int) -> int | None:
+    """Index of the face that a crop of this size was cut for; None if no face lies in its middle.
+
+    A crop is its face box with a third added on each side, so the box is the inner 3/5 of it. Its padding may
+    hold a neighbour's face, even a larger one.
+    """
+    if not len(faces):
+        return None
+    inner = np.array([[width / 5, height / 5, width * 4 / 5, height * 4 / 5]])
+    overlaps = box_iou(faces.boxes, inner)[:, 0]
+    best = int(np.argmax(overlaps))
+    return best if overlaps[best] > 0.2 else None
+
+
+@dataclass
+class _Track:
+    number: int
+    box: np.ndarray
+    frame: int
+
+
+class Tracker:
+    """Gives the same person the same number through a video.
+
+    Faces of a frame are matched to the last known box of each person, all at once (Hungarian method), by overlap
+    and by how far the centre moved in units of the face's size. A person may be unseen for a while; the longer,
+    the more room to have moved. New faces take the next number, larger ones first.
+    """
+
+    def __init__(self, max_gap: int = 50) -> None:
+        """`max_gap`: frames after which a person not seen any more is given up."""
+        self._tracks: list[_Track] = []
+        self._next = 0
+        self._max_gap = max_gap
+
+    def update(self, frame: int, boxes: np.ndarray) -> list[int]:
+        """The person number of each box.
+
+        Args:
+            frame: number of the frame, larger than in the call before.
+            boxes: float [n, 4].
+        """
+        from scipy.optimize import linear_sum_assignment
+
+        boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+        self._tracks = [track for track in self._tracks if frame - track.frame <= self._max_gap]
+        numbers: list[int | None] = [None] * len(boxes)
+        if len(boxes) and self._tracks:
+            known = np.stack([track.box for track in self._tracks])
+            allowed, cost = self._costs(frame, known, boxes)
+            for row, column in zip(*linear_sum_assignment(np.where(allowed, cost, 1e6)), strict=True):
+                if allowed[row, column]:
+                    track = self._tracks[row]
+                    track.box, track.frame = boxes[column], frame
+                    numbers[column] = track.number
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        for index in np.argsort(-areas, kind="stable"):
+            if numbers[index] is None:
+                numbers[index] = self._next
+                self._tracks.append(_Track(self._next, boxes[index], frame))
+                self._next += 1
+        return [int(number) for number in numbers if number is not None]
+
+    def _costs(self, frame: int, known: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def centres_and_sizes(b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return (b[:, :2] + b[:, 2:]) / 2, np.sqrt(np.clip((b[:, 2:] - b[:, :2]).prod(axis=1), 1, None))
+
+        (centres_k, sizes_k), (centres_b, sizes_b) = centres_and_sizes(known), centres_and_sizes(boxes)
+        size = np.maximum(sizes_k[:, None], sizes_b[None])
+        moved = np.linalg.norm(centres_k[:, None] - centres_b[None], axis=-1) / size
+        grown = size / np.minimum(sizes_k[:, None], sizes_b[None])
+        # In 10 frames (a third of a second) a head moves by less than its own size; twice that after 20 and more.
+        reach = np.array([1.0 if frame - track.frame <= 10 else 2.0 for track in self._tracks])[:, None]
+        overlap = box_iou(known, boxes)
+        return (moved < reach) & (grown < 2.0), moved + (1.0 - overlap) + 0.5 * np.log(grown)

@@ -1,0 +1,146 @@
+"""Pictures as arrays: margins, crop, isotropic resize, centre pad, normalise, SSIM difference (NumPy, OpenCV).
+
+Pictures are RGB uint8 [h, w, 3]; boxes are x1, y1, x2, y2 in pixels of the picture they belong to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+MARGIN_PART = 3  # a third of the box is added on each side; published weights were trained on such crops
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def margin_box(
+    box: Sequence[float], width: int, height: int, part: int = MARGIN_PART
+) -> tuple[int, int, int, int] | None:
+    """The pixels to cut for a face: corners truncated to int, 1/`part` of the sides added, clipped to the frame.
+
+    Args:
+        box: x1, y1, x2, y2 as the detector gave them; they may lie outside the frame.
+        width, height: of the frame, in pixels.
+        part: the margin is side // part.
+
+    Returns:
+        x1, y1, x2, y2 within the frame, or None where less than 2 x 2 pixels are left or a corner is not finite.
+    """
+    if not np.all(np.isfinite(box)):
+        return None
+    x1, y1, x2, y2 = (int(value) for value in box)
+    margin_x, margin_y = (x2 - x1) // part, (y2 - y1) // part
+    left, top = max(x1 - margin_x, 0), max(y1 - margin_y, 0)
+    right, bottom = min(x2 + margin_x, width), min(y2 + margin_y, height)
+    return (left, top, right, bottom) if right - left > 1 and bottom - top > 1 else None
+
+
+def crop_face(frame: np.ndarray, box: Sequence[float], part: int = MARGIN_PART) -> np.ndarray | None:
+    """The face in `box` with its margin, as a view into `frame`; None as in `margin_box`."""
+    cut = margin_box(box, frame.shape[1], frame.shape[0], part)
+    return None if cut is None else frame[cut[1] : cut[3], cut[0] : cut[2]]
+
+
+def isotropic_resize(
+    picture: np.ndarray, size: int, down: int = cv2.INTER_AREA, up: int = cv2.INTER_CUBIC
+) -> np.ndarray:
+    """Resize so that the longer side has `size` pixels; the other is truncated, at least 1.
+
+    Args:
+        picture: [h, w] or [h, w, c].
+        down, up: OpenCV interpolation for shrinking and for enlarging.
+    """
+    height, width = picture.shape[:2]
+    longer = max(height, width)
+    if longer == size:
+        return picture
+    scale = size / longer
+    # The longer side is `size` exactly; only the other is rounded (down, as the winners' code did).
+    new_width = size if width == longer else max(1, int(width * scale))
+    new_height = size if height == longer else max(1, int(height * scale))
+    return cv2.resize(picture, (new_width, new_height), interpolation=up if scale > 1 else down)
+
+
+def center_pad(picture: np.ndarray, size: int) -> np.ndarray:
+    """Put a picture of at most `size` pixels a side in the middle of a black square of `size`."""
+    height, width = picture.shape[:2]
+    if height == width == size:
+        return picture
+    top, left = (size - height) // 2, (size - width) // 2
+    square = np.zeros((size, size, *picture.shape[2:]), picture.dtype)
+    square[top : top + height, left : left + width] = picture
+    return square
+
+
+def normalise(
+    batch: np.ndarray, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> np.ndarray:
+    """RGB uint8 [..., h, w, 3] -> float32 of the same shape, (value / 255 - mean) / std for each colour."""
+    mean_array, std_array = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    return (batch.astype(np.float32) / 255.0 - mean_array) / std_array
+
+
+def ssim_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Where two pictures differ: 255 * (1 - SSIM), clipped to 0..255, each colour by itself and then grey.
+
+    SSIM as scikit-image's structural_similarity computes it by default (Wang et al. 2004, IEEE TIP 13(4), with
+    a 7 x 7 uniform window, sample covariances, K1 = 0.01, K2 = 0.03, mirrored borders). SSIM lies in [-1, 1],
+    so 1 - SSIM reaches 2, and is clipped before it becomes uint8.
+
+    Args:
+        first, second: RGB uint8 [h, w, 3] of one size, at least 7 pixels a side.
+
+    Returns:
+        uint8 [h, w].
+
+    Raises:
+        ValueError: the sizes differ, or a side is under 7 pixels.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"crops of different size: {list(first.shape)} and {list(second.shape)}")
+    if min(first.shape[:2]) < 7:
+        raise ValueError(f"a crop of {first.shape[1]}x{first.shape[0]} pixels is smaller than the 7x7 SSIM window")
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    sample = 49 / 48  # from the window's mean square to the sample (co)variance
+
+    def window_mean(values: np.ndarray) -> np.ndarray:
+        return cv2.boxFilter(values, -1, (7, 7), borderType=cv2.BORDER_REFLECT)
+
+    # Differences are taken from a common level first: float32 then keeps the variance of flat bright areas.
+    a, b = first.astype(np.float32) - 128.0, second.astype(np.float32) - 128.0
+    mean_a, mean_b = window_mean(a), window_mean(b)
+    var_a = sample * (window_mean(a * a) - mean_a * mean_a)
+    var_b = sample * (window_mean(b * b) - mean_b * mean_b)
+    covariance = sample * (window_mean(a * b) - mean_a * mean_b)
+    mean_a += 128.0
+    mean_b += 128.0
+    numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    denominator = (mean_a * mean_a + mean_b * mean_b + c1) * (var_a + var_b + c2)
+    difference = np.clip(255.0 * (1.0 - numerator / denominator), 0, 255).astype(np.uint8)
+    return cv2.cvtColor(difference, cv2.COLOR_RGB2GRAY)
+
+
+def encode_png(picture: np.ndarray, level: int = 1) -> bytes:
+    """RGB [h, w, 3] or grey [h, w] uint8 as PNG; `level` is zlib's, 0 to 9 (1 is fast, and little larger)."""
+    stored = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
+    ok, data = cv2.imencode(".png", stored, [cv2.IMWRITE_PNG_COMPRESSION, level])
+    if not ok:
+        raise ValueError(f"a picture of shape {list(picture.shape)} can't be encoded as PNG")
+    return data.tobytes()
+
+
+def read_picture(path: Path, *, grey: bool = False) -> np.ndarray:
+    """RGB uint8 [h, w, 3], or [h, w] where `grey`, from a picture file.
+
+    Raises:
+        OSError: not there, or not a picture; the message names it.
+    """
+    # Not cv2.imread: it can't tell "absent" from "broken", and prints to stderr of its own accord.
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    picture = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR) if data.size else None
+    if picture is None:
+        raise OSError(f"{path} is not a readable picture ({data.size} bytes)")
+    return picture if grey else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,271 @@
+"""One map over videos, for every preprocessing step: workers, progress, failures, exit status.
+
+A step says which videos it works on, how to tell a finished one, and what to do for one video; this module does
+the rest. Each worker is a process with one thread, and one GPU of its own where there are any. A worker that
+dies (a decoder's crash, the kernel's out-of-memory killer) costs the video it was at, and is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dfdc.artifacts import Ledger
+from dfdc.devices import DEVICE_HELP, available_cores
+from dfdc.layout import DataError, Video, ledger_path
+
+USAGE_ERROR = 2
+
+
+class UsageError(DataError):
+    """A value on the command line that can't be used; the message names it and what to do."""
+
+
+class SkipVideo(Exception):
+    """Raised by a step: the data set does not hold what this video takes. No failure, but in the ledger."""
+
+
+class FailVideo(Exception):
+    """Raised by a step: this video can't be done, for the reason given."""
+
+
+@dataclass
+class Step:
+    """What one preprocessing step is.
+
+    Attributes:
+        name: the script's, and its ledger's.
+        work: (video, context) -> stamp: makes a video's artifact; runs in a worker.
+        read_stamp: video -> the stamp of its artifact if that is complete and fresh, else None.
+        context: picklable, the same for all videos; `work` gets it.
+        start: called once in every worker with the context and a device; what it returns replaces the context.
+
+    A stamp holds `made` (counts by kind), `notes` (what the artifact lacks) and `failed` (a reason, or None).
+    """
+
+    name: str
+    work: Callable[[Video, Any], dict]
+    read_stamp: Callable[[Video], dict | None]
+    context: Any = None
+    start: Callable[[Any, str], Any] | None = None
+
+
+def step_parser(doc: str, *, crops: bool = False, device: bool = False) -> argparse.ArgumentParser:
+    """The arguments that every step takes; `doc` is the script's docstring."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    where = "folder in which the dfdc_train_part_* folders lie; artifacts are written there"
+    parser.add_argument("--root-dir", type=Path, required=True, metavar="DATA_ROOT", help=where)
+    if crops:
+        parser.add_argument("--crops-dir", default="crops", help="folder of the crops, in DATA_ROOT (crops)")
+    many = "processes, at most one per core (all cores; where --device uses GPUs, one for each)"
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help=many)
+    if device:
+        parser.add_argument("--device", default="auto", help=DEVICE_HELP)
+    parser.add_argument("--force", action="store_true", help="redo what is already complete")
+    parser.add_argument("--max-failed", type=float, default=0.05, metavar="FRACTION",
+                        help="exit with status 1 if a larger part of the videos fails (0.05)")  # fmt: skip
+    return parser
+
+
+def run_main(main: Callable[[Sequence[str] | None], int]) -> None:
+    """Run a script's `main`; wrong usage and unusable data end with their message and status 2."""
+    try:
+        status = main(None)
+    except DataError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        status = USAGE_ERROR
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to go on", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+def worker_count(requested: int, devices: Sequence[str]) -> int:
+    """How many workers: at least 1, at most one per core.
+
+    Args:
+        requested: the user's --workers; 0 for what suits the machine.
+        devices: the devices they share; on GPUs one worker each is the default.
+
+    Raises:
+        UsageError: a negative number.
+    """
+    if requested < 0:
+        raise UsageError(f"--workers {requested}: give a number from 1 on, or leave it out")
+    cores = available_cores()
+    if requested > cores:
+        print(f"--workers {requested}: there are {cores} cores, so {cores} are used", file=sys.stderr)
+    default = len(devices) if devices[0].startswith("cuda") else cores
+    return max(1, min(requested or default, cores))
+
+
+def list_devices(name: str) -> list[str]:
+    """The devices that `--device` means: every visible GPU for `cuda` (and `auto` with one), else the one named."""
+    from dfdc.devices import resolve_device
+
+    try:
+        device = resolve_device(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if device != "cuda":
+        return [device]
+    import torch
+
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+
+@dataclass
+class _Tally:
+    ledger: Ledger
+    made: Counter = field(default_factory=Counter)
+    failed: int = 0
+
+    def count(self, video: str, stamp: dict) -> None:
+        self.made.update(stamp.get("made", {}))
+        if stamp.get("failed"):
+            self.fail(video, stamp["failed"])
+        if stamp.get("notes"):
+            self.ledger.add(video, "incomplete", "; ".join(stamp["notes"]))
+
+    def fail(self, video: str, reason: str) -> None:
+        self.failed += 1
+        self.ledger.add(video, "failed", reason)
+
+
+def run_step(step: Step, args: argparse.Namespace, videos: Sequence[Video], skipped: dict[str, str]) -> int:
+    """Do what is missing or stale of `step`, keep its ledger, print what came out; return the exit status.
+
+    Args:
+        args: root_dir, workers, force, max_failed and, where the step uses one, device.
+        videos: the step's videos; those finished already are counted but not done again.
+        skipped: video -> why the data set does not allow it; goes to the ledger.
+    """
+    if not 0 <= args.max_failed <= 1:
+        raise UsageError(f"--max-failed {args.max_failed}: a fraction from 0 to 1 is expected, such as 0.05")
+    started = time.monotonic()
+    ledger = Ledger(ledger_path(args.root_dir, step.name))
+    for video, reason in skipped.items():
+        ledger.rows[(video, "skipped")] = reason
+    ledger.write()
+    tally = _Tally(ledger)
+
+    todo = []
+    for video in videos:
+        stamp = None if args.force else step.read_stamp(video)
+        if stamp is None:
+            todo.append(video)
+        else:
+            tally.count(video.id, stamp)
+    if todo:
+        devices = list_devices(args.device) if hasattr(args, "device") else ["cpu"]
+        _map(step, todo, worker_count(args.workers, devices), devices, tally)
+    ledger.write()
+
+    counts = ledger.counts()
+    made = ", ".join(f"{number} {kind}" for kind, number in tally.made.items()) or "nothing made"
+    print(
+        f"{step.name}: {len(videos)} videos ({len(videos) - len(todo)} were complete), {made}; {tally.failed} failed, "
+        f"{counts['skipped']} skipped, {counts['incomplete']} incomplete; {time.monotonic() - started:.1f} s"
+    )
+    if counts:
+        print(f"  reasons: {ledger.path}")
+    for (video, outcome), reason in list(ledger.rows.items()):
+        if outcome == "failed":
+            print(f"  failed: {video}: {reason}", file=sys.stderr)
+    if videos and tally.failed > args.max_failed * len(videos):
+        print(
+            f"{step.name}: {tally.failed} of {len(videos)} videos failed, more than --max-failed {args.max_failed:g} "
+            f"allows. Look at {ledger.path}; mend or remove those videos, or raise --max-failed",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def progress_bar(iterable: Iterable | None = None, **options: Any) -> Any:
+    """tqdm with time left; in a log file (no terminal) a line now and then instead of many."""
+    from tqdm import tqdm
+
+    options.setdefault("mininterval", 0.5 if sys.stderr.isatty() else 15.0)
+    return tqdm(iterable, dynamic_ncols=True, **options)
+
+
+_worker_context: Any = None
+
+
+def _start_worker(step: Step, devices: Sequence[str], counter: Any) -> None:
+    global _worker_context
+    from dfdc.devices import limit_threads
+
+    with counter.get_lock():
+        device = devices[counter.value % len(devices)]
+        counter.value += 1
+    _worker_context = step.start(step.context, device) if step.start else step.context
+    limit_threads(1)  # after `start`, which may have loaded PyTorch
+
+
+def _do_one(work: Callable[[Video, Any], dict], video: Video) -> tuple[str, Any]:
+    """('made', stamp), ('skipped', reason) or ('failed', reason): the outcome as plain data."""
+    from dfdc.video import VideoError
+
+    try:
+        return "made", work(video, _worker_context)
+    except SkipVideo as reason:
+        return "skipped", str(reason)
+    except (FailVideo, VideoError) as reason:
+        return "failed", str(reason)
+    except Exception as error:
+        # Not foreseen, so say where. It costs this video, not the hours of work on the others.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return "failed", f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+
+
+def _map(step: Step, videos: Sequence[Video], workers: int, devices: Sequence[str], tally: _Tally) -> None:
+    from concurrent.futures import FIRST_COMPLETED, Future, wait
+
+    from pebble import ProcessExpired, ProcessPool
+
+    # forkserver: no copy of this process's threads or CUDA state, and workers start with few imports.
+    context = multiprocessing.get_context("forkserver")
+    counter = context.Value("i", 0)
+    waiting = iter(videos)
+    running: dict[Future, Video] = {}
+    workers = min(workers, len(videos))
+    pool = ProcessPool(max_workers=workers, context=context, initializer=_start_worker,
+                       initargs=(step, list(devices), counter))  # fmt: skip
+    bar = progress_bar(total=len(videos), desc=step.name, unit="video")
+    try:
+        while True:
+            while len(running) < 2 * workers and (video := next(waiting, None)) is not None:
+                running[pool.schedule(_do_one, args=(step.work, video))] = video
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                video = running.pop(future)
+                try:
+                    outcome, value = future.result()
+                except ProcessExpired as death:
+                    outcome, value = "failed", f"its worker process died (exit code {death.exitcode})"
+                if outcome == "made":
+                    tally.count(video.id, value)
+                elif outcome == "skipped":
+                    tally.ledger.add(video.id, "skipped", value)
+                else:
+                    tally.fail(video.id, value)
+                bar.update()
+                if tally.failed:
+                    bar.set_postfix(failed=tally.failed, refresh=False)
+        pool.close()
+        pool.join()
+    finally:
+        bar.close()
+        pool.stop()
+        pool.join()

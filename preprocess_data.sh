@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# From a folder of DFDC parts to training data: the five preprocessing steps, in order.
+#
+#   ./preprocess_data.sh DATA_ROOT [--workers N] [--device auto|cpu|cuda] [--detector-scale auto|FACTOR]
+#                                  [--max-failed FRACTION] [--force]
+#
+# Stopped or killed, the same command goes on where it was; what is finished is not done again. Each step can be
+# run by itself as well, and has --help. benchmarks/RESULTS.md says what a video costs.
+set -euo pipefail
+
+usage() { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+
+[ $# -ge 1 ] || { usage >&2; exit 2; }
+case $1 in -h | --help) usage; exit 0 ;; esac
+data_root=$1
+shift
+common=() device=() detector=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --workers | --max-failed | --device | --detector-scale)
+            [ $# -ge 2 ] || { echo "preprocess_data.sh: $1 needs a value" >&2; exit 2; } ;;&
+        --workers | --max-failed) common+=("$1" "$2"); shift 2 ;;
+        --device) device+=("$1" "$2"); shift 2 ;;
+        --detector-scale) detector+=("$1" "$2"); shift 2 ;;
+        --force) common+=("$1"); shift ;;
+        *) echo "preprocess_data.sh: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
+    esac
+done
+data_root=$(cd -- "$data_root" 2>/dev/null && pwd) || {
+    echo "preprocess_data.sh: there is no folder '$data_root'; give the one in which the dfdc_train_part_* folders lie" >&2
+    exit 2
+}
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+VENV=${VENV:-.venv}
+python=$VENV/bin/python
+[ -x "$python" ] || python=python3
+
+number=0
+step() {
+    local name=$1 started=$SECONDS
+    shift
+    number=$((number + 1))
+    printf '\n[%d/5] %s\n' "$number" "$name"
+    "$python" "preprocessing/$name.py" --root-dir "$data_root" "$@"
+    printf '[%d/5] %s took %d s\n' "$number" "$name" $((SECONDS - started))
+}
+
+step detect_original_faces "${common[@]}" "${device[@]}" "${detector[@]}"   # REAL videos -> bboxes/
+step extract_crops "${common[@]}"                                           # REAL and FAKE -> crops/
+step generate_landmarks "${common[@]}" "${device[@]}"                       # REAL crops -> landmarks/
+step generate_diffs "${common[@]}"                                          # pairs of crops -> diffs/
+step generate_folds                                                         # -> folds.csv
+
+printf '\n'
+"$python" preprocessing/summarize.py --root-dir "$data_root"

@@ -1,0 +1,234 @@
+"""Step 5: list every crop with its label and fold -> DATA_ROOT/folds.csv.
+
+    python preprocessing/generate_folds.py --root-dir DATA_ROOT --out folds.csv
+
+Whole parts go to folds, in contiguous blocks, since parts share fewer people than videos of one part do: with
+the 50 parts of the full set and 16 folds, fold 0 holds parts 0-2. Training holds out one fold.
+
+With --val-ids, fold 0 is just the videos named there; their originals and fakes are left out of the file, and
+the others are folds 1, 2, ... .
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dfdc import artifacts, layout, parallel
+from dfdc.layout import FAKE, FOLDS_COLUMNS, REAL, Dataset, Video
+from dfdc.parallel import UsageError
+
+
+@dataclass
+class Listing:
+    """A video with its crops, (frame, face) in order, and the fold it goes to."""
+
+    video: Video
+    crops: list[tuple[int, int]]
+    fold: int = 0
+
+
+def list_crops(dataset: Dataset, crops_dir: str) -> list[Listing]:
+    """Every video that has crops; what was cropped is what is listed."""
+    listings = []
+    for video in parallel.progress_bar(list(dataset.videos.values()), desc="listing crops", unit="video"):
+        crops = layout.list_crops(layout.crops_path(dataset.root, video.id, crops_dir))
+        if crops:
+            listings.append(Listing(video, crops))
+    return listings
+
+
+def part_folds(parts: Sequence[str], n_splits: int) -> dict[str, int]:
+    """Part name -> fold: blocks of len(parts) // n_splits neighbours, the last fold takes what is over.
+
+    With fewer parts than folds, each part is a fold.
+    """
+    block = max(1, len(parts) // n_splits)
+    return {part: min(index // block, n_splits - 1) for index, part in enumerate(parts)}
+
+
+def read_val_ids(path: Path) -> set[str]:
+    """Video ids from a file (one a line, with or without suffix) or a folder of videos.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if path.is_dir():
+        ids = {video.stem for video in layout.list_videos(path)}
+    else:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--val-ids {path}: can't be read ({error})") from None
+        names = [line.strip() for line in lines if line.strip()]
+        ids = {Path(name).stem if Path(name).suffix.lower() in layout.VIDEO_SUFFIXES else name for name in names}
+    if not ids:
+        raise UsageError(f"--val-ids {path}: no video is named there; give a file with one id a line, or a folder")
+    return ids
+
+
+def assign_folds(
+    listings: list[Listing], dataset: Dataset, n_splits: int, val_ids: set[str] | None
+) -> tuple[list[Listing], list[Listing]]:
+    """Set the folds; return the listings to write and those left out (relatives of the hold-out).
+
+    A family (an original and its fakes) goes where its original's part goes.
+
+    Raises:
+        UsageError: --val-ids names videos that have no crops.
+    """
+    home = {listing.video.id: dataset.videos.get(listing.video.source, listing.video).part for listing in listings}
+    present = set(home.values())
+    folds = part_folds([part.name for part in dataset.parts if part.name in present], n_splits)
+    for listing in listings:
+        listing.fold = folds[home[listing.video.id]]
+    if val_ids is None:
+        return listings, []
+
+    unknown = sorted(val_ids - {listing.video.id for listing in listings})
+    if unknown:
+        raise UsageError(
+            f"--val-ids: {len(unknown)} of {len(val_ids)} videos have no crops, {', '.join(unknown[:5])} among them. "
+            "They must lie in a part of DATA_ROOT (any folder with a metadata.json) and have gone through step 2"
+        )
+    families = {listing.video.source for listing in listings if listing.video.id in val_ids}
+    kept, dropped = [], []
+    for listing in listings:
+        if listing.video.id in val_ids:
+            listing.fold = 0
+        elif listing.video.source in families:
+            dropped.append(listing)
+            continue
+        else:
+            listing.fold += 1
+        kept.append(listing)
+    return kept, dropped
+
+
+def write_folds(path: Path, listings: Sequence[Listing], seed: int) -> int:
+    """Write the rows in an order that `seed` decides; return how many there are."""
+    owner = np.repeat(np.arange(len(listings)), [len(listing.crops) for listing in listings])
+    crops = np.array([crop for listing in listings for crop in listing.crops], np.int64)
+    order = np.random.default_rng(seed).permutation(len(owner))
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(FOLDS_COLUMNS)
+        for row in order:
+            listing = listings[owner[row]]
+            video, (frame, face) = listing.video, crops[row].tolist()
+            label = int(video.label == FAKE)
+            writer.writerow((video.id, layout.crop_name(frame, face), label, video.source, frame, listing.fold))
+    return len(order)
+
+
+def find_leaks(path: Path, dataset: Dataset, crops_dir: str) -> list[str]:
+    """What the written `path` gives away from one fold to another; each leak is one sentence.
+
+    Looked at, from the file and metadata.json: rows of one video, an original and its fakes, one person (face
+    number) of one original, and the very same picture under two names.
+    """
+    video_folds, family_folds, person_folds = defaultdict(set), defaultdict(set), defaultdict(set)
+    first_crops: dict[str, str] = {}
+    with path.open(encoding="utf-8", newline="") as handle:
+        for row in csv.DictReader(handle):
+            video, fold = row["video"], int(row["fold"])
+            family = dataset.videos[video].source
+            video_folds[video].add(fold)
+            family_folds[family].add(fold)
+            person_folds[(family, row["file"].rpartition("_")[2])].add(fold)
+            if row["label"] == "0":
+                first_crops[video] = min(first_crops.get(video, row["file"]), row["file"])
+    leaks = [f"video {video} is in folds {sorted(folds)}" for video, folds in video_folds.items() if len(folds) > 1]
+    leaks += [
+        f"{family} and its fakes are in folds {sorted(folds)}"
+        for family, folds in family_folds.items()
+        if len(folds) > 1
+    ]
+    leaks += [
+        f"person {face.removesuffix('.png')} of {family} is in folds {sorted(folds)}"
+        for (family, face), folds in person_folds.items()
+        if len(folds) > 1
+    ]
+    same_picture = defaultdict(list)
+    for video, name in first_crops.items():
+        data = (layout.crops_path(dataset.root, video, crops_dir) / name).read_bytes()
+        same_picture[hashlib.sha256(data).digest()].append(video)
+    for videos in same_picture.values():
+        if len(set().union(*(video_folds[video] for video in videos))) > 1:
+            leaks.append(f"{' and '.join(sorted(videos))} are the same video in different folds; remove one of them")
+    return leaks
+
+
+def print_table(listings: Sequence[Listing], dataset: Dataset) -> None:
+    """Which parts each fold holds, and how much of either class."""
+    print(f"{'fold':>4}  {'real':>6} {'fake':>6} videos  {'real':>9} {'fake':>9} crops  parts")
+    for fold in sorted({listing.fold for listing in listings}):
+        inside = [listing for listing in listings if listing.fold == fold]
+        parts = sorted({listing.video.part for listing in inside}, key=layout.natural_key)
+        shown = ", ".join(parts) if len(parts) <= 4 else f"{parts[0]} ... {parts[-1]} ({len(parts)} parts)"
+        videos = {label: sum(x.video.label == label for x in inside) for label in (REAL, FAKE)}
+        crops = {label: sum(len(x.crops) for x in inside if x.video.label == label) for label in (REAL, FAKE)}
+        numbers = f"{videos[REAL]:>6} {videos[FAKE]:>6}         {crops[REAL]:>9} {crops[FAKE]:>9}"
+        print(f"{fold:>4}  {numbers}        {shown}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root-dir", type=Path, required=True, metavar="DATA_ROOT")
+    parser.add_argument("--crops-dir", default=layout.CROPS_DIR, help="folder of the crops, in DATA_ROOT (crops)")
+    parser.add_argument("--out", type=Path, default=Path(layout.FOLDS_NAME), metavar="FILE",
+                        help="where to write; a relative path is taken in DATA_ROOT (folds.csv)")  # fmt: skip
+    parser.add_argument("--n_splits", "--n-splits", type=int, default=16, help="number of folds, 2 or more (16)")
+    parser.add_argument("--seed", type=int, default=777, help="decides the order of the rows (777)")
+    parser.add_argument("--val-ids", type=Path, metavar="FILE",
+                        help="hold out just these videos: a file with one id a line, or a folder of videos")  # fmt: skip
+    args = parser.parse_args(argv)
+    if args.n_splits < 2:
+        raise UsageError(f"--n_splits {args.n_splits}: two folds or more are needed, one of them to hold out")
+    if args.seed < 0:
+        raise UsageError(f"--seed {args.seed}: give a number from 0 on")
+    val_ids = read_val_ids(args.val_ids) if args.val_ids else None
+    dataset = layout.load_dataset(args.root_dir)
+    listings = list_crops(dataset, args.crops_dir)
+    if not listings:
+        raise UsageError(
+            f"{args.root_dir / args.crops_dir} holds no crops of the videos in metadata.json. Run steps 1 and 2 first "
+            f"(preprocess_data.sh runs all); {args.root_dir / 'failures'} says what could not be done"
+        )
+    kept, dropped = assign_folds(listings, dataset, args.n_splits, val_ids)
+
+    target = args.root_dir / args.out
+    with artifacts.atomic_file(target) as temp:
+        rows = write_folds(temp, kept, args.seed)
+        leaks = find_leaks(temp, dataset, args.crops_dir)
+        if leaks:
+            print(f"generate_folds: {target} was not written, since folds leak into each other:", file=sys.stderr)
+            for leak in leaks[:20]:
+                print(f"  {leak}", file=sys.stderr)
+            raise SystemExit(1)
+    print_table(kept, dataset)
+    if dropped:
+        names = sorted(listing.video.id for listing in dropped)
+        print(
+            f"left out, being originals and fakes of the hold-out: {len(names)} videos ({', '.join(names[:10])}, ...)"
+        )
+    if len({listing.fold for listing in kept}) < 2:
+        print("only one fold has crops, so that nothing is left to train on when it is held out; add another part, "
+              "or name a hold-out with --val-ids")  # fmt: skip
+    print(f"generate_folds: {rows} crops of {len(kept)} videos -> {target}")
+    return 0
+
+
+if __name__ == "__main__":
+    parallel.run_main(main)

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Everything once, small: set-up, preprocessing, training, loss plot, scores. About 10 minutes on two CPU cores.
+#
+#   ./quickstart.sh              on a small dataset that it generates in demo/
+#   ./quickstart.sh DATA_ROOT    on your own videos in DFDC layout (dfdc_train_part_*/ with metadata.json)
+#
+# Stopped, the same command goes on where it was.
+set -euo pipefail
+
+case ${1:-} in -h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
+[ $# -le 1 ] || { echo "quickstart.sh: one argument at most, the DATA_ROOT" >&2; exit 2; }
+given=""
+if [ $# -eq 1 ]; then
+    given=$(cd -- "$1" 2>/dev/null && pwd) || { echo "quickstart.sh: there is no folder '$1'" >&2; exit 2; }
+fi
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+started=$SECONDS
+
+# 1. The environment.
+./setup.sh
+python=${VENV:-.venv}/bin/python
+
+# 2. The data: a portrait, warped into people who talk, and face swaps of them. Part 0 will be held out.
+data_root=${given:-demo}
+[ -n "$given" ] || "$python" preprocessing/make_demo_dataset.py --out demo
+
+# 3. Videos -> boxes, crops, landmarks, masks, folds.
+./preprocess_data.sh "$data_root"
+
+# 4. One small classifier. The real thing is ./train.sh DATA_ROOT NUM_GPUS: five EfficientNet-B7.
+printf '\ntraining\n'
+"$python" training/train_classifier.py --config configs/demo.json --data-dir "$data_root" \
+    --prefix quickstart_ --output-dir "$data_root/weights" --log-dir "$data_root/logs" --resume auto
+run=$(basename "$(ls "$data_root"/weights/quickstart_*_best)" _best)
+
+# 5. Its loss over the epochs.
+"$python" plot_loss.py --log-file "$data_root/logs/$run.log" --output "$data_root/loss.png"
+
+# 6. The held-out videos, scored from the video files as any folder would be.
+printf '\nscoring the held-out videos\n'
+"$python" predict_folder.py --weights-dir "$data_root/weights" --models "${run}_best" \
+    --test-dir "$data_root" --fold 0 --output "$data_root/submission.csv"
+
+cat <<END
+
+Done in $((SECONDS - started)) s. The line "on ... labelled videos" above is the held-out log loss and AUC.
+  scores        $data_root/submission.csv   (how each came about: $data_root/submission.json)
+  loss plot     $data_root/loss.png
+  checkpoints   $data_root/weights/
+  training log  $data_root/logs/$run.log
+Your own videos: $python predict_folder.py --weights-dir $data_root/weights --models ${run}_best --test-dir FOLDER
+END

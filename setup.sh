@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Makes .venv beside this file and installs the pinned versions of requirements.txt into it.
+#   ./setup.sh                       about 2 minutes and 6.5 GB the first time, nothing the second
+#   PYTHON=python3.12 ./setup.sh     with another interpreter (3.10 or newer)
+#   VENV=/opt/venv ./setup.sh        at another place
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+python=${PYTHON:-python3}
+venv=${VENV:-.venv}
+stamp="$venv/.installed"
+need_gb=8
+
+die() { printf 'setup.sh: %s\n' "$1" >&2; exit 1; }
+
+if cmp -s requirements.txt "$stamp" && "$venv/bin/python" -c '' 2>/dev/null; then
+    exit 0
+fi
+
+command -v "$python" >/dev/null ||
+    die "there is no '$python'. Install Python 3.10 or newer (Debian, Ubuntu: apt-get install python3 python3-venv) or name one: PYTHON=/path/to/python3 ./setup.sh"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    die "'$python' is $("$python" -V 2>&1), but 3.10 or newer is needed. Name another one: PYTHON=python3.12 ./setup.sh"
+"$python" -c 'import venv, ensurepip' 2>/dev/null ||
+    die "'$python -m venv' does not work here. Debian, Ubuntu: apt-get install python3-venv"
+
+mkdir -p "$venv"
+free_gb=$(df -Pk "$venv" | awk 'NR == 2 { print int($4 / 1048576) }')
+[ "$free_gb" -ge "$need_gb" ] ||
+    die "$free_gb GB are free where $venv goes, but the packages need $need_gb GB. Free some, or put it elsewhere: VENV=/big/disk/venv ./setup.sh"
+
+rm -f "$stamp"
+echo "setup.sh: installing into $venv (about 2 minutes, 6.5 GB)"
+"$python" -m venv "$venv" || die "could not make $venv with '$python -m venv'; remove $venv and try again"
+# --no-deps: the list is complete, and facenet-pytorch's own pins of 2024 must not be followed.
+# --only-binary: no compiler is needed.
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: -r requirements.txt ||
+    die "pip could not install requirements.txt (its message is above). Check the network and the disk, then run ./setup.sh again"
+cp requirements.txt "$stamp.tmp" && mv "$stamp.tmp" "$stamp"
+echo "setup.sh: done; 'source $venv/bin/activate' for a shell with it"

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Trains the ensemble: five EfficientNet-B7 with five seeds, one after the other.
+#
+#   ./train.sh DATA_ROOT NUM_GPUS
+#   BATCH_SIZE=8 ./train.sh /dataset 2          # for GPUs with less than 12 GB
+#   CONFIG=configs/demo.json ./train.sh DATA_ROOT 0   # on the CPU, small
+#
+# Written for 2 GPUs with 12 GB or more (batch size 12 on each; larger batches may give better results). One B7 is
+# 40 epochs of 2500 batches. Run again, it goes on where it was stopped: finished seeds are not repeated, logs are
+# appended to, and a seed that fails stops the script.
+set -euo pipefail
+
+usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+[ $# -eq 2 ] || { usage >&2; exit 2; }
+data_root=$1 num_gpus=$2
+[[ $num_gpus =~ ^[0-9]+$ ]] || { echo "train.sh: NUM_GPUS must be a number (0: train on the CPU), not '$num_gpus'" >&2; exit 2; }
+data_root=$(cd -- "$data_root" 2>/dev/null && pwd) || {
+    echo "train.sh: there is no folder '$1'; give the DATA_ROOT that preprocess_data.sh worked on" >&2
+    exit 2
+}
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+bin=${VENV:-.venv}/bin
+[ -x "$bin/python" ] && PATH="$PWD/$bin:$PATH"
+
+config=${CONFIG:-configs/b7.json}
+seeds=${SEEDS:-111 555 777 888 999}
+output=${OUTPUT_DIR:-weights}
+name=$(basename "$config" .json)
+options=(--config "$config" --data-dir "$data_root" --output-dir "$output" --resume auto)
+[ -z "${BATCH_SIZE:-}" ] || options+=(--batch-size "$BATCH_SIZE")
+[ -z "${LOG_DIR:-}" ] || options+=(--log-dir "$LOG_DIR")
+if [ "$num_gpus" -eq 0 ]; then
+    launch=(python)
+    options+=(--device cpu)
+elif [ "$num_gpus" -eq 1 ]; then
+    launch=(python)
+else
+    launch=(torchrun --standalone --nproc_per_node "$num_gpus")
+fi
+
+for seed in $seeds; do
+    printf '\nseed %s: %s\n' "$seed" "$config"
+    "${launch[@]}" training/train_classifier.py "${options[@]}" --seed "$seed" --prefix "${name}_${seed}_"
+done
+printf '\nAll seeds are trained. Choose an epoch of each:\n'
+for seed in $seeds; do
+    printf '  python plot_loss.py --log-file %s\n' "${LOG_DIR:-logs}/${name}_${seed}_"*.log
+done

@@ -1,0 +1,1 @@
+"""The trainer; train_classifier.py is the only entry."""

@@ -1,0 +1,217 @@
+"""Checkpoints: written whole or not at all, read without running pickle code, and saying what they need.
+
+A file holds {"epoch", "state_dict", "bce_best", ...}, as the winners' did; those load here as well. Ours add
+"model" (network, encoder, size, normalize, margin_part, detector thresholds), "metrics" and "version"; the
+`last` file also holds what a run needs to go on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dfdc.artifacts import atomic_file
+from dfdc.faces import PREDICT_THRESHOLDS
+from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD, MARGIN_PART
+from training.config import TrainConfig
+from training.model import build_network
+
+VERSION = 1
+
+# The winners published only B7s; the others are what their code could train. Size: of their configurations.
+_PUBLISHED = {
+    2560: ("tf_efficientnet_b7.ns_jft_in1k", 380),
+    2048: ("tf_efficientnet_b5.ns_jft_in1k", 380),
+    1792: ("tf_efficientnet_b4.ns_jft_in1k", 380),
+    1536: ("tf_efficientnet_b3.ns_jft_in1k", 300),
+}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't be used; the message names the file and why."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What it takes to use a checkpoint."""
+
+    network: str
+    encoder: str
+    size: int
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    margin_part: int = MARGIN_PART
+    detector_thresholds: tuple[float, float, float] = PREDICT_THRESHOLDS
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network,
+            "encoder": self.encoder,
+            "size": self.size,
+            "normalize": {"mean": list(self.mean), "std": list(self.std)},
+            "margin_part": self.margin_part,
+            "detector_thresholds": list(self.detector_thresholds),
+        }
+
+    @classmethod
+    def from_config(cls, config: TrainConfig) -> ModelSpec:
+        mean, std = tuple(config.normalize.mean), tuple(config.normalize.std)
+        return cls(config.network, config.encoder, config.size, mean, std)
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint as read: `state_dict` has plain names (no `module.`)."""
+
+    path: Path
+    spec: ModelSpec
+    state_dict: dict[str, torch.Tensor]
+    epoch: int
+    bce_best: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] | None = None  # only in a `last` file
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    spec: ModelSpec,
+    *,
+    epoch: int,
+    bce_best: float,
+    metrics: dict[str, float],
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint; a full disk or a kill leaves the one that was there.
+
+    Raises:
+        CheckpointError: it could not be written (the message says what to do).
+    """
+    content = {
+        "epoch": epoch,
+        "state_dict": {name: value.detach().cpu() for name, value in model.state_dict().items()},
+        "bce_best": float(bce_best),
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "model": spec.to_dict(),
+        "version": VERSION,
+    }
+    if training is not None:
+        content["training"] = training
+    try:
+        with atomic_file(path) as temp:
+            torch.save(content, temp)
+    except (OSError, RuntimeError) as error:  # PyTorch's zip writer reports a full disk as RuntimeError
+        raise CheckpointError(f"{path} can't be written ({error}); free some space. The one before is whole") from error
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of this project, or of the winners'.
+
+    Raises:
+        CheckpointError: not there, not a checkpoint, or of a network that is not known here.
+    """
+    content = read_file(path)
+    weights = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not weights:
+        raise CheckpointError(f"{path} is not a checkpoint: it has no state_dict")
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    if "model" in content:
+        spec = _read_spec(content["model"], path)
+    else:
+        spec = _guess_spec(weights, path)
+        # The winners' encoders kept the ImageNet classifier, which their network never called.
+        weights = {name: value for name, value in weights.items() if not name.startswith("encoder.classifier.")}
+    best = content.get("bce_best", float("nan"))
+    return Checkpoint(
+        path,
+        spec,
+        weights,
+        int(content.get("epoch", -1)),
+        float(best),
+        dict(content.get("metrics", {})),
+        content.get("training"),
+    )
+
+
+def read_file(path: Path) -> Any:
+    """torch.load without pickle code: tensors, plain values, and the NumPy scalars of the winners' files."""
+    try:
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}") from None
+    except Exception as error:  # torch.load raises errors of pickle, zipfile, struct and its own
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise CheckpointError(f"{path} is not a checkpoint that can be read safely ({reason})") from error
+
+
+def _numpy_scalars() -> list:
+    """What a pickled NumPy scalar consists of, under the names of NumPy 1 and 2."""
+    import _codecs
+
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
+    return [
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        _codecs.encode,  # how pickle's protocol 2 writes bytes
+        *kinds,
+    ]
+
+
+def _read_spec(values: Any, path: Path) -> ModelSpec:
+    try:
+        return ModelSpec(
+            network=values["network"],
+            encoder=values["encoder"],
+            size=int(values["size"]),
+            mean=tuple(values["normalize"]["mean"]),
+            std=tuple(values["normalize"]["std"]),
+            margin_part=int(values["margin_part"]),
+            detector_thresholds=tuple(values["detector_thresholds"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its description of the model is broken ({error!r})") from None
+
+
+def _guess_spec(weights: dict[str, torch.Tensor], path: Path) -> ModelSpec:
+    """Which of the winners' networks a file without a description holds, by the width of its last layer."""
+    last = weights.get("fc.weight")
+    width = last.shape[-1] if isinstance(last, torch.Tensor) and last.ndim == 2 else None
+    if width not in _PUBLISHED or not any(name.startswith("encoder.") for name in weights):
+        raise CheckpointError(
+            f"{path} does not say what network it is for, and is not one of the winners' either "
+            f"(fc.weight: {list(last.shape) if isinstance(last, torch.Tensor) else 'absent'})"
+        )
+    encoder, size = _PUBLISHED[width]
+    return ModelSpec("DeepFakeClassifier", encoder, size)
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load the weights into `model`, every one of them.
+
+    Raises:
+        CheckpointError: they are another network's.
+    """
+    try:
+        model.load_state_dict(checkpoint.state_dict, strict=True)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise CheckpointError(
+            f"{checkpoint.path} does not fit {checkpoint.spec.network} with {checkpoint.spec.encoder}: "
+            f"{' '.join(line.strip() for line in lines[1:3])[:400]}"
+        ) from None
+
+
+def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:
+    """A network in evaluation mode with the weights of `path`; no pretrained weights are fetched for it."""
+    checkpoint = read_checkpoint(path)
+    model = build_network(checkpoint.spec.network, checkpoint.spec.encoder)
+    load_weights(model, checkpoint)
+    return model.eval(), checkpoint

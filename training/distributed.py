@@ -1,0 +1,78 @@
+"""Processes that train together: start-up under torchrun and other launchers, sums and gathers.
+
+Without a launcher everything here is the identity, so that the trainer has one code path.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which process of how many this is. `rank` counts over all nodes, `local_rank` on this one."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    device: str = "cpu"
+
+    @property
+    def is_main(self) -> bool:
+        """The one process that writes files: global rank 0, not the first of each node."""
+        return self.rank == 0
+
+
+def start(device: str, local_rank: int | None = None) -> Ranks:
+    """Join the other processes, if a launcher (torchrun, or one that gives --local_rank) started this one.
+
+    Args:
+        device: "cpu" or "cuda" (each process takes the GPU of its local rank), or "cuda:N" for a single process.
+        local_rank: from an old launcher's flag; the environment's LOCAL_RANK goes before it.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return Ranks(device="cuda:0" if device == "cuda" else device)
+    local = int(os.environ.get("LOCAL_RANK", local_rank or 0))
+    if device.startswith("cuda"):
+        if local >= torch.cuda.device_count():
+            raise ValueError(
+                f"process {local} of this machine has no GPU ({torch.cuda.device_count()} are there); start fewer "
+                "processes (--nproc_per_node), or use --device cpu"
+            )
+        device = f"cuda:{local}"
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return Ranks(dist.get_rank(), local, dist.get_world_size(), device)
+
+
+def stop() -> None:
+    """Leave the group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Sum of `values` over all processes, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Each process's `value`, in the order of ranks, on all of them."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -1,0 +1,249 @@
+"""One epoch of training, and one validation. The wiring is in train_classifier.py."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dfdc.parallel import progress_bar
+from training import losses
+from training.config import TrainConfig
+from training.distributed import Ranks, gather_objects, sum_over_ranks
+from training.metrics import LossMeter, validation_metrics
+from training.model import freeze_encoder, set_training_mode
+from training.optim import learning_rate, set_learning_rate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class TrainingError(RuntimeError):
+    """Training can't go on; the message says at which step and why."""
+
+
+class StopRequested(Exception):
+    """SIGTERM came; the state was saved after the step in progress."""
+
+
+@dataclass
+class Run:
+    """What an epoch needs and changes."""
+
+    config: TrainConfig
+    ranks: Ranks
+    seed: int
+    model: nn.Module  # the bare network
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    amp_type: torch.dtype | None
+    steps_per_epoch: int
+    stop_requested: Callable[[], bool]
+    bce_best: float = float("inf")
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.epochs * self.steps_per_epoch
+
+    def state(self, epoch: int, step: int, totals: list[float]) -> dict[str, Any]:
+        """What it takes to go on with `step` of `epoch`, besides the weights (plain values and tensors)."""
+        return {
+            "epoch": epoch,
+            "step": step,
+            "totals": totals,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "seed": self.seed,
+            "ranks": self.ranks.world_size,
+            "steps_per_epoch": self.steps_per_epoch,
+            "config": self.config.to_dict(),
+        }
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.amp_type is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.ranks.device.split(":")[0], self.amp_type)
+
+
+class Normalizer:
+    """Batches of bytes -> what the network takes, on the device: float [n, 3, size, size], channels last."""
+
+    def __init__(self, config: TrainConfig, device: str) -> None:
+        self._mean = torch.tensor(config.normalize.mean, device=device).mul_(255).view(1, 3, 1, 1)
+        self._std = torch.tensor(config.normalize.std, device=device).mul_(255).view(1, 3, 1, 1)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        # [n, h, w, 3] permuted is channels-last as it stands: no copy.
+        return images.permute(0, 3, 1, 2).float().sub(self._mean).div(self._std)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Dropout and drop path draw from (seed, step, rank): a resumed run draws what it would have drawn."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
+
+
+def wrap(run: Run, *, frozen: bool) -> nn.Module:
+    """The network as training calls it: with or without its encoder frozen, in DistributedDataParallel if need be.
+
+    DDP notes which parameters train when it is made, so that freezing and thawing take a new one.
+    """
+    freeze_encoder(run.model, frozen)
+    if run.ranks.world_size == 1:
+        return run.model
+    on_gpu = run.ranks.device.startswith("cuda")
+    return DistributedDataParallel(run.model, [run.ranks.local_rank] if on_gpu else None)
+
+
+def train_epoch(
+    run: Run,
+    model: nn.Module,
+    loader: Iterable[dict[str, Any]],
+    epoch: int,
+    first_step: int = 0,
+    totals: list[float] | None = None,
+    after_step: Callable[[int, int, list[float]], None] | None = None,
+) -> dict[str, float]:
+    """Train for the steps `first_step` .. steps_per_epoch - 1 of `epoch`.
+
+    Args:
+        model: from `wrap`.
+        loader: gives `accumulate` batches for each step.
+        totals: the loss meter's, of the steps before `first_step`.
+        after_step: called now and then with the epoch, the number of the next step and the loss totals.
+
+    Raises:
+        TrainingError: a loss is not finite.
+        StopRequested: a stop was asked for, on any rank.
+    """
+    config, ranks = run.config, run.ranks
+    device = ranks.device
+    normalizer, criterion = Normalizer(config, device), losses.CRITERIA[config.loss]
+    meter = LossMeter(device)
+    if totals:
+        meter.totals += torch.tensor(totals, dtype=torch.float64, device=device)
+    # Reading a number from a GPU waits for it, so flags are read now and then there; on the CPU it costs nothing.
+    check_every = 16 if device.startswith("cuda") else 1
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    set_training_mode(run.model)
+    started, waited, images_seen, errors = time.monotonic(), 0.0, 0, []
+    bar = progress_bar(total=run.steps_per_epoch, initial=first_step, desc=f"epoch {epoch}", unit="step",
+                       disable=not ranks.is_main)  # fmt: skip
+    batches = iter(loader)
+    for step in range(first_step, run.steps_per_epoch):
+        wait_from = time.monotonic()
+        window = [_to_device(batch, device) for batch in islice(batches, config.accumulate)]
+        waited += time.monotonic() - wait_from
+        errors += [error for batch in window for error in batch["error"]]
+
+        global_step = epoch * run.steps_per_epoch + step
+        seed_step(run.seed, global_step, ranks.rank)
+        set_learning_rate(
+            run.optimizer,
+            learning_rate(global_step, run.total_steps, config.optimizer.learning_rate, config.schedule),
+        )
+        # Each class is normalised by its count over all ranks and accumulated batches, so that these together
+        # are one large batch, however the classes fall among them.
+        local = sum(losses.class_counts(batch["label"], ~batch["broken"]) for batch in window)
+        flags = torch.cat([local, torch.full((1,), float(run.stop_requested()), device=device)])
+        flags = sum_over_ranks(flags)
+        counts = flags[:2]
+        step_sums = torch.zeros(2, device=device)
+        for index, batch in enumerate(window):
+            # Gradients are exchanged once, after the last of the accumulated batches.
+            hold = isinstance(model, DistributedDataParallel) and index < len(window) - 1
+            with model.no_sync() if hold else contextlib.nullcontext():
+                with run.autocast():
+                    logits = model(normalizer(batch["image"]))[:, 0]
+                sums = losses.class_sums(logits, batch["label"], ~batch["broken"], criterion, config.label_smoothing)
+                # DDP averages gradients over ranks; the loss is a sum over them.
+                run.scaler.scale(losses.combine(sums, counts) * ranks.world_size).backward()
+            step_sums += sums.detach()
+        if config.optimizer.clip_grad_norm:
+            run.scaler.unscale_(run.optimizer)
+            nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_grad_norm)
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+        run.optimizer.zero_grad(set_to_none=True)
+
+        meter.add(step, step_sums, local)
+        images_seen += sum(len(batch["label"]) for batch in window) * ranks.world_size
+        bar.update()
+        if (step + 1) % check_every == 0 or step + 1 == run.steps_per_epoch:
+            _check(meter, epoch)
+            seconds = time.monotonic() - started
+            bar.set_postfix_str(f"{images_seen / seconds:.1f} img/s, data wait {waited / seconds:.0%}", refresh=False)
+            stop = flags[2].item() > 0
+            if after_step:
+                after_step(epoch, step + 1, meter.totals.tolist())
+            if stop:
+                bar.close()
+                raise StopRequested(f"stopped after step {step + 1} of epoch {epoch}")
+    bar.close()
+    seconds = time.monotonic() - started
+    result = meter.means(sum_over_ranks(meter.totals.clone()))
+    result |= {"images_per_second": images_seen / seconds, "data_wait": waited / seconds, "seconds": seconds}
+    result["learning_rate"] = run.optimizer.param_groups[0]["lr"]
+    broken = list(chain.from_iterable(gather_objects(errors)))
+    if broken:
+        result["broken_crops"] = len(broken)
+        if ranks.is_main:
+            print(f"{len(broken)} crops could not be read and were left out, {broken[0]} for one", flush=True)
+    return result
+
+
+def _check(meter: LossMeter, epoch: int) -> None:
+    bad = meter.bad_step()
+    if bad is not None:
+        raise TrainingError(f"the loss is not finite at step {bad} of epoch {epoch}")
+
+
+def _to_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+@torch.inference_mode()
+def validate(run: Run, loader: Iterable[dict[str, Any]], table: pd.DataFrame) -> dict[str, Any]:
+    """Score the held-out crops, each once over all ranks; every rank returns the metrics of one process.
+
+    Args:
+        loader: this rank's share of `table`.
+    """
+    model, device = run.model.eval(), run.ranks.device
+    normalizer = Normalizer(run.config, device)
+    rows, scores, errors = [], [], []
+    for batch in progress_bar(loader, desc="validate", unit="batch", disable=not run.ranks.is_main, leave=False):
+        batch = _to_device(batch, device)
+        with run.autocast():
+            logits = model(normalizer(batch["image"]))[:, 0]
+        good = ~batch["broken"]
+        rows.append(batch["row"][good])
+        scores.append(torch.sigmoid(logits.float())[good])
+        errors += batch["error"]
+    own = (torch.cat(rows).cpu().numpy(), torch.cat(scores).cpu().numpy()) if rows else (np.zeros(0, int), np.zeros(0))
+    shares = gather_objects((*own, errors))
+    all_rows, all_scores = np.concatenate([s[0] for s in shares]), np.concatenate([s[1] for s in shares])
+    order = np.argsort(all_rows, kind="stable")
+    broken = [error for share in shares for error in share[2]]
+    if not len(all_rows):
+        raise TrainingError(f"none of the held-out crops could be read; {broken[0] if broken else 'there are none'}")
+    if not np.isfinite(all_scores).all():
+        raise TrainingError("the network's scores of the held-out crops are not finite")
+    if broken and run.ranks.is_main:
+        print(f"validation: {len(broken)} crops could not be read and are not counted, {broken[0]} for one", flush=True)
+    return {**validation_metrics(table, all_rows[order], all_scores[order]), "broken_crops": len(broken)}
+
+
+def share_of_rows(count: int, ranks: Ranks) -> range:
+    """This rank's row numbers: each row is one rank's, and none is padded on."""
+    return range(ranks.rank, count, ranks.world_size)

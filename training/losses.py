@@ -1,0 +1,60 @@
+"""The loss of a batch: fake and real apart, then averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Binary cross entropy of each sample: logits, targets [n] -> [n]."""
+    return binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+def focal(logits: torch.Tensor, targets: torch.Tensor, gamma: float = 2.0) -> torch.Tensor:
+    """Focal loss of each sample (Lin et al. 2017, ICCV, equation 4): logits, targets [n] -> [n]."""
+    entropy = bce(logits, targets)
+    probability = torch.sigmoid(logits)
+    missed = probability * (1 - targets) + (1 - probability) * targets
+    return missed**gamma * entropy
+
+
+CRITERIA: dict[str, Criterion] = {"bce": bce, "focal": focal}
+
+
+def class_sums(
+    logits: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor, criterion: Criterion, smoothing: float
+) -> torch.Tensor:
+    """Sum of the losses of the fakes and of the reals: tensor [2], in this order.
+
+    Args:
+        logits: [n]; the loss is computed in float32 whatever they come in.
+        labels: [n], 0.0 or 1.0.
+        valid: bool [n]; a sample that is not counts 0.
+        smoothing: targets are clamped to [smoothing, 1 - smoothing], as the winners did.
+    """
+    losses = criterion(logits.float(), labels.clamp(smoothing, 1 - smoothing)) * valid
+    return torch.stack([(losses * labels).sum(), (losses * (1 - labels)).sum()])
+
+
+def class_counts(labels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Number of valid fakes and reals: float tensor [2]."""
+    return torch.stack([(valid * labels).sum(), (valid * (1 - labels)).sum()])
+
+
+def combine(sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Mean of the two classes' mean losses, a scalar.
+
+    A batch without one of the classes gives the other's mean in full (not half of it), one without either gives
+    a 0 that gradients still flow through, so that no rank waits for another's backward pass.
+
+    Args:
+        sums: [2] from `class_sums`, of this rank's part of the batch.
+        counts: [2] of the whole batch, over all ranks and accumulated parts, so that its split does not matter.
+    """
+    present = (counts > 0).sum().clamp(min=1)
+    return (sums / counts.clamp(min=1)).sum() / present

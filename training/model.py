@@ -1,0 +1,128 @@
+"""The networks: an encoder of timm's by name, pooled to one number, the logit of "fake"."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class ModelError(ValueError):
+    """A network that can't be made, or weights that do not fit it; the message says what to do."""
+
+
+class DeepFakeClassifier(nn.Module):
+    """Encoder, average pool, dropout, one logit.
+
+    State dict keys are `encoder.*` and `fc.*`, as in the winners' published files.
+
+    Args:
+        encoder: a timm model name.
+        drop_path: stochastic depth rate, for encoders that know it.
+        dropout: before the last layer.
+    """
+
+    def __init__(self, encoder: str, drop_path: float = 0.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.encoder = create_encoder(encoder, drop_path)
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(self.encoder.num_features, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised float images [n, 3, size, size] -> logits [n, 1]."""
+        features = self.encoder.forward_features(images)
+        return self.fc(self.dropout(self.avg_pool(features).flatten(1)))
+
+
+NETWORKS = {"DeepFakeClassifier": DeepFakeClassifier}
+
+
+def create_encoder(name: str, drop_path: float) -> nn.Module:
+    """timm's model `name` without weights, head and pool.
+
+    Raises:
+        ModelError: timm has no such model, or its features are not a map [n, c, h, w].
+    """
+    import timm
+
+    arguments: dict[str, Any] = {"pretrained": False, "num_classes": 0, "global_pool": ""}
+    if drop_path:
+        arguments["drop_path_rate"] = drop_path
+    try:
+        encoder = timm.create_model(name, **arguments)
+    except RuntimeError as error:
+        close = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), 5)
+        raise ModelError(f"timm has no encoder {name!r} ({error}); like it: {', '.join(close) or 'none'}") from None
+    except TypeError as error:
+        raise ModelError(f"encoder {name!r} does not take drop_path {drop_path}: {error}; set drop_path to 0") from None
+    if not hasattr(encoder, "forward_features") or not hasattr(encoder, "num_features"):
+        raise ModelError(f"encoder {name!r} can't be used: it has no forward_features")
+    return encoder
+
+
+def build_network(network: str, encoder: str, *, drop_path: float = 0.0, dropout: float = 0.0) -> nn.Module:
+    """A network by its name in the configuration, with random weights. Nothing is fetched."""
+    return NETWORKS[network](encoder, drop_path, dropout)
+
+
+def load_pretrained(model: nn.Module, encoder: str) -> str:
+    """Fetch timm's pretrained weights into the encoder; return a sentence that says what was loaded.
+
+    Raises:
+        ModelError: no such weights, or no network to fetch them over.
+    """
+    import timm
+
+    try:
+        source = timm.create_model(encoder, pretrained=True, num_classes=0, global_pool="")
+    except Exception as error:  # the hub raises errors of several libraries
+        raise ModelError(
+            f"the pretrained weights of {encoder!r} can't be fetched ({type(error).__name__}: {error}). Without a "
+            'network, give them as a file with --pretrained-path FILE, or train from scratch with "pretrained": false'
+        ) from error
+    model.encoder.load_state_dict(source.state_dict(), strict=True)
+    return f"pretrained weights of timm's {encoder}"
+
+
+def load_pretrained_file(model: nn.Module, path: Path) -> str:
+    """Load encoder weights from a local file (timm's or torchvision's form, or safetensors).
+
+    Raises:
+        ModelError: the file can't be read, or does not hold all of the encoder's weights.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ModelError(f"--pretrained-path {path}: can't be read ({type(error).__name__}: {error})") from error
+    weights = weights.get("state_dict", weights)
+    own = set(model.encoder.state_dict())
+    weights = {name.removeprefix("module.").removeprefix("encoder."): value for name, value in weights.items()}
+    # The file's classifier (of ImageNet) is of no use here; anything else must fit.
+    weights = {name: value for name, value in weights.items() if name in own}
+    try:
+        model.encoder.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ModelError(f"--pretrained-path {path} does not fit the encoder: {error}") from None
+    return f"encoder weights from {path}"
+
+
+def freeze_encoder(model: nn.Module, frozen: bool) -> None:
+    """Switch training of the encoder off or on."""
+    for parameter in model.encoder.parameters():
+        parameter.requires_grad_(not frozen)
+
+
+def set_training_mode(model: nn.Module) -> None:
+    """Training mode; a frozen encoder stays in evaluation mode, as its BatchNorm statistics are frozen as well."""
+    model.train()
+    if not any(parameter.requires_grad for parameter in model.encoder.parameters()):
+        model.encoder.eval()
