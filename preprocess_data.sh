@@ -49,7 +49,7 @@ step detect_original_faces "${common[@]}" "${device[@]}" "${detector[@]}"   # RE
 step extract_crops "${common[@]}"                                           # REAL and FAKE -> crops/
 step generate_landmarks "${common[@]}" "${device[@]}"                       # REAL crops -> landmarks/
 step generate_diffs "${common[@]}"                                          # pairs of crops -> diffs/
-step generate_folds                                                         # -> folds.csv
+step generate_folds "${common[@]}"                                          # -> folds.csv
 
 printf '\n'
 "$python" preprocessing/summarize.py --root-dir "$data_root"

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 STAMP_NAME = ".stamp.json"
+OUTCOMES = ("failed", "skipped", "incomplete")
 _TEMP_MARK = ".part-"  # in the name of everything unfinished: .<final name>.part-<pid>
 
 
@@ -87,7 +88,7 @@ def remove(path: Path) -> None:
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
         return
-    doomed = _temp_path(path)
+    doomed = _temp_path(path.with_name(f"{path.name}.old"))
     path.replace(doomed)
     shutil.rmtree(doomed)
 
@@ -168,8 +169,8 @@ class Ledger:
 
     def add(self, video: str, outcome: str, reason: str) -> None:
         """Note that `video` has `outcome` for `reason`; on disk within a second or two, and at the end."""
-        if outcome not in ("failed", "skipped", "incomplete"):
-            raise ValueError(f"ledger outcome {outcome!r} is none of failed, skipped, incomplete")
+        if outcome not in OUTCOMES:
+            raise ValueError(f"ledger outcome {outcome!r} is none of {', '.join(OUTCOMES)}")
         self.rows[(video, outcome)] = reason
         if time.monotonic() - self._written > 1.0:
             self.write()

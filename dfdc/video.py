@@ -40,7 +40,7 @@ class VideoReader:
 
     Attributes:
         width, height: of the picture as shown, after rotation, in pixels.
-        frame_count: frames the container announces, or, where it does not, that its packets add up to.
+        frame_count: frames in the container's index, or, where it has none, its packets.
         fps: mean frames per second (0.0 if unknown).
         lost: numbers of the wanted frames that could not be decoded, filled by `frames`.
     """
@@ -72,7 +72,9 @@ class VideoReader:
             height, width = first.height, first.width
             self.height, self.width = (width, height) if self._quarter_turns % 2 else (height, width)
             self.fps = float(stream.average_rate or 0)
-            self.frame_count = stream.frames or self._count_packets()
+            # MP4's index lists every frame; other containers announce an estimate, or nothing.
+            indexed = stream.frames if "mp4" in self._container.format.name else 0
+            self.frame_count = indexed or self._count_packets()
         except av.FFmpegError as error:
             raise VideoError(self.path, f"can't be decoded: {error.strerror}") from error
         finally:

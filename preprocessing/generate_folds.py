@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,8 @@ from dfdc import artifacts, layout, parallel
 from dfdc.layout import FAKE, FOLDS_COLUMNS, REAL, Dataset, Video
 from dfdc.parallel import UsageError
 
+STEP = "generate_folds"
+
 
 @dataclass
 class Listing:
@@ -37,14 +41,16 @@ class Listing:
     fold: int = 0
 
 
-def list_crops(dataset: Dataset, crops_dir: str) -> list[Listing]:
+def list_crops(dataset: Dataset, crops_dir: str, workers: int) -> list[Listing]:
     """Every video that has crops; what was cropped is what is listed."""
-    listings = []
-    for video in parallel.progress_bar(list(dataset.videos.values()), desc="listing crops", unit="video"):
-        crops = layout.list_crops(layout.crops_path(dataset.root, video.id, crops_dir))
-        if crops:
-            listings.append(Listing(video, crops))
-    return listings
+    videos = list(dataset.videos.values())
+
+    def listing(video: Video) -> Listing:
+        return Listing(video, layout.list_crops(layout.crops_path(dataset.root, video.id, crops_dir)))
+
+    with ThreadPoolExecutor(workers) as pool:  # threads: it is the disk that is waited for
+        found = parallel.progress_bar(pool.map(listing, videos), total=len(videos), desc=STEP, unit="video")
+        return [listing for listing in found if listing.crops]
 
 
 def part_folds(parts: Sequence[str], n_splits: int) -> dict[str, int]:
@@ -181,18 +187,23 @@ def print_table(listings: Sequence[Listing], dataset: Dataset) -> None:
         print(f"{fold:>4}  {numbers}        {shown}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    import argparse
+def folds_digest(listings: Sequence[Listing], seed: int) -> str:
+    """Digest of everything that folds.csv is made from."""
+    digest = hashlib.sha256(f"{seed}".encode())
+    for listing in listings:
+        digest.update(f"{listing.video}{listing.fold}".encode())
+        digest.update(np.array(listing.crops, np.int64).tobytes())
+    return digest.hexdigest()
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root-dir", type=Path, required=True, metavar="DATA_ROOT")
-    parser.add_argument("--crops-dir", default=layout.CROPS_DIR, help="folder of the crops, in DATA_ROOT (crops)")
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = parallel.step_parser(__doc__, crops=True)
     parser.add_argument("--out", type=Path, default=Path(layout.FOLDS_NAME), metavar="FILE",
                         help="where to write; a relative path is taken in DATA_ROOT (folds.csv)")  # fmt: skip
     parser.add_argument("--n_splits", "--n-splits", type=int, default=16, help="number of folds, 2 or more (16)")
     parser.add_argument("--seed", type=int, default=777, help="decides the order of the rows (777)")
     parser.add_argument("--val-ids", type=Path, metavar="FILE",
-                        help="hold out just these videos: a file with one id a line, or a folder of videos")  # fmt: skip
+                        help="hold out just these: a file with one video id a line, or a folder of videos")  # fmt: skip
     args = parser.parse_args(argv)
     if args.n_splits < 2:
         raise UsageError(f"--n_splits {args.n_splits}: two folds or more are needed, one of them to hold out")
@@ -200,34 +211,52 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"--seed {args.seed}: give a number from 0 on")
     val_ids = read_val_ids(args.val_ids) if args.val_ids else None
     dataset = layout.load_dataset(args.root_dir)
-    listings = list_crops(dataset, args.crops_dir)
+    listings = list_crops(dataset, args.crops_dir, parallel.worker_count(args.workers, ["cpu"]))
+    ledger = artifacts.Ledger(layout.ledger_path(args.root_dir, STEP))
+    for video in dataset.videos.keys() - {listing.video.id for listing in listings}:
+        ledger.rows[(video, "skipped")] = "it has no crops; step 2 (extract_crops.py) makes them"
+    for video, reason in dataset.skipped.items():
+        ledger.rows[(video, "skipped")] = reason
+    ledger.write()
     if not listings:
         raise UsageError(
             f"{args.root_dir / args.crops_dir} holds no crops of the videos in metadata.json. Run steps 1 and 2 first "
             f"(preprocess_data.sh runs all); {args.root_dir / 'failures'} says what could not be done"
         )
     kept, dropped = assign_folds(listings, dataset, args.n_splits, val_ids)
+    rows = sum(len(listing.crops) for listing in kept)
 
     target = args.root_dir / args.out
-    with artifacts.atomic_file(target) as temp:
-        rows = write_folds(temp, kept, args.seed)
-        leaks = find_leaks(temp, dataset, args.crops_dir)
-        if leaks:
-            print(f"generate_folds: {target} was not written, since folds leak into each other:", file=sys.stderr)
-            for leak in leaks[:20]:
-                print(f"  {leak}", file=sys.stderr)
-            raise SystemExit(1)
+    stamp = target.with_name(f".{target.name}.stamp.json")
+    digest = folds_digest(kept, args.seed)
+    fresh = not args.force and target.is_file() and read_digest(stamp) == [digest, artifacts.fingerprint(target)["crc"]]
+    if not fresh:
+        with artifacts.atomic_file(target) as temp:
+            write_folds(temp, kept, args.seed)
+            leaks = find_leaks(temp, dataset, args.crops_dir)
+            if leaks:
+                print(f"{STEP}: {target} was not written, since folds leak into each other:", file=sys.stderr)
+                for leak in leaks[:20]:
+                    print(f"  {leak}", file=sys.stderr)
+                return 1
+        artifacts.write_json(stamp, [digest, artifacts.fingerprint(target)["crc"]])
     print_table(kept, dataset)
     if dropped:
-        names = sorted(listing.video.id for listing in dropped)
-        print(
-            f"left out, being originals and fakes of the hold-out: {len(names)} videos ({', '.join(names[:10])}, ...)"
-        )
+        names = ", ".join(sorted(listing.video.id for listing in dropped)[:10])
+        print(f"left out, being originals and fakes of the hold-out: {len(dropped)} videos ({names}, ...)")
     if len({listing.fold for listing in kept}) < 2:
         print("only one fold has crops, so that nothing is left to train on when it is held out; add another part, "
               "or name a hold-out with --val-ids")  # fmt: skip
-    print(f"generate_folds: {rows} crops of {len(kept)} videos -> {target}")
+    print(f"{STEP}: {rows} crops of {len(kept)} videos -> {target}" + (" (was complete)" if fresh else ""))
     return 0
+
+
+def read_digest(path: Path) -> object:
+    """What the stamp of a folds.csv says; None if there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import artifacts, layout, parallel
 
-STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs")
+STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs", "generate_folds")
 
 
 def summarize(root: Path, crops_dir: str = layout.CROPS_DIR) -> list[tuple[str, str]]:
@@ -40,7 +40,12 @@ def summarize(root: Path, crops_dir: str = layout.CROPS_DIR) -> list[tuple[str, 
     rows += [(kind, f"{made[kind]}") for kind in ("faces", "crops", "landmarks", "masks")]
     for step in STEPS:
         outcomes = _count_outcomes(layout.ledger_path(root, step))
-        rows.append((f"failures, {step}", f"{outcomes['failed']} failed, {outcomes['incomplete']} incomplete"))
+        rows.append(
+            (
+                f"failures/{step}.csv",
+                ", ".join(f"{outcomes[kind]} {kind}" for kind in ("failed", "skipped", "incomplete")),
+            )
+        )
     return rows
 
 
@@ -61,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--crops-dir", default=layout.CROPS_DIR, help="folder of the crops, in DATA_ROOT (crops)")
     args = parser.parse_args(argv)
     for what, count in summarize(args.root_dir, args.crops_dir):
-        print(f"{what:<32} {count}")
+        print(f"{what:<36} {count}")
     return 0
 
 

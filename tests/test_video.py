@@ -1,0 +1,225 @@
+"""Reading videos (dfdc/video.py): frame numbers, broken files, rotation."""
+
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+from conftest import REAL_VIDEOS, needs_real_videos, numbered_frames, read_number
+
+from dfdc.video import VideoError, VideoReader, write_video
+
+
+def read(path, *arguments, **options):
+    with VideoReader(path) as reader:
+        return {number: read_number(frame) for number, frame in reader.frames(*arguments, **options)}, reader
+
+
+def encode(path, codec="libx264", pix_fmt="yuv420p", count=40, pts=None, options=None, container_options=None):
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, pix_fmt
+        stream.options = options or {}
+        stream.codec_context.thread_count = 1
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, picture in enumerate(numbered_frames(count)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = (pts(number) if pts else number * 40), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("wanted", [[0, 1, 2], [7], [39], [12, 25, 38], [5, 5, 5]])
+def test_t10_frame_k_is_frame_k(write_numbered, wanted):
+    found, reader = read(write_numbered(), wanted)
+    assert found == {number: number for number in wanted}
+    assert reader.lost == []
+
+
+def test_every_tenth_frame_to_the_end(write_numbered):
+    found, reader = read(write_numbered(count=41), stride=10)
+    assert found == {0: 0, 10: 10, 20: 20, 30: 30, 40: 40}
+    assert (reader.frame_count, reader.width, reader.height, reader.fps) == (41, 96, 64, 25.0)
+
+
+def test_b_frames_are_numbered_as_shown(tmp_path):
+    path = encode(tmp_path / "b.mp4", options={"bf": "3", "b-adapt": "0"})
+    with av.open(str(path)) as container:
+        stamps = [packet.pts for packet in container.demux(video=0) if packet.size]
+    assert stamps != sorted(stamps), "the file has no B-frames, so it tests nothing"
+    assert read(path, stride=1)[0] == {number: number for number in range(40)}
+
+
+def test_t11_undecodable_frames_keep_the_others_numbers(tmp_path):
+    # Motion JPEG: each frame stands by itself, so broken packets break just theirs.
+    path = encode(tmp_path / "m.avi", codec="mjpeg", pix_fmt="yuvj420p")
+    data = bytearray(path.read_bytes())
+    starts = [i for i in range(len(data) - 3) if data[i : i + 3] == b"\xff\xd8\xff"]
+    assert len(starts) == 40
+    for number in (10, 11):
+        data[starts[number] : starts[number] + 200] = bytes(200)
+    path.write_bytes(data)
+    found, reader = read(path, stride=1)
+    assert found == {number: number for number in range(40) if number not in (10, 11)}
+    assert reader.lost == [10, 11]
+    found, reader = read(path, [9, 10, 12, 39])
+    assert found == {9: 9, 12: 12, 39: 39}
+    assert reader.lost == [10]
+
+
+def test_t11_a_damaged_h264_stream_never_shows_a_frame_under_another_number(tmp_path):
+    path = encode(tmp_path / "x.mp4", options={"g": "8", "bf": "0"}, count=64)
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for position, size in places[16:24]:  # a whole group of pictures
+        data[position + 4 : position + size] = bytes(size - 4)
+    path.write_bytes(data)
+    found, reader = read(path, stride=1)
+    assert len(found) + len(reader.lost) == 64
+    undamaged = [number for number in found if not 16 <= number < 24]
+    assert {number: found[number] for number in undamaged} == {number: number for number in undamaged}
+    assert set(range(24, 64)) <= set(found)
+
+
+def test_t15_variable_frame_rate_and_an_offset_start(tmp_path):
+    path = encode(tmp_path / "v.mkv", pts=lambda n: 500 + n * 40 + (n % 3) * 11 + (n // 20) * 900)
+    assert read(path, stride=1)[0] == {number: number for number in range(40)}
+    assert read(path, [0, 21, 39])[0] == {0: 0, 21: 21, 39: 39}
+
+
+def test_t15_ten_bit(tmp_path):
+    path = encode(tmp_path / "ten.mp4", codec="libx265", pix_fmt="yuv420p10le", options={"x265-params": "log-level=none"})
+    found, _ = read(path, [0, 20, 39])
+    assert found == {0: 0, 20: 20, 39: 39}
+
+
+@pytest.mark.parametrize("angle", [90, 180, 270])
+def test_t15_rotation_is_applied_as_by_opencv(tmp_path, angle):
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[:20, :30] = (255, 0, 0)
+    plain, rotated = tmp_path / "plain.mp4", tmp_path / "rotated.mp4"
+    write_video(plain, [picture] * 5)
+    _set_display_matrix(plain, rotated, angle)
+    with VideoReader(rotated) as reader:
+        _, frame = next(iter(reader.frames([0])))
+    capture = cv2.VideoCapture(str(rotated))
+    expected = cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)
+    assert frame.shape == expected.shape == (reader.height, reader.width, 3)
+    assert not np.array_equal(frame[:64, :64], _first_frame(plain)[:64, :64])
+    assert np.array_equal(frame, expected)
+
+
+def _first_frame(path):
+    with VideoReader(path) as reader:
+        return next(iter(reader.frames([0])))[1]
+
+
+def _set_display_matrix(source, target, angle):
+    """Write the rotation into the track header's matrix, where phones put it."""
+    cos, sin = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[angle]
+    data = bytearray(source.read_bytes())
+    place = data.index(b"tkhd") + 4 + 40  # version and flags, times, ids, duration, reserved, layer, volume
+    values = [cos, sin, 0, -sin, cos, 0, 0, 0, 0x4000]
+    for index, value in enumerate(values):
+        scale = 1 if index == 8 else 1 << 16
+        number = 0x40000000 if index == 8 else value * scale
+        data[place + 4 * index : place + 4 * index + 4] = (number & 0xFFFFFFFF).to_bytes(4, "big")
+    target.write_bytes(data)
+
+
+def test_t15_odd_sizes(tmp_path):
+    path = tmp_path / "odd.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 97, 65, "yuvj420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((65, 97, 3), 99, np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    with VideoReader(path) as reader:
+        frames = dict(reader.frames([0, 2]))
+    assert {number: frame.shape for number, frame in frames.items()} == {0: (65, 97, 3), 2: (65, 97, 3)}
+
+
+def test_t15_unreadable_files_are_named_failures(tmp_path, write_numbered):
+    zero, text, cut, audio = (tmp_path / name for name in ("zero.mp4", "text.mp4", "cut.mp4", "audio.mp4"))
+    zero.write_bytes(b"")
+    text.write_text("not a video at all\n" * 50)
+    cut.write_bytes(write_numbered().read_bytes()[:-800])  # the index stands at the end
+    with av.open(str(audio), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.rate = 44100
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode(None))
+    for path, reason in ((zero, "zero bytes"), (text, "not a readable video"), (cut, "not a readable video"),
+                         (audio, "no picture stream"), (tmp_path / "absent.mp4", "can't be opened")):  # fmt: skip
+        with pytest.raises(VideoError) as error:
+            VideoReader(path)
+        assert reason in str(error.value), path
+        assert error.value.path == path
+
+
+def test_t15_a_cut_stream_gives_what_is_there_and_counts_the_rest(tmp_path):
+    path = encode(tmp_path / "cut.mp4", container_options={"movflags": "faststart"}, count=120, options={"g": "10"})
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
+    found, reader = read(path, stride=10)
+    assert reader.frame_count == 120
+    assert found == {number: number for number in found}
+    assert 0 < len(found) < 12
+    assert sorted([*found, *reader.lost]) == list(range(0, 120, 10))
+
+
+@pytest.mark.parametrize("name", ["-dash.mp4", "with space.mp4", "naïve 影片.mp4", "http:colon.mp4", "a'b\"c.mp4", "%d.mp4"])
+def test_t28_names_are_only_names(tmp_path, monkeypatch, write_numbered, name):
+    path = write_numbered(name, count=3)
+    monkeypatch.chdir(tmp_path)
+    assert read(name, [0, 2])[0] == {0: 0, 2: 2}
+    assert read(path, [1])[0] == {1: 1}
+
+
+def test_same_frames_give_the_same_file(tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, numbered_frames(10))
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("shapes", [[], [(63, 96)], [(64, 96), (64, 98)]])
+def test_writer_refuses_what_h264_cant_hold(tmp_path, shapes):
+    with pytest.raises(ValueError, match="frame"):
+        write_video(tmp_path / "a.mp4", [np.zeros((*shape, 3), np.uint8) for shape in shapes])
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_real_videos
+def test_pixels_are_those_of_opencv():
+    for path in (REAL_VIDEOS / "faces" / "d20.mp4", REAL_VIDEOS / "dfdc_mini" / "dfdc_train_part_10" / "yhffcuhhjy.mp4"):
+        capture = cv2.VideoCapture(str(path))
+        with VideoReader(path) as reader:
+            assert reader.frame_count == capture.get(cv2.CAP_PROP_FRAME_COUNT)
+            for number, frame in reader.frames(stride=50):
+                while capture.get(cv2.CAP_PROP_POS_FRAMES) < number:
+                    capture.grab()
+                assert np.array_equal(frame, cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)), (path.name, number)
+
+
+def test_t_memory_does_not_grow_with_the_length(tmp_path):
+    sizes = {}
+    for count in (50, 800):
+        path = tmp_path / f"{count}.mp4"
+        write_video(path, (np.full((360, 640, 3), number % 256, np.uint8) for number in range(count)))
+        code = (
+            "import resource, sys; sys.path.insert(0, '.');"
+            "from dfdc.video import VideoReader;"
+            f"n = sum(1 for _ in VideoReader({str(path)!r}).frames(stride=10));"
+            "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        assert int(out[0]) == count // 10
+        sizes[count] = int(out[1])
+    # 75 more frames of 0.7 MB would be 52 MB more, were they kept
+    assert sizes[800] < sizes[50] + 20_000
