@@ -41,7 +41,7 @@ def limit_threads(threads: int = 1) -> None:
 
     import cv2
 
-    cv2.setNumThreads(threads if threads > 1 else 0)
+    cv2.setNumThreads(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
 

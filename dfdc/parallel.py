@@ -194,21 +194,24 @@ def progress_bar(iterable: Iterable | None = None, **options: Any) -> Any:
     """tqdm with time left; in a log file (no terminal) a line now and then instead of many."""
     from tqdm import tqdm
 
-    options.setdefault("mininterval", 0.5 if sys.stderr.isatty() else 15.0)
+    terminal = sys.stderr.isatty()
+    options.setdefault("mininterval", 0.5 if terminal else 15.0)
+    if not terminal and options.get("leave") is False:
+        options["disable"] = True  # a bar that vanishes leaves only blank lines in a log
     return tqdm(iterable, dynamic_ncols=True, **options)
 
 
 _worker_context: Any = None
 
 
-def _start_worker(step: Step, devices: Sequence[str], counter: Any) -> None:
+def _start_worker(start: Callable | None, context: Any, devices: Sequence[str], counter: Any) -> None:
     global _worker_context
     from dfdc.devices import limit_threads
 
     with counter.get_lock():
         device = devices[counter.value % len(devices)]
         counter.value += 1
-    _worker_context = step.start(step.context, device) if step.start else step.context
+    _worker_context = start(context, device) if start else context
     limit_threads(1)  # after `start`, which may have loaded PyTorch
 
 
@@ -240,7 +243,7 @@ def _map(step: Step, videos: Sequence[Video], workers: int, devices: Sequence[st
     running: dict[Future, Video] = {}
     workers = min(workers, len(videos))
     pool = ProcessPool(max_workers=workers, context=context, initializer=_start_worker,
-                       initargs=(step, list(devices), counter))  # fmt: skip
+                       initargs=(step.start, step.context, list(devices), counter))  # fmt: skip
     bar = progress_bar(total=len(videos), desc=step.name, unit="video")
     try:
         while True:

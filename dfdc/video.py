@@ -228,7 +228,8 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float = 
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        stream.options = {"crf": str(crf), "preset": "veryfast"}
+        # x264's macroblock tree reads memory it has not set at some widths: other bytes at each run.
+        stream.options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
         for picture in frames:
             if shape is None:
                 shape = picture.shape

@@ -32,6 +32,10 @@ from dfdc.parallel import UsageError
 STEP = "generate_folds"
 
 
+class LeakError(Exception):
+    """Folds that know of each other; the message lists the leaks."""
+
+
 @dataclass
 class Listing:
     """A video with its crops, (frame, face) in order, and the fold it goes to."""
@@ -231,14 +235,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     digest = folds_digest(kept, args.seed)
     fresh = not args.force and target.is_file() and read_digest(stamp) == [digest, artifacts.fingerprint(target)["crc"]]
     if not fresh:
-        with artifacts.atomic_file(target) as temp:
-            write_folds(temp, kept, args.seed)
-            leaks = find_leaks(temp, dataset, args.crops_dir)
-            if leaks:
-                print(f"{STEP}: {target} was not written, since folds leak into each other:", file=sys.stderr)
-                for leak in leaks[:20]:
-                    print(f"  {leak}", file=sys.stderr)
-                return 1
+        try:
+            with artifacts.atomic_file(target) as temp:
+                write_folds(temp, kept, args.seed)
+                leaks = find_leaks(temp, dataset, args.crops_dir)
+                if leaks:
+                    raise LeakError("\n  ".join(leaks[:20]))
+        except LeakError as error:
+            print(f"{STEP}: {target} was not written, since folds leak into each other:\n  {error}", file=sys.stderr)
+            return 1
         artifacts.write_json(stamp, [digest, artifacts.fingerprint(target)["crc"]])
     print_table(kept, dataset)
     if dropped:

@@ -17,8 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 REAL_VIDEOS = ROOT.parent / "shared" / "videos"
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of most tests are too small for more to help
 
-needs_real_videos = pytest.mark.skipif(not REAL_VIDEOS.is_dir(), reason="the real videos (../shared/videos) are not here")
+needs_real_videos = pytest.mark.skipif(
+    not REAL_VIDEOS.is_dir(), reason="the real videos (../shared/videos) are not here"
+)
 
 
 def run_script(*arguments: object, env: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess:
@@ -71,7 +74,7 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from preprocessing.make_demo_dataset import make_demo_dataset
 
     root = tmp_path_factory.mktemp("demo") / "data"
-    make_demo_dataset(root, seed=3, people=1, fakes=1, frames=31)
+    make_demo_dataset(root, seed=3, people=2, fakes=2, frames=31, workers=2)
     return root
 
 
@@ -80,7 +83,9 @@ def preprocessed(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """A copy of the small demo dataset, with all artifacts; not to be written to."""
     root = copy_dataset(demo_root, tmp_path_factory.mktemp("preprocessed") / "data root")
     environment = {**os.environ, "VENV": str(Path(sys.executable).parents[1])}
-    done = subprocess.run([ROOT / "preprocess_data.sh", root], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [ROOT / "preprocess_data.sh", root], capture_output=True, text=True, env=environment, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (root / "preprocess_data.out").write_text(done.stdout)
     return root

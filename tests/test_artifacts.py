@@ -8,6 +8,10 @@ import pytest
 from dfdc import artifacts
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_t17_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
     path = tmp_path / "a.json"
     artifacts.write_json(path, {"old": 1})
@@ -15,7 +19,7 @@ def test_t17_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
         temp.write_text("half")
         raise RuntimeError("killed")
     assert path.read_text() == '{"old": 1}\n'
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert names(tmp_path) == ["a.json"]
 
 
 def test_t17_a_failed_folder_is_absent(tmp_path):
@@ -23,16 +27,16 @@ def test_t17_a_failed_folder_is_absent(tmp_path):
     with pytest.raises(RuntimeError), artifacts.atomic_folder(path, {}) as folder:
         (folder / "0_0.png").write_bytes(b"x")
         raise RuntimeError("killed")
-    assert os.listdir(tmp_path / "crops") == []
+    assert names(tmp_path / "crops") == []
 
 
 def test_folder_is_stamped_and_replaced_whole(tmp_path):
     path = tmp_path / "video"
-    for names in (("a", "b"), ("c",)):
-        with artifacts.atomic_folder(path, {"settings": len(names)}) as folder:
-            for name in names:
+    for contents in (("a", "b"), ("c",)):
+        with artifacts.atomic_folder(path, {"settings": len(contents)}) as folder:
+            for name in contents:
                 (folder / name).write_text(name)
-    assert sorted(os.listdir(path)) == [".stamp.json", "c"]
+    assert names(path) == [".stamp.json", "c"]
     assert artifacts.read_stamp(path) == {"settings": 1, "files": 1}
 
 
@@ -57,7 +61,7 @@ def test_t17_leftovers_of_killed_runs_go(tmp_path):
     (tmp_path / ".a.json.part-9").write_text("")
     (tmp_path / "kept").write_text("")
     assert artifacts.remove_leftovers(tmp_path) == 2
-    assert os.listdir(tmp_path) == ["kept"]
+    assert names(tmp_path) == ["kept"]
 
 
 def test_fingerprint_tells_versions_apart_but_not_copies(tmp_path):

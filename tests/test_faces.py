@@ -23,7 +23,15 @@ def detector():
 
 @pytest.mark.parametrize(
     ("width", "height", "scale"),
-    [(160, 299, 2), (300, 200, 1), (640, 480, 1), (1000, 562, 1), (1001, 600, 0.5), (1080, 1920, 0.5), (3840, 2160, 0.5)],
+    [
+        (160, 299, 2),
+        (300, 200, 1),
+        (640, 480, 1),
+        (1000, 562, 1),
+        (1001, 600, 0.5),
+        (1080, 1920, 0.5),
+        (3840, 2160, 0.5),
+    ],
 )
 def test_t9_scale_follows_the_longer_side(width, height, scale):
     assert faces.detector_scale("auto", width, height) == scale

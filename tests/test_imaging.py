@@ -61,7 +61,14 @@ def pairs():
     patched[30:70, 20:60] = patched[30:70, 20:60][:, ::-1]
     flat, nearly = np.full_like(base, 250), np.full_like(base, 251)
     static = rng.integers(0, 256, base.shape, dtype=np.uint8)
-    yield from ((base, base), (base, noisy), (base, patched), (flat, nearly), (static, 255 - static), (base[:7, :7], noisy[:7, :7]))
+    yield from (
+        (base, base),
+        (base, noisy),
+        (base, patched),
+        (flat, nearly),
+        (static, 255 - static),
+        (base[:7, :7], noisy[:7, :7]),
+    )
 
 
 @pytest.mark.parametrize("pair", range(6))

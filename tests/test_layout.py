@@ -95,7 +95,7 @@ def test_empty_or_wrong_root_says_what_to_do(tmp_path):
 
 
 def test_t28_strange_names_are_plain_names(tmp_path):
-    names = ["-rf.mp4", "it's a \"video\".mp4", "naïve café 影片.mp4", "$(touch x).mp4", "a.b.mp4"]
+    names = ["-rf.mp4", 'it\'s a "video".mp4', "naïve café 影片.mp4", "$(touch x).mp4", "a.b.mp4"]
     part = write_part(tmp_path / "part 0", json.dumps({name: {"label": "REAL"} for name in names}))
     real_fake(part, *names)
     videos = layout.load_dataset(tmp_path).videos

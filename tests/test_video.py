@@ -93,7 +93,9 @@ def test_t15_variable_frame_rate_and_an_offset_start(tmp_path):
 
 
 def test_t15_ten_bit(tmp_path):
-    path = encode(tmp_path / "ten.mp4", codec="libx265", pix_fmt="yuv420p10le", options={"x265-params": "log-level=none"})
+    path = encode(
+        tmp_path / "ten.mp4", codec="libx265", pix_fmt="yuv420p10le", options={"x265-params": "log-level=none"}
+    )
     found, _ = read(path, [0, 20, 39])
     assert found == {0: 0, 20: 20, 39: 39}
 
@@ -174,7 +176,9 @@ def test_t15_a_cut_stream_gives_what_is_there_and_counts_the_rest(tmp_path):
     assert sorted([*found, *reader.lost]) == list(range(0, 120, 10))
 
 
-@pytest.mark.parametrize("name", ["-dash.mp4", "with space.mp4", "naïve 影片.mp4", "http:colon.mp4", "a'b\"c.mp4", "%d.mp4"])
+@pytest.mark.parametrize(
+    "name", ["-dash.mp4", "with space.mp4", "naïve 影片.mp4", "http:colon.mp4", "a'b\"c.mp4", "%d.mp4"]
+)
 def test_t28_names_are_only_names(tmp_path, monkeypatch, write_numbered, name):
     path = write_numbered(name, count=3)
     monkeypatch.chdir(tmp_path)
@@ -197,7 +201,10 @@ def test_writer_refuses_what_h264_cant_hold(tmp_path, shapes):
 
 @needs_real_videos
 def test_pixels_are_those_of_opencv():
-    for path in (REAL_VIDEOS / "faces" / "d20.mp4", REAL_VIDEOS / "dfdc_mini" / "dfdc_train_part_10" / "yhffcuhhjy.mp4"):
+    for path in (
+        REAL_VIDEOS / "faces" / "d20.mp4",
+        REAL_VIDEOS / "dfdc_mini" / "dfdc_train_part_10" / "yhffcuhhjy.mp4",
+    ):
         capture = cv2.VideoCapture(str(path))
         with VideoReader(path) as reader:
             assert reader.frame_count == capture.get(cv2.CAP_PROP_FRAME_COUNT)

@@ -121,7 +121,7 @@ def load_config(path: Path) -> TrainConfig:
 def _build(kind: type, values: Any, prefix: str, faults: list[str]) -> Any:
     """An instance of the dataclass `kind` from JSON `values`; what is wrong is added to `faults`."""
     if not isinstance(values, dict):
-        faults.append(f"{prefix or 'the file'}: an object {{...}} is expected, not {values!r}")
+        faults.append(f"{prefix.rstrip('.') or 'the file'}: an object {{...}} is expected, not {values!r}")
         return None
     hints = typing.get_type_hints(kind)
     fields = {item.name: item for item in dataclasses.fields(kind)}

@@ -44,11 +44,11 @@ def read_folds(path: Path) -> pd.DataFrame:
     missing = [column for column in layout.FOLDS_COLUMNS if column not in table]
     if missing:
         raise FoldsError(f"--folds-csv {path}: no column {', '.join(missing)}; preprocessing step 5 writes all six")
+    if not len(table):
+        raise FoldsError(f"--folds-csv {path}: it has no rows")
     for column in ("label", "frame", "fold"):
         if not pd.api.types.is_integer_dtype(table[column]):
             raise FoldsError(f"--folds-csv {path}: column {column} holds something that is no whole number")
-    if not len(table):
-        raise FoldsError(f"--folds-csv {path}: it has no rows")
     if not table["label"].isin((0, 1)).all():
         raise FoldsError(f"--folds-csv {path}: label must be 0 (real) or 1 (fake)")
     return table

@@ -15,8 +15,9 @@ class ModelError(ValueError):
 
 
 class DeepFakeClassifier(nn.Module):
-    """Encoder, average pool, dropout, one logit.
+    """Encoder, pool, dropout, one logit.
 
+    The pool is the encoder's own in timm: an average for EfficientNets, with the norm that others have after it.
     State dict keys are `encoder.*` and `fc.*`, as in the winners' published files.
 
     Args:
@@ -28,40 +29,35 @@ class DeepFakeClassifier(nn.Module):
     def __init__(self, encoder: str, drop_path: float = 0.0, dropout: float = 0.0) -> None:
         super().__init__()
         self.encoder = create_encoder(encoder, drop_path)
-        self.avg_pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(self.encoder.num_features, 1)
+        self.fc = nn.Linear(self.encoder.head_hidden_size, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised float images [n, 3, size, size] -> logits [n, 1]."""
-        features = self.encoder.forward_features(images)
-        return self.fc(self.dropout(self.avg_pool(features).flatten(1)))
+        return self.fc(self.dropout(self.encoder(images)))
 
 
 NETWORKS = {"DeepFakeClassifier": DeepFakeClassifier}
 
 
 def create_encoder(name: str, drop_path: float) -> nn.Module:
-    """timm's model `name` without weights, head and pool.
+    """timm's model `name` with random weights and without its classifier: images -> features [n, head_hidden_size].
 
     Raises:
-        ModelError: timm has no such model, or its features are not a map [n, c, h, w].
+        ModelError: timm has no such model, or it does not know drop path.
     """
     import timm
 
-    arguments: dict[str, Any] = {"pretrained": False, "num_classes": 0, "global_pool": ""}
+    arguments: dict[str, Any] = {"pretrained": False, "num_classes": 0}
     if drop_path:
         arguments["drop_path_rate"] = drop_path
     try:
-        encoder = timm.create_model(name, **arguments)
+        return timm.create_model(name, **arguments)
     except RuntimeError as error:
         close = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), 5)
         raise ModelError(f"timm has no encoder {name!r} ({error}); like it: {', '.join(close) or 'none'}") from None
     except TypeError as error:
         raise ModelError(f"encoder {name!r} does not take drop_path {drop_path}: {error}; set drop_path to 0") from None
-    if not hasattr(encoder, "forward_features") or not hasattr(encoder, "num_features"):
-        raise ModelError(f"encoder {name!r} can't be used: it has no forward_features")
-    return encoder
 
 
 def build_network(network: str, encoder: str, *, drop_path: float = 0.0, dropout: float = 0.0) -> nn.Module:
@@ -78,7 +74,7 @@ def load_pretrained(model: nn.Module, encoder: str) -> str:
     import timm
 
     try:
-        source = timm.create_model(encoder, pretrained=True, num_classes=0, global_pool="")
+        source = timm.create_model(encoder, pretrained=True, num_classes=0)
     except Exception as error:  # the hub raises errors of several libraries
         raise ModelError(
             f"the pretrained weights of {encoder!r} can't be fetched ({type(error).__name__}: {error}). Without a "

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 
 from training.config import OptimizerConfig, ScheduleConfig
 
 
-def build_optimizer(
-    parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig, device: str
-) -> tuple[torch.optim.Optimizer, str]:
-    """The optimizer, and a sentence for the log that says which implementation it is.
+def build_optimizer(model: torch.nn.Module, config: OptimizerConfig, device: str) -> tuple[torch.optim.Optimizer, str]:
+    """The optimizer of a network, and a sentence for the log that says which implementation it is.
 
-    APEX's fused ones where it is importable (on CUDA), PyTorch's fused ones otherwise.
+    APEX's fused ones where it is importable (on CUDA), PyTorch's fused ones otherwise. The encoder is a group of its
+    own: a fused SGD needs momentum for all parameters of a group or for none, and a frozen encoder starts later.
     """
-    parameters = list(parameters)
+    encoder = list(model.encoder.parameters())
+    ids = {id(parameter) for parameter in encoder}
+    parameters = [{"params": encoder}, {"params": [p for p in model.parameters() if id(p) not in ids]}]
     options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.type == "SGD":
         options |= {"momentum": config.momentum, "nesterov": config.nesterov and config.momentum > 0}

@@ -230,7 +230,7 @@ def train(args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     data = prepare_data(args, config, ranks)  # before anything slow happens
     network, resumed, origin = prepare_network(args, config, ranks, files)
-    optimizer, optimizer_name = optim.build_optimizer(network.parameters(), config.optimizer, ranks.device)
+    optimizer, optimizer_name = optim.build_optimizer(network, config.optimizer, ranks.device)
     amp = amp_type(config.precision, ranks.device)
     scaler = torch.amp.GradScaler(ranks.device.split(":")[0], enabled=amp is torch.float16)
     stop_flag = StopFlag()

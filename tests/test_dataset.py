@@ -1,0 +1,142 @@
+"""Sampling and samples (training/dataset.py)."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from torch.utils.data import DataLoader
+
+from dfdc import layout
+from training import dataset
+from training.dataset import EpochSampler, FoldsError
+
+SEEDS = (111, 555, 777, 888, 999)
+
+
+def labels_of(reals, fakes):
+    return np.array([0] * reals + [1] * fakes)
+
+
+@pytest.mark.parametrize(("reals", "fakes"), [(10, 90), (90, 10), (20, 20)])
+def test_t35_balanced_whichever_is_the_smaller(reals, fakes):
+    labels = labels_of(reals, fakes)
+    rows = dataset.epoch_rows(labels, seed=1, epoch=0)
+    assert np.bincount(labels[rows]).tolist() == [min(reals, fakes)] * 2
+    assert len(set(rows.tolist())) == len(rows)
+    smaller = np.flatnonzero(labels == int(fakes < reals))
+    assert set(smaller) <= set(rows.tolist())
+
+
+def test_t36_no_seed_or_epoch_repeats_anothers_draw():
+    labels = labels_of(50, 500)
+    draws = [tuple(dataset.epoch_rows(labels, seed, epoch)) for seed in SEEDS for epoch in range(4)]
+    assert len(set(draws)) == len(draws)
+    assert draws[0] == tuple(dataset.epoch_rows(labels, 111, 0))
+    fakes = [set(np.array(draw)[labels[list(draw)] == 1]) for draw in draws]
+    assert len(set(map(frozenset, fakes))) == len(fakes)
+
+
+def test_ranks_share_the_batches_of_one_process():
+    labels = labels_of(40, 200)
+    single = list(EpochSampler(labels, 8, seed=5, max_batches=100))
+    ranks = [list(EpochSampler(labels, 4, seed=5, rank=rank, ranks=2, max_batches=100)) for rank in range(2)]
+    assert [a + b for a, b in zip(*ranks, strict=True)] == single
+    assert len(single) == 10
+
+
+def test_resumed_epoch_goes_on_with_the_next_batch():
+    sampler = EpochSampler(labels_of(40, 60), 8, seed=5, max_batches=7)
+    sampler.set_epoch(3)
+    whole = list(sampler)
+    sampler.set_epoch(3, first_batch=4)
+    assert list(sampler) == whole[4:]
+    assert (len(whole), len(sampler)) == (7, 3)
+
+
+def test_t36_a_sample_depends_on_seed_epoch_and_row_only(crops_root):
+    table = dataset.read_folds(crops_root / "folds.csv")
+
+    def samples(seed, workers, keys):
+        data = dataset.CropDataset(table, crops_root, "crops", 64, train=True, seed=seed)
+        loader = DataLoader(data, batch_sampler=[keys], num_workers=workers, collate_fn=dataset.collate)
+        return next(iter(loader))["image"].numpy()
+
+    keys = [(row, 2) for row in range(8)]
+    images = samples(7, 0, keys)
+    assert images.shape == (8, 64, 64, 3)
+    assert images.dtype == np.uint8
+    assert np.array_equal(images, samples(7, 2, keys))
+    assert np.array_equal(images[::-1], samples(7, 0, keys[::-1]))
+    assert not np.array_equal(images, samples(8, 0, keys))
+    assert not np.array_equal(images, samples(7, 0, [(row, 3) for row in range(8)]))
+
+
+def test_validation_samples_are_not_augmented(crops_root):
+    table = dataset.read_folds(crops_root / "folds.csv")
+    data = dataset.CropDataset(table, crops_root, "crops", 64, train=False)
+    assert np.array_equal(data[3]["image"], data[3]["image"])
+    assert data[3]["image"].shape == (64, 64, 3)
+
+
+def test_t30_a_broken_crop_is_named_and_not_replaced(crops_root):
+    table = dataset.read_folds(crops_root / "folds.csv")
+    row = 4
+    path = layout.crops_path(crops_root, str(table["video"][row])) / str(table["file"][row])
+    path.write_bytes(b"broken")
+    data = dataset.CropDataset(table, crops_root, "crops", 64, train=False)
+    batch = dataset.collate([data[row], data[row + 1]])
+    assert batch["broken"].tolist() == [True, False]
+    assert str(path) in batch["error"][0]
+    assert batch["image"][0].sum() == 0
+
+
+def test_split_holds_out_every_second_sampled_frame(crops_root):
+    table = dataset.read_folds(crops_root / "folds.csv")
+    train, held_out = dataset.split_folds(table, 1, crops_root)
+    assert set(train["fold"]) == {0, 2}
+    assert set(held_out["fold"]) == {1}
+    assert set(held_out["frame"]) == {0, 20, 40}
+
+
+def test_t30_crops_that_are_missing_are_named_before_training(crops_root):
+    path = crops_root / "folds.csv"
+    table = dataset.read_folds(path)
+    dataset.check_crops(table, crops_root / "crops", path)
+    gone = layout.crops_path(crops_root, "fake2") / "20_0.png"
+    gone.unlink()
+    with pytest.raises(FoldsError, match=f"names 1 crops that do not exist, {gone}"):
+        dataset.check_crops(table, crops_root / "crops", path)
+    with pytest.raises(FoldsError, match="is not a folder; give --data-dir"):
+        dataset.check_crops(table, crops_root / "absent", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "can't be read"), ("video,file\na,b\n", "no column label, original, frame, fold"),
+     ("video,file,label,original,frame,fold\n", "no rows"),
+     ("video,file,label,original,frame,fold\na,0_0.png,2,a,0,0\n", "label must be 0"),
+     ("video,file,label,original,frame,fold\na,0_0.png,x,a,0,0\n", "no whole number")],
+)  # fmt: skip
+def test_bad_folds_files_are_named(tmp_path, text, said):
+    path = tmp_path / "folds.csv"
+    path.write_text(text)
+    with pytest.raises(FoldsError, match=said):
+        table = dataset.read_folds(path)
+        dataset.split_folds(table, 0, path)
+    with pytest.raises(FoldsError, match=r"absent\.csv"):
+        dataset.read_folds(tmp_path / "absent.csv")
+
+
+def test_names_that_look_like_numbers_or_nothing_stay_texts(tmp_path):
+    path = tmp_path / "folds.csv"
+    path.write_text("video,file,label,original,frame,fold\n007,0_0.png,0,007,0,0\nNA,0_0.png,1,007,0,1\n")
+    table = dataset.read_folds(path)
+    assert table["video"].astype(str).tolist() == ["007", "NA"]
+
+
+def test_a_missing_fold_or_class_is_an_error(crops_root):
+    table = dataset.read_folds(crops_root / "folds.csv")
+    with pytest.raises(FoldsError, match="has the folds 0, 1, 2"):
+        dataset.split_folds(table, 9, crops_root)
+    only_real = pd.concat([table[table["label"] == 0], table[table["fold"] == 0]])
+    with pytest.raises(FoldsError, match="24 real and 0 fake"):
+        dataset.split_folds(only_real, 0, crops_root)

@@ -1,0 +1,348 @@
+"""The preprocessing steps on videos (preprocessing/*.py)."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REAL_VIDEOS, ROOT, copy_dataset, needs_real_videos, numbered_frames, run_script, write_part
+
+from dfdc import artifacts, layout
+from dfdc.imaging import read_picture, ssim_difference
+from dfdc.video import VideoReader, write_video
+from preprocessing import extract_crops, generate_diffs, generate_landmarks
+
+STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs")
+
+
+def run_step(name, root, *arguments):
+    return run_script(f"preprocessing/{name}.py", "--root-dir", root, *arguments)
+
+
+def ledger(root, step):
+    with layout.ledger_path(root, step).open(newline="") as handle:
+        return {row["video"]: (row["outcome"], row["reason"]) for row in csv.DictReader(handle)}
+
+
+def snapshot(root):
+    return {
+        str(path.relative_to(root)): (path.stat().st_mtime_ns, path.stat().st_ino)
+        for folder in ("bboxes", "crops", "landmarks", "diffs")
+        for path in sorted((root / folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def root(preprocessed, tmp_path):
+    """A preprocessed data set that may be written to."""
+    return copy_dataset(preprocessed, tmp_path / "data root")
+
+
+@pytest.fixture(scope="module")
+def dataset(preprocessed):
+    return layout.load_dataset(preprocessed)
+
+
+def test_boxes_follow_the_contract(preprocessed, dataset):
+    for video in dataset.reals():
+        boxes = json.loads(layout.bboxes_path(preprocessed, video.id).read_text())
+        with VideoReader(video.path) as reader:
+            assert (boxes["width"], boxes["height"]) == (reader.width, reader.height)
+        assert list(boxes["frames"]) == ["0", "10", "20", "30"]  # T16: every 10th frame and no other
+        for rows in boxes["frames"].values():
+            (row,) = rows
+            x1, y1, x2, y2 = row["box"]
+            assert 0 < x2 - x1 < boxes["width"]
+            assert 0 < y2 - y1 < boxes["height"]
+            assert 0.95 <= row["score"] <= 1
+            assert row["face"] == 0
+    assert {path.stem for path in (preprocessed / "bboxes").iterdir()} == {video.id for video in dataset.reals()}
+
+
+def test_crops_are_cut_with_the_originals_boxes_losslessly(preprocessed, dataset):
+    for video in dataset.videos.values():
+        boxes = json.loads(layout.bboxes_path(preprocessed, video.source).read_text())["frames"]
+        crops = layout.crops_path(preprocessed, video.id)
+        assert layout.list_crops(crops) == [(int(frame), row["face"]) for frame, rows in boxes.items() for row in rows]
+        with VideoReader(video.path) as reader:
+            for number, frame in reader.frames([0, 30]):
+                x1, y1, x2, y2 = (int(corner) for corner in boxes[str(number)][0]["box"])
+                w, h = (x2 - x1) // 3, (y2 - y1) // 3
+                expected = frame[max(y1 - h, 0) : y2 + h, max(x1 - w, 0) : x2 + w]
+                assert np.array_equal(read_picture(crops / layout.crop_name(number, 0)), expected)
+
+
+def test_landmarks_lie_in_the_face(preprocessed, dataset):
+    found = 0
+    for video in dataset.reals():
+        for frame, face in layout.list_crops(layout.crops_path(preprocessed, video.id)):
+            path = layout.landmarks_path(preprocessed, video.id) / layout.landmarks_name(frame, face)
+            if not path.exists():
+                continue
+            found += 1
+            points = np.load(path)
+            height, width = read_picture(layout.crops_path(preprocessed, video.id) / f"{frame}_{face}.png").shape[:2]
+            assert points.dtype == np.int16
+            assert points.shape == (5, 2)
+            left_eye, right_eye, nose, left_mouth, right_mouth = points / (width, height)
+            assert 0.15 < left_eye[0] < right_eye[0] < 0.85
+            assert max(left_eye[1], right_eye[1]) < nose[1] < min(left_mouth[1], right_mouth[1]) < 0.95
+    assert found >= 0.9 * 4 * len(dataset.reals())
+    assert {path.name for path in (preprocessed / "landmarks").iterdir()} == {video.id for video in dataset.reals()}
+
+
+def test_masks_show_where_the_fake_differs(preprocessed, dataset):
+    for video in dataset.fakes():
+        fake, real = (layout.crops_path(preprocessed, name) for name in (video.id, video.source))
+        for frame, face in layout.list_crops(fake):
+            path = layout.diffs_path(preprocessed, video.id) / layout.diff_name(frame, face)
+            name = layout.crop_name(frame, face)
+            mask = read_picture(path, grey=True)
+            assert np.array_equal(mask, ssim_difference(read_picture(real / name), read_picture(fake / name)))
+            assert mask.max() > 40
+    assert {path.name for path in (preprocessed / "diffs").iterdir()} == {video.id for video in dataset.fakes()}
+
+
+def test_the_driver_says_steps_times_and_a_table(preprocessed, dataset):
+    out = (preprocessed / "preprocess_data.out").read_text()
+    for number, step in enumerate((*STEPS, "generate_folds"), 1):
+        assert f"[{number}/5] {step} took" in out
+    rows = dict(line.rsplit("  ", 1) for line in out.splitlines() if "  " in line)
+    rows = {key.strip(): value.strip() for key, value in rows.items()}
+    assert rows["videos"] == f"{len(dataset.reals())} real, {len(dataset.fakes())} fake, 0 skipped"
+    assert int(rows["faces"]) == 4 * len(dataset.reals())
+    assert int(rows["crops"]) == 4 * len(dataset.videos)
+    assert int(rows["masks"]) == 4 * len(dataset.fakes())
+    assert rows["failures/extract_crops.csv"].startswith("0 failed")
+
+
+def test_t17_a_second_run_does_nothing_and_force_redoes(root):
+    before = snapshot(root)
+    for step in STEPS:
+        done = run_step(step, root)
+        assert done.returncode == 0, done.stderr
+    assert snapshot(root) == before
+    assert run_step("generate_diffs", root, "--force", "--workers", 1).returncode == 0
+    changed = {name for name, state in snapshot(root).items() if before[name] != state}
+    assert {name.split("/")[0] for name in changed} == {"diffs"}
+
+
+def test_what_is_missing_or_stale_is_redone_and_nothing_else(root):
+    dataset = layout.load_dataset(root)
+    gone, edited = dataset.reals()[0].id, dataset.reals()[1].id
+    fakes = {video.id for video in dataset.fakes() if video.source == edited}
+    before = snapshot(root)
+    shutil.rmtree(layout.crops_path(root, gone))
+    path = layout.bboxes_path(root, edited)
+    boxes = json.loads(path.read_text())
+    boxes["frames"]["0"][0]["box"][0] += 4
+    artifacts.write_json(path, boxes)
+    for step in ("extract_crops", "generate_diffs"):
+        assert run_step(step, root).returncode == 0
+    after = snapshot(root)
+    touched = {tuple(name.split("/")[:2]) for name in after if before.get(name) != after[name]}
+    masks = {("diffs", video.id) for video in dataset.fakes() if video.source in (gone, edited)}
+    crops = {("crops", name) for name in (gone, edited, *fakes)}
+    # The crops of `gone` come back the same, so that only masks of `edited` are stale.
+    masks = {("diffs", name) for name in fakes}
+    assert touched == crops | masks | {("bboxes", path.name)}
+
+
+def test_t17_a_step_killed_at_any_moment_is_completed(root):
+    expected = {name: (root / name).read_bytes() for name in snapshot(root) if name.startswith("crops/")}
+    shutil.rmtree(root / "crops")
+    command = [sys.executable, "preprocessing/extract_crops.py", "--root-dir", str(root), "--workers", "2"]
+    for seconds in (1.2, 1.6, 2.0):
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for folder in (root / "crops").glob("[!.]*"):
+            assert artifacts.read_stamp(folder) is not None
+    assert run_step("extract_crops", root).returncode == 0
+    assert {name: (root / name).read_bytes() for name in snapshot(root) if name.startswith("crops/")} == expected
+    assert not list((root / "crops").glob(".*"))
+
+
+def test_bad_videos_stand_in_the_ledger_and_the_others_go_on(demo_root, tmp_path):
+    root = copy_dataset(demo_root, tmp_path / "root")
+    dataset = layout.load_dataset(root)
+    by_part = {}
+    for video in dataset.videos.values():
+        by_part.setdefault((video.part, video.label), []).append(video)
+    first, second, *_ = (videos for (_, label), videos in by_part.items() if label == "REAL")
+    zero, cut = first[0], second[0]
+    fake = next(video for video in dataset.fakes() if video.source not in (zero.id, cut.id))
+    other = next(video for video in dataset.fakes() if video.source not in (zero.id, cut.id) and video != fake)
+    for video in (zero, cut, fake, other):
+        video.path.unlink()  # a hard link: the shared file stays
+    zero.path.write_bytes(b"")
+    cut.path.write_bytes((demo_root / cut.part / cut.path.name).read_bytes()[:2000])
+    fake.path.write_text("not a video")
+    part = write_part(root / "extra", {"empty scene.mp4": {"label": "REAL"}, "absent.mp4": {"label": "REAL"},
+                                       "orphan.mp4": {"label": "FAKE", "original": "gone.mp4"}})  # fmt: skip
+    write_video(part / "empty scene.mp4", numbered_frames(21))
+    (part / "orphan.mp4").write_bytes(b"x")
+
+    done = run_step("detect_original_faces", root, "--max-failed", 1)
+    assert done.returncode == 0, done.stderr
+    rows = ledger(root, "detect_original_faces")
+    assert rows[zero.id] == ("failed", "the file has zero bytes")
+    assert rows[cut.id][0] == "failed"
+    assert rows["empty scene"][0] == "failed"
+    assert "no face found in 3 frames" in rows["empty scene"][1]
+    assert rows["absent"][0] == "skipped"
+    assert rows["orphan"] == ("skipped", "its original gone is not on disk")
+    assert rows[other.id][0] == "skipped"
+    assert not layout.bboxes_path(root, zero.id).exists()
+
+    done = run_step("extract_crops", root)
+    assert done.returncode == 1  # 1 of 9 failed is more than 5 %
+    assert fake.id in done.stderr
+    assert "--max-failed" in done.stderr
+    rows = ledger(root, "extract_crops")
+    assert rows[fake.id][0] == "failed"
+    assert rows[zero.id] == (
+        "skipped",
+        f"there are no boxes of {zero.id}; step 1 (detect_original_faces.py) makes them",
+    )
+    assert rows["empty scene"] == ("skipped", "no face was found in empty scene")
+    for step in ("generate_landmarks", "generate_diffs", "generate_folds"):
+        assert run_step(step, root).returncode == 0
+    assert ledger(root, "generate_diffs")[fake.id][0] == "skipped"
+    assert not list(root.rglob("*.part-*"))
+
+
+def test_a_failed_redo_leaves_nothing_stale(root):
+    video = layout.load_dataset(root).fakes()[0]
+    video.path.unlink()
+    video.path.write_bytes(b"broken")
+    assert run_step("extract_crops", root, "--max-failed", 1).returncode == 0
+    assert not layout.crops_path(root, video.id).exists()
+
+
+def context(root, **more):
+    return {"root": root, "crops_dir": "crops", **more}
+
+
+def test_t19_missing_and_mismatching_partners_are_counted(root):
+    video = layout.load_dataset(root).fakes()[0]
+    real, fake = layout.crops_path(root, video.source), layout.crops_path(root, video.id)
+    (real / "0_0.png").unlink()
+    (fake / "10_0.png").unlink()
+    picture = read_picture(fake / "20_0.png")
+    (fake / "20_0.png").write_bytes(extract_crops.encode_png(picture[:-1]))
+    (fake / "30_0.png").write_bytes((real / "30_0.png").read_bytes())
+    stamp = generate_diffs.generate(video, context(root))
+    assert stamp["made"] == {"masks": 1}
+    text = "; ".join(stamp["notes"])
+    assert "1 of the original's crops have no partner, the first is 10_0.png" in text
+    assert "1 of the fake's crops have no partner, the first is 0_0.png" in text
+    assert "1 pairs, the first is 20_0.png: crops of different size" in text
+    assert "1 of 1 masks show no change at all" in text
+
+
+def test_t4_a_box_without_a_picture_costs_that_crop_only(root):
+    video = layout.load_dataset(root).reals()[0]
+    path = layout.bboxes_path(root, video.id)
+    boxes = json.loads(path.read_text())
+    boxes["frames"]["10"][0]["box"] = [9000, 9000, 9100, 9100]
+    artifacts.write_json(path, boxes)
+    stamp = extract_crops.extract(video, context(root))
+    assert stamp["made"] == {"crops": 3}
+    assert stamp["notes"] == ["1 boxes hold no picture, the first is 10_0.png"]
+
+
+def test_a_fake_of_another_size_is_a_named_failure(root):
+    video = layout.load_dataset(root).fakes()[0]
+    video.path.unlink()
+    write_video(video.path, [np.zeros((64, 64, 3), np.uint8)] * 31)
+    with pytest.raises(extract_crops.parallel.FailVideo, match=rf"64x64 pixels, but {video.source} has"):
+        extract_crops.extract(video, context(root))
+    assert not layout.crops_path(root, video.id).exists()
+
+
+def test_a_broken_boxes_file_is_named(root):
+    video = layout.load_dataset(root).reals()[0]
+    layout.bboxes_path(root, video.id).write_text('{"frames": 3}')
+    with pytest.raises(extract_crops.parallel.FailVideo, match=r"\.json is broken .* run step 1 again"):
+        extract_crops.extract(video, context(root))
+
+
+def test_t26_landmarks_of_the_middle_face(monkeypatch):
+    import skimage.data
+
+    from dfdc.faces import LANDMARK_THRESHOLDS, FaceDetector, no_faces
+
+    detector = FaceDetector(LANDMARK_THRESHOLDS)
+    picture = skimage.data.astronaut()[20:240, 130:320]
+    points = generate_landmarks.find_landmarks(picture, detector)
+    assert points.dtype == np.int16
+    assert points.shape == (5, 2)
+    assert generate_landmarks.find_landmarks(np.zeros((90, 90, 3), np.uint8), detector) is None
+    monkeypatch.setattr(detector, "detect", lambda pictures: [no_faces()])
+    assert generate_landmarks.find_landmarks(picture, detector) is None
+
+
+@pytest.mark.parametrize("step", [*STEPS, "generate_folds", "summarize"])
+@pytest.mark.parametrize("kind", ["empty", "broken", "absent"])
+def test_unusable_data_exits_2_and_says_what_to_do(tmp_path, step, kind):
+    root = tmp_path / "root"
+    if kind != "absent":
+        root.mkdir()
+    if kind == "broken":
+        write_part(root / "part_0", '{"a": ')
+    done = run_step(step, root)
+    assert done.returncode == 2
+    said = {"empty": "holds a metadata.json", "broken": "broken JSON", "absent": "is not a folder"}[kind]
+    assert said in done.stderr
+    assert str(root) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not root.exists() or sorted(path.name for path in root.iterdir()) == (["part_0"] if kind == "broken" else [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [([], "preprocess_data.sh DATA_ROOT"), (["/absent"], "there is no folder '/absent'"), (["/tmp", "--wat"], "--wat"),
+     (["/tmp", "--workers"], "--workers needs a value")],
+)  # fmt: skip
+def test_the_drivers_usage(arguments, said):
+    done = subprocess.run([ROOT / "preprocess_data.sh", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+@needs_real_videos
+def test_dfdc_mini_gives_what_the_contract_says(tmp_path):
+    root = tmp_path / "mini"
+    shutil.copytree(REAL_VIDEOS / "dfdc_mini", root, copy_function=shutil.copyfile)
+    for path in [root, *root.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    environment = {**os.environ, "VENV": str(Path(sys.executable).parents[1])}
+    done = subprocess.run(
+        [ROOT / "preprocess_data.sh", root], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for video, frames in (("519", 76), ("519_515", 76), ("634", 34), ("634_660", 34)):
+        crops = layout.list_crops(layout.crops_path(root, video))
+        assert [frame for frame, face in crops if face == 0] == list(range(0, frames * 10, 10))
+    assert {path.stem for path in (root / "bboxes").iterdir()} == {"519", "634"}
+    assert artifacts.count_files(layout.diffs_path(root, "519_515")) == 76
+    assert artifacts.count_files(layout.landmarks_path(root, "634")) >= 32
+    for video in ("widuwuoiur", "yhffcuhhjy"):
+        assert ledger(root, "detect_original_faces")[video][0] == "skipped"
+    assert (root / "folds.csv").read_text().count("\n") == 1 + 2 * (76 + 34)
+
+    out = tmp_path / "out"
+    done = run_script("training/train_classifier.py", "--config", "configs/demo.json", "--data-dir", root,
+                      "--epochs", 1, "--output-dir", out, "--log-dir", out, "--prefix", "mini_")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "epoch 0 fake" in done.stdout

@@ -1,0 +1,145 @@
+"""The house: which module may import which, what importing costs, and that files named elsewhere exist."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run_script
+
+SCRIPTS = ["predict_folder.py", "plot_loss.py", "training/train_classifier.py"]
+SCRIPTS += [f"preprocessing/{path.name}" for path in sorted((ROOT / "preprocessing").glob("*.py"))
+            if "__main__" in path.read_text()]  # fmt: skip
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "facenet_pytorch",
+    "albumentations",
+    "matplotlib",
+    "pandas",
+    "skimage",
+    "sklearn",
+    "av",
+)
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def test_arrows_point_down_only():
+    top_level = {path.stem for path in ROOT.glob("*.py")}
+    allowed = {"dfdc": {"dfdc"}, "preprocessing": {"dfdc", "preprocessing"}, "training": {"dfdc", "training"}}
+    ours = {"dfdc", "preprocessing", "training"} | top_level
+    for folder, may in allowed.items():
+        for path in (ROOT / folder).glob("*.py"):
+            used = {name.split(".")[0] for name in imports_of(path)} & ours
+            assert used <= may, f"{path.relative_to(ROOT)} imports {used - may}"
+    used = {name for name in imports_of(ROOT / "predict_folder.py") if name.split(".")[0] in ours - {"dfdc"}}
+    assert used == {"training.checkpoint"}
+    assert not {name for name in imports_of(ROOT / "plot_loss.py") if name.split(".")[0] in ours - {"dfdc"}}
+
+
+def test_only_video_touches_a_decoder_and_only_faces_a_detector():
+    for path in [
+        *ROOT.glob("*.py"),
+        *(p for f in ("dfdc", "preprocessing", "training") for p in (ROOT / f).glob("*.py")),
+    ]:
+        names = {name.split(".")[0] for name in imports_of(path)}
+        assert "av" not in names or path.name == "video.py", path
+        assert "VideoCapture" not in path.read_text(), path
+        assert "facenet_pytorch" not in names or path.name == "faces.py", path
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_answers_at_once_without_heavy_libraries(script, tmp_path):
+    code = (
+        "import os, sys, runpy; sys.argv = [sys.argv[1], '--help']; sys.path[0] = os.path.dirname(sys.argv[0])\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        f"except SystemExit as e: print(e.code, [m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / script)], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
+    assert time.monotonic() - started < 60
+    assert "usage:" in done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_start_with_what_they_do_and_a_command(script):
+    doc = ast.get_docstring(ast.parse((ROOT / script).read_text()))
+    assert f"python {script}" in doc or f"    python {script}" in doc
+    assert run_script(script, "--no-such-flag").returncode == 2
+
+
+def test_the_dockerfile_copies_what_exists_and_installs_from_the_one_list():
+    text = (ROOT / "Dockerfile").read_text()
+    sources = [name for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for name in line.split()[:-1]]
+    for name in sources:
+        assert (ROOT / name).exists(), name
+    assert {"setup.sh", "requirements.txt", "dfdc", "training", "preprocessing", "configs"} <= set(sources)
+    assert "RUN ./setup.sh" in text
+    assert "requirements.txt" in (ROOT / "setup.sh").read_text()
+    pip_lines = [line for line in text.splitlines() if re.search(r"pip install", line)]
+    assert all("apex" in line or "nvcc" in line for line in pip_lines), "versions belong in requirements.txt"
+    assert "WORKDIR /workspace" in text
+    assert "VOLUME /dataset" in text
+    assert "ARG WITH_APEX=0" in text
+
+
+def test_the_list_of_versions_is_complete_and_names_no_host():
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert all(re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==\S+( ;.*)?$", line) for line in lines)
+    assert "facenet-pytorch==2.6.0" in lines
+    assert any(line.startswith("torch==2.15.0 ; python_full_version >= '3.11'") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "script", ["setup.sh", "test.sh", "quickstart.sh", "preprocess_data.sh", "train.sh", ".ci/run"]
+)
+def test_shell_scripts_parse_and_stop_at_errors(script):
+    assert "set -euo pipefail" in (ROOT / script).read_text()
+    subprocess.run(["bash", "-n", ROOT / script], check=True)
+    assert (ROOT / script).stat().st_mode & 0o100
+
+
+@pytest.mark.parametrize(
+    ("python", "free_kb", "said"),
+    [(None, 99_000_000, "there is no 'python3'. Install Python 3.10"),
+     ('[ "$1" = -V ] && { echo Python 3.8.1; exit; }; exit 1', 99_000_000, "Python 3.8.1, but 3.10 or newer"),
+     ('case "$2" in *ensurepip*) exit 1;; esac', 99_000_000, "apt-get install python3-venv"),
+     ("exit 0", 1_000_000, "0 GB are free where")],
+)  # fmt: skip
+def test_setup_says_what_to_install_or_free(tmp_path, python, free_kb, said):
+    commands = {"df": f'echo header; echo "/dev/x 9 9 {free_kb} 9% /"'}
+    if python:
+        commands["python3"] = python
+    for name in ("dirname", "awk", "cmp", "mkdir", "bash", "rm"):
+        commands[name] = f'exec {shutil.which(name)} "$@"'
+    for name, body in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": str(tmp_path), "VENV": str(tmp_path / "venv")}
+    done = subprocess.run(
+        ["/bin/bash", ROOT / "setup.sh"], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+def test_setup_again_does_nothing():
+    environment = {**os.environ, "VENV": str(Path(sys.executable).parents[1])}
+    done = subprocess.run([ROOT / "setup.sh"], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,266 @@
+"""The trainer as a whole (training/train_classifier.py, training/engine.py)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, run_script
+
+from dfdc import layout
+from training import checkpoint, engine, train_classifier
+from training.dataset import FoldsError
+from training.engine import TrainingError
+
+SCRIPT = "training/train_classifier.py"
+
+
+def write_config(folder, **changes):
+    values = {
+        "encoder": "test_efficientnet", "pretrained": False, "drop_path": 0.2, "size": 32, "epochs": 2, "batch_size": 4,
+        "optimizer": {"type": "SGD", "learning_rate": 0.05}, **changes,
+    }  # fmt: skip
+    path = folder / "config.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def arguments(root, out, config, *more):
+    return ["--config", config, "--data-dir", root, "--output-dir", out / "weights", "--log-dir", out / "logs",
+            "--prefix", "t_", "--device", "cpu", "--workers", 0, *more]  # fmt: skip
+
+
+def train(root, out, config, *more):
+    return train_classifier.main([str(value) for value in arguments(root, out, config, *more)])
+
+
+def weights(out, name="last", encoder="test_efficientnet"):
+    return checkpoint.read_checkpoint(out / "weights" / f"t_DeepFakeClassifier_{encoder}_0_{name}").state_dict
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def records(out):
+    (path,) = (out / "logs").glob("*.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_leaves_checkpoints_and_logs(crops_root, tmp_path, capsys):
+    config = write_config(tmp_path)
+    assert train(crops_root, tmp_path, config) == 0
+    names = sorted(
+        path.name.removeprefix("t_DeepFakeClassifier_test_efficientnet_0") for path in (tmp_path / "weights").iterdir()
+    )
+    assert names == ["_0", "_1", "_best", "_config.json", "_last"]
+    light, full = ((tmp_path / "weights" / f"t_DeepFakeClassifier_test_efficientnet_0_{n}") for n in ("1", "last"))
+    assert checkpoint.read_checkpoint(light).training is None
+    assert checkpoint.read_checkpoint(full).training["epoch"] == 2
+    start, *epochs = records(tmp_path)
+    assert start["config"]["encoder"] == "test_efficientnet"
+    assert {"torch", "timm", "revision"} <= start["versions"].keys()
+    assert [record["epoch"] for record in epochs] == [0, 1]
+    assert {"frame", "video", "train_fake", "train_real", "learning_rate", "data_wait"} <= epochs[1].keys()
+    assert epochs[1]["video"]["count"] == 4  # two families of fold 0
+    assert epochs[1]["frame"]["count"] == 12  # every second of six frames
+    text = next((tmp_path / "logs").glob("*.log")).read_text().splitlines()
+    assert text[1].startswith("epoch 0 fake 0.")
+    assert "PyTorch fused SGD" in text[0]
+    assert train(crops_root, tmp_path, config, "--resume", "auto") == 0
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_t50_a_run_does_not_overwrite_another(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=1)
+    train(crops_root, tmp_path, config)
+    with pytest.raises(train_classifier.UsageError, match="is there already"):
+        train(crops_root, tmp_path, config)
+
+
+def test_t36_seeds_are_different_runs_and_one_seed_is_one_run(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=1)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(crops_root, tmp_path / name, config, "--seed", seed)
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert same(a, b)
+    assert not any(torch.equal(a[name], c[name]) for name in a if name.endswith("conv_stem.weight"))
+
+
+def test_it_learns(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=8, optimizer={"type": "AdamW", "learning_rate": 0.005}, drop_path=0.0)
+    train(crops_root, tmp_path, config, "--no-hardcore")
+    *_, last = records(tmp_path)
+    assert last["video"]["auc"] == 1.0
+    assert last["train_loss"] < 0.5
+
+
+def test_t37_killed_in_the_middle_of_an_epoch_and_resumed_gives_the_same_weights(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=3)
+    train(crops_root, tmp_path / "whole", config)
+    out = tmp_path / "killed"
+    command = [sys.executable, SCRIPT, *map(str, arguments(crops_root, out, config, "--resume", "auto"))]
+    last = out / "weights" / "t_DeepFakeClassifier_test_efficientnet_0_last"
+    for _ in range(20):
+        process = subprocess.Popen([*command, "--save-every", "0.000001"], cwd=ROOT, stderr=subprocess.DEVNULL)
+        while process.poll() is None:
+            state = checkpoint.read_checkpoint(last).training if last.exists() else None
+            if state and state["step"] and state["epoch"] >= 1:
+                process.send_signal(signal.SIGKILL)
+            time.sleep(0.002)
+        if process.returncode == -signal.SIGKILL:
+            break
+    assert process.returncode == -signal.SIGKILL, "the run was never caught within an epoch"
+    state = checkpoint.read_checkpoint(last).training
+    assert train(crops_root, out, config, "--resume", "auto") == 0
+    assert same(weights(tmp_path / "whole"), weights(out)), f"resumed at epoch {state['epoch']}, step {state['step']}"
+    whole, resumed = records(tmp_path / "whole")[-1], records(out)[-1]
+    for key in ("video", "train_fake", "train_real", "learning_rate"):
+        assert whole[key] == resumed[key]
+
+
+def test_sigterm_saves_the_state_and_exits(crops_root, tmp_path, monkeypatch, capsys):
+    config = write_config(tmp_path, epochs=2)
+    train(crops_root, tmp_path / "whole", config)
+    original = engine.seed_step
+
+    def terminate_at_3(seed, step, rank):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(seed, step, rank)
+
+    monkeypatch.setattr(engine, "seed_step", terminate_at_3)
+    assert train(crops_root, tmp_path / "stopped", config) == 128 + signal.SIGTERM
+    assert "--resume auto goes on" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert checkpoint.read_checkpoint(
+        tmp_path / "stopped" / "weights" / "t_DeepFakeClassifier_test_efficientnet_0_last"
+    ).training["step"] == 4  # fmt: skip
+    train(crops_root, tmp_path / "stopped", config, "--resume", "auto")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+def test_t37_resuming_something_else_is_an_error(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=1)
+    train(crops_root, tmp_path, config)
+    with pytest.raises(train_classifier.UsageError, match="has another seed"):
+        train(crops_root, tmp_path, config, "--resume", "auto", "--seed", 5, "--epochs", 2)
+    other = write_config(tmp_path, epochs=2, encoder="test_resnet")
+    path = tmp_path / "weights" / "t_DeepFakeClassifier_test_efficientnet_0_last"
+    with pytest.raises(train_classifier.UsageError, match="holds DeepFakeClassifier with test_efficientnet"):
+        train(crops_root, tmp_path, other, "--resume", path)
+
+
+def test_weights_of_a_given_checkpoint_begin_a_new_run(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=1)
+    train(crops_root, tmp_path, config)
+    start = tmp_path / "weights" / "t_DeepFakeClassifier_test_efficientnet_0_0"
+    train(crops_root, tmp_path / "second", config, "--resume", start)
+    assert records(tmp_path / "second")[1]["epoch"] == 0
+    assert f"weights of {start}" in next((tmp_path / "second" / "logs").glob("*.log")).read_text()
+
+
+def test_freeze_epochs_trains_only_the_last_layer(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=2)
+    train(crops_root, tmp_path, config, "--freeze-epochs", 1)
+    first, second = weights(tmp_path, "0"), weights(tmp_path, "1")
+    torch.manual_seed(777)
+    from training.model import build_network
+
+    start = build_network("DeepFakeClassifier", "test_efficientnet", drop_path=0.2).state_dict()
+    for name in start:
+        assert torch.equal(first[name], start[name]) == name.startswith("encoder."), name
+    assert not torch.equal(second["encoder.conv_stem.weight"], start["encoder.conv_stem.weight"])
+
+
+def test_t52_a_loss_that_is_not_finite_stops_the_run(crops_root, tmp_path, monkeypatch, capsys):
+    config = write_config(tmp_path, epochs=2)
+    original = engine.losses.class_sums
+    calls = []
+
+    def breaks_at_7(*args):
+        calls.append(1)
+        return original(*args) * (float("nan") if len(calls) == 7 else 1.0)
+
+    monkeypatch.setattr(engine.losses, "class_sums", breaks_at_7)
+    assert train(crops_root, tmp_path, config) == 1
+    err = capsys.readouterr().err
+    assert "not finite at step 6 of epoch 0" in err
+    assert str(tmp_path / "weights") in err
+
+
+def test_t43_a_hold_out_with_one_class_trains_on(crops_root, tmp_path):
+    path = crops_root / layout.FOLDS_NAME
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if not (line.startswith("real") and line.endswith(",0"))) + "\n")
+    assert train(crops_root, tmp_path, write_config(tmp_path, epochs=1)) == 0
+    record = records(tmp_path)[-1]
+    assert "auc" not in record["video"]
+    assert record["video"]["log_loss_fake"] > 0
+    assert "real - |" in next((tmp_path / "logs").glob("*.log")).read_text()
+
+
+def test_t39_fewer_crops_than_a_batch_is_an_error(crops_root, tmp_path):
+    config = write_config(tmp_path, batch_size=500)
+    with pytest.raises(train_classifier.UsageError, match="48 crops, fewer than one step takes"):
+        train(crops_root, tmp_path, config)
+    assert issubclass(FoldsError, ValueError)
+
+
+def test_t30_broken_crops_are_counted_in_training_and_validation(crops_root, tmp_path, capsys):
+    for video in ("real0", "fake1"):
+        (layout.crops_path(crops_root, video) / "0_0.png").write_bytes(b"broken")
+    train(crops_root, tmp_path, write_config(tmp_path, epochs=1))
+    out = capsys.readouterr().out
+    assert "fake1/0_0.png is not a readable picture" in out
+    assert "validation: 1 crops could not be read" in out
+    record = records(tmp_path)[-1]
+    assert record["frame"]["count"] == 11
+
+
+def test_t44_a_trailing_slash_is_the_same_place(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=1)
+    train(crops_root, tmp_path, config, "--output-dir", f"{tmp_path}/weights/")
+    with pytest.raises(train_classifier.UsageError, match="is there already"):
+        train(crops_root, tmp_path, config, "--output-dir", f"{tmp_path}/weights")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [(["--data-dir", "/absent"], "can't be read"), (["--fold", "7"], "has the folds 0, 1, 2"),
+     (["--config", "/absent.json"], "/absent.json: can't be read"), (["--batch-size", "0"], "--batch-size 0"),
+     (["--resume", "/absent"], "there is no checkpoint /absent"), (["--seed", "-1"], "--seed -1"),
+     (["--devise", "cpu"], "--devise"), (["--device", "cuda:99"], "--device cuda:99")],
+)  # fmt: skip
+def test_wrong_use_exits_2_with_a_message_before_anything_is_written(crops_root, tmp_path, more, said):
+    if more[0] in ("--data-dir", "--devise", "--config"):  # once through the script as a user would
+        done = run_script(SCRIPT, *arguments(crops_root, tmp_path, write_config(tmp_path)), *more)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+    else:
+        with pytest.raises(train_classifier.UsageError, match=said):
+            train(crops_root, tmp_path, write_config(tmp_path), *more)
+    assert not (tmp_path / "weights").exists()
+
+
+def test_augmentation_grid_is_drawn(crops_root, tmp_path):
+    grid = tmp_path / "deep" / "grid.png"
+    assert train(crops_root, tmp_path, write_config(tmp_path), "--augmentation-grid", grid) == 0
+    assert grid.stat().st_size > 10_000
+    assert not (tmp_path / "weights").exists()
+
+
+def test_validation_is_not_trainings(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=3)
+    train(crops_root, tmp_path, config, "--test-every", 2)
+    epochs = [record for record in records(tmp_path) if record["event"] == "epoch"]
+    assert ["video" in record for record in epochs] == [False, True, True]
+
+
+def test_training_error_is_an_error():
+    assert issubclass(TrainingError, RuntimeError)
