@@ -26,8 +26,9 @@ while [ $# -gt 0 ]; do
         *) echo "preprocess_data.sh: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
     esac
 done
-data_root=$(cd -- "$data_root" 2>/dev/null && pwd) || {
-    echo "preprocess_data.sh: there is no folder '$data_root'; give the one in which the dfdc_train_part_* folders lie" >&2
+given=$data_root
+data_root=$(cd -- "$given" 2>/dev/null && pwd) || {
+    echo "preprocess_data.sh: there is no folder '$given'; give the one in which the dfdc_train_part_* folders lie" >&2
     exit 2
 }
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
