@@ -27,7 +27,7 @@ import numpy as np
 from dfdc import artifacts, layout, parallel
 from dfdc.devices import DEVICE_HELP
 from dfdc.faces import PREDICT_THRESHOLDS, FaceDetector, Tracker, detector_scale, parse_detector_scale
-from dfdc.imaging import MARGIN_PART, center_pad, crop_face, isotropic_resize
+from dfdc.imaging import MARGIN_PART, center_pad, crop_face, isotropic_resize, tighten
 from dfdc.parallel import UsageError
 from dfdc.scoring import confident_score, metrics
 from dfdc.video import VideoError, VideoReader
@@ -153,11 +153,13 @@ class Ensemble:
         from dfdc.devices import run_halving
 
         scores = np.zeros((len(self._models), len(crops)), np.float32)
-        inputs: dict[int, np.ndarray] = {}  # the same size is resized once
+        inputs: dict[tuple[int, int], np.ndarray] = {}  # the same size and margin are resized once
         for index, (model, spec) in enumerate(zip(self._models, self._specs, strict=True)):
-            if spec.size not in inputs:
-                inputs[spec.size] = np.stack([center_pad(isotropic_resize(c, spec.size), spec.size) for c in crops])
-            images = inputs[spec.size]
+            key = spec.size, spec.margin_part
+            if key not in inputs:
+                tight = [tighten(crop, spec.margin_part) for crop in crops]
+                inputs[key] = np.stack([center_pad(isotropic_resize(c, spec.size), spec.size) for c in tight])
+            images = inputs[key]
             step = 32 if self._device.startswith("cuda") else 8
             for start in range(0, len(images), step):
                 part = images[start : start + step]
@@ -315,12 +317,24 @@ def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
     Raises:
         UsageError: one is not there; the message lists what is.
     """
+    names = [name for given in names for name in (_read_names(Path(given[1:])) if given.startswith("@") else [given])]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         present = [path.name for path in folder.glob("*") if path.suffix != ".json" and path.is_file()]
         shown = "\n  ".join(sorted(present)[:20]) or "(none)"
         raise UsageError(f"--models {' '.join(missing)}: not in {folder}, which holds\n  {shown}")
     return [folder / name for name in names]
+
+
+def _read_names(path: Path) -> list[str]:
+    """Checkpoint names from a file, one a line."""
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--models @{path}: can't be read ({error})") from None
+    if not names:
+        raise UsageError(f"--models @{path}: it names no checkpoint; plot_loss.py --select writes such a file")
+    return names
 
 
 def write_results(output: Path, verdicts: Sequence[Verdict], settings: dict[str, Any], summary: dict) -> None:
@@ -338,7 +352,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="folder of the checkpoints (weights)")
     parser.add_argument("--models", nargs="+", required=True, metavar="NAME",
-                        help="checkpoints in it: this project's or the winners' published ones")  # fmt: skip
+                        help="checkpoints in it, ours or the winners' own; @FILE: those named in FILE")  # fmt: skip
     parser.add_argument("--test-dir", type=Path, nargs="+", required=True, metavar="DIR", help="folders of videos")
     parser.add_argument("--output", type=Path, default=Path("submission.csv"), help="(submission.csv)")
     parser.add_argument("--fold", type=int, metavar="K",

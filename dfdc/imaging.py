@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 
 MARGIN_PART = 3  # a third of the box is added on each side; published weights were trained on such crops
+CHANGED = 20  # a mask value (0..255) over this is a changed pixel; below lies compression noise
+MIN_CHANGED = 32  # changed pixels a crop must have to count as changed
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -121,6 +123,27 @@ def ssim_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     denominator = (mean_a * mean_a + mean_b * mean_b + c1) * (var_a + var_b + c2)
     difference = np.clip(255.0 * (1.0 - numerator / denominator), 0, 255).astype(np.uint8)
     return cv2.cvtColor(difference, cv2.COLOR_RGB2GRAY)
+
+
+def shows_change(mask: np.ndarray) -> bool:
+    """Whether a mask (uint8 [h, w], from `ssim_difference`) shows a change that can be seen."""
+    return int(np.count_nonzero(mask > CHANGED)) >= MIN_CHANGED
+
+
+def tighten(picture: np.ndarray, part: int) -> np.ndarray:
+    """A view of a crop with its margin of a third of the face cut down to a `part`-th of it.
+
+    Args:
+        picture: [h, w] or [h, w, c], cut by `crop_face`; the face is its inner 3/5.
+        part: MARGIN_PART or more; MARGIN_PART changes nothing.
+    """
+    left, top = tighten_offset(picture.shape[1], part), tighten_offset(picture.shape[0], part)
+    return picture[top : picture.shape[0] - top, left : picture.shape[1] - left]
+
+
+def tighten_offset(side: int, part: int) -> int:
+    """How many pixels `tighten` takes off each end of a side."""
+    return 0 if part <= MARGIN_PART else side // 5 - int(side * 3 / 5 / part)
 
 
 def encode_png(picture: np.ndarray, level: int = 1) -> bytes:

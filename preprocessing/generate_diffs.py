@@ -15,11 +15,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import artifacts, layout, parallel
-from dfdc.imaging import encode_png, read_picture, ssim_difference
+from dfdc.imaging import encode_png, read_picture, shows_change, ssim_difference
 from dfdc.layout import Dataset, Video
 
 STEP = "generate_diffs"
-SETTINGS = {"version": 1, "window": 7}
+SETTINGS = {"version": 2, "window": 7}
 
 
 def crops_digests(root: Path, crops_dir: str, video: Video) -> dict[str, str | None]:
@@ -46,13 +46,12 @@ def generate(video: Video, context: dict) -> dict:
     stamp = {
         "settings": SETTINGS,
         "crops": crops_digests(root, crops_dir, video),
-        "made": {"masks": 0},
+        "made": {"masks": 0, "unchanged": 0},
         "failed": None,
         "notes": [],
     }
     fake_crops, real_crops = set(layout.list_crops(fakes)), set(layout.list_crops(reals))
     unusable: dict[str, list[str]] = {}
-    blank = 0
     with artifacts.atomic_folder(target, stamp) as folder:
         for frame, face in sorted(fake_crops & real_crops):
             name = layout.crop_name(frame, face)
@@ -61,7 +60,7 @@ def generate(video: Video, context: dict) -> dict:
             except ValueError as error:
                 unusable.setdefault(str(error), []).append(name)
                 continue
-            blank += not mask.any()
+            stamp["made"]["unchanged"] += not shows_change(mask)
             (folder / layout.diff_name(frame, face)).write_bytes(encode_png(mask))
             stamp["made"]["masks"] += 1
         for lonely, whose in ((real_crops - fake_crops, "the original's"), (fake_crops - real_crops, "the fake's")):
@@ -70,8 +69,8 @@ def generate(video: Video, context: dict) -> dict:
                 stamp["notes"].append(f"{len(lonely)} of {whose} crops have no partner, the first is {first}")
         for reason, names in unusable.items():
             stamp["notes"].append(f"{len(names)} pairs, the first is {names[0]}: {reason}")
-        if blank:
-            stamp["notes"].append(f"{blank} of {stamp['made']['masks']} masks show no change at all")
+        if stamp["made"]["unchanged"]:
+            stamp["notes"].append(f"{stamp['made']['unchanged']} of {stamp['made']['masks']} masks show no change")
         if not stamp["made"]["masks"]:
             raise parallel.FailVideo("; ".join(stamp["notes"]) or "there are no pairs of crops")
     return stamp

@@ -199,3 +199,42 @@ def test_t40_a_frozen_encoders_batchnorm_is_frozen_as_well():
     model.set_training_mode(network)
     network(torch.randn(4, 3, 64, 64))
     assert any(not torch.equal(value, before[name]) for name, value in network.encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("network", sorted(model.NETWORKS))
+@pytest.mark.parametrize("encoder", [TINY, "test_convnext"])
+def test_every_network_trains_all_its_parameters(network, encoder):
+    torch.manual_seed(0)
+    built = model.build_network(network, encoder, dropout=0.1)
+    logits = built(torch.randn(2, 3, 64, 64))
+    assert logits.shape == (2, 1)
+    logits.sum().backward()
+    without = [name for name, parameter in built.named_parameters() if parameter.grad is None]
+    assert without == []
+
+
+def test_gwap_weighs_places_between_1_and_e():
+    pool = model.GlobalWeightedAvgPool2d(4)
+    maps = torch.randn(2, 4, 5, 3)
+    scores = torch.sigmoid(torch.einsum("c,nchw->nhw", pool.conv.weight[0, :, 0, 0], maps) + pool.conv.bias).exp()
+    weights = scores / scores.sum((1, 2), keepdim=True)
+    assert torch.allclose(pool(maps), (maps * weights[:, None]).sum((2, 3)), atol=1e-6)
+
+
+def test_srm_sees_noise_and_no_flat_colour():
+    filters = model.srm_filters()
+    assert filters.shape == (3, 3, 5, 5)
+    assert torch.allclose(filters.sum((2, 3)), torch.zeros(3, 3), atol=1e-6)
+    network = model.build_network("DeepFakeClassifierSRM", TINY).eval()
+    flat = network(torch.full((1, 3, 64, 64), 0.3)), network(torch.full((1, 3, 64, 64), 0.3) + 0)
+    assert torch.equal(*flat)
+    inner = torch.nn.functional.conv2d(torch.full((1, 3, 64, 64), 0.7), network.srm)
+    assert inner.abs().max() < 1e-5
+
+
+def test_a_tight_margin_is_in_the_checkpoint(tmp_path):
+    from training.config import TrainConfig
+
+    spec = ModelSpec.from_config(TrainConfig(encoder=TINY), margin_part=6)
+    checkpoint.save_checkpoint(tmp_path / "a", tiny(), spec, epoch=0, bce_best=1, metrics={})
+    assert checkpoint.read_checkpoint(tmp_path / "a").spec.margin_part == 6

@@ -51,7 +51,7 @@ def test_t48_every_fault_is_told_at_once_with_the_right_key(tmp_path):
         "encodr: unknown key; did you mean encoder?",
         "size: a whole number is expected, not '380'",
         "batch_size: a number over 0 is expected, not 0",
-        "optimizer.type: one of SGD, AdamW is expected, not 'SDG'",
+        "optimizer.type: one of SGD, Adam, AdamW, RMSprop is expected, not 'SDG'",
         "optimizer.learning_rat: unknown key; did you mean optimizer.learning_rate?",
         "optimizer.momentum: a number is expected, not True",
         "normalize.mean: three numbers",

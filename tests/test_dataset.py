@@ -6,6 +6,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from dfdc import layout
+from dfdc.imaging import encode_png
 from training import dataset
 from training.dataset import EpochSampler, FoldsError
 
@@ -70,6 +71,15 @@ def test_t36_a_sample_depends_on_seed_epoch_and_row_only(crops_root):
     assert not np.array_equal(images, samples(7, 0, [(row, 3) for row in range(8)]))
 
 
+def test_t36_five_seeds_share_no_augmentation(crops_root):
+    table = dataset.read_folds(crops_root / "folds.csv")
+    found = []
+    for seed in SEEDS:
+        data = dataset.CropDataset(table, crops_root, "crops", 32, train=True, seed=seed)
+        found += [b"".join(data[(row, epoch)]["image"].tobytes() for row in range(6)) for epoch in range(3)]
+    assert len(set(found)) == len(found)
+
+
 def test_validation_samples_are_not_augmented(crops_root):
     table = dataset.read_folds(crops_root / "folds.csv")
     data = dataset.CropDataset(table, crops_root, "crops", 64, train=False)
@@ -84,9 +94,66 @@ def test_t30_a_broken_crop_is_named_and_not_replaced(crops_root):
     path.write_bytes(b"broken")
     data = dataset.CropDataset(table, crops_root, "crops", 64, train=False)
     batch = dataset.collate([data[row], data[row + 1]])
-    assert batch["broken"].tolist() == [True, False]
+    assert batch["valid"].tolist() == [False, True]
     assert str(path) in batch["error"][0]
     assert batch["image"][0].sum() == 0
+
+
+def test_no_oversample_is_every_crop_once():
+    rows = dataset.epoch_rows(labels_of(10, 50), 1, 0, oversample=False)
+    assert sorted(rows.tolist()) == list(range(60))
+    sampler = EpochSampler(labels_of(10, 50), 7, 1, max_batches=99, oversample=False)
+    assert len(list(sampler)) == 8
+
+
+def test_t34_only_changed_frames_are_decided_after_the_occlusion(crops_root):
+    table = dataset.read_folds(crops_root / "folds.csv")
+    fakes = np.flatnonzero(table["label"] == 1)
+    mask = layout.diffs_path(crops_root, str(table["video"][fakes[0]])) / layout.diff_name(
+        int(table["frame"][fakes[0]]), 0
+    )
+    mask.write_bytes(encode_png(np.zeros((60, 50), np.uint8)))
+
+    def valid(only_changed):
+        data = dataset.CropDataset(table, crops_root, "crops", 32, train=True, only_changed=only_changed)
+        return [data[(int(row), epoch)]["valid"] for row in range(len(table)) for epoch in range(3)]
+
+    assert all(valid(False))
+    found = np.array(valid(True)).reshape(-1, 3).all(axis=1)
+    assert np.flatnonzero(~found).tolist() == [fakes[0]]
+
+
+def test_a_broken_landmarks_file_is_named(crops_root):
+    table = dataset.read_folds(crops_root / "folds.csv")
+    for content in (b"", b"\x93NUMPY"):
+        (layout.landmarks_path(crops_root, "real0") / "0_0.npy").write_bytes(content)
+        data = dataset.CropDataset(table, crops_root, "crops", 32, train=True)
+        sample = data[(0, 0)]
+        assert (sample["valid"], bool(sample["error"])) == (False, True)
+
+
+def test_padding_part_tightens_picture_mask_and_points_alike(crops_root, monkeypatch):
+    table = dataset.read_folds(crops_root / "folds.csv")
+    seen = []
+    monkeypatch.setattr(dataset, "occlude", lambda p, m, q, rng: seen.append((p.shape, m.shape, q.tolist())) or (p, m))
+    row = int(np.flatnonzero(table["label"] == 1)[0])
+    for part in (3, 6):
+        dataset.CropDataset(table, crops_root, "crops", 32, train=True, margin_part=part)[(row, 0)]
+    (shape, mask, points), (tight_shape, tight_mask, tight_points) = seen
+    assert (shape[:2], mask) == ((60, 50), (60, 50))
+    assert tight_shape[:2] == tight_mask == (48, 40)  # 12 and 10 off less 36 // 6 and 30 // 6
+    assert (np.array(points) - tight_points).tolist() == [[5, 6]] * 5
+
+
+def test_the_share_of_unchanged_fakes_is_read_from_the_stamps(crops_root):
+    from dfdc import artifacts
+
+    table = dataset.read_folds(crops_root / "folds.csv")
+    assert dataset.unchanged_share(table, crops_root) == (0, 0)
+    folder = layout.diffs_path(crops_root, "fake1")
+    stamp = {"made": {"masks": 6, "unchanged": 2}, "files": artifacts.count_files(folder)}
+    artifacts.write_json(folder / artifacts.STAMP_NAME, stamp)
+    assert dataset.unchanged_share(table, crops_root) == (2, 6)
 
 
 def test_split_holds_out_every_second_sampled_frame(crops_root):

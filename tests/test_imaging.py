@@ -93,6 +93,27 @@ def test_ssim_refuses_other_sizes_and_tiny_crops():
         imaging.ssim_difference(np.zeros((20, 6, 3), np.uint8), np.zeros((20, 6, 3), np.uint8))
 
 
+def test_tighten_leaves_the_asked_for_margin():
+    face, part = 100, 6
+    crop = np.arange(166 * 166).reshape(166, 166)  # 100 + 2 * 33
+    tight = imaging.tighten(crop, part)
+    assert abs(tight.shape[0] - (face + 2 * (face // part))) <= 2
+    assert tight[tight.shape[0] // 2, tight.shape[1] // 2] == crop[83, 83]
+    assert imaging.tighten(crop, 3) is not None
+    assert imaging.tighten(crop, 3).shape == crop.shape
+    assert imaging.tighten(crop, 10**6).shape == (100, 100)
+
+
+def test_shows_change_needs_enough_changed_pixels():
+    mask = np.zeros((50, 50), np.uint8)
+    mask[:, :] = imaging.CHANGED  # compression noise all over
+    assert not imaging.shows_change(mask)
+    mask[0, : imaging.MIN_CHANGED] = imaging.CHANGED + 1
+    assert imaging.shows_change(mask)
+    mask[0, 0] = 0
+    assert not imaging.shows_change(mask)
+
+
 def test_png_is_lossless_and_bad_pictures_are_named(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     path = tmp_path / "a.png"

@@ -10,30 +10,61 @@ from training.config import OptimizerConfig, ScheduleConfig
 
 
 def test_t38_poly_is_a_pure_function_that_ends_at_0_and_never_wraps():
-    rates = [optim.learning_rate(step, 100, 0.01, ScheduleConfig()) for step in range(150)]
+    rates = [optim.learning_rate(step, 100, 10, 0.01, ScheduleConfig()) for step in range(150)]
     assert rates[0] == 0.01
     assert rates[50] == pytest.approx(0.01 * 0.5**0.9)
     assert rates[100:] == [0.0] * 50
     assert all(a > b for a, b in pairwise(rates[:101]))
-    assert [optim.learning_rate(step, 100, 0.01, ScheduleConfig()) for step in range(150)] == rates
+    assert [optim.learning_rate(step, 100, 10, 0.01, ScheduleConfig()) for step in range(150)] == rates
 
 
 def test_cosine_and_warmup_and_constant():
     config = ScheduleConfig(type="cosine", warmup_steps=10)
-    rates = [optim.learning_rate(step, 110, 1.0, config) for step in range(111)]
+    rates = [optim.learning_rate(step, 110, 10, 1.0, config) for step in range(111)]
     assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
     assert rates[60] == pytest.approx(0.5)
     assert rates[110] == pytest.approx(0, abs=1e-9)
-    assert optim.learning_rate(99, 100, 0.3, ScheduleConfig(type="constant")) == 0.3
+    assert optim.learning_rate(99, 100, 10, 0.3, ScheduleConfig(type="constant")) == 0.3
 
 
 @pytest.mark.parametrize(("step", "total"), [(-1, 10), (0, 0)])
 def test_t39_a_schedule_needs_steps(step, total):
     with pytest.raises(ValueError, match="at least one step"):
-        optim.learning_rate(step, total, 0.1, ScheduleConfig())
+        optim.learning_rate(step, total, 10, 0.1, ScheduleConfig())
 
 
-@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def pytorchs(kind, **options):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.2, momentum=0.9)
+    schedule = getattr(torch.optim.lr_scheduler, kind)(optimizer, **options)
+    rates = []
+    for _ in range(60):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "options"),
+    [
+        ({"type": "poly"}, "PolynomialLR", {"total_iters": 60, "power": 0.9}),
+        ({"type": "step", "every_epochs": 2, "gamma": 0.5}, "StepLR", {"step_size": 20, "gamma": 0.5}),
+        ({"type": "multistep", "milestones": (1, 4)}, "MultiStepLR", {"milestones": [10, 40], "gamma": 0.1}),
+        ({"type": "exponential", "gamma": 0.5}, "ExponentialLR", {"gamma": 0.5**0.1}),
+        ({"type": "linear", "lowest": 0.25}, "LinearLR", {"start_factor": 1, "end_factor": 0.25, "total_iters": 60}),
+        ({"type": "cyclic", "every_epochs": 2}, "CyclicLR", {"base_lr": 0, "max_lr": 0.2, "step_size_up": 10}),
+        ({"type": "cosine"}, "CosineAnnealingLR", {"T_max": 60}),
+        ({"type": "constant"}, "ConstantLR", {"factor": 1}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_schedules_are_pytorchs(config, kind, options):
+    ours = [optim.learning_rate(step, 60, 10, 0.2, ScheduleConfig(**config)) for step in range(60)]
+    assert ours == pytest.approx(pytorchs(kind, **options), abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop"])
 def test_fused_equals_the_plain_optimizer(kind):
     torch.manual_seed(0)
     start, gradient = torch.randn(20), torch.randn(20)
@@ -42,7 +73,7 @@ def test_fused_equals_the_plain_optimizer(kind):
     network = torch.nn.ModuleDict({"encoder": torch.nn.Linear(1, 1), "fc": torch.nn.Module()})
     network["fc"].weight = ours
     optimizer, name = optim.build_optimizer(network, config, "cpu")
-    options = {"momentum": 0.9, "nesterov": True} if kind == "SGD" else {}
+    options = {"SGD": {"momentum": 0.9, "nesterov": True}, "RMSprop": {"momentum": 0.9}}.get(kind, {})
     reference = getattr(torch.optim, kind)([theirs], lr=0.1, weight_decay=0.01, **options)
     for _ in range(3):
         for parameter, opt in ((ours, optimizer), (theirs, reference)):
@@ -99,3 +130,23 @@ def test_focal_is_its_formula():
     p = torch.sigmoid(torch.tensor(0.7)).item()
     loss, _ = loss_of([0.7], [1.0], criterion=losses.focal)
     assert loss == pytest.approx((1 - p) ** 2 * -torch.log(torch.tensor(p)).item(), rel=1e-5)
+
+
+def test_hard_example_mining_keeps_the_hardest_of_each_class():
+    logits, labels = torch.tensor([3.0, -1.0, 0.2, 2.0, -2.0, 0.1]), torch.tensor([1.0, 1, 1, 0, 0, 0])
+    valid = torch.ones(6, dtype=torch.bool)
+    sums = losses.class_sums(logits, labels, valid, losses.bce, 0.0, hardest=2)
+    each = losses.bce(logits, labels)
+    assert sums.tolist() == pytest.approx([(each[1] + each[2]).item(), (each[3] + each[5]).item()])
+    assert losses.class_counts(labels, valid, 2).tolist() == [2, 2]
+
+
+def test_hard_example_mining_survives_an_empty_class():
+    logits, labels = torch.tensor([3.0, -1.0, 0.2], requires_grad=True), torch.tensor([1.0, 1, 1])
+    valid = torch.tensor([True, True, False])
+    sums = losses.class_sums(logits, labels, valid, losses.bce, 0.0, hardest=2)
+    counts = losses.class_counts(labels, valid, 2)
+    assert counts.tolist() == [2, 0]
+    losses.combine(sums, counts).backward()
+    assert logits.grad[1] != 0
+    assert logits.grad[2] == 0

@@ -58,6 +58,19 @@ def test_t51_the_plot_is_a_file_and_the_best_epochs_are_named(log, tmp_path):
     assert log.with_suffix(".png").exists()
 
 
+def test_five_seeds_come_into_one_picture_and_their_best_into_a_file(log, tmp_path):
+    other = tmp_path / "b7_555_net_tf_efficientnet_b7.ns_jft_in1k_0.log"
+    other.write_text(LOG.replace("fake 0.2000", "fake 0.1000"))
+    chosen = tmp_path / "weights" / "selected.txt"
+    done = run_script(
+        "plot_loss.py", "--log-file", log, other, "--select", 1, "--select-file", chosen, env={"DISPLAY": ""}
+    )
+    assert done.returncode == 0, done.stderr
+    assert chosen.read_text().splitlines() == ["run_1", f"{other.name[:-4]}_3"]
+    assert (tmp_path / "run.png").exists()
+    assert run_script("plot_loss.py", "--log-file", log, log).returncode == 2
+
+
 def test_logs_without_an_epoch_are_an_error(tmp_path):
     path = tmp_path / "empty.log"
     path.write_text("epoch one\n{broken\n")

@@ -317,6 +317,30 @@ def test_wrong_use_exits_2_and_names_it(weights, demo_videos, tmp_path, change, 
     assert "Traceback" not in done.stderr
 
 
+def test_checkpoints_named_in_a_file(weights, tmp_path):
+    chosen = tmp_path / "selected.txt"
+    chosen.write_text("a\n\nb\n")
+    assert predict_folder.find_models(weights, [f"@{chosen}"]) == [weights / "a", weights / "b"]
+    chosen.write_text("\n")
+    with pytest.raises(UsageError, match="names no checkpoint"):
+        predict_folder.find_models(weights, [f"@{chosen}"])
+
+
+def test_t45_the_checkpoints_margin_is_used(tmp_path):
+    from dfdc.imaging import tighten
+
+    torch.manual_seed(0)
+    network = build_network("DeepFakeClassifier", "test_efficientnet")
+    for name, part in (("wide", 3), ("tight", 8)):
+        spec = ModelSpec("DeepFakeClassifier", "test_efficientnet", 64, margin_part=part)
+        save_checkpoint(tmp_path / name, network, spec, epoch=0, bce_best=1, metrics={})
+    crop = np.random.default_rng(0).integers(0, 256, (100, 80, 3), dtype=np.uint8)
+    wide, tight = predict_folder.Ensemble([tmp_path / "wide", tmp_path / "tight"], "cpu").score([crop])[:, 0]
+    assert wide != tight
+    only = predict_folder.Ensemble([tmp_path / "wide"], "cpu").score([np.ascontiguousarray(tighten(crop, 8))])[0, 0]
+    assert tight == pytest.approx(only, abs=1e-6)
+
+
 def test_a_folder_without_videos_and_a_broken_checkpoint(weights, demo_videos, tmp_path):
     with pytest.raises(UsageError, match="no video lies right in it"):
         run(weights, tmp_path, tmp_path / "o.csv")

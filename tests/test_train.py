@@ -58,6 +58,11 @@ def test_a_run_leaves_checkpoints_and_logs(crops_root, tmp_path, capsys):
         path.name.removeprefix("t_DeepFakeClassifier_test_efficientnet_0") for path in (tmp_path / "weights").iterdir()
     )
     assert names == ["_0", "_1", "_best", "_config.json", "_last"]
+    logs = {
+        path.name.removeprefix("t_DeepFakeClassifier_test_efficientnet_0") for path in (tmp_path / "logs").iterdir()
+    }
+    assert logs == {".log", ".jsonl", "_wrong.png", ""}  # the last is TensorBoard's
+    assert list((tmp_path / "logs").glob("*_0/events.out.tfevents.*"))
     light, full = ((tmp_path / "weights" / f"t_DeepFakeClassifier_test_efficientnet_0_{n}") for n in ("1", "last"))
     assert checkpoint.read_checkpoint(light).training is None
     assert checkpoint.read_checkpoint(full).training["epoch"] == 2
@@ -65,7 +70,12 @@ def test_a_run_leaves_checkpoints_and_logs(crops_root, tmp_path, capsys):
     assert start["config"]["encoder"] == "test_efficientnet"
     assert {"torch", "timm", "revision"} <= start["versions"].keys()
     assert [record["epoch"] for record in epochs] == [0, 1]
-    assert {"frame", "video", "train_fake", "train_real", "learning_rate", "data_wait"} <= epochs[1].keys()
+    assert {"auc", "average_precision", "equal_error_rate", "accuracy", "log_loss_balanced"} <= epochs[1][
+        "video"
+    ].keys()
+    assert {"frame", "video", "video_confident", "train_fake", "train_real", "learning_rate", "data_wait"} <= epochs[
+        1
+    ].keys()
     assert epochs[1]["video"]["count"] == 4  # two families of fold 0
     assert epochs[1]["frame"]["count"] == 12  # every second of six frames
     text = next((tmp_path / "logs").glob("*.log")).read_text().splitlines()
@@ -162,6 +172,55 @@ def test_weights_of_a_given_checkpoint_begin_a_new_run(crops_root, tmp_path):
     train(crops_root, tmp_path / "second", config, "--resume", start)
     assert records(tmp_path / "second")[1]["epoch"] == 0
     assert f"weights of {start}" in next((tmp_path / "second" / "logs").glob("*.log")).read_text()
+
+
+def test_an_average_of_the_weights_is_validated_saved_and_resumed(crops_root, tmp_path, monkeypatch):
+    config = write_config(tmp_path, ema_decay=0.9)
+    train(crops_root, tmp_path / "whole", config)
+    record = records(tmp_path / "whole")[-1]
+    assert record["video_ema"]["count"] == record["video"]["count"]
+    raw, average = weights(tmp_path / "whole", "1"), weights(tmp_path / "whole", "1_ema")
+    assert not same(raw, average)
+    original = engine.seed_step
+
+    def terminate_at_15(seed, step, rank):
+        if step == 15:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(seed, step, rank)
+
+    monkeypatch.setattr(engine, "seed_step", terminate_at_15)
+    train(crops_root, tmp_path / "stopped", config)
+    monkeypatch.undo()
+    train(crops_root, tmp_path / "stopped", config, "--resume", "auto")
+    assert same(weights(tmp_path / "stopped", "1_ema"), average)
+
+
+CYCLIC = {"type": "cyclic", "every_epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        ({"loss": "focal", "ohem_samples": 2}, []),
+        ({"loss_normalization": "rank", "accumulate": 2}, []),
+        ({"network": "DeepFakeClassifierSRM"}, ["--only-changed-frames"]),
+        ({"precision": "bf16"}, ["--padding-part", "5"]),
+        ({"network": "DeepFakeClassifierGWAP"}, ["--no-oversample"]),
+        ({"optimizer": {"type": "RMSprop", "learning_rate": 0.001}, "schedule": CYCLIC}, []),
+    ],
+)
+def test_every_choice_trains(crops_root, tmp_path, changes, more):
+    assert train(crops_root, tmp_path, write_config(tmp_path, epochs=1, **changes), *more) == 0
+    assert records(tmp_path)[-1]["train_loss"] < 3
+
+
+def test_out_of_memory_says_what_to_change(crops_root, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(engine.losses, "combine", full)
+    assert train(crops_root, tmp_path, write_config(tmp_path)) == 1
+    assert "out of memory" in capsys.readouterr().err
 
 
 def test_freeze_epochs_trains_only_the_last_layer(crops_root, tmp_path):

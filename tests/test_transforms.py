@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dfdc.imaging import shows_change
 from training import occlusions
 from training.transforms import Augment, build_augmentation, fit
 
@@ -76,7 +77,7 @@ def test_t32_half_masks_use_height_for_rows_and_width_for_columns():
 
 def test_t33_every_occlusion_happens_with_its_probability(picture, monkeypatch):
     calls = []
-    for name in ("face_part", "half_face", "half_picture"):
+    for name in ("face_part", "half_face", "half_picture", "random_half"):
         original = getattr(occlusions, name)
         monkeypatch.setattr(occlusions, name, lambda *a, n=name, f=original: calls.append(n) or f(*a))
     for seed in range(3000):
@@ -86,6 +87,7 @@ def test_t33_every_occlusion_happens_with_its_probability(picture, monkeypatch):
     assert shares["face_part"] == pytest.approx(occlusions.PART_PROBABILITY, abs=0.03)
     assert shares["half_face"] == pytest.approx(occlusions.HALF_FACE_PROBABILITY, abs=0.03)
     assert shares["half_picture"] == pytest.approx(occlusions.HALF_PICTURE_PROBABILITY * left, abs=0.02)
+    assert shares["random_half"] == pytest.approx(occlusions.RANDOM_HALF_PROBABILITY * left, abs=0.02)
 
 
 def test_t33_eyes_nose_and_mouth_are_each_hidden():
@@ -105,6 +107,13 @@ def test_half_face_is_one_side_of_the_outline():
         assert 200 < hidden.sum() < 140 * 100 / 2
 
 
+def test_random_halves_are_of_any_direction_and_near_half():
+    halves = [occlusions.random_half(140, 100, np.random.default_rng(seed)) for seed in range(40)]
+    assert all(0.3 < half.mean() < 0.7 for half in halves)
+    for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        assert 5 < sum(half[corner] for half in halves) < 35
+
+
 def test_t34_the_mask_is_blacked_out_with_the_picture(picture):
     mask = np.full(picture.shape[:2], 200, np.uint8)
     changed = 0
@@ -120,7 +129,7 @@ def test_t34_a_fake_never_loses_all_that_was_forged(picture):
     mask[45:56, 30:42] = 200  # only the left eye
     for seed in range(300):
         _, covered = occlusions.occlude(picture, mask, POINTS, np.random.default_rng(seed))
-        assert occlusions.is_changed(covered)
+        assert shows_change(covered)
 
 
 @pytest.mark.parametrize("points", [np.zeros((5, 2), int), np.full((5, 2), 50), POINTS - 60, POINTS * 5])

@@ -59,9 +59,9 @@ class ModelSpec:
         }
 
     @classmethod
-    def from_config(cls, config: TrainConfig) -> ModelSpec:
+    def from_config(cls, config: TrainConfig, margin_part: int = MARGIN_PART) -> ModelSpec:
         mean, std = tuple(config.normalize.mean), tuple(config.normalize.std)
-        return cls(config.network, config.encoder, config.size, mean, std)
+        return cls(config.network, config.encoder, config.size, mean, std, margin_part)
 
 
 @dataclass

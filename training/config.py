@@ -48,20 +48,24 @@ def _colour(default: tuple[float, ...]) -> Any:
 class OptimizerConfig:
     """`learning_rate` is of the whole batch over all ranks; it is not scaled by anything."""
 
-    type: str = _one_of("SGD", "SGD", "AdamW")
+    type: str = _one_of("SGD", "SGD", "Adam", "AdamW", "RMSprop")
     learning_rate: float = _positive(0.01)
-    momentum: float = _fraction(0.9)  # SGD's; AdamW keeps PyTorch's betas
-    nesterov: bool = _key(True)
+    momentum: float = _fraction(0.9)  # SGD's and RMSprop's; Adam and AdamW keep PyTorch's betas
+    nesterov: bool = _key(True)  # SGD's
     weight_decay: float = _not_negative(1e-4)
     clip_grad_norm: float = _not_negative(1.0)  # 0: no clipping
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The learning rate as a function of the step, over all steps of all epochs."""
+    """The learning rate as a function of the step, over all steps of all epochs; see optim.learning_rate."""
 
-    type: str = _one_of("poly", "poly", "cosine", "constant")
+    type: str = _one_of("poly", "poly", "step", "multistep", "exponential", "linear", "cyclic", "constant", "cosine")
     power: float = _positive(0.9)  # poly's
+    gamma: float = _key(0.1, lambda value: 0 < value <= 1, "over 0, up to 1")  # step's, multistep's, exponential's
+    every_epochs: float = _positive(10.0)  # step's; of cyclic, the length of a cycle
+    milestones: tuple[float, ...] = _key((), lambda value: list(value) == sorted(value), "rising epochs")  # multistep's
+    lowest: float = _fraction(0.0)  # cyclic's and linear's, as a part of learning_rate
     warmup_steps: int = _not_negative(0)
 
 
@@ -77,7 +81,9 @@ class NormalizeConfig:
 class TrainConfig:
     """A run's settings; the seed, the fold and the paths are command-line arguments."""
 
-    network: str = _one_of("DeepFakeClassifier", "DeepFakeClassifier")
+    network: str = _one_of(
+        "DeepFakeClassifier", "DeepFakeClassifier", "DeepFakeClassifierGWAP", "DeepFakeClassifierSRM"
+    )
     encoder: str = "tf_efficientnet_b7.ns_jft_in1k"  # any of timm's by name
     pretrained: bool = _key(True)
     drop_path: float = _fraction(0.2)
@@ -90,6 +96,10 @@ class TrainConfig:
     precision: str = _one_of("auto", "auto", "bf16", "fp16", "fp32")
     label_smoothing: float = _key(0.01, lambda value: 0 <= value < 0.5, "0 or more, and under 0.5")
     loss: str = _one_of("bce", "bce", "focal")
+    loss_normalization: str = _one_of("global", "global", "rank")  # by class counts over all ranks, or each by its own
+    ohem_samples: int = _not_negative(0)  # of each class in a batch only the hardest count; 0: all
+    ema_decay: float = _fraction(0.0)  # of an average of the weights, validated beside them; 0: none
+    compile: bool = _key(False)  # torch.compile
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     normalize: NormalizeConfig = field(default_factory=NormalizeConfig)

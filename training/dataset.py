@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from dfdc import layout
-from dfdc.imaging import read_picture
+from dfdc import artifacts, layout
+from dfdc.imaging import MARGIN_PART, read_picture, shows_change, tighten, tighten_offset
 from training.occlusions import occlude
 from training.transforms import Augment, fit
 
@@ -99,8 +99,9 @@ class CropDataset(Dataset):
     A training sample is taken by (row, epoch), is occluded and augmented; a validation sample by its row.
 
     Returns:
-        dict of image (uint8 [size, size, 3], RGB), label (0 or 1), row, and error (a text where the crop could
-        not be read: its image is black then and must not be used).
+        dict of image (uint8 [size, size, 3], RGB), label (0 or 1), row, error (a text where the crop could not be
+        read: its image is black then) and valid (whether it may count: it was read, and, with `only_changed`, it is
+        no fake in which nothing that was changed is to be seen).
     """
 
     def __init__(
@@ -113,11 +114,14 @@ class CropDataset(Dataset):
         train: bool,
         seed: int = 0,
         occlusions: bool = True,
+        only_changed: bool = False,
+        margin_part: int = MARGIN_PART,
     ) -> None:
         self._names = [table[column].astype(str).to_numpy() for column in ("video", "file", "original")]
         self._labels = table["label"].to_numpy(np.int64)
         self._root, self._crops_dir, self._size = data_dir, crops_dir, size
         self._train, self._seed, self._occlusions = train, seed, occlusions
+        self._only_changed, self._margin_part = only_changed, margin_part
         self._augment: Augment | None = None  # made in the worker: no copy of it travels
 
     def __len__(self) -> int:
@@ -125,30 +129,39 @@ class CropDataset(Dataset):
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
         row, epoch = key if isinstance(key, tuple) else (key, 0)
-        sample = {"image": None, "label": int(self._labels[row]), "row": row, "error": ""}
+        sample = {"label": int(self._labels[row]), "row": row, "error": ""}
         try:
-            sample["image"] = self._picture(row, epoch)
-        except OSError as error:
-            sample["error"] = str(error)
-            sample["image"] = np.zeros((self._size, self._size, 3), np.uint8)
+            sample["image"], sample["valid"] = self._picture(row, epoch)
+        except (OSError, ValueError, EOFError) as error:  # the last two: a broken landmarks file
+            sample |= {"error": str(error), "image": np.zeros((self._size, self._size, 3), np.uint8), "valid": False}
         return sample
 
-    def _picture(self, row: int, epoch: int) -> np.ndarray:
+    def _picture(self, row: int, epoch: int) -> tuple[np.ndarray, bool]:
         video, file, original = (names[row] for names in self._names)
         picture = read_picture(layout.crops_path(self._root, video, self._crops_dir) / file)
         if not self._train:
-            return fit(picture, self._size)
+            return fit(tighten(picture, self._margin_part), self._size), True
         rng = np.random.default_rng((self._seed, epoch, row))
+        frame, face = layout.parse_crop_name(file)
+        mask = None
+        if self._labels[row] and (self._occlusions or self._only_changed):
+            mask = _load_mask(layout.diffs_path(self._root, video) / layout.diff_name(frame, face), picture.shape)
+        points = None
         if self._occlusions:
-            frame, face = layout.parse_crop_name(file)
-            points = layout.landmarks_path(self._root, original) / layout.landmarks_name(frame, face)
-            mask = None
-            if self._labels[row]:
-                mask = _load_mask(layout.diffs_path(self._root, video) / layout.diff_name(frame, face), picture.shape)
-            picture, _ = occlude(picture, mask, _load_landmarks(points), rng)
+            points = _load_landmarks(layout.landmarks_path(self._root, original) / layout.landmarks_name(frame, face))
+        if self._margin_part != MARGIN_PART:
+            height, width = picture.shape[:2]
+            picture = tighten(picture, self._margin_part)
+            mask = None if mask is None else tighten(mask, self._margin_part)
+            if points is not None:
+                points = points - (tighten_offset(width, self._margin_part), tighten_offset(height, self._margin_part))
+        if self._occlusions:
+            picture, mask = occlude(picture, mask, points, rng)
+        # After the occlusion: what is blacked out can't be seen. A fake without a mask gets the benefit of the doubt.
+        valid = not (self._only_changed and mask is not None and not shows_change(mask))
         if self._augment is None:
             self._augment = Augment(self._size)
-        return self._augment(picture, int(rng.integers(2**31)))
+        return self._augment(picture, int(rng.integers(2**31))), valid
 
 
 def _load_landmarks(path: Path) -> np.ndarray | None:
@@ -164,12 +177,28 @@ def _load_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return mask if mask.shape == shape[:2] else None
 
 
-def epoch_rows(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+def unchanged_share(table: pd.DataFrame, root: Path) -> tuple[int, int]:
+    """(fake crops whose mask shows no change, fake crops with a mask) of `table`'s videos, from step 4's stamps.
+
+    Crops of a fake in which nothing was changed are label noise; --only-changed-frames leaves them out.
+    """
+    unchanged = masks = 0
+    for video in table.loc[table["label"] == 1, "video"].unique():
+        stamp = artifacts.read_stamp(layout.diffs_path(root, str(video)))
+        if stamp:
+            masks += stamp["made"]["masks"]
+            unchanged += stamp["made"].get("unchanged", 0)
+    return unchanged, masks
+
+
+def epoch_rows(labels: np.ndarray, seed: int, epoch: int, *, oversample: bool = True) -> np.ndarray:
     """Row numbers of one epoch, shuffled: the whole smaller class and as many drawn from the larger.
 
-    Each epoch and each seed draws another part of the larger class.
+    Each epoch and each seed draws another part of the larger class. Without `oversample` an epoch is every row once.
     """
     rng = np.random.default_rng((seed, epoch, 0x5EED))
+    if not oversample:
+        return rng.permutation(len(labels))
     classes = [np.flatnonzero(labels == label) for label in (0, 1)]
     count = min(map(len, classes))
     rows = np.concatenate([rng.choice(members, count, replace=False) for members in classes])
@@ -184,13 +213,22 @@ class EpochSampler(Sampler):
     """
 
     def __init__(
-        self, labels: np.ndarray, batch_size: int, seed: int, *, rank: int = 0, ranks: int = 1, max_batches: int
+        self,
+        labels: np.ndarray,
+        batch_size: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        max_batches: int,
+        oversample: bool = True,
     ) -> None:
         self._labels, self._batch_size, self._seed = labels, batch_size, seed
         self._rank, self._ranks = rank, ranks
         self._epoch, self._first = 0, 0
-        balanced = 2 * int(np.bincount(labels, minlength=2).min())
-        self.batches = min(max_batches, balanced // (batch_size * ranks))
+        self._oversample = oversample
+        self.rows = 2 * int(np.bincount(labels, minlength=2).min()) if oversample else len(labels)
+        self.batches = min(max_batches, self.rows // (batch_size * ranks))
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Draw for `epoch`, and leave out the batches before `first_batch` (a resumed run has seen them)."""
@@ -200,7 +238,7 @@ class EpochSampler(Sampler):
         return self.batches - self._first
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        rows = epoch_rows(self._labels, self._seed, self._epoch)
+        rows = epoch_rows(self._labels, self._seed, self._epoch, oversample=self._oversample)
         whole = self._batch_size * self._ranks
         for batch in range(self._first, self.batches):
             start = batch * whole + self._rank * self._batch_size
@@ -208,7 +246,7 @@ class EpochSampler(Sampler):
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples -> image uint8 [n, size, size, 3], label float32 [n], row int64 [n], error list of texts.
+    """Samples -> image uint8 [n, size, size, 3], label float32 [n], row int64 [n], valid bool [n], error list of texts.
 
     Pictures stay bytes until they are on the device: a quarter of the memory and the traffic of floats.
     """
@@ -219,5 +257,5 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "label": torch.tensor([sample["label"] for sample in samples], dtype=torch.float32),
         "row": torch.tensor([sample["row"] for sample in samples], dtype=torch.int64),
         "error": [sample["error"] for sample in samples if sample["error"]],
-        "broken": torch.tensor([bool(sample["error"]) for sample in samples]),
+        "valid": torch.tensor([sample["valid"] for sample in samples]),
     }

@@ -24,6 +24,7 @@ from training.optim import learning_rate, set_learning_rate
 
 if TYPE_CHECKING:
     import pandas as pd
+    from timm.utils import ModelEmaV3
 
 
 class TrainingError(RuntimeError):
@@ -48,6 +49,7 @@ class Run:
     steps_per_epoch: int
     stop_requested: Callable[[], bool]
     bce_best: float = float("inf")
+    average: ModelEmaV3 | None = None  # of the weights, kept beside them
 
     @property
     def total_steps(self) -> int:
@@ -65,6 +67,7 @@ class Run:
             "ranks": self.ranks.world_size,
             "steps_per_epoch": self.steps_per_epoch,
             "config": self.config.to_dict(),
+            "average": self.average.module.state_dict() if self.average else None,
         }
 
     def autocast(self) -> contextlib.AbstractContextManager:
@@ -96,6 +99,8 @@ def wrap(run: Run, *, frozen: bool) -> nn.Module:
     DDP notes which parameters train when it is made, so that freezing and thawing take a new one.
     """
     freeze_encoder(run.model, frozen)
+    if run.config.compile:
+        run.model.compile()
     if run.ranks.world_size == 1:
         return run.model
     on_gpu = run.ranks.device.startswith("cuda")
@@ -147,11 +152,13 @@ def train_epoch(
         seed_step(run.seed, global_step, ranks.rank)
         set_learning_rate(
             run.optimizer,
-            learning_rate(global_step, run.total_steps, config.optimizer.learning_rate, config.schedule),
+            learning_rate(
+                global_step, run.total_steps, run.steps_per_epoch, config.optimizer.learning_rate, config.schedule
+            ),
         )
         # Each class is normalised by its count over all ranks and accumulated batches, so that these together
         # are one large batch, however the classes fall among them.
-        local = sum(losses.class_counts(batch["label"], ~batch["broken"]) for batch in window)
+        local = sum(losses.class_counts(batch["label"], batch["valid"], config.ohem_samples) for batch in window)
         flags = torch.cat([local, torch.full((1,), float(run.stop_requested()), device=device)])
         flags = sum_over_ranks(flags)
         counts = flags[:2]
@@ -162,9 +169,14 @@ def train_epoch(
             with model.no_sync() if hold else contextlib.nullcontext():
                 with run.autocast():
                     logits = model(normalizer(batch["image"]))[:, 0]
-                sums = losses.class_sums(logits, batch["label"], ~batch["broken"], criterion, config.label_smoothing)
-                # DDP averages gradients over ranks; the loss is a sum over them.
-                run.scaler.scale(losses.combine(sums, counts) * ranks.world_size).backward()
+                sums = losses.class_sums(
+                    logits, batch["label"], batch["valid"], criterion, config.label_smoothing, config.ohem_samples
+                )
+                if config.loss_normalization == "global":
+                    loss = losses.combine(sums, counts) * ranks.world_size  # a sum over ranks, and DDP averages
+                else:
+                    loss = losses.combine(sums, local)  # the mean over ranks of each one's own means
+                run.scaler.scale(loss).backward()
             step_sums += sums.detach()
         if config.optimizer.clip_grad_norm:
             run.scaler.unscale_(run.optimizer)
@@ -172,6 +184,8 @@ def train_epoch(
         run.scaler.step(run.optimizer)
         run.scaler.update()
         run.optimizer.zero_grad(set_to_none=True)
+        if run.average:
+            run.average.update(run.model)
 
         meter.add(step, step_sums, local)
         images_seen += sum(len(batch["label"]) for batch in window) * ranks.world_size
@@ -213,22 +227,31 @@ def _to_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def validate(run: Run, loader: Iterable[dict[str, Any]], table: pd.DataFrame) -> dict[str, Any]:
-    """Score the held-out crops, each once over all ranks; every rank returns the metrics of one process.
+def validate(
+    run: Run, model: nn.Module, loader: Iterable[dict[str, Any]], table: pd.DataFrame
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Score the held-out crops, each once over all ranks; every rank returns what one process would.
 
     Args:
+        model: run.model, or the average of its weights.
         loader: this rank's share of `table`.
+
+    Returns:
+        the metrics, and the rows of `table` that could be read with their scores, [n] and [n].
+
+    Raises:
+        TrainingError: no crop could be read, or a score is not finite.
     """
-    model, device = run.model.eval(), run.ranks.device
+    device = run.ranks.device
+    model.eval()
     normalizer = Normalizer(run.config, device)
     rows, scores, errors = [], [], []
     for batch in progress_bar(loader, desc="validate", unit="batch", disable=not run.ranks.is_main, leave=False):
         batch = _to_device(batch, device)
         with run.autocast():
             logits = model(normalizer(batch["image"]))[:, 0]
-        good = ~batch["broken"]
-        rows.append(batch["row"][good])
-        scores.append(torch.sigmoid(logits.float())[good])
+        rows.append(batch["row"][batch["valid"]])
+        scores.append(torch.sigmoid(logits.float())[batch["valid"]])
         errors += batch["error"]
     own = (torch.cat(rows).cpu().numpy(), torch.cat(scores).cpu().numpy()) if rows else (np.zeros(0, int), np.zeros(0))
     shares = gather_objects((*own, errors))
@@ -241,7 +264,8 @@ def validate(run: Run, loader: Iterable[dict[str, Any]], table: pd.DataFrame) ->
         raise TrainingError("the network's scores of the held-out crops are not finite")
     if broken and run.ranks.is_main:
         print(f"validation: {len(broken)} crops could not be read and are not counted, {broken[0]} for one", flush=True)
-    return {**validation_metrics(table, all_rows[order], all_scores[order]), "broken_crops": len(broken)}
+    all_rows, all_scores = all_rows[order], all_scores[order]
+    return {**validation_metrics(table, all_rows, all_scores), "broken_crops": len(broken)}, all_rows, all_scores
 
 
 def share_of_rows(count: int, ranks: Ranks) -> range:

@@ -27,7 +27,12 @@ CRITERIA: dict[str, Criterion] = {"bce": bce, "focal": focal}
 
 
 def class_sums(
-    logits: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor, criterion: Criterion, smoothing: float
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    valid: torch.Tensor,
+    criterion: Criterion,
+    smoothing: float,
+    hardest: int = 0,
 ) -> torch.Tensor:
     """Sum of the losses of the fakes and of the reals: tensor [2], in this order.
 
@@ -36,14 +41,23 @@ def class_sums(
         labels: [n], 0.0 or 1.0.
         valid: bool [n]; a sample that is not counts 0.
         smoothing: targets are clamped to [smoothing, 1 - smoothing], as the winners did.
+        hardest: of each class only this many with the largest loss count (online hard example mining, Shrivastava
+            et al. 2016, CVPR); 0: all.
     """
     losses = criterion(logits.float(), labels.clamp(smoothing, 1 - smoothing)) * valid
-    return torch.stack([(losses * labels).sum(), (losses * (1 - labels)).sum()])
+    sums = []
+    for members in (labels * valid, (1 - labels) * valid):
+        own = losses * members
+        if 0 < hardest < len(own):
+            own = own.topk(hardest).values  # those of the other class are 0 here: a class with fewer has all of its own
+        sums.append(own.sum())
+    return torch.stack(sums)
 
 
-def class_counts(labels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Number of valid fakes and reals: float tensor [2]."""
-    return torch.stack([(valid * labels).sum(), (valid * (1 - labels)).sum()])
+def class_counts(labels: torch.Tensor, valid: torch.Tensor, hardest: int = 0) -> torch.Tensor:
+    """Number of fakes and reals whose losses `class_sums` adds up: float tensor [2]."""
+    counts = torch.stack([(valid * labels).sum(), (valid * (1 - labels)).sum()])
+    return counts.clamp(max=hardest) if hardest else counts
 
 
 def combine(sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

@@ -53,12 +53,15 @@ def validation_metrics(table: pd.DataFrame, rows: np.ndarray, scores: np.ndarray
         scores: probability of fake, [n].
 
     Returns:
-        {"frame": ..., "video": ...} as `dfdc.scoring.metrics` gives them; a video's score is the mean of its
-        frames'.
+        {"frame": ..., "video": ..., "video_confident": ...} as `dfdc.scoring.metrics` gives them; a video's score
+        is the mean of its frames', or what the winners' `confident` rule makes of them.
     """
     scored = table.iloc[rows][["video", "label"]].assign(score=scores)
-    videos = scored.groupby("video", observed=True).agg(label=("label", "first"), score=("score", "mean"))
+    grouped = scored.groupby("video", observed=True)
+    videos = grouped.agg(label=("label", "first"), score=("score", "mean"))
+    confident = [scoring.confident_score(frames.to_numpy()).score for _, frames in grouped["score"]]
     return {
         "frame": scoring.metrics(scored["label"].to_numpy(), scored["score"].to_numpy()),
         "video": scoring.metrics(videos["label"].to_numpy(), videos["score"].to_numpy()),
+        "video_confident": scoring.metrics(videos["label"].to_numpy(), confident),
     }

@@ -37,11 +37,79 @@ class DeepFakeClassifier(nn.Module):
         return self.fc(self.dropout(self.encoder(images)))
 
 
-NETWORKS = {"DeepFakeClassifier": DeepFakeClassifier}
+class GlobalWeightedAvgPool2d(nn.Module):
+    """A mean over the places of a feature map, weighted by how much each place seems to matter.
+
+    The weight of a place is exp(sigmoid(w . features)), so between 1 and e before they are made to sum to 1. After
+    Qiu 2018, "Global Weighted Average Pooling Bridges Pixel-level Localization and Image-level Classification"
+    (arXiv:1809.08264), in the winners' form.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(features, 1, kernel_size=1)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """[n, c, h, w] -> [n, c]."""
+        weights = torch.softmax(torch.sigmoid(self.conv(maps)).flatten(2), dim=2)
+        return (maps.flatten(2) * weights).sum(dim=2)
 
 
-def create_encoder(name: str, drop_path: float) -> nn.Module:
+class DeepFakeClassifierGWAP(nn.Module):
+    """As DeepFakeClassifier, with a weighted pool that looks where it matters."""
+
+    def __init__(self, encoder: str, drop_path: float = 0.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.encoder = create_encoder(encoder, drop_path, pooled=False)
+        self.avg_pool = GlobalWeightedAvgPool2d(self.encoder.num_features)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(self.encoder.num_features, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised float images [n, 3, size, size] -> logits [n, 1]."""
+        return self.fc(self.dropout(self.avg_pool(self.encoder.forward_features(images))))
+
+
+class DeepFakeClassifierSRM(DeepFakeClassifier):
+    """As DeepFakeClassifier, on the picture's noise: three fixed high-pass filters of the steganalysis rich model.
+
+    The filters are those of Zhou et al. 2018 ("Learning Rich Features for Image Manipulation Detection", CVPR), after
+    Fridrich and Kodovsky 2012 (IEEE TIFS 7(3)): second differences in 3x3 and 5x5, and along a line. Each looks at all
+    three colours.
+    """
+
+    def __init__(self, encoder: str, drop_path: float = 0.0, dropout: float = 0.0) -> None:
+        super().__init__(encoder, drop_path, dropout)
+        self.register_buffer("srm", srm_filters())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised float images [n, 3, size, size] -> logits [n, 1]."""
+        return super().forward(torch.nn.functional.conv2d(images, self.srm.to(images.dtype), padding=2))
+
+
+def srm_filters() -> torch.Tensor:
+    """float [3, 3, 5, 5]: filter, colour, row, column; each sums to 0."""
+    square3 = torch.zeros(5, 5)
+    square3[1:4, 1:4] = torch.tensor([[-1.0, 2, -1], [2, -4, 2], [-1, 2, -1]]) / 4
+    square5 = torch.tensor(
+        [[-1.0, 2, -2, 2, -1], [2, -6, 8, -6, 2], [-2, 8, -12, 8, -2], [2, -6, 8, -6, 2], [-1, 2, -2, 2, -1]]
+    ) / 12  # fmt: skip
+    line = torch.zeros(5, 5)
+    line[2, 1:4] = torch.tensor([1.0, -2, 1]) / 2
+    return torch.stack([square3, square5, line])[:, None].repeat(1, 3, 1, 1)
+
+
+NETWORKS = {
+    "DeepFakeClassifier": DeepFakeClassifier,
+    "DeepFakeClassifierGWAP": DeepFakeClassifierGWAP,
+    "DeepFakeClassifierSRM": DeepFakeClassifierSRM,
+}
+
+
+def create_encoder(name: str, drop_path: float, *, pooled: bool = True) -> nn.Module:
     """timm's model `name` with random weights and without its classifier: images -> features [n, head_hidden_size].
+
+    Where not `pooled`, only its forward_features is meant to be called: images -> [n, num_features, h, w].
 
     Raises:
         ModelError: timm has no such model, or it does not know drop path.
@@ -52,12 +120,16 @@ def create_encoder(name: str, drop_path: float) -> nn.Module:
     if drop_path:
         arguments["drop_path_rate"] = drop_path
     try:
-        return timm.create_model(name, **arguments)
+        encoder = timm.create_model(name, **arguments)
     except RuntimeError as error:
         close = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), 5)
         raise ModelError(f"timm has no encoder {name!r} ({error}); like it: {', '.join(close) or 'none'}") from None
     except TypeError as error:
         raise ModelError(f"encoder {name!r} does not take drop_path {drop_path}: {error}; set drop_path to 0") from None
+    if not pooled and hasattr(encoder, "head"):
+        # A norm in there would never get a gradient, which DistributedDataParallel can't have.
+        encoder.head = nn.Identity()
+    return encoder
 
 
 def build_network(network: str, encoder: str, *, drop_path: float = 0.0, dropout: float = 0.0) -> nn.Module:
@@ -80,7 +152,10 @@ def load_pretrained(model: nn.Module, encoder: str) -> str:
             f"the pretrained weights of {encoder!r} can't be fetched ({type(error).__name__}: {error}). Without a "
             'network, give them as a file with --pretrained-path FILE, or train from scratch with "pretrained": false'
         ) from error
-    model.encoder.load_state_dict(source.state_dict(), strict=True)
+    own = set(model.encoder.state_dict())
+    model.encoder.load_state_dict(
+        {name: value for name, value in source.state_dict().items() if name in own}, strict=True
+    )
     return f"pretrained weights of timm's {encoder}"
 
 

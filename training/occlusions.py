@@ -10,13 +10,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-# How often each happens to a crop; at most one of the first two, each whole face part by itself.
+from dfdc.imaging import shows_change
+
+# How often each happens to a crop. One crop has one at most: the last two happen where neither of the first two did.
 PART_PROBABILITY = 0.3  # eyes, nose or mouth
 HALF_FACE_PROBABILITY = 0.2  # half of the face's outline, cut through the nose
 HALF_PICTURE_PROBABILITY = 0.1  # left, right, upper, lower half or a quadrant
-
-CHANGED = 20  # a mask value (0..255) over this is a changed pixel; below lies compression noise
-MIN_CHANGED = 32  # pixels of a crop that must be changed for it to count as fake
+RANDOM_HALF_PROBABILITY = 0.1  # all on one side of a random line through the middle of the face
 
 # A face's outline, from the chin along the cheeks and over the forehead, in units of the distance between the
 # eyes, with the middle of the eyes as origin and y towards the mouth; proportions of a mean adult face seen
@@ -24,11 +24,6 @@ MIN_CHANGED = 32  # pixels of a crop that must be changed for it to count as fak
 _OUTLINE = np.array(
     [(0.0, 1.95), (0.5, 1.75), (0.9, 1.2), (1.05, 0.45), (1.0, -0.3), (0.7, -0.95), (0.0, -1.2),
      (-0.7, -0.95), (-1.0, -0.3), (-1.05, 0.45), (-0.9, 1.2), (-0.5, 1.75)], np.float32)  # fmt: skip
-
-
-def is_changed(mask: np.ndarray) -> bool:
-    """Whether a mask (uint8 [h, w]) shows a change that can be seen."""
-    return int(np.count_nonzero(mask > CHANGED)) >= MIN_CHANGED
 
 
 def occlude(
@@ -54,12 +49,14 @@ def occlude(
         hidden = half_face(height, width, landmarks, rng)
     elif half < HALF_PICTURE_PROBABILITY:
         hidden = half_picture(height, width, rng)
+    elif half < HALF_PICTURE_PROBABILITY + RANDOM_HALF_PROBABILITY:
+        hidden = random_half(height, width, rng)
     if hidden is None:
         return picture, mask
     visible = ~hidden
     if mask is not None:
         covered = mask * visible
-        if is_changed(mask) and not is_changed(covered):
+        if shows_change(mask) and not shows_change(covered):
             return picture, mask  # what was forged would be gone
         mask = covered
     return picture * visible[..., None], mask
@@ -112,3 +109,11 @@ def half_picture(height: int, width: int, rng: np.random.Generator) -> np.ndarra
     hidden = np.zeros((height, width), bool)
     hidden[rows if shape != 1 else slice(None), columns if shape != 0 else slice(None)] = True
     return hidden
+
+
+def random_half(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """bool [height, width]: one side of a line of any direction through the middle fifth of the picture."""
+    angle = rng.uniform(0, 2 * np.pi)
+    x, y = width * rng.uniform(0.4, 0.6), height * rng.uniform(0.4, 0.6)
+    rows, columns = np.mgrid[:height, :width]
+    return (columns - x) * np.cos(angle) + (rows - y) * np.sin(angle) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -21,6 +22,8 @@ def build_optimizer(model: torch.nn.Module, config: OptimizerConfig, device: str
     options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.type == "SGD":
         options |= {"momentum": config.momentum, "nesterov": config.nesterov and config.momentum > 0}
+    if config.type == "RMSprop":  # nobody has a fused one; foreach is PyTorch's fastest
+        return torch.optim.RMSprop(parameters, momentum=config.momentum, **options), "PyTorch RMSprop (not fused)"
     if device.startswith("cuda"):
         try:
             from apex.optimizers import FusedAdam, FusedSGD
@@ -29,17 +32,29 @@ def build_optimizer(model: torch.nn.Module, config: OptimizerConfig, device: str
         else:
             if config.type == "SGD":
                 return FusedSGD(parameters, **options), "APEX FusedSGD"
-            return FusedAdam(parameters, adam_w_mode=True, **options), "APEX FusedAdam (AdamW)"
-    kind = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}[config.type]
+            fused = FusedAdam(parameters, adam_w_mode=config.type == "AdamW", **options)
+            return fused, f"APEX FusedAdam ({config.type})"
+    kind = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[config.type]
     return kind(parameters, fused=True, **options), f"PyTorch fused {config.type}"
 
 
-def learning_rate(step: int, total_steps: int, base: float, config: ScheduleConfig) -> float:
-    """The rate for optimizer step `step`, of 0 .. total_steps - 1; from total_steps on it is 0 (but for constant).
+def learning_rate(step: int, total_steps: int, steps_per_epoch: int, base: float, config: ScheduleConfig) -> float:
+    """The rate for optimizer step `step`, of 0 .. total_steps - 1.
 
-    A pure function: reading it changes nothing, and it never wraps. poly is (1 - step / total) ** power, as in
-    the winners' PolyLR; cosine is half a wave from 1 to 0 (Loshchilov and Hutter 2017). A warm-up rises from 0 in
-    its first steps.
+    A pure function: reading it changes nothing, a resumed run needs no state of it, and poly, linear and cosine end
+    and stay at their lowest value instead of wrapping. With `done` the part of the run behind (0 to 1) and `epoch` the
+    epochs behind (a fraction within one):
+
+        poly         base * (1 - done) ** power, as the winners' PolyLR
+        step         base * gamma ** floor(epoch / every_epochs)
+        multistep    base * gamma ** (milestones passed)
+        exponential  base * gamma ** epoch
+        linear       from base to base * lowest
+        cyclic       a triangle between base * lowest and base, every_epochs long (Smith 2017, WACV)
+        constant     base
+        cosine       half a wave from base to 0 (Loshchilov and Hutter 2017, ICLR)
+
+    A warm-up rises to base in the first warmup_steps; poly, linear and cosine are then laid over the rest.
 
     Raises:
         ValueError: a negative step, or no steps at all.
@@ -49,11 +64,19 @@ def learning_rate(step: int, total_steps: int, base: float, config: ScheduleConf
     if step < config.warmup_steps:
         return base * (step + 1) / config.warmup_steps
     done = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
-    if config.type == "poly":
-        return base * (1 - done) ** config.power
-    if config.type == "cosine":
-        return base * 0.5 * (1 + math.cos(math.pi * done))
-    return base
+    epoch = step / steps_per_epoch
+    position = epoch / config.every_epochs % 1.0
+    factors: dict[str, Callable[[], float]] = {
+        "poly": lambda: (1 - done) ** config.power,
+        "step": lambda: config.gamma ** math.floor(epoch / config.every_epochs),
+        "multistep": lambda: config.gamma ** sum(epoch >= milestone for milestone in config.milestones),
+        "exponential": lambda: config.gamma**epoch,
+        "linear": lambda: 1 - (1 - config.lowest) * done,
+        "cyclic": lambda: config.lowest + (1 - config.lowest) * (1 - abs(2 * position - 1)),
+        "constant": lambda: 1.0,
+        "cosine": lambda: 0.5 * (1 + math.cos(math.pi * done)),
+    }
+    return base * factors[config.type]()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -1,4 +1,4 @@
-"""A labelled picture of what augmentation and occlusion do to crops, for a person to look at."""
+"""Pictures for a person to look at: what augmentation and occlusion do to crops, and the most wrong crops."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def draw_grid(args: argparse.Namespace, config: TrainConfig, folds_path: Path) -
         "eyes, nose or mouth": lambda: occlusions.face_part(height, width, points, rng),
         "half of the face": lambda: occlusions.half_face(height, width, points, rng),
         "half or a quadrant": lambda: occlusions.half_picture(height, width, rng),
+        "random half": lambda: occlusions.random_half(height, width, rng),
     }
     for name, hide in hiding.items():
         tiles += [(name, fit(picture * ~hide()[..., None], size)) for _ in range(3)]
@@ -99,3 +100,26 @@ def _find_example(rows: pd.DataFrame, args: argparse.Namespace) -> tuple[np.ndar
             crop = layout.crops_path(args.data_dir, str(row.video), args.crops_dir) / str(row.file)
             return read_picture(crop), read_picture(mask, grey=True), np.load(points).astype(int)
     raise dataset.FoldsError("no fake crop has both a mask and landmarks; run preprocessing steps 3 and 4")
+
+
+def wrong_sheet(
+    crops: dataset.CropDataset, held_out: pd.DataFrame, rows: np.ndarray, scores: np.ndarray, tile: int = 160
+) -> np.ndarray:
+    """RGB uint8 [h, w, 3]: up to 24 crops whose scores are farthest from their labels, the worst first.
+
+    Args:
+        crops: the validation samples.
+        held_out: their table.
+        rows, scores: rows of it, and the probability of fake of each, [n].
+    """
+    labels = held_out["label"].to_numpy()[rows]
+    worst = np.argsort(-np.abs(scores - labels), kind="stable")[:24]
+    columns = 6
+    sheet = np.zeros((-(-len(worst) // columns) * (tile + 20), columns * tile, 3), np.uint8)
+    for place, index in enumerate(worst):
+        row = int(rows[index])
+        top, left = place // columns * (tile + 20), place % columns * tile
+        sheet[top : top + tile, left : left + tile] = fit(crops[row]["image"], tile)
+        text = f"{'FAKE' if labels[index] else 'REAL'} {scores[index]:.2f} {held_out['video'].iloc[row]}"
+        cv2.putText(sheet, text[:26], (left + 2, top + tile + 14), cv2.FONT_HERSHEY_PLAIN, 0.75, (255, 255, 255), 1)
+    return sheet

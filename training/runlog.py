@@ -9,9 +9,17 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dfdc.artifacts import write_json
+from dfdc.artifacts import write_bytes, write_json
+from dfdc.imaging import encode_png
+from training import preview
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from training.dataset import CropDataset
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,10 @@ class RunFiles:
         """The weights after `epoch`."""
         return self.output_dir / f"{self.name}_{epoch}"
 
+    def average(self, epoch: int) -> Path:
+        """The average of the weights (ema_decay) after `epoch`."""
+        return self.output_dir / f"{self.name}_{epoch}_ema"
+
 
 class RunLog:
     """logs/<run>.log for people and logs/<run>.jsonl with everything; both are appended to, never overwritten."""
@@ -52,6 +64,10 @@ class RunLog:
             "versions": versions(),
         }
         self._write_json(record)
+        self._wrong_path = files.log_dir / f"{files.name}_wrong.png"
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._board = SummaryWriter(str(files.log_dir / files.name), flush_secs=10)
         write_json(files.output_dir / f"{files.name}_config.json", record, indent=2)
 
     def say(self, line: str) -> None:
@@ -74,6 +90,19 @@ class RunLog:
             f"{result['images_per_second']:.1f} img/s, data wait {result['data_wait']:.0%}, {result['seconds']:.0f} s"
         )
         self._write_json({"event": "epoch", **result})
+        for group, values in result.items():
+            for name, value in values.items() if isinstance(values, dict) else ((group, values),):
+                tag = f"{group}/{name}" if isinstance(values, dict) else f"run/{name}"
+                self._board.add_scalar(tag, value, result["epoch"])
+        self._board.flush()
+
+    def most_wrong(
+        self, epoch: int, crops: CropDataset, held_out: pd.DataFrame, rows: np.ndarray, scores: np.ndarray
+    ) -> None:
+        """A sheet of the held-out crops whose scores are farthest from their labels: a PNG, and in TensorBoard."""
+        sheet = preview.wrong_sheet(crops, held_out, rows, scores)
+        write_bytes(self._wrong_path, encode_png(sheet), durable=False)
+        self._board.add_image("most wrong", sheet, epoch, dataformats="HWC")
 
     def _write_json(self, record: dict[str, Any]) -> None:
         with self._json_path.open("a", encoding="utf-8") as handle:

@@ -19,12 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import layout, parallel
-from dfdc.devices import DEVICE_HELP, available_cores
+from dfdc.devices import DEVICE_HELP, available_cores, is_out_of_memory
+from dfdc.imaging import MARGIN_PART
 from dfdc.parallel import UsageError
 
 if TYPE_CHECKING:
@@ -64,6 +63,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--save-every", type=float, default=10.0, metavar="MINUTES",
                         help="write _last within an epoch, too (10; 0: only after epochs)")  # fmt: skip
     parser.add_argument("--no-hardcore", action="store_true", help="no occlusions")
+    parser.add_argument("--no-oversample", action="store_true", help="an epoch is every crop once, no balanced draw")
+    parser.add_argument("--only-changed-frames", action="store_true",
+                        help="train on a fake crop only where its mask shows a change")  # fmt: skip
+    parser.add_argument("--padding-part", type=int, default=MARGIN_PART, metavar="N",
+                        help=f"margin, a 1/N of the face ({MARGIN_PART}, as cropped; more is tighter)")  # fmt: skip
     parser.add_argument("--workers", type=int, default=-1, metavar="N",
                         help="loader processes for each GPU (the cores shared among them; 0: none)")  # fmt: skip
     parser.add_argument("--device", default="auto", help=DEVICE_HELP)
@@ -71,7 +75,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--augmentation-grid", type=Path, metavar="FILE",
                         help="only draw what augmentation does to some crops, to this PNG")  # fmt: skip
     args = parser.parse_args(argv)
-    for name, least in (("seed", 0), ("freeze_epochs", 0), ("test_every", 1), ("save_every", 0), ("workers", -1)):
+    least_values = {"seed": 0, "freeze_epochs": 0, "test_every": 1, "save_every": 0, "workers": -1}
+    for name, least in (least_values | {"padding_part": MARGIN_PART}).items():
         if getattr(args, name) < least:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)}: {max(least, 0)} or more is expected")
     return args
@@ -138,11 +143,11 @@ def prepare_data(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) ->
             dataset.check_crops(rows, args.data_dir / args.crops_dir, folds_path)
     labels = train_rows["label"].to_numpy()
     sampler = dataset.EpochSampler(labels, config.batch_size, args.seed, rank=ranks.rank, ranks=ranks.world_size,
-                                   max_batches=config.batches_per_epoch)  # fmt: skip
+                                   max_batches=config.batches_per_epoch, oversample=not args.no_oversample)  # fmt: skip
     steps_per_epoch = sampler.batches // config.accumulate
     if steps_per_epoch == 0:
         raise dataset.FoldsError(
-            f"a balanced epoch has {2 * np.bincount(labels, minlength=2).min()} crops, fewer than one step takes "
+            f"an epoch has {sampler.rows} crops, fewer than one step takes "
             f"({config.batch_size} crops x {ranks.world_size} processes x {config.accumulate}); lower --batch-size"
         )
     workers = args.workers
@@ -151,8 +156,10 @@ def prepare_data(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) ->
     loading = {"num_workers": workers, "collate_fn": dataset.collate, "pin_memory": ranks.device.startswith("cuda"),
                "persistent_workers": workers > 0, "worker_init_fn": start_loader_worker,
                "generator": torch.Generator()}  # its own: the loader must not draw from the training's  # fmt: skip
-    reading = {"data_dir": args.data_dir, "crops_dir": args.crops_dir, "size": config.size}
-    train_set = dataset.CropDataset(train_rows, train=True, seed=args.seed, occlusions=not args.no_hardcore, **reading)
+    reading = {"data_dir": args.data_dir, "crops_dir": args.crops_dir, "size": config.size,
+               "margin_part": args.padding_part}  # fmt: skip
+    train_set = dataset.CropDataset(train_rows, train=True, seed=args.seed, occlusions=not args.no_hardcore,
+                                    only_changed=args.only_changed_frames, **reading)  # fmt: skip
     share = Subset(dataset.CropDataset(held_out, train=False, **reading), engine.share_of_rows(len(held_out), ranks))
     return Data(
         sampler,
@@ -160,8 +167,16 @@ def prepare_data(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) ->
         DataLoader(share, batch_size=2 * config.batch_size, **loading),
         held_out,
         steps_per_epoch,
-        f"{len(labels)} crops to train on ({(labels == 0).sum()} real), {len(held_out)} to validate",
+        f"{len(labels)} crops to train on ({(labels == 0).sum()} real), {len(held_out)} to validate; "
+        + describe_unchanged(*dataset.unchanged_share(train_rows, args.data_dir)),
     )
+
+
+def describe_unchanged(unchanged: int, masks: int) -> str:
+    """What the start-up line says of fake crops in which nothing was changed: they are label noise."""
+    if not masks:
+        return "no masks, so it is not known in how many fake crops something was changed"
+    return f"{unchanged} of {masks} fake crops ({unchanged / masks:.1%}) show no change"
 
 
 def prepare_network(
@@ -235,6 +250,10 @@ def train(args: argparse.Namespace) -> int:
     scaler = torch.amp.GradScaler(ranks.device.split(":")[0], enabled=amp is torch.float16)
     stop_flag = StopFlag()
     run = engine.Run(config, ranks, args.seed, network, optimizer, scaler, amp, data.steps_per_epoch, stop_flag)
+    if config.ema_decay:
+        from timm.utils import ModelEmaV3
+
+        run.average = ModelEmaV3(network, decay=config.ema_decay)
     first_epoch, first_step, totals = restore(run, resumed)
     if first_epoch >= config.epochs:
         if ranks.is_main:
@@ -248,7 +267,7 @@ def train(args: argparse.Namespace) -> int:
             f"{config.epochs} epochs; {ranks.world_size} x {ranks.device}, {amp or 'float32'}; {optimizer_name}"
         )
 
-    spec = checkpoint.ModelSpec.from_config(config)
+    spec = checkpoint.ModelSpec.from_config(config, args.padding_part)
     metrics: dict[str, float] = resumed.metrics if resumed else {}
     saved_at = time.monotonic()
 
@@ -272,13 +291,22 @@ def train(args: argparse.Namespace) -> int:
         result |= engine.train_epoch(run, model, data.loader, epoch, first_step, totals, after_step)
         first_step, totals, improved = 0, None, False
         if (epoch + 1) % args.test_every == 0 or epoch + 1 == config.epochs:
-            result |= engine.validate(run, data.validation, data.held_out)
-            metrics = result["video"]
+            found, rows, scores = engine.validate(run, network, data.validation, data.held_out)
+            result |= found
+            metrics = found["video"]
+            if run.average:
+                averaged, _, _ = engine.validate(run, run.average.module, data.validation, data.held_out)
+                result |= {f"{kind}_ema": values for kind, values in averaged.items() if isinstance(values, dict)}
+            if log:
+                log.most_wrong(epoch, data.validation.dataset.dataset, data.held_out, rows, scores)
             bce = metrics.get("log_loss_balanced", metrics["log_loss"])  # the latter where one class is all there is
             improved, run.bce_best = bce < run.bce_best, min(bce, run.bce_best)
         if log:
             for path in [files.epoch(epoch)] + [files.best] * improved:
                 checkpoint.save_checkpoint(path, network, spec, epoch=epoch, bce_best=run.bce_best, metrics=metrics)
+            if run.average:
+                checkpoint.save_checkpoint(files.average(epoch), run.average.module, spec, epoch=epoch,
+                                           bce_best=run.bce_best, metrics=result.get("video_ema", {}))  # fmt: skip
             log.epoch(result)
             save_last(epoch + 1, 0, [])
     return 0
@@ -312,6 +340,8 @@ def restore(run: Run, resumed: Checkpoint | None) -> tuple[int, int, list[float]
         raise UsageError(f"{resumed.path} has another {what}; resume with the same, or begin a new run by --prefix")
     run.optimizer.load_state_dict(state["optimizer"])
     run.scaler.load_state_dict(state["scaler"])
+    if run.average:
+        run.average.module.load_state_dict(state["average"])
     run.bce_best = resumed.bce_best
     return state["epoch"], state["step"], state["totals"]
 
@@ -347,6 +377,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TrainingError as error:
         print(f"train_classifier: {error}. The last good checkpoint is the newest in {args.output_dir}; go on from it "
               "with --resume, perhaps with a smaller learning_rate", file=sys.stderr)  # fmt: skip
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"train_classifier: out of memory ({str(error).partition(chr(10))[0]}). Lower --batch-size, and raise "
+              '"accumulate" in the configuration by as much for the same result', file=sys.stderr)  # fmt: skip
         return 1
     except StopRequested as reason:
         print(f"train_classifier: {reason}; --resume auto goes on from there", file=sys.stderr)
