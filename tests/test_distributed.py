@@ -2,41 +2,67 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, make_crops, run_script
 
 from training import checkpoint
+from training.model import build_network
+
+SCRIPT = "training/train_classifier.py"
+WORKER = "tests/distributed_worker.py"
 
 # test_convnext has no BatchNorm, so that two ranks are one large batch to the last gradient.
 ENCODER = "test_convnext"
 
 
-def launch(root, out, processes, batch_size, **changes):
-    """Train under torchrun on the CPU; return the text it printed."""
-    config = out.with_suffix(".json")
+def write_config(path, batch_size, **changes):
     values = {
         **{"encoder": ENCODER, "pretrained": False, "drop_path": 0.0, "size": 32, "epochs": 1, "batches_per_epoch": 5},
         "optimizer": {"type": "SGD", "learning_rate": 0.05, "clip_grad_norm": 0.0},
         "batch_size": batch_size,
         **changes,
     }
-    config.write_text(json.dumps(values))
-    script = ["training/train_classifier.py", "--config", config, "--data-dir", root, "--output-dir", out / "weights",
-              "--log-dir", out / "logs", "--prefix", "t_", "--device", "cpu", "--workers", 0]  # fmt: skip
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
-    command = [sys.executable] if processes == 1 else torchrun
+    path.write_text(json.dumps(values))
+    return path
+
+
+def train_arguments(root, out, config):
+    return ["--config", config, "--data-dir", root, "--output-dir", out / "weights", "--log-dir", out / "logs",
+            "--prefix", "t_", "--device", "cpu", "--workers", 0]  # fmt: skip
+
+
+def torchrun(*arguments):
+    """Start torchrun with one thread a process."""
+    command = [sys.executable, "-m", "torch.distributed.run", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [str(part) for part in command + script],
-        capture_output=True, text=True, cwd=ROOT, env=environment, check=False, timeout=300,
+    return subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+
+
+def finish(*processes):
+    """Wait for all; return what they printed."""
+    outputs = [process.communicate(timeout=300) for process in processes]
+    for process, (_, err) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, err
+    return "".join(out for out, _ in outputs)
+
+
+def launch(root, out, processes, batch_size, **changes):
+    """Train on the CPU, under torchrun if there are several processes; return the text it printed."""
+    arguments = train_arguments(root, out, write_config(out.with_suffix(".json"), batch_size, **changes))
+    if processes == 1:
+        done = run_script(SCRIPT, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    return finish(torchrun("--standalone", "--nproc_per_node", processes, SCRIPT, *arguments))
 
 
 def result(out):
@@ -47,8 +73,6 @@ def result(out):
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    from conftest import make_crops
-
     root = make_crops(tmp_path_factory.mktemp("ddp") / "root")
     out = root.parent / "one"
     launch(root, out, 1, 8)
@@ -78,6 +102,68 @@ def test_two_accumulated_batches_are_one_with_twice_the_batch(one_process, tmp_p
     root, *expected = one_process
     launch(root, tmp_path / "accumulated", 1, 4, accumulate=2, batches_per_epoch=10)
     assert_same_run(expected, result(tmp_path / "accumulated"))
+
+
+def test_gradients_do_not_depend_on_how_the_classes_fall_among_the_ranks(tmp_path):
+    single, double = tmp_path / "one", tmp_path / "two"
+    done = run_script(WORKER, "gradients", single)
+    assert done.returncode == 0, done.stderr
+    finish(torchrun("--standalone", "--nproc_per_node", 2, WORKER, "gradients", double))
+    torch.manual_seed(0)
+    start = build_network("DeepFakeClassifier", ENCODER).state_dict()
+    one, two = (torch.load(path, weights_only=True) for path in (single, double))
+    changed = 0
+    for name, value in start.items():
+        assert torch.allclose(one[name], two[name], rtol=0, atol=1e-6), name
+        changed += not torch.equal(one[name], value)
+    assert changed > len(start) / 2
+
+
+def test_t47_two_nodes_on_the_loopback_are_one_with_two_processes(one_process, tmp_path):
+    root, *expected = one_process
+    out = tmp_path / "nodes"
+    arguments = train_arguments(root, out, write_config(tmp_path / "c.json", 4))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = [
+        torchrun("--nnodes", 2, "--node_rank", rank, "--nproc_per_node", 1, "--master_addr", "127.0.0.1",
+                 "--master_port", port, SCRIPT, *arguments)
+        for rank in range(2)
+    ]  # fmt: skip
+    printed = finish(*nodes)
+    assert_same_run(expected, result(out))
+    assert printed.count("epoch 0 fake") == 1
+
+
+def test_t47_an_old_launchers_flag_and_environment(crops_root, tmp_path):
+    arguments = train_arguments(crops_root, tmp_path, write_config(tmp_path / "c.json", 4))
+    environment = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    done = run_script(SCRIPT, *arguments, "--local_rank", 0, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_killed_rank_is_restarted_and_goes_on_from_the_last_checkpoint(crops_root, tmp_path):
+    config = write_config(tmp_path / "c.json", 4, epochs=3)
+    arguments = train_arguments(crops_root, tmp_path / "whole", config)
+    finish(torchrun("--standalone", "--nproc_per_node", 2, SCRIPT, *arguments))
+    arguments = train_arguments(crops_root, tmp_path / "killed", config)
+    marker = tmp_path / "died"
+    finish(torchrun("--standalone", "--nproc_per_node", 2, "--max_restarts", 1, WORKER, "die-once", marker, *arguments,
+                    "--resume", "auto"))  # fmt: skip
+    assert marker.exists()
+    expected, found = result(tmp_path / "whole"), result(tmp_path / "killed")
+    assert_same_run(expected, found)
+    (log,) = (tmp_path / "killed" / "logs").glob("*.log")
+    assert "from epoch 1, step 0" in log.read_text()
+
+
+def test_wrong_use_ends_all_ranks(crops_root, tmp_path):
+    arguments = train_arguments(crops_root, tmp_path, write_config(tmp_path / "c.json", 4))
+    process = torchrun("--standalone", "--nproc_per_node", 2, SCRIPT, *arguments, "--fold", 9)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "has the folds 0, 1, 2" in err
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")
