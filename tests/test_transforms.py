@@ -7,7 +7,7 @@ import pytest
 
 from dfdc.imaging import shows_change
 from training import occlusions
-from training.transforms import Augment, build_augmentation, fit
+from training.transforms import Augment, build_augmentation, fancy_pca, fit
 
 POINTS = np.array([(35, 50), (65, 50), (50, 68), (38, 85), (62, 85)])
 
@@ -45,6 +45,19 @@ def test_the_list_is_the_published_one():
         ("LongestMaxSize/LongestMaxSize/LongestMaxSize", 1), ("PadIfNeeded", 1.0),
         ("RandomBrightnessContrast/FancyPCA/HueSaturationValue", 0.7), ("ToGray", 0.2), ("Affine", 0.5),
     ]  # fmt: skip
+
+
+def test_our_fancy_pca_is_the_librarys_within_a_grey_level(picture):
+    from albumentations.augmentations.pixel.functional import fancy_pca as library
+
+    rng = np.random.default_rng(3)
+    for scale in (0.1, 1.0, 5.0):
+        for _ in range(5):
+            alphas = rng.normal(0, scale, 3).astype(np.float32)
+            assert np.abs(fancy_pca(picture, alphas).astype(int) - library(picture, alphas)).max() <= 1
+    assert not np.array_equal(fancy_pca(picture, np.array([9.0, 9.0, 9.0])), picture)
+    flat = np.full((9, 9, 3), 77, np.uint8)
+    assert np.array_equal(fancy_pca(flat, np.ones(3)), flat)
 
 
 def test_t31_the_three_resizes_differ(picture):
