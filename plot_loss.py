@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
@@ -28,7 +29,7 @@ _LINE = re.compile(r"epoch (\d+) fake ([\d.]+|-|nan|inf) real ([\d.]+|-|nan|inf)
 def read_losses(path: Path) -> dict[int, tuple[float, float]]:
     """Epoch -> (fake loss, real loss) from a run's .log or .jsonl; a repeated epoch counts as it was last.
 
-    Epochs without a validation, or without one of the classes, are left out.
+    Epochs without a validation, without one of the classes, or with a loss that is not finite are left out.
 
     Raises:
         UsageError: can't be read, or no epoch stands in it.
@@ -40,7 +41,7 @@ def read_losses(path: Path) -> dict[int, tuple[float, float]]:
     losses = {}
     for line in lines:
         entry = _parse_json(line) if line.startswith("{") else _parse_text(line)
-        if entry:
+        if entry and all(math.isfinite(loss) for loss in entry[1:]):
             losses[entry[0]] = entry[1:]  # (fake, real)
     if not losses:
         raise UsageError(
@@ -123,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = {path.name.removesuffix(".log").removesuffix(".jsonl"): read_losses(path) for path in args.log_file}
     if len(runs) < len(args.log_file):
         raise UsageError("--log-file: the same run is given twice")
+    if args.output and args.output.suffix.lower() != ".png":
+        raise UsageError(f"--output {args.output}: a name that ends in .png is expected")
     best = {name: best_epochs(losses, args.fake_weight, args.best) for name, losses in runs.items()}
     first = next(iter(runs))
     output = args.output or args.log_file[0].with_name(f"{first}.png")

@@ -211,12 +211,12 @@ class Progress:
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path
         self.done: dict[str, Verdict] = {}
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         if lines and _parse(lines[0]) == settings:
             for line in lines[1:]:
                 values = _parse(line)
-                if values is not None:  # the last line may be cut by a kill
-                    self.done[values["filename"]] = Verdict(**values)
+                if isinstance(values, dict) and values.keys() == asdict(Verdict("", "")).keys():
+                    self.done[values["filename"]] = Verdict(**values)  # not so a last line that a kill cut
         elif lines:
             print(f"{path}: left by a run with other settings or videos; beginning anew")
         rows = [settings, *(asdict(verdict) for verdict in self.done.values())]
@@ -285,9 +285,15 @@ def held_out_inputs(folders: Sequence[Path], fold: int) -> tuple[dict[str, Path]
         raise UsageError(f"--fold {fold}: there is no {path}; run ./preprocess_data.sh {folders[0]} first")
     with path.open(encoding="utf-8", newline="") as handle:
         folds = {row["video"]: int(row["fold"]) for row in csv.DictReader(handle)}
-    videos = [dataset.videos[video] for video in sorted(folds, key=layout.natural_key) if folds[video] == fold]
-    if not videos:
+    wanted = sorted((video for video in folds if folds[video] == fold), key=layout.natural_key)
+    if not wanted:
         raise UsageError(f"--fold {fold}: {path} has the folds {sorted(set(folds.values()))}")
+    gone = [video for video in wanted if video not in dataset.videos]
+    if gone:
+        raise UsageError(
+            f"--fold {fold}: {path} names videos that are not there: {', '.join(gone[:5])}; run step 5 again"
+        )
+    videos = [dataset.videos[video] for video in wanted]
     return {v.path.name: v.path for v in videos}, {v.path.name: int(v.label == layout.FAKE) for v in videos}
 
 
@@ -345,7 +351,7 @@ def write_results(output: Path, verdicts: Sequence[Verdict], settings: dict[str,
     writer.writerows([v.filename, "" if v.score is None else f"{v.score:.6f}"] for v in verdicts)
     details = {"settings": settings, "summary": summary, "videos": [asdict(verdict) for verdict in verdicts]}
     artifacts.write_json(output.with_suffix(".json"), details, indent=1)
-    artifacts.write_bytes(output, buffer.getvalue().encode())
+    artifacts.write_bytes(output, buffer.getvalue().encode(errors="backslashreplace"))
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -367,8 +373,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.fold is not None and args.labels:
         raise UsageError("--fold knows the labels already; give either --fold or --labels")
-    if args.output.suffix.lower() != ".csv":
-        raise UsageError(f"--output {args.output}: a name that ends in .csv is expected")
+    if args.output.suffix.lower() != ".csv" or args.output.is_dir():
+        raise UsageError(f"--output {args.output}: the name of a file that ends in .csv is expected")
+    if args.output.with_suffix(".json").name == layout.METADATA_NAME:
+        raise UsageError(
+            f"--output {args.output}: its details would be written to {layout.METADATA_NAME}; take another name"
+        )
     return args
 
 
@@ -392,7 +402,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(str(error)) from error
     settings = {
         "models": [{"name": path.name, **artifacts.fingerprint(path)} for path in paths],
-        "videos": {name: [str(path), path.stat().st_size] for name, path in videos.items()},
+        "videos": {name: [str(path), path.stat().st_size, path.stat().st_mtime_ns] for name, path in videos.items()},
         "frames": FRAMES_PER_VIDEO,
         "detector_scale": args.detector_scale,
         "detector_thresholds": list(PREDICT_THRESHOLDS),

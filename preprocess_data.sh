@@ -7,6 +7,7 @@
 # Stopped or killed, the same command goes on where it was; what is finished is not done again. Each step can be
 # run by itself as well, and has --help. benchmarks/RESULTS.md says what a video costs.
 set -euo pipefail
+unset CDPATH
 
 usage() { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 

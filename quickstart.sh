@@ -6,6 +6,7 @@
 #
 # Stopped, the same command goes on where it was.
 set -euo pipefail
+unset CDPATH
 
 case ${1:-} in -h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 [ $# -le 1 ] || { echo "quickstart.sh: one argument at most, the DATA_ROOT" >&2; exit 2; }

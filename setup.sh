@@ -4,6 +4,7 @@
 #   PYTHON=python3.12 ./setup.sh     with another interpreter (3.10 or newer)
 #   VENV=/opt/venv ./setup.sh        at another place
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 python=${PYTHON:-python3}

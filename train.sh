@@ -9,6 +9,7 @@
 # 40 epochs of 2500 batches. Run again, it goes on where it was stopped: finished seeds are not repeated, logs are
 # appended to, and a seed that fails stops the script.
 set -euo pipefail
+unset CDPATH
 
 usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 [ $# -eq 2 ] || { usage >&2; exit 2; }
@@ -20,7 +21,7 @@ data_root=$(cd -- "$data_root" 2>/dev/null && pwd) || {
 }
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 bin=${VENV:-.venv}/bin
-[ -x "$bin/python" ] && PATH="$PWD/$bin:$PATH"
+[ ! -x "$bin/python" ] || PATH="$(cd "$bin" && pwd):$PATH"
 
 config=${CONFIG:-configs/b7.json}
 seeds=${SEEDS:-111 555 777 888 999}

@@ -58,7 +58,7 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
     """Write `value` as JSON to `path`, all of it or nothing."""
-    write_bytes(path, (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, (json.dumps(value, indent=indent) + "\n").encode())  # ASCII: no file name can break it
 
 
 @contextlib.contextmanager
@@ -132,13 +132,14 @@ def is_fresh(stamp: dict | None, expected: dict) -> bool:
 
 
 def fingerprint(path: Path) -> dict:
-    """What tells one version of a (large) file from another: size, time of change, checksum of its ends."""
+    """What tells one version of a (large) file from another: size, time of change, checksum of 64 blocks of it."""
     stat = path.stat()
+    crc, block, blocks = 0, 4096, 64
     with path.open("rb") as handle:
-        head = handle.read(65536)
-        handle.seek(max(0, stat.st_size - 65536))
-        tail = handle.read(65536)
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "crc": zlib.crc32(tail, zlib.crc32(head))}
+        for index in range(blocks):  # evenly, so that a hole in the middle (a download that stopped) shows
+            handle.seek(max(0, stat.st_size - block) * index // (blocks - 1))
+            crc = zlib.crc32(handle.read(block), crc)
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "crc": crc}
 
 
 def same_file(recorded: object, path: Path) -> bool:
@@ -181,7 +182,7 @@ class Ledger:
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(["video", "outcome", "reason"])
         writer.writerows([video, outcome, reason] for (video, outcome), reason in sorted(self.rows.items()))
-        write_bytes(self.path, buffer.getvalue().encode())
+        write_bytes(self.path, buffer.getvalue().encode(errors="backslashreplace"))
         self._written = time.monotonic()
 
     def counts(self) -> Counter[str]:

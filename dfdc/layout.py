@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -204,7 +205,9 @@ def _read_metadata(part: Part) -> tuple[list[Video], list[str]]:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         return [], [f"{path}: not UTF-8 text ({error})"]
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        return [], [f"{path}: can't be read ({error.strerror})"]
+    except (ValueError, RecursionError) as error:
         return [], [f"{path}: broken JSON ({error})"]
     if not isinstance(metadata, dict):
         return [], [f"{path}: a JSON object is expected, this is a {type(metadata).__name__}"]
@@ -236,9 +239,23 @@ def _name_fault(name: str) -> str | None:
     """Why `name` can't be a video of its part, or None."""
     if "/" in name or "\\" in name or "\0" in name or name in ("", ".", ".."):
         return f"{name!r} is not a plain file name"
-    if Path(name).stem.startswith("."):
+    if name.startswith("."):
         return f"{name!r} is a hidden file"
+    if not name.isprintable():  # line ends, and what is no text at all
+        return f"{name!r} holds characters that can't be in a list of files"
     return None
+
+
+def check_crops_dir(name: str, parts: Sequence[Part]) -> str:
+    """`name`, if crops may be kept in that folder of DATA_ROOT.
+
+    Raises:
+        DataError: it is not a plain name, or a folder that holds something else.
+    """
+    taken = {"bboxes", "landmarks", "diffs", "failures", "weights", "logs", *(part.name for part in parts)}
+    if _name_fault(name) or name in taken:
+        raise DataError(f"--crops-dir {name}: give the plain name of a folder of its own in DATA_ROOT, such as crops")
+    return name
 
 
 def list_videos(folder: Path, *, recursive: bool = False) -> list[Path]:

@@ -82,6 +82,15 @@ def run_main(main: Callable[[Sequence[str] | None], int]) -> None:
     except DataError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         status = USAGE_ERROR
+    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError) as error:
+        # Of places given on the command line; a video's own errors went to the ledger.
+        print(f"{Path(sys.argv[0]).name}: {error.filename}: {error.strerror}; give a place that can be used",
+              file=sys.stderr)  # fmt: skip
+        status = USAGE_ERROR
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"{Path(sys.argv[0]).name}: {place}{error.strerror or error}", file=sys.stderr)
+        status = 1
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to go on", file=sys.stderr)
         status = 130
@@ -148,6 +157,8 @@ def run_step(step: Step, args: argparse.Namespace, videos: Sequence[Video], skip
         videos: the step's videos; those finished already are counted but not done again.
         skipped: video -> why the data set does not allow it; goes to the ledger.
     """
+    devices = list_devices(args.device) if hasattr(args, "device") and args.device != "auto" else None
+    workers = worker_count(args.workers, devices or ["cpu"])  # now, so that wrong values are told even if all is done
     if not 0 <= args.max_failed <= 1:
         raise UsageError(f"--max-failed {args.max_failed}: a fraction from 0 to 1 is expected, such as 0.05")
     started = time.monotonic()
@@ -165,8 +176,10 @@ def run_step(step: Step, args: argparse.Namespace, videos: Sequence[Video], skip
         else:
             tally.count(video.id, stamp)
     if todo:
-        devices = list_devices(args.device) if hasattr(args, "device") else ["cpu"]
-        _map(step, todo, worker_count(args.workers, devices), devices, tally)
+        if devices is None and hasattr(args, "device"):  # auto: PyTorch is loaded only now that there is work
+            devices = list_devices(args.device)
+            workers = min(workers, worker_count(args.workers, devices))
+        _map(step, todo, workers, devices or ["cpu"], tally)
     ledger.write()
 
     counts = ledger.counts()

@@ -40,7 +40,7 @@ class VideoReader:
 
     Attributes:
         width, height: of the picture as shown, after rotation, in pixels.
-        frame_count: frames in the container's index, or, where it has none, its packets.
+        frame_count: frames to be shown, counted by the packets; those a cut file announces but lacks included.
         fps: mean frames per second (0.0 if unknown).
         lost: numbers of the wanted frames that could not be decoded, filled by `frames`.
     """
@@ -68,13 +68,12 @@ class VideoReader:
             first = next(self._decoded(stream), None)
             if first is None:
                 raise VideoError(self.path, "no frame of it can be decoded")
+            first, _ = first
             self._quarter_turns = round(first.rotation / 90) % 4
             height, width = first.height, first.width
             self.height, self.width = (width, height) if self._quarter_turns % 2 else (height, width)
             self.fps = float(stream.average_rate or 0)
-            # MP4's index lists every frame; other containers announce an estimate, or nothing.
-            indexed = stream.frames if "mp4" in self._container.format.name else 0
-            self.frame_count = indexed or self._count_packets()
+            self.frame_count, self._stamped = self._count_packets()
         except av.FFmpegError as error:
             raise VideoError(self.path, f"can't be decoded: {error.strerror}") from error
         finally:
@@ -97,23 +96,47 @@ class VideoReader:
             raise VideoError(self.path, f"not a readable video: {reason}") from error
 
     def _stream(self) -> av.VideoStream:
-        streams = [s for s in self._container.streams.video if not s.disposition & s.disposition.attached_pic]
+        return self._stream_of(self._container)
+
+    def _stream_of(self, container: av.container.InputContainer) -> av.VideoStream:
+        streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
         if not streams:
             raise VideoError(self.path, "it has no picture stream")
         stream = streams[0]
         stream.codec_context.thread_count = self._threads
+        # Without it, damage is painted over with what lies around it, and passes for a picture.
+        stream.codec_context.options = {"err_detect": "explode"}
         return stream
 
-    def _count_packets(self) -> int:
-        with self._open() as container:
-            packets = container.demux(container.streams.video[0])
-            return sum(1 for packet in packets if packet.size and not packet.is_discard)
+    def _count_packets(self) -> tuple[int, bool]:
+        """(frames to be shown, whether all packets are stamped), from the packets, without decoding.
 
-    def _decoded(self, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-        """Decoded frames; packets that can't be decoded are passed over. Sets `_pending` for the numbering."""
+        A container's own count may be an estimate, count frames that an edit list hides, or be a lie. It is believed
+        only where the file was cut: an index that lists more frames than there are packets.
+        """
+        import av
+
+        count, stamped = 0, True
+        with self._open() as container:
+            stream = self._stream_of(container)
+            packets = container.demux(stream)
+            with contextlib.suppress(av.FFmpegError):  # a cut file: what came before counts
+                for packet in packets:
+                    if packet.size and not packet.is_discard:
+                        count += 1
+                        stamped &= packet.pts is not None
+            indexed = stream.frames if "mp4" in container.format.name else 0
+            if indexed > count and stream.duration and stream.average_rate:
+                shown = round(stream.duration * stream.time_base * stream.average_rate)
+                count = max(count, min(indexed, shown, self.path.stat().st_size // 8))
+        return count, stamped
+
+    def _decoded(self, stream: av.VideoStream) -> Iterator[tuple[av.VideoFrame, bool]]:
+        """Decoded frames and whether they are sound; sets `_pending` for the numbering."""
         import av
 
         self._pending: list[int] = []  # heap: time stamps of packets whose frame is still to come
+        damaged = False  # since an error and until the next key frame, pictures are built on broken ones
         packets = self._container.demux(stream)
         while True:
             try:
@@ -126,28 +149,39 @@ class VideoReader:
             if packet is not None and packet.size and not packet.is_discard and packet.pts is not None:
                 heapq.heappush(self._pending, packet.pts)
             # A frame that can't be decoded leaves its time stamp in the heap: those after it keep their numbers.
-            with contextlib.suppress(av.FFmpegError):
-                yield from packet.decode() if packet is not None else stream.decode(None)
+            try:
+                decoded = packet.decode() if packet is not None else stream.decode(None)
+            except av.FFmpegError:
+                damaged = True
+                decoded = []
+            for frame in decoded:
+                damaged = (damaged or frame.is_corrupt) and not frame.key_frame
+                yield frame, not damaged
             if packet is None:
                 return
 
-    def numbered_frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        """(frame number, undisplayed frame) of every frame that can be decoded, from the first on.
+    def numbered_frames(self) -> Iterator[tuple[int, av.VideoFrame, bool]]:
+        """(frame number, undisplayed frame, whether it is sound) of every frame that comes out of the decoder.
 
-        A frame's number is how many packets are shown before it. The decoder gives frames in the order of
-        showing, so by the time one comes out, every packet that is shown earlier has been seen.
+        A frame's number is how many packets are shown before it. The decoder gives frames in the order of showing,
+        so by the time one comes out, every packet that is shown earlier has been seen. Where packets are not
+        stamped, or stamps go backwards (two recordings in one stream), counting is all there is.
         """
         self._container.close()
         self._container = self._open()
-        number = -1
-        for frame in self._decoded(self._stream()):
-            if frame.pts is None or not self._pending or self._pending[0] > frame.pts:
-                number += 1  # a stream without time stamps: counting is all there is
-            else:
-                while self._pending and self._pending[0] <= frame.pts:
-                    heapq.heappop(self._pending)
+        number, previous, stamped = -1, None, self._stamped
+        for frame, sound in self._decoded(self._stream()):
+            if stamped and (frame.pts is None or (previous is not None and frame.pts < previous)):
+                stamped = False
+            if stamped:
+                previous = frame.pts
+                while self._pending and self._pending[0] < frame.pts:
+                    heapq.heappop(self._pending)  # never came out
                     number += 1
-            yield number, frame
+                if self._pending:
+                    heapq.heappop(self._pending)
+            number += 1
+            yield number, frame, sound
 
     def frames(self, wanted: Iterable[int] | None = None, *, stride: int = 1) -> Iterator[tuple[int, np.ndarray]]:
         """(number, picture) of the wanted frames, in order; those lost go to `lost`.
@@ -168,7 +202,7 @@ class VideoReader:
         self.lost = []
         given, position, expected = 0, 0, 0  # expected: the next multiple of stride
         last = -1
-        for number, frame in self.numbered_frames():
+        for number, frame, sound in self.numbered_frames():
             last = number
             if targets is None:
                 while expected < number:
@@ -186,7 +220,7 @@ class VideoReader:
                 if number != targets[position]:
                     continue
                 position += 1
-            picture = self._to_rgb(frame)
+            picture = self._to_rgb(frame) if sound else None
             if picture is None:
                 self.lost.append(number)
                 continue

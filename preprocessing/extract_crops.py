@@ -101,7 +101,7 @@ def extract(video: Video, context: dict) -> dict:
     return stamp
 
 
-def with_boxes(dataset: Dataset) -> tuple[list[Video], dict[str, str]]:
+def with_boxes(dataset: Dataset, crops_dir: str) -> tuple[list[Video], dict[str, str]]:
     """The videos whose source has a boxes file, and the rest with the reason."""
     skipped = dict(dataset.skipped)
     videos = []
@@ -110,6 +110,10 @@ def with_boxes(dataset: Dataset) -> tuple[list[Video], dict[str, str]]:
             videos.append(video)
         else:
             skipped[video.id] = f"there are no boxes of {video.source}; step 1 (detect_original_faces.py) makes them"
+            # Crops of a video that can't be read any more must not be trained on. Only what this step made goes.
+            crops = layout.crops_path(dataset.root, video.id, crops_dir)
+            if artifacts.read_stamp(crops) is not None:
+                artifacts.remove(crops)
     return videos, skipped
 
 
@@ -117,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = parallel.step_parser(__doc__, crops=True)
     args = parser.parse_args(argv)
     dataset = layout.load_dataset(args.root_dir)
+    layout.check_crops_dir(args.crops_dir, dataset.parts)
     artifacts.remove_leftovers(args.root_dir / args.crops_dir)
     step = parallel.Step(
         STEP,
@@ -124,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         partial(read_stamp, root=args.root_dir, crops_dir=args.crops_dir),
         context={"root": args.root_dir, "crops_dir": args.crops_dir},
     )
-    return parallel.run_step(step, args, *with_boxes(dataset))
+    return parallel.run_step(step, args, *with_boxes(dataset, args.crops_dir))
 
 
 if __name__ == "__main__":

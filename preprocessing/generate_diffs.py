@@ -57,7 +57,7 @@ def generate(video: Video, context: dict) -> dict:
             name = layout.crop_name(frame, face)
             try:
                 mask = ssim_difference(read_picture(reals / name), read_picture(fakes / name))
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 unusable.setdefault(str(error), []).append(name)
                 continue
             stamp["made"]["unchanged"] += not shows_change(mask)
@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = parallel.step_parser(__doc__, crops=True)
     args = parser.parse_args(argv)
     dataset = layout.load_dataset(args.root_dir)
+    layout.check_crops_dir(args.crops_dir, dataset.parts)
     artifacts.remove_leftovers(args.root_dir / "diffs")
     step = parallel.Step(
         STEP,

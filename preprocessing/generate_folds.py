@@ -215,6 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"--seed {args.seed}: give a number from 0 on")
     val_ids = read_val_ids(args.val_ids) if args.val_ids else None
     dataset = layout.load_dataset(args.root_dir)
+    layout.check_crops_dir(args.crops_dir, dataset.parts)
     listings = list_crops(dataset, args.crops_dir, parallel.worker_count(args.workers, ["cpu"]))
     ledger = artifacts.Ledger(layout.ledger_path(args.root_dir, STEP))
     for video in dataset.videos.keys() - {listing.video.id for listing in listings}:

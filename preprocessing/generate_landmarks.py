@@ -75,7 +75,12 @@ def generate(video: Video, context: dict) -> dict:
     names = layout.list_crops(crops)
     with artifacts.atomic_folder(target, stamp) as folder:
         for frame, face in names:
-            points = find_landmarks(read_picture(crops / layout.crop_name(frame, face)), context["detector"])
+            try:
+                picture = read_picture(crops / layout.crop_name(frame, face))
+            except OSError as error:
+                stamp["notes"].append(f"{error}; remove {crops} and run step 2 again")
+                continue
+            points = find_landmarks(picture, context["detector"])
             if points is None:
                 without.append(layout.crop_name(frame, face))
                 continue
@@ -104,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = parallel.step_parser(__doc__, crops=True, device=True)
     args = parser.parse_args(argv)
     dataset = layout.load_dataset(args.root_dir)
+    layout.check_crops_dir(args.crops_dir, dataset.parts)
     artifacts.remove_leftovers(args.root_dir / "landmarks")
     step = parallel.Step(
         STEP,

@@ -73,3 +73,14 @@ def test_absent_file_lists_what_is_there(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(ConfigError, match=r"absent\.json: can't be read .*b7\.json"):
         load_config(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"normalize": {"std": [0, 1, 1]}}, {"normalize": {"mean": [float("nan"), 0, 0]}}, {"epochs": None},
+     {"optimizer": {"learning_rate": float("inf")}}, {"optimizer": {"learning_rate": 10**400}}, {"batch_size": 1.5}],
+    ids=str,
+)  # fmt: skip
+def test_values_that_cant_work_are_refused(tmp_path, values):
+    with pytest.raises(ConfigError, match="is expected"):
+        load_config(write(tmp_path, values))

@@ -58,6 +58,8 @@ def test_t25_same_name_in_two_parts_names_both(tmp_path):
     [
         ({"../evil.mp4": {"label": "REAL"}}, "'../evil.mp4' is not a plain file name"),
         ({"/etc/evil.mp4": {"label": "REAL"}}, "'/etc/evil.mp4' is not a plain file name"),
+        ({"a\nb.mp4": {"label": "REAL"}}, "can't be in a list of files"),
+        ({"\ud800.mp4": {"label": "REAL"}}, "can't be in a list of files"),
         ({"..": {"label": "REAL"}}, "'..' is not a plain file name"),
         ({"a.mp4": {"label": "MAYBE"}}, "label 'MAYBE' is neither REAL nor FAKE"),
         ({"a.mp4": {"label": ["REAL"]}}, "is neither REAL nor FAKE"),

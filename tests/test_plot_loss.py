@@ -71,6 +71,11 @@ def test_five_seeds_come_into_one_picture_and_their_best_into_a_file(log, tmp_pa
     assert run_script("plot_loss.py", "--log-file", log, log).returncode == 2
 
 
+def test_an_epoch_that_is_not_finite_is_never_the_best(log):
+    log.write_text(LOG + LOG.splitlines()[1].replace("0.7000", "nan").replace("epoch 0", "epoch 9") + "\n")
+    assert 9 not in plot_loss.read_losses(log)
+
+
 def test_logs_without_an_epoch_are_an_error(tmp_path):
     path = tmp_path / "empty.log"
     path.write_text("epoch one\n{broken\n")

@@ -242,12 +242,12 @@ def test_t19_missing_and_mismatching_partners_are_counted(root):
     (fake / "20_0.png").write_bytes(extract_crops.encode_png(picture[:-1]))
     (fake / "30_0.png").write_bytes((real / "30_0.png").read_bytes())
     stamp = generate_diffs.generate(video, context(root))
-    assert stamp["made"] == {"masks": 1}
+    assert stamp["made"] == {"masks": 1, "unchanged": 1}
     text = "; ".join(stamp["notes"])
     assert "1 of the original's crops have no partner, the first is 10_0.png" in text
     assert "1 of the fake's crops have no partner, the first is 0_0.png" in text
     assert "1 pairs, the first is 20_0.png: crops of different size" in text
-    assert "1 of 1 masks show no change at all" in text
+    assert "1 of 1 masks show no change" in text
 
 
 def test_t4_a_box_without_a_picture_costs_that_crop_only(root):
@@ -307,6 +307,48 @@ def test_unusable_data_exits_2_and_says_what_to_do(tmp_path, step, kind):
     assert str(root) in done.stderr
     assert "Traceback" not in done.stderr
     assert not root.exists() or sorted(path.name for path in root.iterdir()) == (["part_0"] if kind == "broken" else [])
+
+
+@pytest.mark.parametrize("name", ["../outside", "landmarks", "dfdc_train_part_0", ".", "", "a/b", "bboxes"])
+def test_crops_never_lie_where_something_else_does(root, name):
+    before = sorted(root.rglob("*"))
+    for step in ("extract_crops", "generate_landmarks", "generate_diffs", "generate_folds"):
+        done = run_step(step, root, "--crops-dir", name)
+        assert done.returncode == 2
+        assert f"--crops-dir {name}: give the plain name" in done.stderr
+    assert sorted(root.rglob("*")) == before
+
+
+def test_crops_of_a_video_that_broke_since_are_not_listed(root):
+    video = layout.load_dataset(root).reals()[0]
+    family = {v.id for v in layout.load_dataset(root).videos.values() if v.source == video.id}
+    video.path.unlink()
+    video.path.write_bytes(b"")
+    for step in ("detect_original_faces", "extract_crops", "generate_folds"):
+        assert run_step(step, root, "--max-failed", 1).returncode == 0
+    listed = {line.split(",")[0] for line in (root / "folds.csv").read_text().splitlines()}
+    assert not family & listed
+    assert listed
+
+
+def test_one_broken_crop_costs_that_crop(root):
+    dataset = layout.load_dataset(root)
+    video = dataset.reals()[0]
+    fakes = [fake.id for fake in dataset.fakes() if fake.source == video.id]
+    (layout.crops_path(root, video.id) / "10_0.png").write_bytes(b"cut")
+    for step, ids in (("generate_landmarks", [video.id]), ("generate_diffs", fakes)):
+        assert run_step(step, root, "--force").returncode == 0
+        for name in ids:
+            assert ledger(root, step)[name][0] == "incomplete"
+
+
+def test_a_read_only_place_is_a_message(tmp_path):
+    write_part(tmp_path / "part_0", {"a.mp4": {"label": "REAL"}})
+    (tmp_path / "failures").write_text("a file where the ledger's folder should be")
+    done = run_step("detect_original_faces", tmp_path)
+    assert done.returncode == 2
+    assert "failures" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

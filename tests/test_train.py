@@ -165,6 +165,15 @@ def test_t37_resuming_something_else_is_an_error(crops_root, tmp_path):
         train(crops_root, tmp_path, other, "--resume", path)
 
 
+def test_other_crops_are_not_the_same_run(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=1)
+    train(crops_root, tmp_path, config)
+    path = crops_root / layout.FOLDS_NAME
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    with pytest.raises(train_classifier.UsageError, match=r"has another folds\.csv"):
+        train(crops_root, tmp_path, config, "--resume", "auto")
+
+
 def test_weights_of_a_given_checkpoint_begin_a_new_run(crops_root, tmp_path):
     config = write_config(tmp_path, epochs=1)
     train(crops_root, tmp_path, config)
@@ -241,15 +250,17 @@ def test_t52_a_loss_that_is_not_finite_stops_the_run(crops_root, tmp_path, monke
     original = engine.losses.class_sums
     calls = []
 
-    def breaks_at_7(*args):
+    def breaks_at_19(*args):
         calls.append(1)
-        return original(*args) * (float("nan") if len(calls) == 7 else 1.0)
+        return original(*args) * (float("nan") if len(calls) == 19 else 1.0)
 
-    monkeypatch.setattr(engine.losses, "class_sums", breaks_at_7)
+    monkeypatch.setattr(engine.losses, "class_sums", breaks_at_19)
     assert train(crops_root, tmp_path, config) == 1
     err = capsys.readouterr().err
-    assert "not finite at step 6 of epoch 0" in err
-    assert str(tmp_path / "weights") in err
+    assert "not finite at step 6 of epoch 1" in err
+    last = tmp_path / "weights" / "t_DeepFakeClassifier_test_efficientnet_0_last"
+    assert f"The last good checkpoint is {last}" in err
+    assert checkpoint.read_checkpoint(last).training["epoch"] == 1
 
 
 def test_t43_a_hold_out_with_one_class_trains_on(crops_root, tmp_path):

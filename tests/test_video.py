@@ -86,6 +86,42 @@ def test_t11_a_damaged_h264_stream_never_shows_a_frame_under_another_number(tmp_
     assert set(range(24, 64)) <= set(found)
 
 
+def test_t11_a_picture_built_on_damage_is_lost_not_shown(tmp_path):
+    path = encode(tmp_path / "x.mp4", options={"g": "60", "bf": "0"}, count=60)
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for position, size in places[30:33]:
+        data[position + 5 : position + size] = np.random.default_rng(0).bytes(size - 5)
+    path.write_bytes(data)
+    found, reader = read(path, stride=1)
+    assert found == {number: number for number in found}
+    assert set(range(30)) <= set(found)
+    assert sorted([*found, *reader.lost]) == list(range(60))
+
+
+def test_two_packets_with_one_time_stamp_shift_nothing(tmp_path):
+    source, path = encode(tmp_path / "s.mkv", codec="mjpeg", pix_fmt="yuvj420p"), tmp_path / "d.mkv"
+    with av.open(str(source)) as container, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(container.streams.video[0])
+        for number, packet in enumerate(packet for packet in container.demux(video=0) if packet.size):
+            packet.stream = stream
+            packet.pts = packet.dts = (number - (number == 5)) * 40
+            output.mux(packet)
+    assert read(path, stride=1)[0] == {number: number for number in range(40)}
+
+
+def test_a_headers_lie_about_the_length_costs_nothing(tmp_path, write_numbered):
+    path = write_numbered(count=40)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"stts") + 12  # version and flags, number of entries, then the first one's count
+    data[place : place + 4] = (300_000_000).to_bytes(4, "big")
+    path.write_bytes(data)
+    found, reader = read(path, stride=10)
+    assert found == {0: 0, 10: 10, 20: 20, 30: 30}
+    assert len(reader.lost) < 10_000
+
+
 def test_t15_variable_frame_rate_and_an_offset_start(tmp_path):
     path = encode(tmp_path / "v.mkv", pts=lambda n: 500 + n * 40 + (n % 3) * 11 + (n // 20) * 900)
     assert read(path, stride=1)[0] == {number: number for number in range(40)}

@@ -19,7 +19,7 @@ from dfdc.artifacts import atomic_file
 from dfdc.faces import PREDICT_THRESHOLDS
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD, MARGIN_PART
 from training.config import TrainConfig
-from training.model import build_network
+from training.model import NETWORKS, build_network
 
 VERSION = 1
 
@@ -119,23 +119,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
     weights = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f"{path} is not a checkpoint: it has no state_dict")
-    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    weights = {str(name).removeprefix("module."): value for name, value in weights.items()}
     if "model" in content:
         spec = _read_spec(content["model"], path)
     else:
         spec = _guess_spec(weights, path)
         # The winners' encoders kept the ImageNet classifier, which their network never called.
         weights = {name: value for name, value in weights.items() if not name.startswith("encoder.classifier.")}
-    best = content.get("bce_best", float("nan"))
-    return Checkpoint(
-        path,
-        spec,
-        weights,
-        int(content.get("epoch", -1)),
-        float(best),
-        dict(content.get("metrics", {})),
-        content.get("training"),
-    )
+    try:
+        epoch, best = int(content.get("epoch", -1)), float(content.get("bce_best", float("nan")))
+        metrics = dict(content.get("metrics", {}))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its epoch, bce_best or metrics is broken ({error})") from None
+    return Checkpoint(path, spec, weights, epoch, best, metrics, content.get("training"))
 
 
 def read_file(path: Path) -> Any:
@@ -167,7 +163,7 @@ def _numpy_scalars() -> list:
 
 def _read_spec(values: Any, path: Path) -> ModelSpec:
     try:
-        return ModelSpec(
+        spec = ModelSpec(
             network=values["network"],
             encoder=values["encoder"],
             size=int(values["size"]),
@@ -176,6 +172,14 @@ def _read_spec(values: Any, path: Path) -> ModelSpec:
             margin_part=int(values["margin_part"]),
             detector_thresholds=tuple(values["detector_thresholds"]),
         )
+        if (
+            spec.network not in NETWORKS
+            or spec.size < 1
+            or spec.margin_part < 1
+            or not len(spec.mean) == len(spec.std) == 3
+        ):
+            raise ValueError(f"{spec} is none of ours")
+        return spec
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its description of the model is broken ({error!r})") from None
 

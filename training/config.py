@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Callable
@@ -25,11 +26,11 @@ def _key(default: Any, check: Callable[[Any], bool] | None = None, wanted: str =
 
 
 def _positive(default: float | int) -> Any:
-    return _key(default, lambda value: value > 0, "a number over 0")
+    return _key(default, lambda value: 0 < value < math.inf, "a number over 0")
 
 
 def _not_negative(default: float | int) -> Any:
-    return _key(default, lambda value: value >= 0, "0 or more")
+    return _key(default, lambda value: 0 <= value < math.inf, "0 or more")
 
 
 def _fraction(default: float) -> Any:
@@ -40,8 +41,11 @@ def _one_of(default: str, *names: str) -> Any:
     return _key(default, lambda value: value in names, "one of " + ", ".join(names))
 
 
-def _colour(default: tuple[float, ...]) -> Any:
-    return _key(default, lambda value: len(value) == 3, "three numbers: red, green, blue")
+def _colour(default: tuple[float, ...], over: float) -> Any:
+    def check(value: tuple[float, ...]) -> bool:
+        return len(value) == 3 and all(over < number < math.inf for number in value)
+
+    return _key(default, check, f"three numbers over {over:g}: red, green, blue")
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,8 @@ class ScheduleConfig:
 class NormalizeConfig:
     """What the pictures (0..1) are normalised with, RGB."""
 
-    mean: tuple[float, ...] = _colour(IMAGENET_MEAN)
-    std: tuple[float, ...] = _colour(IMAGENET_STD)
+    mean: tuple[float, ...] = _colour(IMAGENET_MEAN, -1.0)
+    std: tuple[float, ...] = _colour(IMAGENET_STD, 0.0)
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ def _build(kind: type, values: Any, prefix: str, faults: list[str]) -> Any:
 
 def _convert(value: Any, hint: Any) -> tuple[Any, str | None]:
     """`value` as the type `hint`, and what was expected if it is not one."""
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300:
         return float(value), None
     if hint is float:
         return value, None if isinstance(value, float) and value == value else "a number"
@@ -170,5 +174,5 @@ def _convert(value: Any, hint: Any) -> tuple[Any, str | None]:
     if hint is str:
         return value, None if isinstance(value, str) else "a text"
     assert typing.get_origin(hint) is tuple and not isinstance(hint, types.UnionType), hint
-    numbers = isinstance(value, list) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+    numbers = isinstance(value, list) and all(_convert(number, float)[1] is None for number in value)
     return (tuple(map(float, value)), None) if numbers else (value, "a list of numbers")

@@ -166,7 +166,12 @@ class CropDataset(Dataset):
 
 def _load_landmarks(path: Path) -> np.ndarray | None:
     """int16 [5, 2], or None: a crop without landmarks is normal, and is then not occluded by them."""
-    return np.load(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    points = np.load(path)
+    if points.shape != (5, 2):
+        raise ValueError(f"{path} holds no five points; run preprocessing step 3 again")
+    return points
 
 
 def _load_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -50,6 +50,7 @@ class Run:
     stop_requested: Callable[[], bool]
     bce_best: float = float("inf")
     average: ModelEmaV3 | None = None  # of the weights, kept beside them
+    data_digest: int = 0  # of folds.csv: a run goes on with the same crops
 
     @property
     def total_steps(self) -> int:
@@ -64,6 +65,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "seed": self.seed,
+            "data": self.data_digest,
             "ranks": self.ranks.world_size,
             "steps_per_epoch": self.steps_per_epoch,
             "config": self.config.to_dict(),
@@ -114,7 +116,7 @@ def train_epoch(
     epoch: int,
     first_step: int = 0,
     totals: list[float] | None = None,
-    after_step: Callable[[int, int, list[float]], None] | None = None,
+    after_step: Callable[[int, int, list[float], bool], None] | None = None,
 ) -> dict[str, float]:
     """Train for the steps `first_step` .. steps_per_epoch - 1 of `epoch`.
 
@@ -122,7 +124,8 @@ def train_epoch(
         model: from `wrap`.
         loader: gives `accumulate` batches for each step.
         totals: the loss meter's, of the steps before `first_step`.
-        after_step: called now and then with the epoch, the number of the next step and the loss totals.
+        after_step: called now and then with the epoch, the number of the next step, the loss totals, and whether a
+            stop was asked for on any rank.
 
     Raises:
         TrainingError: a loss is not finite.
@@ -196,7 +199,7 @@ def train_epoch(
             bar.set_postfix_str(f"{images_seen / seconds:.1f} img/s, data wait {waited / seconds:.0%}", refresh=False)
             stop = flags[2].item() > 0
             if after_step:
-                after_step(epoch, step + 1, meter.totals.tolist())
+                after_step(epoch, step + 1, meter.totals.tolist(), stop)
             if stop:
                 bar.close()
                 raise StopRequested(f"stopped after step {step + 1} of epoch {epoch}")

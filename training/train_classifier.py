@@ -10,10 +10,12 @@ takes to go on: --resume auto) and with _best (lowest held-out log loss), and lo
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,8 +79,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     least_values = {"seed": 0, "freeze_epochs": 0, "test_every": 1, "save_every": 0, "workers": -1}
     for name, least in (least_values | {"padding_part": MARGIN_PART}).items():
-        if getattr(args, name) < least:
+        if not getattr(args, name) >= least:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)}: {max(least, 0)} or more is expected")
+    if "/" in args.prefix:
+        raise UsageError(
+            f"--prefix {args.prefix}: it begins file names and can't hold a /; --output-dir names a folder"
+        )
     return args
 
 
@@ -93,8 +99,10 @@ def resolve_config(args: argparse.Namespace) -> TrainConfig:
     changes = {"epochs": args.epochs, "batch_size": args.batch_size, "label_smoothing": args.label_smoothing}
     changes = {name: value for name, value in changes.items() if value is not None}
     for name, value in changes.items():
-        if value < 0 or (value == 0 and name != "label_smoothing") or (name == "label_smoothing" and value >= 0.5):
-            raise UsageError(f"--{name.replace('_', '-')} {value}: out of range")
+        if name == "label_smoothing" and not 0 <= value < 0.5:
+            raise UsageError(f"--label-smoothing {value}: 0 or more, and under 0.5, is expected")
+        if name != "label_smoothing" and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: 1 or more is expected")
     return replace(config, **changes)
 
 
@@ -127,6 +135,7 @@ class Data:
     held_out: Any
     steps_per_epoch: int
     summary: str
+    digest: int  # of folds.csv
 
 
 def prepare_data(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> Data:
@@ -169,7 +178,18 @@ def prepare_data(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) ->
         steps_per_epoch,
         f"{len(labels)} crops to train on ({(labels == 0).sum()} real), {len(held_out)} to validate; "
         + describe_unchanged(*dataset.unchanged_share(train_rows, args.data_dir)),
+        zlib.crc32(folds_path.read_bytes()),
     )
+
+
+def describe_last(args: argparse.Namespace) -> str:
+    """What to do after a loss that was not finite: the last good checkpoint, if there is one."""
+    files = sorted(
+        args.output_dir.glob(f"{glob.escape(args.prefix)}*_{args.fold}_last"), key=lambda p: p.stat().st_mtime
+    )
+    if not files:
+        return "There is no checkpoint of this run yet; begin again with a smaller learning_rate"
+    return f"The last good checkpoint is {files[-1]}; go on from it by --resume, perhaps with a smaller learning_rate"
 
 
 def describe_unchanged(unchanged: int, masks: int) -> str:
@@ -249,7 +269,8 @@ def train(args: argparse.Namespace) -> int:
     amp = amp_type(config.precision, ranks.device)
     scaler = torch.amp.GradScaler(ranks.device.split(":")[0], enabled=amp is torch.float16)
     stop_flag = StopFlag()
-    run = engine.Run(config, ranks, args.seed, network, optimizer, scaler, amp, data.steps_per_epoch, stop_flag)
+    run = engine.Run(config, ranks, args.seed, network, optimizer, scaler, amp, data.steps_per_epoch, stop_flag,
+                     data_digest=data.digest)  # fmt: skip
     if config.ema_decay:
         from timm.utils import ModelEmaV3
 
@@ -277,9 +298,9 @@ def train(args: argparse.Namespace) -> int:
                                    training=run.state(epoch, step, totals))  # fmt: skip
         saved_at = time.monotonic()
 
-    def after_step(epoch: int, step: int, totals: list[float]) -> None:
+    def after_step(epoch: int, step: int, totals: list[float], stop_requested: bool) -> None:
         due = args.save_every and time.monotonic() - saved_at > args.save_every * 60
-        if ranks.is_main and (due or stop_flag()) and step < data.steps_per_epoch:
+        if ranks.is_main and (due or stop_requested):
             save_last(epoch, step, totals)
 
     model = None
@@ -334,6 +355,7 @@ def restore(run: Run, resumed: Checkpoint | None) -> tuple[int, int, list[float]
     now, then = run.config.to_dict(), state["config"]
     changed = [key for key in now if key != "epochs" and now[key] != then.get(key)]
     changed += ["seed"] if state["seed"] != run.seed else []
+    changed += ["folds.csv"] if state["data"] != run.data_digest else []
     changed += ["number of processes"] if state["ranks"] != run.ranks.world_size and state["step"] else []
     if changed or (state["step"] and state["steps_per_epoch"] != run.steps_per_epoch):
         what = ", ".join(changed) or "number of steps in an epoch (the crops)"
@@ -375,8 +397,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (FoldsError, ModelError, CheckpointError) as error:
         raise UsageError(str(error)) from error
     except TrainingError as error:
-        print(f"train_classifier: {error}. The last good checkpoint is the newest in {args.output_dir}; go on from it "
-              "with --resume, perhaps with a smaller learning_rate", file=sys.stderr)  # fmt: skip
+        print(f"train_classifier: {error}. {describe_last(args)}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
