@@ -33,10 +33,10 @@ options=(--config "$config" --data-dir "$data_root" --output-dir "$output" --res
 if [ "$num_gpus" -eq 0 ]; then
     launch=(python)
     options+=(--device cpu)
-elif [ "$num_gpus" -eq 1 ]; then
-    launch=(python)
 else
-    launch=(torchrun --standalone --nproc_per_node "$num_gpus")
+    launch=(python)
+    [ "$num_gpus" -eq 1 ] || launch=(torchrun --standalone --nproc_per_node "$num_gpus")
+    options+=(--device cuda)
 fi
 
 for seed in $seeds; do

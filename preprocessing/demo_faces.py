@@ -1,9 +1,8 @@
-"""Draws the people, the videos and the face swaps of the demonstration dataset: pixels only, no files.
+"""Draws the people and the videos of the demonstration dataset: pixels only, no files. Swaps are in demo_swaps.py.
 
 One picture with one face is enough for many "people": its geometry is warped around the five face points (wider
 jaw, longer nose, ...), skin, hair and clothes are tinted, light and background change. A head then moves smoothly
-before a background, and a camera adds its light, blur and noise. A swap takes such recorded frames and blends
-another person's face into them, and leaves the traces that real face swaps leave.
+before a background, and a camera adds its light, blur and noise.
 
 Everything is a pure function of its arguments: the same portrait, seed and index give the same pixels.
 
@@ -30,16 +29,6 @@ NECK = EYES[1] + 2.3 * EYE_DISTANCE  # canvas y: above it the head moves, below 
 # The five points (left eye, right eye, nose, left and right mouth corner, as they lie in the picture) of the portrait
 # that comes with scikit-image, as MTCNN finds them: constants, because the portrait never changes.
 ASTRONAUT_POINTS = ((204.7, 101.7), (246.9, 103.6), (225.9, 128.8), (202.4, 139.9), (245.0, 141.3))
-
-# name -> what it does; the last one is never in a training part, so that a test can ask how well a detector copes
-# with a generator that it has not seen.
-GENERATORS = {
-    "autoencoder": "the whole face of another person, at a low resolution and with a checkerboard, soft edge",
-    "paste": "the inner face of another person as an unfiltered texture, colours half matched, hard edge, more jitter",
-    "lipsync": "the lower face of the same person, drawn anew with another mouth movement at low resolution",
-    "pyramid": "the whole face of another person at low resolution, blended per frequency band, so without an edge",
-}
-HELD_OUT = "pyramid"
 
 # width, height: landscape, square and portrait.
 SIZES = ((480, 320), (416, 320), (384, 288), (384, 384), (320, 416), (352, 464))
@@ -190,13 +179,13 @@ def make_person(portrait: Portrait, rng: np.random.Generator) -> Person:
         (EYES - 1.5 * down, 1.0, (0, -0.25 * crown)),
     ]
     grid = np.mgrid[0:CANVAS, 0:CANVAS][::-1].astype(np.float32)  # x, y
-    source = grid - _displacement(grid.reshape(2, -1).T, moves).T.reshape(2, CANVAS, CANVAS)
+    source = grid - displacement(grid.reshape(2, -1).T, moves).T.reshape(2, CANVAS, CANVAS)
     image = _recolour(portrait, rng)
     rgba = np.dstack([image, portrait.matte * 255])
     rgba = cv2.remap(rgba, source[0], source[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     moved = points.copy()
     for _ in range(8):  # the map goes from new to old, so the new place of an old point is a fixed point of it
-        moved = points + _displacement(moved, moves)
+        moved = points + displacement(moved, moves)
 
     # Pores and single hairs: finer than what a picture of this size holds, and the first thing a swap loses.
     grain = rng.standard_normal((CANVAS, CANVAS), np.float32)
@@ -209,7 +198,7 @@ def make_person(portrait: Portrait, rng: np.random.Generator) -> Person:
     return Person(np.ascontiguousarray(np.clip(rgba, 0, 255).astype(np.uint8)), moved.astype(np.float32))
 
 
-def _displacement(points: np.ndarray, moves: list) -> np.ndarray:
+def displacement(points: np.ndarray, moves: list) -> np.ndarray:
     """Sum of smooth bumps at points float32 [n, 2], in pixels [n, 2]."""
     total = np.zeros_like(points, dtype=np.float32)
     for centre, reach, (dx, dy) in moves:
@@ -371,7 +360,7 @@ def pose_map(pose: Pose, rest: Pose, points: np.ndarray, height: int, width: int
         (points[0] - 0.4 * down, 0.35, (0, pose.brow)),
         (points[1] - 0.4 * down, 0.35, (0, pose.brow)),
     ]
-    where -= _displacement(where.reshape(-1, 2), local).reshape(where.shape)
+    where -= displacement(where.reshape(-1, 2), local).reshape(where.shape)
     full = cv2.resize(where, (columns * step, rows * step), interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(full[:height, :width])
 
@@ -454,139 +443,3 @@ def _noise(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.5:  # many cameras denoise, which leaves coarser grain
         noise = 1.6 * cv2.GaussianBlur(noise, (0, 0), 0.8)
     return noise
-
-
-# --- face swaps ---------------------------------------------------------------------------------------------
-
-
-def swapped_frames(scene: Scene, donor: Person, generator: str, seed: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Yield the frames of scene with the donor's face in place of the person's own, each uint8 [h, w, 3].
-
-    Pixels outside the blended region are those of the original frame.
-    """
-    import cv2
-
-    if generator not in GENERATORS:
-        raise ValueError(f"unknown generator {generator!r}; there are {', '.join(GENERATORS)}")
-    rng = np.random.default_rng(seed)
-    person = scene.person
-    # The same face, by its points: person -> donor on the canvas, by least squares.
-    corners = np.hstack([person.points, np.ones((5, 1), np.float32)])
-    align = np.linalg.lstsq(corners, donor.points, rcond=None)[0].T  # [2, 3]
-    align[:, 2] += rng.uniform(-1.5, 1.5, 2)  # no aligner is exact
-    mask = _face_mask(person.points, generator)
-    tint = rng.choice([-1, 1]) * rng.uniform(12, 20) + rng.uniform(-12, 12, 3)
-    matched = rng.uniform(0.5, 0.75) if generator == "paste" else rng.uniform(0.7, 0.95)
-    pixels = rng.uniform(20, 28)  # what a low-resolution generator has across the face
-    checker = rng.uniform(6, 9)
-    texel = rng.uniform(2.7, 3.5)  # canvas pixels
-    wobble = {"paste": 1.3, "lipsync": 0.6}.get(generator, 0.9)
-    phase = rng.uniform(0, 2 * np.pi, 2)
-    drift = np.zeros(3)
-    for index, (frame, where) in enumerate(frames(scene)):
-        step = np.random.default_rng((*seed, 1, index)).standard_normal(3)
-        drift = 0.6 * drift + 0.8 * wobble * step * (1, 1, 0.012)  # canvas pixels twice, and turn
-        weight = cv2.remap(mask, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-        top, bottom, left, right = _region(weight, margin=12)
-        there = where[top:bottom, left:right]
-        if generator == "lipsync":
-            talk = 0.09 * np.sin(2 * np.pi * np.array([2.1, 3.3]) * index / 25 + phase).sum()
-            mouth = person.points[3:].mean(axis=0)
-            chin = mouth + np.array([0, 0.3 * EYE_DISTANCE], np.float32)
-            moves = [(chin, 0.45, (0, talk)), (mouth, 0.7, (0, 0.4 * talk))]
-            there = there - _displacement(there.reshape(-1, 2), moves).reshape(there.shape)
-        cos, sin = np.cos(drift[2]), np.sin(drift[2])
-        jitter = np.array([[cos, -sin], [sin, cos]])
-        there = (there - EYES) @ jitter.T + EYES + drift[:2]
-        if generator == "paste":
-            there = (np.floor(there / texel) + 0.5) * texel
-        there = (there @ align[:, :2].T + align[:, 2]).astype(np.float32)
-        face = cv2.remap(donor.texture[..., :3], there, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        face = face.astype(np.float32)
-        below = frame[top:bottom, left:right].astype(np.float32)
-        weight = weight[top:bottom, left:right, None]
-        face = _match_colours(face, below, weight, matched) + tint.astype(np.float32)
-        if generator != "paste":
-            ratio = pixels / (2 * EYE_DISTANCE * scene.rest.scale)  # a face is about two eyes wide
-            face = _resample(face, ratio, checker)
-        if generator == "pyramid":
-            mixed = _blend_bands(face, below, weight)
-            touched = np.clip(6 * weight, 0, 1)  # the low bands reach far; keep the rest of the frame as it was
-            mixed = below + touched * (mixed - below)
-        else:
-            mixed = below + weight * (face - below)
-        out = frame.copy()
-        out[top:bottom, left:right] = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
-        yield out
-
-
-def _face_mask(points: np.ndarray, generator: str) -> np.ndarray:
-    """Where a generator blends: float32 [CANVAS, CANVAS], 0..1, exactly 0 away from the face."""
-    import cv2
-
-    down = points[3:].mean(axis=0) - EYES
-    right = np.array([EYE_DISTANCE, 0], np.float32)
-    # Right half of an outline: eyes to the side, eyes-to-mouth down. Brow, temple, cheek, jaw, chin.
-    half = [(0.45, -0.5), (0.82, -0.4), (0.92, 0.1), (0.9, 0.6), (0.78, 1.1), (0.5, 1.5), (0.15, 1.7)]
-    soft = 4.0  # canvas pixels
-    if generator == "paste":
-        half, soft = [(0.4, -0.42), (0.74, -0.36), (0.82, 0.1), (0.78, 0.7), (0.62, 1.25), (0.25, 1.5)], 1.0
-    elif generator == "lipsync":
-        half, soft = [(0.12, 0.5), (0.5, 0.42), (0.8, 0.7), (0.78, 1.1), (0.55, 1.5), (0.15, 1.72)], 3.5
-    outline = np.array([(x, y) for x, y in half] + [(-x, y) for x, y in half[::-1]], np.float32)
-    polygon = EYES + outline[:, :1] * right + outline[:, 1:] * down
-    mask = np.zeros((CANVAS, CANVAS), np.float32)
-    cv2.fillPoly(mask, [np.round(polygon * 16).astype(np.int32)], 1.0, cv2.LINE_8, 4)
-    mask = cv2.GaussianBlur(mask, (0, 0), soft)
-    return np.clip(1.04 * mask - 0.02, 0, 1)
-
-
-def _region(weight: np.ndarray, margin: int) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right of where weight [h, w] is above 0, with a margin, within the frame."""
-    rows, columns = np.flatnonzero(weight.any(axis=1)), np.flatnonzero(weight.any(axis=0))
-    h, w = weight.shape
-    return (
-        max(int(rows[0]) - margin, 0),
-        min(int(rows[-1]) + margin, h),
-        max(int(columns[0]) - margin, 0),
-        min(int(columns[-1]) + margin, w),
-    )
-
-
-def _match_colours(face: np.ndarray, below: np.ndarray, weight: np.ndarray, amount: float) -> np.ndarray:
-    """Move mean and spread of each channel of face [h, w, 3] towards those of below, where weight is high."""
-    inside = weight[..., 0] > 0.5
-    mean, spread = face[inside].mean(axis=0), face[inside].std(axis=0) + 1e-3
-    mean_to, spread_to = below[inside].mean(axis=0), below[inside].std(axis=0)
-    gain = 1 + amount * (spread_to / spread - 1)
-    return (face - mean) * gain + mean + amount * (mean_to - mean)
-
-
-def _resample(face: np.ndarray, ratio: float, checker: float) -> np.ndarray:
-    """Down and up again: what is left of face after a network with ratio times its resolution.
-
-    checker: amplitude of its checkerboard, in levels of 0..255.
-    """
-    import cv2
-
-    h, w = face.shape[:2]
-    small = cv2.resize(face, (max(int(w * ratio), 4), max(int(h * ratio), 4)), interpolation=cv2.INTER_AREA)
-    # The checkerboard that transposed convolutions leave.
-    rows, columns = np.indices(small.shape[:2])
-    small += (checker * (1 - 2 * ((rows + columns) % 2)))[..., None].astype(np.float32)
-    return cv2.resize(small, (w, h), interpolation=cv2.INTER_CUBIC)
-
-
-def _blend_bands(face: np.ndarray, below: np.ndarray, weight: np.ndarray, levels: int = 3) -> np.ndarray:
-    """Blend each frequency band with a mask of its own softness (a Laplacian stack, at full size)."""
-    import cv2
-
-    mixed = np.zeros_like(below)
-    for level in range(levels):
-        sigma = 2.0 ** (level + 1)
-        face_soft, below_soft = cv2.GaussianBlur(face, (0, 0), sigma), cv2.GaussianBlur(below, (0, 0), sigma)
-        part = weight if level == 0 else cv2.GaussianBlur(weight, (0, 0), sigma)[..., None]
-        mixed += part * (face - face_soft) + (1 - part) * (below - below_soft)
-        face, below = face_soft, below_soft
-    part = cv2.GaussianBlur(weight, (0, 0), 2.0 ** (levels + 1))[..., None]
-    return mixed + part * face + (1 - part) * below

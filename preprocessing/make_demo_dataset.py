@@ -29,7 +29,7 @@ from dfdc import artifacts
 from dfdc.devices import available_cores, limit_threads
 from dfdc.layout import FAKE, METADATA_NAME, REAL, VIDEO_SUFFIXES
 from dfdc.parallel import UsageError, progress_bar, run_main, worker_count
-from preprocessing.demo_faces import GENERATORS, HELD_OUT
+from preprocessing.demo_swaps import GENERATORS, HELD_OUT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -219,7 +219,8 @@ def make_video(job: Job, context: _Context) -> None:
     import numpy as np
 
     from dfdc.video import write_video
-    from preprocessing.demo_faces import frames, make_person, make_scene, swapped_frames
+    from preprocessing.demo_faces import frames, make_person, make_scene
+    from preprocessing.demo_swaps import swapped_frames
 
     def person(number: int, portrait: int) -> Any:
         return make_person(context.portraits[portrait], np.random.default_rng((context.seed, 0, number)))

@@ -13,7 +13,7 @@ from dfdc import layout
 from dfdc.faces import DETECT_THRESHOLDS, FaceDetector
 from dfdc.parallel import UsageError
 from dfdc.video import VideoReader, write_video
-from preprocessing import demo_faces
+from preprocessing import demo_faces, demo_swaps
 from preprocessing import make_demo_dataset as demo
 
 SMALL = {"parts": 2, "people": 2, "fakes": 4, "frames": 3}
@@ -63,7 +63,7 @@ def test_the_dataset_has_the_layout_of_the_dfdc(small):
             if entry["label"] == "FAKE":
                 assert entries[entry["original"]]["label"] == "REAL"  # in the same part
                 assert entries[entry["donor"]]["label"] == "REAL"
-                assert entry["generator"] in demo_faces.GENERATORS
+                assert entry["generator"] in demo_swaps.GENERATORS
 
 
 def test_a_fake_has_the_size_and_length_of_its_original(small):
@@ -79,8 +79,8 @@ def test_the_default_plan_keeps_people_pictures_and_a_generator_out_of_training(
     jobs = demo.plan(parts=4, people=8, fakes=8, portraits=1)
     assert len(jobs) == len({job.name for job in jobs}) >= 24
     generators = [{job.generator for job in jobs if job.part == part and job.generator} for part in range(4)]
-    assert generators[0] == set(demo_faces.GENERATORS)
-    assert all(seen == set(demo_faces.GENERATORS) - {demo_faces.HELD_OUT} for seen in generators[1:])
+    assert generators[0] == set(demo_swaps.GENERATORS)
+    assert all(seen == set(demo_swaps.GENERATORS) - {demo_swaps.HELD_OUT} for seen in generators[1:])
     for many in (1, 3, 4, 9):
         jobs = demo.plan(parts=4, people=3, fakes=7, portraits=many)
         assert len({job.name for job in jobs}) == len(jobs)
@@ -104,11 +104,11 @@ def test_another_seed_gives_other_people(small, tmp_path):
     assert ours.shape != other.shape or np.abs(ours.astype(int) - other).mean() > 5
 
 
-@pytest.mark.parametrize("generator", demo_faces.GENERATORS)
+@pytest.mark.parametrize("generator", demo_swaps.GENERATORS)
 def test_a_swap_changes_the_face_and_nothing_else(portrait, generator):
     scene, donor = scene_and_donor(portrait)
     originals = list(demo_faces.frames(scene))
-    fakes = list(demo_faces.swapped_frames(scene, donor, generator, (9,)))
+    fakes = list(demo_swaps.swapped_frames(scene, donor, generator, (9,)))
     assert len(fakes) == len(originals)
     for (original, where), fake in zip(originals, fakes, strict=True):
         changed = np.abs(fake.astype(int) - original).max(axis=2)
