@@ -261,7 +261,9 @@ def list_inputs(folders: Sequence[Path]) -> dict[str, Path]:
     paths: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
-            raise UsageError(f"--test-dir {folder}: not a folder")
+            raise UsageError(
+                f"--test-dir {folder}: " + ("not a folder" if folder.exists() else "there is no such folder")
+            )
         found = layout.list_videos(folder)
         if not found:
             kinds = ", ".join(sorted(layout.VIDEO_SUFFIXES))
@@ -427,6 +429,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def print_summary(output: Path, verdicts: Sequence[Verdict], summary: dict, labels: dict[str, int] | None) -> None:
     for verdict in verdicts:
+        if verdict.score is not None and len(verdicts) <= 50:
+            print(f"  {verdict.score:.4f} {verdict.filename}")
         if verdict.status != "ok":
             print(f"  {verdict.status}: {verdict.filename}: {verdict.reason}")
     print("videos: " + ", ".join(f"{number} {status}" for status, number in summary["statuses"].items()))

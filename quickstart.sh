@@ -49,5 +49,6 @@ Done in $((SECONDS - started)) s. The line "on ... labelled videos" above is the
   loss plot     $data_root/loss.png
   checkpoints   $data_root/weights/
   training log  $data_root/logs/$run.log
-Your own videos: $python predict_folder.py --weights-dir $data_root/weights --models ${run}_best --test-dir FOLDER
+This small network shows that everything works; it can't judge videos of other people than it was trained on. For
+your own videos train the real thing, or take the winners' published weights: README.md, "Score your videos".
 END

@@ -5,6 +5,7 @@
 #   VENV=/opt/venv ./setup.sh        at another place
 set -euo pipefail
 unset CDPATH
+case ${1:-} in -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 python=${PYTHON:-python3}

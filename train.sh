@@ -2,16 +2,19 @@
 # Trains the ensemble: five EfficientNet-B7 with five seeds, one after the other.
 #
 #   ./train.sh DATA_ROOT NUM_GPUS
-#   BATCH_SIZE=8 ./train.sh /dataset 2          # for GPUs with less than 12 GB
-#   CONFIG=configs/demo.json ./train.sh DATA_ROOT 0   # on the CPU, small
+#   BATCH_SIZE=8 ./train.sh /dataset 2                # for GPUs with less than 12 GB
+#   PRETRAINED_PATH=b7.pth ./train.sh /dataset 2      # encoder weights from a file, without a network
+#   CONFIG=configs/demo.json SEEDS="111 555" ./train.sh DATA_ROOT 0    # on the CPU, small
 #
+# OUTPUT_DIR (weights) and LOG_DIR (logs) say where to write; take others for another DATA_ROOT.
 # Written for 2 GPUs with 12 GB or more (batch size 12 on each; larger batches may give better results). One B7 is
 # 40 epochs of 2500 batches. Run again, it goes on where it was stopped: finished seeds are not repeated, logs are
 # appended to, and a seed that fails stops the script.
 set -euo pipefail
 unset CDPATH
 
-usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
+case ${1:-} in -h | --help) usage; exit 0 ;; esac
 [ $# -eq 2 ] || { usage >&2; exit 2; }
 data_root=$1 num_gpus=$2
 [[ $num_gpus =~ ^[0-9]+$ ]] || { echo "train.sh: NUM_GPUS must be a number (0: train on the CPU), not '$num_gpus'" >&2; exit 2; }
@@ -29,6 +32,7 @@ output=${OUTPUT_DIR:-weights}
 name=$(basename "$config" .json)
 options=(--config "$config" --data-dir "$data_root" --output-dir "$output" --resume auto)
 [ -z "${BATCH_SIZE:-}" ] || options+=(--batch-size "$BATCH_SIZE")
+[ -z "${PRETRAINED_PATH:-}" ] || options+=(--pretrained-path "$PRETRAINED_PATH")
 [ -z "${LOG_DIR:-}" ] || options+=(--log-dir "$LOG_DIR")
 if [ "$num_gpus" -eq 0 ]; then
     launch=(python)
@@ -41,7 +45,11 @@ fi
 
 for seed in $seeds; do
     printf '\nseed %s: %s\n' "$seed" "$config"
-    "${launch[@]}" training/train_classifier.py "${options[@]}" --seed "$seed" --prefix "${name}_${seed}_"
+    # In the background and waited for, so that a SIGTERM to this script reaches the training, which saves its state.
+    "${launch[@]}" training/train_classifier.py "${options[@]}" --seed "$seed" --prefix "${name}_${seed}_" &
+    child=$!
+    trap 'kill -TERM "$child"; wait "$child"; exit 143' TERM INT
+    wait "$child"
 done
 printf '\nAll seeds are trained. Choose an epoch of each:\n'
 for seed in $seeds; do

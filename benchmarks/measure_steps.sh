@@ -4,6 +4,7 @@
 #   benchmarks/measure_steps.sh DATA_ROOT
 set -euo pipefail
 unset CDPATH
+case ${1:---help} in -h | --help) set -- ;; esac
 [ $# -eq 1 ] || { sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 source_root=$(cd -- "$1" && pwd)
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."

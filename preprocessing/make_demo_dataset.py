@@ -349,7 +349,7 @@ def _run(jobs: Sequence[Job], context: _Context, workers: int) -> None:
                     future.result()
                     bar.update()
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(wait=True, cancel_futures=True)  # the videos in progress are finished, no others
                 raise
 
 

@@ -299,7 +299,7 @@ def test_same_names_in_two_folders_are_told_apart(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"--models": "nope"}, "nope: not in"), ({"--weights-dir": "/absent"}, "(none)"),
-     ({"--test-dir": "/absent"}, "not a folder"),
+     ({"--test-dir": "/absent"}, "there is no such folder"),
      ({"--output": "x.txt"}, "ends in .csv"), ({"--detector-scale": "9"}, "neither auto nor a factor"),
      ({"--device": "tpu"}, "--device tpu"), ({"--labels": "/absent.csv"}, "--labels /absent.csv")],
 )  # fmt: skip

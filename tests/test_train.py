@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -334,3 +335,40 @@ def test_validation_is_not_trainings(crops_root, tmp_path):
 
 def test_training_error_is_an_error():
     assert issubclass(TrainingError, RuntimeError)
+
+
+def run_train_sh(root, out, config, seeds, **options):
+    environment = {**os.environ, "CONFIG": str(config), "SEEDS": seeds, "OUTPUT_DIR": str(out / "weights"),
+                   "LOG_DIR": str(out / "logs"), "VENV": str(Path(sys.executable).parents[1])}  # fmt: skip
+    command = [ROOT / "train.sh", root, "0"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
+    )
+
+
+def test_t50_train_sh_repeats_no_finished_seed_and_stops_at_a_failed_one(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=1)
+    out, err = run_train_sh(crops_root, tmp_path, config, "1 2").communicate(timeout=300)
+    assert out.count("epoch 0 fake") == 2, err
+    logs = {path: path.read_bytes() for path in (tmp_path / "logs").glob("*.log")}
+    process = run_train_sh(crops_root, tmp_path, config, "1 2")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert out.count("finished already") == 2
+    assert {path: path.read_bytes() for path in logs} == logs
+    process = run_train_sh(crops_root, tmp_path, config, "-5 3")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "seed 3" not in out
+
+
+def test_train_sh_passes_a_sigterm_on(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=200)
+    process = run_train_sh(crops_root, tmp_path, config, "1 2")
+    for line in process.stdout:
+        if line.startswith("epoch 0"):
+            break
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert "--resume auto goes on from there" in err

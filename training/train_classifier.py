@@ -400,6 +400,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"train_classifier: {error}. {describe_last(args)}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
+        if "DataLoader worker" in str(error) and "Terminated" in str(error):
+            # A SIGTERM to the whole process group ends the loaders before this process has read it.
+            print(
+                "train_classifier: stopped with its loaders; --resume auto goes on from the last save", file=sys.stderr
+            )
+            return 128 + signal.SIGTERM
         if not is_out_of_memory(error):
             raise
         print(f"train_classifier: out of memory ({str(error).partition(chr(10))[0]}). Lower --batch-size, and raise "
