@@ -52,6 +52,18 @@ def records(out):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def terminate_at(monkeypatch, global_step):
+    """Send this process a SIGTERM as it begins `global_step`."""
+    original = engine.seed_step
+
+    def seed_step(seed, step, rank):
+        if step == global_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(seed, step, rank)
+
+    monkeypatch.setattr(engine, "seed_step", seed_step)
+
+
 def test_a_run_leaves_checkpoints_and_logs(crops_root, tmp_path, capsys):
     config = write_config(tmp_path)
     assert train(crops_root, tmp_path, config) == 0
@@ -137,14 +149,7 @@ def test_t37_killed_in_the_middle_of_an_epoch_and_resumed_gives_the_same_weights
 def test_sigterm_saves_the_state_and_exits(crops_root, tmp_path, monkeypatch, capsys):
     config = write_config(tmp_path, epochs=2)
     train(crops_root, tmp_path / "whole", config)
-    original = engine.seed_step
-
-    def terminate_at_3(seed, step, rank):
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        original(seed, step, rank)
-
-    monkeypatch.setattr(engine, "seed_step", terminate_at_3)
+    terminate_at(monkeypatch, 3)
     assert train(crops_root, tmp_path / "stopped", config) == 128 + signal.SIGTERM
     assert "--resume auto goes on" in capsys.readouterr().err
     monkeypatch.undo()
@@ -191,14 +196,7 @@ def test_an_average_of_the_weights_is_validated_saved_and_resumed(crops_root, tm
     assert record["video_ema"]["count"] == record["video"]["count"]
     raw, average = weights(tmp_path / "whole", "1"), weights(tmp_path / "whole", "1_ema")
     assert not same(raw, average)
-    original = engine.seed_step
-
-    def terminate_at_15(seed, step, rank):
-        if step == 15:
-            os.kill(os.getpid(), signal.SIGTERM)
-        original(seed, step, rank)
-
-    monkeypatch.setattr(engine, "seed_step", terminate_at_15)
+    terminate_at(monkeypatch, 15)
     train(crops_root, tmp_path / "stopped", config)
     monkeypatch.undo()
     train(crops_root, tmp_path / "stopped", config, "--resume", "auto")
