@@ -46,8 +46,23 @@ def start(device: str, local_rank: int | None = None) -> Ranks:
             )
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(backend, store=_agents_store(), rank=rank, world_size=world_size)
+    else:
+        dist.init_process_group(backend)
     return Ranks(dist.get_rank(), local, dist.get_world_size(), device)
+
+
+def _agents_store() -> dist.Store:
+    """torchrun's own store, with names of their own for each of its restarts.
+
+    Its agent keeps one store for all attempts. Without a prefix the processes of a restart read the addresses
+    that those before them left there, and wait for the dead.
+    """
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    return dist.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
 def stop() -> None:
