@@ -169,12 +169,12 @@ class Ensemble:
     def _run(self, model: Any, spec: ModelSpec, images: np.ndarray) -> np.ndarray:
         import torch
 
+        from training.model import Normalizer
+
         with torch.inference_mode():
-            batch = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float()
-            mean = torch.tensor(spec.mean, device=self._device).view(1, 3, 1, 1) * 255
-            std = torch.tensor(spec.std, device=self._device).view(1, 3, 1, 1) * 255
+            batch = Normalizer(spec.mean, spec.std, self._device)(torch.from_numpy(images).to(self._device))
             with torch.autocast("cuda", torch.float16, enabled=self._device.startswith("cuda")):
-                logits = model((batch - mean) / std)[:, 0]
+                logits = model(batch)[:, 0]
             return torch.sigmoid(logits.float()).cpu().numpy()
 
 

@@ -1,4 +1,4 @@
-"""Pictures as arrays: margins, crop, isotropic resize, centre pad, normalise, SSIM difference (NumPy, OpenCV).
+"""Pictures as arrays: margins, crop, isotropic resize, centre pad, SSIM difference (NumPy, OpenCV).
 
 Pictures are RGB uint8 [h, w, 3]; boxes are x1, y1, x2, y2 in pixels of the picture they belong to.
 """
@@ -75,14 +75,6 @@ def center_pad(picture: np.ndarray, size: int) -> np.ndarray:
     square = np.zeros((size, size, *picture.shape[2:]), picture.dtype)
     square[top : top + height, left : left + width] = picture
     return square
-
-
-def normalise(
-    batch: np.ndarray, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
-) -> np.ndarray:
-    """RGB uint8 [..., h, w, 3] -> float32 of the same shape, (value / 255 - mean) / std for each colour."""
-    mean_array, std_array = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    return (batch.astype(np.float32) / 255.0 - mean_array) / std_array
 
 
 def ssim_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 
+from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
 from training import checkpoint, model
 from training.checkpoint import CheckpointError, ModelSpec
 
@@ -184,6 +185,15 @@ def test_pretrained_from_a_file(tmp_path):
     torch.save({"a": torch.zeros(1)}, path)
     with pytest.raises(model.ModelError, match="does not fit the encoder"):
         model.load_pretrained_file(network, path)
+
+
+def test_normalising_is_imagenets():
+    pixel = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 1, 1, 3)
+    expected = [(v / 255 - m) / s for v, m, s in zip((0, 128, 255), IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+    found = model.Normalizer(IMAGENET_MEAN, IMAGENET_STD, "cpu")(pixel)
+    assert found.flatten().tolist() == pytest.approx(expected, abs=1e-6)
+    assert found.dtype == torch.float32
+    assert found.shape == (1, 3, 1, 1)
 
 
 def test_t40_a_frozen_encoders_batchnorm_is_frozen_as_well():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -220,6 +221,16 @@ CYCLIC = {"type": "cyclic", "every_epochs": 1}
 def test_every_choice_trains(crops_root, tmp_path, changes, more):
     assert train(crops_root, tmp_path, write_config(tmp_path, epochs=1, **changes), *more) == 0
     assert records(tmp_path)[-1]["train_loss"] < 3
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_training_is_the_same_training(crops_root, tmp_path):
+    for name in ("plain", "compiled"):
+        config = write_config(tmp_path, epochs=1, batches_per_epoch=4, compile=name == "compiled")
+        assert train(crops_root, tmp_path / name, config) == 0
+    plain, compiled = (weights(tmp_path / name, "0") for name in ("plain", "compiled"))
+    assert plain.keys() == compiled.keys()
+    assert all(torch.allclose(plain[key].float(), compiled[key].float(), atol=1e-4) for key in plain)
 
 
 def test_out_of_memory_says_what_to_change(crops_root, tmp_path, monkeypatch, capsys):

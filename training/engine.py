@@ -19,7 +19,7 @@ from training import losses
 from training.config import TrainConfig
 from training.distributed import Ranks, gather_objects, sum_over_ranks
 from training.metrics import LossMeter, validation_metrics
-from training.model import freeze_encoder, set_training_mode
+from training.model import Normalizer, freeze_encoder, set_training_mode
 from training.optim import learning_rate, set_learning_rate
 
 if TYPE_CHECKING:
@@ -78,18 +78,6 @@ class Run:
         return torch.autocast(self.ranks.device.split(":")[0], self.amp_type)
 
 
-class Normalizer:
-    """Batches of bytes -> what the network takes, on the device: float [n, 3, size, size], channels last."""
-
-    def __init__(self, config: TrainConfig, device: str) -> None:
-        self._mean = torch.tensor(config.normalize.mean, device=device).mul_(255).view(1, 3, 1, 1)
-        self._std = torch.tensor(config.normalize.std, device=device).mul_(255).view(1, 3, 1, 1)
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        # [n, h, w, 3] permuted is channels-last as it stands: no copy.
-        return images.permute(0, 3, 1, 2).float().sub(self._mean).div(self._std)
-
-
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Dropout and drop path draw from (seed, step, rank): a resumed run draws what it would have drawn."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
@@ -133,7 +121,8 @@ def train_epoch(
     """
     config, ranks = run.config, run.ranks
     device = ranks.device
-    normalizer, criterion = Normalizer(config, device), losses.CRITERIA[config.loss]
+    normalizer = Normalizer(config.normalize.mean, config.normalize.std, device)
+    criterion = losses.CRITERIA[config.loss]
     meter = LossMeter(device)
     if totals:
         meter.totals += torch.tensor(totals, dtype=torch.float64, device=device)
@@ -247,7 +236,7 @@ def validate(
     """
     device = run.ranks.device
     model.eval()
-    normalizer = Normalizer(run.config, device)
+    normalizer = Normalizer(run.config.normalize.mean, run.config.normalize.std, device)
     rows, scores, errors = [], [], []
     for batch in progress_bar(loader, desc="validate", unit="batch", disable=not run.ranks.is_main, leave=False):
         batch = _to_device(batch, device)

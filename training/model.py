@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,23 @@ from torch import nn
 
 class ModelError(ValueError):
     """A network that can't be made, or weights that do not fit it; the message says what to do."""
+
+
+class Normalizer:
+    """Batches of bytes -> what a network takes, on its device.
+
+    Args:
+        mean, std: of red, green and blue, in 0..1.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: str) -> None:
+        self._mean = torch.tensor(mean, device=device).mul_(255).view(1, 3, 1, 1)
+        self._std = torch.tensor(std, device=device).mul_(255).view(1, 3, 1, 1)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """RGB uint8 [n, h, w, 3] -> float [n, 3, h, w], channels last."""
+        # [n, h, w, 3] permuted is channels-last as it stands: no copy.
+        return images.permute(0, 3, 1, 2).float().sub(self._mean).div(self._std)
 
 
 class DeepFakeClassifier(nn.Module):
