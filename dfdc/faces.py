@@ -1,11 +1,11 @@
 """Finding faces and following them: the only module that touches a face detector.
 
-MTCNN (Zhang et al. 2016, IEEE SPL 23(10)) with facenet-pytorch's networks and weights, which lie in its package.
+MTCNN (Zhang et al. 2016, IEEE SPL 23(10)) with facenet-pytorch's networks and weights; the cascade is dfdc/mtcnn.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,9 @@ DETECT_THRESHOLDS = (0.85, 0.95, 0.95)  # boxes of real videos: only sure faces 
 LANDMARK_THRESHOLDS = (0.65, 0.75, 0.75)  # five points in crops, which hold a face for certain
 PREDICT_THRESHOLDS = (0.7, 0.8, 0.8)  # scoring: a missed face is worse than a doubtful one
 
-_MIN_SIDE = 20  # MTCNN's smallest face; a smaller picture has no step in its image pyramid
-_CPU_PIXELS = 2_500_000  # a batch: on the CPU larger ones only take memory (0.5 GB at this size)
+_CPU_PIXELS = 4 * 960 * 540  # a batch: on the CPU larger ones only take memory
 _GPU_PIXELS = 32 * 960 * 540
+_MOST_PICTURES = 64
 
 
 @dataclass(frozen=True)
@@ -79,55 +79,57 @@ class FaceDetector:
     """
 
     def __init__(self, thresholds: tuple[float, float, float], device: str = "cpu") -> None:
-        from facenet_pytorch import MTCNN
+        from dfdc.mtcnn import Cascade
 
-        self._mtcnn = MTCNN(margin=0, keep_all=True, thresholds=list(thresholds), device=device)
+        self._cascade = Cascade(thresholds, device)
         self._batch_pixels = _GPU_PIXELS if device.startswith("cuda") else _CPU_PIXELS
 
     def batch_size(self, width: int, height: int, scale: float = 1.0) -> int:
-        """How many pictures of this size fit a batch, 1 to 32."""
-        return int(np.clip(self._batch_pixels / max(1.0, width * height * scale * scale), 1, 32))
+        """How many pictures of this size fit a batch, 1 to 64."""
+        return int(np.clip(self._batch_pixels / max(1.0, width * height * scale * scale), 1, _MOST_PICTURES))
 
     def detect(self, pictures: Sequence[np.ndarray], scale: float = 1.0) -> list[Faces]:
         """Faces of each picture, in its own pixels, in batches that fit the memory.
 
         Args:
-            pictures: RGB uint8 [h, w, 3], all of one size.
-            scale: the pictures are resized by it first (Pillow's bicubic, sizes truncated, as the winners did).
+            pictures: RGB uint8 [h, w, 3], of any sizes.
+            scale: the pictures are resized by it first (bicubic, sizes truncated, as the winners did).
         """
         from dfdc.devices import run_halving
 
-        if not pictures:
-            return []
-        height, width = pictures[0].shape[:2]
-        step = self.batch_size(width, height, scale)
         found: list[Faces] = []
-        for start in range(0, len(pictures), step):
-            found += run_halving(lambda batch: self._detect(batch, scale), pictures[start : start + step])
+        for batch in self._batches(pictures, scale):
+            found += run_halving(lambda part: self._detect(part, scale), batch)
         return found
 
-    def _detect(self, pictures: Sequence[np.ndarray], scale: float) -> list[Faces]:
-        from PIL import Image
+    def _batches(self, pictures: Sequence[np.ndarray], scale: float) -> Iterator[Sequence[np.ndarray]]:
+        batch, pixels = [], 0.0
+        for picture in pictures:
+            own = picture.shape[0] * picture.shape[1] * scale * scale
+            if batch and (pixels + own > self._batch_pixels or len(batch) == _MOST_PICTURES):
+                yield batch
+                batch, pixels = [], 0.0
+            batch.append(picture)
+            pixels += own
+        if batch:
+            yield batch
 
-        height, width = pictures[0].shape[:2]
-        new_width, new_height = int(width * scale), int(height * scale)
-        if min(new_width, new_height) < _MIN_SIDE:
-            return [no_faces() for _ in pictures]
-        if scale != 1.0:
-            size = (new_width, new_height)
-            pictures = [np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BICUBIC)) for p in pictures]
-        boxes, scores, landmarks = self._mtcnn.detect(np.stack(pictures), landmarks=True)
-        return [
-            no_faces()
-            if boxes[i] is None
-            # With NumPy 2 the library hands ragged results over as object arrays.
-            else Faces(
-                np.asarray(boxes[i], np.float32).reshape(-1, 4) / scale,
-                np.asarray(scores[i], np.float32).reshape(-1),
-                np.asarray(landmarks[i], np.float32).reshape(-1, 5, 2) / scale,
-            )
-            for i in range(len(pictures))
-        ]
+    def _detect(self, pictures: Sequence[np.ndarray], scale: float) -> list[Faces]:
+        resized = pictures if scale == 1.0 else [_resize(picture, scale) for picture in pictures]
+        found = self._cascade.detect(resized)
+        return [Faces(boxes / scale, scores, points / scale) for boxes, scores, points in found]
+
+
+def _resize(picture: np.ndarray, scale: float) -> np.ndarray:
+    """Bicubic and with antialiasing: as Pillow but for one grey level in some places, and 7 times as fast."""
+    import torch
+
+    height, width = picture.shape[:2]
+    size = max(1, int(height * scale)), max(1, int(width * scale))
+    # [1, 3, h, w] whose colours lie together in memory is what PyTorch's fast path for bytes takes.
+    colours_first = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(colours_first, size=size, mode="bicubic", antialias=True)
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
 def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -1,0 +1,145 @@
+"""The cascade is the library's (dfdc/mtcnn.py)."""
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from conftest import REAL_VIDEOS, needs_real_videos
+from facenet_pytorch import MTCNN
+
+from dfdc import faces, mtcnn
+from dfdc.layout import list_videos
+from dfdc.mtcnn import Cascade
+from dfdc.video import VideoReader
+
+ALL_THRESHOLDS = [faces.DETECT_THRESHOLDS, faces.LANDMARK_THRESHOLDS, faces.PREDICT_THRESHOLDS]
+
+
+@pytest.fixture(scope="module", params=ALL_THRESHOLDS, ids=["detect", "landmarks", "predict"])
+def both(request):
+    """The library's detector and ours."""
+    return MTCNN(keep_all=True, thresholds=list(request.param), device="cpu"), Cascade(request.param, "cpu")
+
+
+@pytest.fixture(scope="module")
+def portrait():
+    return np.ascontiguousarray(skimage.data.astronaut())
+
+
+def assert_same_faces(library, found, picture):
+    boxes, scores, points = library.detect(picture, landmarks=True)
+    assert len(found[0]) == (0 if boxes is None else len(boxes))
+    if len(found[0]):
+        assert np.abs(found[0] - boxes.astype(float)).max() < 0.5
+        assert np.abs(found[1] - scores.astype(float)).max() < 1e-3
+        assert np.abs(found[2] - points.astype(float)).max() < 0.5
+
+
+def half_size_frames(path, count):
+    with VideoReader(path) as reader:
+        wanted = np.linspace(0, reader.frame_count - 1, count + 2)[1:-1].astype(int).tolist()
+        return [faces._resize(frame, 0.5) for _, frame in reader.frames(wanted)]
+
+
+@needs_real_videos
+def test_faces_of_the_real_videos_are_the_librarys(both):
+    library, cascade = both
+    total = 0
+    for path in list_videos(REAL_VIDEOS, recursive=True):
+        frames = half_size_frames(path, 2)
+        for frame, found in zip(frames, cascade.detect(frames), strict=True):
+            assert_same_faces(library, found, frame)
+            total += len(found[0])
+    assert total >= 30
+
+
+@pytest.mark.parametrize("size", [(512, 512), (301, 207), (700, 900), (20, 20), (21, 400), (95, 64)])
+def test_faces_are_the_librarys_at_any_size(both, portrait, size):
+    library, cascade = both
+    picture = cv2.resize(portrait, size, interpolation=cv2.INTER_AREA)
+    assert_same_faces(library, cascade.detect([picture])[0], picture)
+
+
+def test_pictures_of_different_sizes_share_a_batch(portrait):
+    cascade = Cascade(faces.LANDMARK_THRESHOLDS, "cpu")
+    crops = [portrait[20 : 220 + step, 130 : 320 - step] for step in range(0, 40, 4)]
+    pictures = [*crops, np.zeros((15, 90, 3), np.uint8), portrait, np.zeros((300, 300, 3), np.uint8), crops[0]]
+    together = cascade.detect(pictures)
+    assert [len(found[0]) for found in together] == [1] * len(crops) + [0, 1, 0, 1]
+    for picture, found in zip(pictures, together, strict=True):
+        for one, other in zip(cascade.detect([picture])[0], found, strict=True):
+            assert one == pytest.approx(other, abs=1e-3)
+
+
+def test_nothing_but_noise_or_black():
+    cascade = Cascade(faces.PREDICT_THRESHOLDS, "cpu")
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    for boxes, scores, points in cascade.detect([noise, np.zeros_like(noise)]):
+        assert boxes.shape[1:] == (4,)
+        assert points.shape == (len(scores), 5, 2)
+
+
+def test_other_layouts_give_the_same(portrait, monkeypatch):
+    expected = Cascade(faces.DETECT_THRESHOLDS, "cpu").detect([portrait])[0]
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    dense = Cascade(faces.DETECT_THRESHOLDS, "cpu").detect([portrait])[0]
+    monkeypatch.setattr(mtcnn, "_TILE_PIXELS", 5000)
+    monkeypatch.setattr(mtcnn, "_BOXES_AT_ONCE", 3)
+    tiled = Cascade(faces.DETECT_THRESHOLDS, "cpu").detect([portrait])[0]
+    for values in zip(expected, dense, tiled, strict=True):
+        assert values[0] == pytest.approx(values[1], abs=1e-3)
+        assert values[0] == pytest.approx(values[2], abs=1e-3)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("size", [(325, 577), (1200, 40), (90, 1100), (13, 13)])
+def test_tiles_cover_every_place_once(count, size):
+    """As many rows of the proposal network's map as the whole picture has."""
+
+    def rows(height):
+        return -((height - 2) // -2) - 4
+
+    for whole in (True, False):
+        seen = np.zeros((count, rows(size[0])), int)
+        for first, last, top, bottom in mtcnn._tiles(count, *size, whole=whole):
+            seen[first:last, top // 2 : top // 2 + rows(bottom - top)] += 1
+        assert (seen == 1).all()
+
+
+def test_area_means_are_pytorchs(portrait):
+    tables = mtcnn._Tables([portrait[:333, :207]], "cpu")
+    group = tables.groups[0]
+    part = mtcnn._resize(group.sums, 333, 207, (97, 64), 10, 40)
+    floats = torch.from_numpy(portrait[:333, :207].copy()).permute(2, 0, 1)[None].float()
+    expected = (torch.nn.functional.interpolate(floats, size=(97, 64), mode="area")[:, :, 10:40] - 127.5) / 128
+    assert torch.allclose(part, expected, atol=1e-5)
+    low, high = np.array([[3, 5], [100, 7]]), np.array([[20, 33], [190, 99]])
+    cut = tables.cut(np.zeros(2, np.int64), low, high, 24)
+    for index in range(2):
+        window = floats[:, :, low[index, 1] : high[index, 1], low[index, 0] : high[index, 0]]
+        expected = (torch.nn.functional.interpolate(window, size=(24, 24), mode="area") - 127.5) / 128
+        assert torch.allclose(cut[index : index + 1], expected, atol=1e-5)
+
+
+def test_resizing_is_pillows(portrait):
+    from PIL import Image
+
+    for scale in (0.5, 0.33, 2.0):
+        size = int(512 * scale), int(512 * scale)
+        expected = np.asarray(Image.fromarray(portrait).resize(size, Image.Resampling.BICUBIC)).astype(int)
+        apart = np.abs(faces._resize(portrait, scale).astype(int) - expected)
+        assert apart.max() <= 1
+        assert (apart > 0).mean() < 5e-3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_gpu_finds_what_the_cpu_does(portrait):
+    pictures = [portrait, portrait[:300, :400], portrait[20:220, 130:320]]
+    for on_cpu, on_gpu in zip(
+        Cascade(faces.DETECT_THRESHOLDS, "cpu").detect(pictures),
+        Cascade(faces.DETECT_THRESHOLDS, "cuda").detect(pictures),
+        strict=True,
+    ):
+        for one, other in zip(on_cpu, on_gpu, strict=True):
+            assert one == pytest.approx(other, abs=0.05)
