@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 DEVICE_HELP = "auto, cpu, cuda or cuda:N (auto: CUDA where there is one)"
@@ -20,19 +21,49 @@ def resolve_device(name: str) -> str:
     Raises:
         ValueError: no such device, or not here.
     """
+    if name == "cpu" or (name == "auto" and not _may_have_gpu()):
+        return "cpu"
     import torch
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
-    if name != "cpu" and (kind != "cuda" or (index and not index.isdigit())):
+    if kind != "cuda" or (index and not index.isdigit()):
         raise ValueError(f"--device {name}: unknown; use {DEVICE_HELP}")
-    if kind == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(f"--device {name}: PyTorch finds no CUDA device here; use --device cpu, or auto")
-        if index and int(index) >= torch.cuda.device_count():
-            raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
+    if not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: PyTorch finds no CUDA device here; use --device cpu, or auto")
+    if index and int(index) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
     return name
+
+
+def _may_have_gpu() -> bool:
+    """False only where PyTorch would find no GPU for certain: loading it takes seconds, this none."""
+    import ctypes
+    import sys
+
+    if "torch" in sys.modules or not sys.platform.startswith("linux") or Path("/dev/kfd").exists():  # AMD's
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, up to 256 MB, for the next picture.
+
+    glibc hands large blocks back to the kernel, which clears them anew for each array of a picture's size: a third of
+    the time of SSIM on 500 x 400 pixels. Other C libraries have no such setting, and nothing is done.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # <malloc.h>
+        mallopt(trim_threshold, 256 * 2**20)
+        mallopt(mmap_threshold, 32 * 2**20)  # the most that glibc takes
 
 
 def limit_threads(threads: int = 1) -> None:

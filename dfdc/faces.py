@@ -5,6 +5,7 @@ MTCNN (Zhang et al. 2016, IEEE SPL 23(10)) with facenet-pytorch's networks and w
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -82,6 +83,7 @@ class FaceDetector:
         from dfdc.mtcnn import Cascade
 
         self._cascade = Cascade(thresholds, device)
+        self._turn = threading.Lock()  # threads that share a GPU must not fill its memory together
         self._batch_pixels = _GPU_PIXELS if device.startswith("cuda") else _CPU_PIXELS
 
     def batch_size(self, width: int, height: int, scale: float = 1.0) -> int:
@@ -99,7 +101,10 @@ class FaceDetector:
 
         found: list[Faces] = []
         for batch in self._batches(pictures, scale):
-            found += run_halving(lambda part: self._detect(part, scale), batch)
+            resized = batch if scale == 1.0 else [_resize(picture, scale) for picture in batch]
+            with self._turn:
+                faces = run_halving(self._cascade.detect, resized)
+            found += [Faces(boxes / scale, scores, points / scale) for boxes, scores, points in faces]
         return found
 
     def _batches(self, pictures: Sequence[np.ndarray], scale: float) -> Iterator[Sequence[np.ndarray]]:
@@ -113,11 +118,6 @@ class FaceDetector:
             pixels += own
         if batch:
             yield batch
-
-    def _detect(self, pictures: Sequence[np.ndarray], scale: float) -> list[Faces]:
-        resized = pictures if scale == 1.0 else [_resize(picture, scale) for picture in pictures]
-        found = self._cascade.detect(resized)
-        return [Faces(boxes / scale, scores, points / scale) for boxes, scores, points in found]
 
 
 def _resize(picture: np.ndarray, scale: float) -> np.ndarray:

@@ -12,9 +12,11 @@ import multiprocessing
 import sys
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ class Step:
         read_stamp: video -> the stamp of its artifact if that is complete and fresh, else None.
         context: picklable, the same for all videos; `work` gets it.
         start: called once in every worker with the context and a device; what it returns replaces the context.
+        preload: modules that every worker needs; they are imported once, and workers are forked from there.
 
     A stamp holds `made` (counts by kind), `notes` (what the artifact lacks) and `failed` (a reason, or None).
     """
@@ -56,6 +59,7 @@ class Step:
     read_stamp: Callable[[Video], dict | None]
     context: Any = None
     start: Callable[[Any, str], Any] | None = None
+    preload: tuple[str, ...] = ("cv2",)
 
 
 def step_parser(doc: str, *, crops: bool = False, device: bool = False) -> argparse.ArgumentParser:
@@ -144,6 +148,15 @@ class _Tally:
         if stamp.get("notes"):
             self.ledger.add(video, "incomplete", "; ".join(stamp["notes"]))
 
+    def add(self, video: str, outcome: str, value: Any) -> None:
+        """Take an outcome as `_do_one` gives it."""
+        if outcome == "made":
+            self.count(video, value)
+        elif outcome == "skipped":
+            self.ledger.add(video, "skipped", value)
+        else:
+            self.fail(video, value)
+
     def fail(self, video: str, reason: str) -> None:
         self.failed += 1
         self.ledger.add(video, "failed", reason)
@@ -219,8 +232,9 @@ _worker_context: Any = None
 
 def _start_worker(start: Callable | None, context: Any, devices: Sequence[str], counter: Any) -> None:
     global _worker_context
-    from dfdc.devices import limit_threads
+    from dfdc.devices import keep_freed_memory, limit_threads
 
+    keep_freed_memory()
     with counter.get_lock():
         device = devices[counter.value % len(devices)]
         counter.value += 1
@@ -244,39 +258,47 @@ def _do_one(work: Callable[[Video, Any], dict], video: Video) -> tuple[str, Any]
         return "failed", f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
 
 
-def _map(step: Step, videos: Sequence[Video], workers: int, devices: Sequence[str], tally: _Tally) -> None:
-    from concurrent.futures import FIRST_COMPLETED, Future, wait
+def _do_some(work: Callable[[Video, Any], dict], videos: Sequence[Video], threads: int) -> list[tuple[str, Any]]:
+    """The outcomes of `videos`, so many at a time: decoding holds no lock of Python's."""
+    if threads == 1:
+        return [_do_one(work, video) for video in videos]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(partial(_do_one, work), videos))
 
+
+def _map(step: Step, videos: Sequence[Video], workers: int, devices: Sequence[str], tally: _Tally) -> None:
+    """Do `videos` in worker processes. A worker with a GPU reads several at a time, on its share of the cores."""
     from pebble import ProcessExpired, ProcessPool
 
     # forkserver: no copy of this process's threads or CUDA state, and workers start with few imports.
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "pebble", "dfdc.artifacts", *step.preload])
     counter = context.Value("i", 0)
-    waiting = iter(videos)
-    running: dict[Future, Video] = {}
     workers = min(workers, len(videos))
+    threads = max(1, available_cores() // workers) if devices[0].startswith("cuda") else 1
+    size = 1 if threads == 1 else max(1, min(4 * threads, len(videos) // workers))
+    waiting = deque(videos[start : start + size] for start in range(0, len(videos), size))
+    running: dict[Future, Sequence[Video]] = {}
     pool = ProcessPool(max_workers=workers, context=context, initializer=_start_worker,
                        initargs=(step.start, step.context, list(devices), counter))  # fmt: skip
     bar = progress_bar(total=len(videos), desc=step.name, unit="video")
     try:
-        while True:
-            while len(running) < 2 * workers and (video := next(waiting, None)) is not None:
-                running[pool.schedule(_do_one, args=(step.work, video))] = video
-            if not running:
-                break
+        while waiting or running:
+            while waiting and len(running) < 2 * workers:
+                some = waiting.popleft()
+                running[pool.schedule(_do_some, args=(step.work, some, threads))] = some
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                video = running.pop(future)
+                some = running.pop(future)
                 try:
-                    outcome, value = future.result()
+                    outcomes = future.result()
                 except ProcessExpired as death:
-                    outcome, value = "failed", f"its worker process died (exit code {death.exitcode})"
-                if outcome == "made":
-                    tally.count(video.id, value)
-                elif outcome == "skipped":
-                    tally.ledger.add(video.id, "skipped", value)
-                else:
-                    tally.fail(video.id, value)
-                bar.update()
+                    if len(some) > 1:  # one of them is to blame; the others must not pay for it
+                        waiting.extend([video] for video in some)
+                        continue
+                    outcomes = [("failed", f"its worker process died (exit code {death.exitcode})")]
+                for video, outcome in zip(some, outcomes, strict=True):
+                    tally.add(video.id, *outcome)
+                bar.update(len(some))
                 if tally.failed:
                     bar.set_postfix(failed=tally.failed, refresh=False)
         pool.close()

@@ -116,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         partial(read_stamp, root=args.root_dir, settings=settings),
         context={"root": args.root_dir, "settings": settings},
         start=start,
+        preload=("torch", "cv2", "av", "scipy.optimize"),
     )
     return parallel.run_step(step, args, dataset.reals(), dataset.skipped)
 

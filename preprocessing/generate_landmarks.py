@@ -24,6 +24,7 @@ from dfdc.imaging import read_picture
 from dfdc.layout import Dataset, Video
 
 STEP = "generate_landmarks"
+CROPS_AT_ONCE = 64  # read before the detector is called; of any sizes, it takes as many as its memory allows
 SETTINGS = {"version": 1, "thresholds": list(LANDMARK_THRESHOLDS)}
 
 
@@ -48,14 +49,15 @@ def start(context: dict, device: str) -> dict:
     return {**context, "detector": FaceDetector(LANDMARK_THRESHOLDS, device)}
 
 
-def find_landmarks(picture: np.ndarray, detector: FaceDetector) -> np.ndarray | None:
-    """int16 [5, 2] of the face in the middle of a crop, clipped to it; None if there is none."""
-    faces = detector.detect([picture])[0]
-    height, width = picture.shape[:2]
-    index = middle_face(faces, width, height)
-    if index is None:
-        return None
-    return np.rint(np.clip(faces.landmarks[index], 0, (width - 1, height - 1))).astype(np.int16)
+def find_landmarks(pictures: Sequence[np.ndarray], detector: FaceDetector) -> list[np.ndarray | None]:
+    """int16 [5, 2] of the face in the middle of each crop, clipped to it; None where there is none."""
+    found = []
+    for picture, faces in zip(pictures, detector.detect(pictures), strict=True):
+        height, width = picture.shape[:2]
+        index = middle_face(faces, width, height)
+        points = None if index is None else np.clip(faces.landmarks[index], 0, (width - 1, height - 1))
+        found.append(None if points is None else np.rint(points).astype(np.int16))
+    return found
 
 
 def generate(video: Video, context: dict) -> dict:
@@ -74,20 +76,21 @@ def generate(video: Video, context: dict) -> dict:
     without: list[str] = []
     names = layout.list_crops(crops)
     with artifacts.atomic_folder(target, stamp) as folder:
-        for frame, face in names:
-            try:
-                picture = read_picture(crops / layout.crop_name(frame, face))
-            except OSError as error:
-                stamp["notes"].append(f"{error}; remove {crops} and run step 2 again")
-                continue
-            points = find_landmarks(picture, context["detector"])
-            if points is None:
-                without.append(layout.crop_name(frame, face))
-                continue
-            buffer = io.BytesIO()
-            np.save(buffer, points)
-            (folder / layout.landmarks_name(frame, face)).write_bytes(buffer.getvalue())
-            stamp["made"]["landmarks"] += 1
+        for start in range(0, len(names), CROPS_AT_ONCE):
+            pictures = {}
+            for name in names[start : start + CROPS_AT_ONCE]:
+                try:
+                    pictures[name] = read_picture(crops / layout.crop_name(*name))
+                except OSError as error:
+                    stamp["notes"].append(f"{error}; remove {crops} and run step 2 again")
+            for name, points in zip(pictures, find_landmarks([*pictures.values()], context["detector"]), strict=True):
+                if points is None:
+                    without.append(layout.crop_name(*name))
+                    continue
+                buffer = io.BytesIO()
+                np.save(buffer, points)
+                (folder / layout.landmarks_name(*name)).write_bytes(buffer.getvalue())
+                stamp["made"]["landmarks"] += 1
         if without:
             stamp["notes"].append(f"no points in {len(without)} of {len(names)} crops, the first is {without[0]}")
     return stamp
@@ -117,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         partial(read_stamp, root=args.root_dir, crops_dir=args.crops_dir),
         context={"root": args.root_dir, "crops_dir": args.crops_dir},
         start=start,
+        preload=("torch", "cv2"),
     )
     return parallel.run_step(step, args, *with_crops(dataset, args.crops_dir))
 

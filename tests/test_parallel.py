@@ -5,6 +5,7 @@ import csv
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -30,12 +31,13 @@ def behave(video, context):
     if kind == "skipped":
         raise SkipVideo("no partner")
     marker = context / f"{video.id}.done"
+    time.sleep(0.02)
     marker.write_text(f"{cv2.getNumThreads()} {threading.active_count()}")
     return {"made": {"things": 2}, "failed": None, "notes": ["half of it"] if kind == "partly" else []}
 
 
-def run(tmp_path, names, workers=2, max_failed=1.0, force=False, fresh=()):
-    args = argparse.Namespace(root_dir=tmp_path, workers=workers, max_failed=max_failed, force=force)
+def run(tmp_path, names, workers=2, max_failed=1.0, force=False, fresh=(), **more):
+    args = argparse.Namespace(root_dir=tmp_path, workers=workers, max_failed=max_failed, force=force, **more)
     videos = [Video(name, Path(f"{name}.mp4"), "part", "REAL", None) for name in names]
     stamps = {name: {"made": {"things": 5}, "failed": None, "notes": []} for name in fresh}
     step = Step("a_step", behave, lambda video: stamps.get(video.id), context=tmp_path)
@@ -60,6 +62,18 @@ def test_one_bad_video_never_stops_the_others(tmp_path, capsys):
     assert ledger[("elsewhere", "skipped")] == "its original is not on disk"
     assert len(ledger) == 7
     assert "26 things; 4 failed, 2 skipped, 1 incomplete" in capsys.readouterr().out
+
+
+def test_a_worker_with_a_gpu_reads_several_videos_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "list_devices", lambda name: ["cuda:0"])
+    monkeypatch.setattr(parallel, "available_cores", lambda: 4)
+    names = ["fails-1", "dies-1", *[f"good-{index}" for index in range(20)]]
+    status, ledger = run(tmp_path, names, workers=0, device="cuda")
+    assert status == 0
+    assert set(ledger) == {("fails-1", "failed"), ("dies-1", "failed"), ("elsewhere", "skipped")}
+    done = list(tmp_path.glob("*.done"))
+    assert len(done) == 20
+    assert max(int(path.read_text().split()[1]) for path in done) >= 3
 
 
 def test_too_many_failures_exit_1_with_a_message(tmp_path, capsys):

@@ -284,12 +284,14 @@ def test_t26_landmarks_of_the_middle_face(monkeypatch):
 
     detector = FaceDetector(LANDMARK_THRESHOLDS)
     picture = skimage.data.astronaut()[20:240, 130:320]
-    points = generate_landmarks.find_landmarks(picture, detector)
+    nobody = np.zeros((90, 90, 3), np.uint8)
+    points, none, tighter = generate_landmarks.find_landmarks([picture, nobody, picture[10:-10, 10:-10]], detector)
     assert points.dtype == np.int16
     assert points.shape == (5, 2)
-    assert generate_landmarks.find_landmarks(np.zeros((90, 90, 3), np.uint8), detector) is None
+    assert none is None
+    assert np.abs(points - tighter - 10).max() <= 2
     monkeypatch.setattr(detector, "detect", lambda pictures: [no_faces()])
-    assert generate_landmarks.find_landmarks(picture, detector) is None
+    assert generate_landmarks.find_landmarks([picture], detector) == [None]
 
 
 @pytest.mark.parametrize("step", [*STEPS, "generate_folds", "summarize"])
