@@ -2,7 +2,7 @@
 # From a folder of DFDC parts to training data: the five preprocessing steps, in order.
 #
 #   ./preprocess_data.sh DATA_ROOT [--workers N] [--device auto|cpu|cuda] [--detector-scale auto|FACTOR]
-#                                  [--max-failed FRACTION] [--force]
+#                                  [--png-level 0..9] [--max-failed FRACTION] [--force]
 #
 # Stopped or killed, the same command goes on where it was; what is finished is not done again. Each step can be
 # run by itself as well, and has --help. benchmarks/RESULTS.md says what a video costs.
@@ -15,14 +15,15 @@ usage() { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 case $1 in -h | --help) usage; exit 0 ;; esac
 data_root=$1
 shift
-common=() device=() detector=()
+common=() device=() detector=() png=()
 while [ $# -gt 0 ]; do
     case $1 in
-        --workers | --max-failed | --device | --detector-scale)
+        --workers | --max-failed | --device | --detector-scale | --png-level)
             [ $# -ge 2 ] || { echo "preprocess_data.sh: $1 needs a value" >&2; exit 2; } ;;&
         --workers | --max-failed) common+=("$1" "$2"); shift 2 ;;
         --device) device+=("$1" "$2"); shift 2 ;;
         --detector-scale) detector+=("$1" "$2"); shift 2 ;;
+        --png-level) png+=("$1" "$2"); shift 2 ;;
         --force) common+=("$1"); shift ;;
         *) echo "preprocess_data.sh: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
     esac
@@ -48,9 +49,9 @@ step() {
 }
 
 step detect_original_faces "${common[@]}" "${device[@]}" "${detector[@]}"   # REAL videos -> bboxes/
-step extract_crops "${common[@]}"                                           # REAL and FAKE -> crops/
+step extract_crops "${common[@]}" "${png[@]}"                               # REAL and FAKE -> crops/
 step generate_landmarks "${common[@]}" "${device[@]}"                       # REAL crops -> landmarks/
-step generate_diffs "${common[@]}"                                          # pairs of crops -> diffs/
+step generate_diffs "${common[@]}" "${png[@]}"                              # pairs of crops -> diffs/
 step generate_folds "${common[@]}"                                          # -> folds.csv
 
 printf '\n'

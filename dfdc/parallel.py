@@ -62,7 +62,7 @@ class Step:
     preload: tuple[str, ...] = ("cv2",)
 
 
-def step_parser(doc: str, *, crops: bool = False, device: bool = False) -> argparse.ArgumentParser:
+def step_parser(doc: str, *, crops: bool = False, device: bool = False, png: bool = False) -> argparse.ArgumentParser:
     """The arguments that every step takes; `doc` is the script's docstring."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     where = "folder in which the dfdc_train_part_* folders lie; artifacts are written there"
@@ -73,6 +73,9 @@ def step_parser(doc: str, *, crops: bool = False, device: bool = False) -> argpa
     parser.add_argument("--workers", type=int, default=0, metavar="N", help=many)
     if device:
         parser.add_argument("--device", default="auto", help=DEVICE_HELP)
+    if png:
+        level = "compression of the PNGs, all lossless: 0 (twice the size of 1) to 9 (a tenth smaller, and slow) (1)"
+        parser.add_argument("--png-level", type=int, choices=range(10), default=1, metavar="0..9", help=level)
     parser.add_argument("--force", action="store_true", help="redo what is already complete")
     parser.add_argument("--max-failed", type=float, default=0.05, metavar="FRACTION",
                         help="exit with status 1 if a larger part of the videos fails (0.05)")  # fmt: skip

@@ -90,7 +90,7 @@ def extract(video: Video, context: dict) -> dict:
                 if crop is None:
                     degenerate.append(name)
                     continue
-                (folder / name).write_bytes(encode_png(crop))
+                (folder / name).write_bytes(encode_png(crop, context["png_level"]))
                 stamp["made"]["crops"] += 1
         if reader.lost:
             stamp["notes"].append(f"{len(reader.lost)} frames can't be decoded, the first is {reader.lost[0]}")
@@ -118,7 +118,7 @@ def with_boxes(dataset: Dataset, crops_dir: str) -> tuple[list[Video], dict[str,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = parallel.step_parser(__doc__, crops=True)
+    parser = parallel.step_parser(__doc__, crops=True, png=True)
     args = parser.parse_args(argv)
     dataset = layout.load_dataset(args.root_dir)
     layout.check_crops_dir(args.crops_dir, dataset.parts)
@@ -127,7 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         STEP,
         extract,
         partial(read_stamp, root=args.root_dir, crops_dir=args.crops_dir),
-        context={"root": args.root_dir, "crops_dir": args.crops_dir},
+        context={"root": args.root_dir, "crops_dir": args.crops_dir, "png_level": args.png_level},
+        preload=("cv2", "av"),
     )
     return parallel.run_step(step, args, *with_boxes(dataset, args.crops_dir))
 

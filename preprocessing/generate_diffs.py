@@ -61,7 +61,7 @@ def generate(video: Video, context: dict) -> dict:
                 unusable.setdefault(str(error), []).append(name)
                 continue
             stamp["made"]["unchanged"] += not shows_change(mask)
-            (folder / layout.diff_name(frame, face)).write_bytes(encode_png(mask))
+            (folder / layout.diff_name(frame, face)).write_bytes(encode_png(mask, context["png_level"]))
             stamp["made"]["masks"] += 1
         for lonely, whose in ((real_crops - fake_crops, "the original's"), (fake_crops - real_crops, "the fake's")):
             if lonely:
@@ -91,7 +91,7 @@ def with_pairs(dataset: Dataset, crops_dir: str) -> tuple[list[Video], dict[str,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = parallel.step_parser(__doc__, crops=True)
+    parser = parallel.step_parser(__doc__, crops=True, png=True)
     args = parser.parse_args(argv)
     dataset = layout.load_dataset(args.root_dir)
     layout.check_crops_dir(args.crops_dir, dataset.parts)
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         STEP,
         generate,
         partial(read_stamp, root=args.root_dir, crops_dir=args.crops_dir),
-        context={"root": args.root_dir, "crops_dir": args.crops_dir},
+        context={"root": args.root_dir, "crops_dir": args.crops_dir, "png_level": args.png_level},
     )
     return parallel.run_step(step, args, *with_pairs(dataset, args.crops_dir))
 

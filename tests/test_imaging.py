@@ -110,8 +110,9 @@ def test_shows_change_needs_enough_changed_pixels():
 def test_png_is_lossless_and_bad_pictures_are_named(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     path = tmp_path / "a.png"
-    path.write_bytes(imaging.encode_png(picture))
-    assert np.array_equal(imaging.read_picture(path), picture)
+    for level in range(10):
+        path.write_bytes(imaging.encode_png(picture, level))
+        assert np.array_equal(imaging.read_picture(path), picture)
     path.write_bytes(imaging.encode_png(picture[..., 0]))
     assert np.array_equal(imaging.read_picture(path, grey=True), picture[..., 0])
     for data in (b"", b"no picture"):

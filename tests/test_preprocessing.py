@@ -230,7 +230,7 @@ def test_a_failed_redo_leaves_nothing_stale(root):
 
 
 def context(root, **more):
-    return {"root": root, "crops_dir": "crops", **more}
+    return {"root": root, "crops_dir": "crops", "png_level": 1, **more}
 
 
 def test_t19_missing_and_mismatching_partners_are_counted(root):
