@@ -1,0 +1,132 @@
+"""Which decoder: seconds to read every 10th frame of videos as RGB, one thread, each decoder in turn.
+
+    python benchmarks/bench_decode.py [VIDEOS ...]
+
+OpenCV: VideoCapture, grab all, retrieve every 10th. PyAV: decode all, convert every 10th. torchcodec, where it is
+installed: get_frames_at. Ours: dfdc/video.py, which numbers frames by their time stamps and sorts out damage.
+Floor: PyAV, decode all, convert none. Then a stream with a damaged middle, and what each decoder makes of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from measuring import add_videos, best_in_turn, find_videos, one_thread, run_measured
+
+STRIDE = 10
+
+
+def floor(path: Path) -> Iterator[None]:
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for _ in container.decode(stream):
+            yield None
+
+
+def pyav(path: Path) -> Iterator[object]:
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for number, frame in enumerate(container.decode(stream)):
+            if number % STRIDE == 0:
+                yield frame.to_ndarray(format="rgb24")
+
+
+def opencv(path: Path) -> Iterator[object]:
+    import cv2
+
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    number = 0
+    while capture.grab():
+        if number % STRIDE == 0:
+            yield cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
+        number += 1
+    capture.release()
+
+
+def torchcodec(path: Path) -> Iterator[object]:
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(path, num_ffmpeg_threads=1, dimension_order="NHWC")
+    for number in range(0, len(decoder), STRIDE):
+        yield decoder.get_frame_at(number).data.numpy()
+
+
+def ours(path: Path) -> Iterator[object]:
+    from dfdc.video import VideoReader
+
+    with VideoReader(path) as reader:
+        for _, frame in reader.frames(stride=STRIDE):
+            yield frame
+
+
+FORMS: dict[str, Callable[[Path], Iterator[object]]] = {"floor": floor, "OpenCV": opencv, "PyAV": pyav, "ours": ours}
+
+
+def read(form: str, videos: list[Path]) -> int:
+    return sum(1 for path in videos for _ in FORMS[form](path))
+
+
+def damage(source: Path, target: Path) -> None:
+    """A copy of `source` with random bytes in a twentieth of its middle."""
+    import numpy as np
+
+    data = bytearray(source.read_bytes())
+    start, length = len(data) // 2, len(data) // 20
+    data[start : start + length] = np.random.default_rng(0).bytes(length)
+    target.write_bytes(data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_videos(parser)
+    parser.add_argument("--turns", type=int, default=3, help="the best of so many counts (3)")
+    parser.add_argument("--only", choices=[*FORMS, "torchcodec"], help="just read with one (for its memory)")
+    args = parser.parse_args()
+    one_thread()
+    if importlib.util.find_spec("torchcodec"):
+        FORMS["torchcodec"] = torchcodec
+    videos = find_videos(args.videos)
+    if args.only:
+        read(args.only, videos)
+        return
+
+    whole = best_in_turn({name: lambda name=name: read(name, videos) for name in FORMS}, args.turns)
+    quarter = videos[:: 4 if len(videos) > 3 else 1]
+    part = best_in_turn({name: lambda name=name: read(name, quarter) for name in FORMS}, args.turns)
+    print(f"{len(videos)} videos, every {STRIDE}th frame, one thread")
+    print(f"| decoder | seconds | times the floor | on {len(quarter)} videos | peak MiB | frames |")
+    print("|---|---|---|---|---|---|")
+    for name in FORMS:
+        _, memory, _ = run_measured([sys.executable, __file__, *videos, "--only", name])
+        frames = "-" if name == "floor" else read(name, videos)
+        print(f"| {name} | {whole[name]:.2f} | {whole[name] / whole['floor']:.2f} | {part[name]:.2f} | {memory:.0f} | "
+              f"{frames} |")  # fmt: skip
+
+    with tempfile.TemporaryDirectory() as folder:
+        broken = Path(folder) / "broken.mp4"
+        damage(max(videos, key=lambda path: path.stat().st_size), broken)
+        print("\nof a video with random bytes in a twentieth of its middle:")
+        for name in FORMS:
+            frames = 0
+            try:
+                for _ in FORMS[name](broken):
+                    frames += 1
+                said = "no error"
+            except Exception as error:  # what a decoder says of damage is what is asked here
+                said = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
+            print(f"- {name}: {frames} frames, {said}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Milliseconds per frame of face detection: facenet-pytorch's MTCNN in batches against dfdc/faces.py, in turn.
+
+    python benchmarks/bench_detect.py [VIDEOS ...] --size 960x540
+
+Both on the same frames, as RGB in memory, on one thread (or --device cuda), with the thresholds of preprocessing. Then
+whether they agree on every frame, the memory of each in a process of its own, and how time and memory grow from a
+quarter of the frames to all. Floor: decoding the 10 frames that come with each one that is searched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from measuring import add_videos, best_in_turn, find_videos, one_thread, run_measured, seconds
+
+
+def read_frames(videos: list[Path], count: int, size: tuple[int, int] | None) -> tuple[list, float]:
+    """`count` frames over all videos, and the seconds it took to decode each with the nine behind it."""
+    import cv2
+
+    from dfdc.video import VideoReader
+
+    frames: list = []
+    each = max(1, count // len(videos))
+
+    def read() -> None:
+        for path in videos:
+            with VideoReader(path) as reader:
+                for taken, (_, frame) in enumerate(reader.frames(stride=10)):
+                    if taken == each:
+                        break
+                    frames.append(frame if size is None else cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+
+    took = seconds(read)
+    return frames, took / len(frames)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_videos(parser)
+    parser.add_argument("--frames", type=int, default=64, help="over all videos (64)")
+    parser.add_argument("--size", default="960x540", help="WxH to which all frames are brought first (960x540)")
+    parser.add_argument("--batch", type=int, default=32, help="the library's batch (32)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--turns", type=int, default=3, help="the best of so many counts (3)")
+    parser.add_argument("--only", choices=("library", "ours", "nothing"), help="just detect with one (for its memory)")
+    args = parser.parse_args()
+    width, height = map(int, args.size.split("x"))
+    one_thread()
+
+    import numpy as np
+    import torch
+
+    from dfdc.faces import DETECT_THRESHOLDS, FaceDetector
+
+    frames, floor = read_frames(find_videos(args.videos), args.frames, (width, height))
+
+    def library(some: list) -> list:
+        from facenet_pytorch import MTCNN
+
+        mtcnn = MTCNN(margin=0, keep_all=True, thresholds=list(DETECT_THRESHOLDS), device=args.device)
+        found = []
+        for start in range(0, len(some), args.batch):
+            boxes, scores, _ = mtcnn.detect(np.stack(some[start : start + args.batch]), landmarks=True)
+            found += zip(boxes, scores, strict=True)
+        return found
+
+    def ours(some: list) -> list:
+        found = FaceDetector(DETECT_THRESHOLDS, args.device).detect(some)
+        if args.device != "cpu":
+            torch.cuda.synchronize()
+        return [(faces.boxes, faces.scores) for faces in found]
+
+    forms = {"library": library, "ours": ours}
+    if args.only:
+        forms.get(args.only, len)(frames)
+        return
+    quarter = frames[::4]
+    for form in forms.values():  # both loaded and warm
+        form(quarter[:2])
+    whole = best_in_turn({name: lambda form=form: form(frames) for name, form in forms.items()}, args.turns)
+    part = best_in_turn({name: lambda form=form: form(quarter) for name, form in forms.items()}, args.turns)
+    memory = {}
+    for name in ("nothing", *forms):
+        for count in (args.frames // 4, args.frames):
+            command = [sys.executable, __file__, *args.videos, "--frames", count, "--size", args.size, "--only", name,
+                       "--device", args.device, "--batch", args.batch]  # fmt: skip
+            memory[name, count] = run_measured(command)[1]
+
+    print(f"{len(frames)} frames of {width}x{height}, {args.device}, one thread; decoding 10: {floor * 1000:.1f} ms")
+    print(f"| detector | ms per frame | on {len(quarter)} frames | MiB for the detection, {args.frames // 4} frames | "
+          f"{args.frames} frames |\n|---|---|---|---|---|")  # fmt: skip
+    for name in forms:
+        more = [memory[name, count] - memory["nothing", count] for count in (args.frames // 4, args.frames)]
+        print(f"| {name} | {whole[name] / len(frames) * 1000:.1f} | {part[name] / len(quarter) * 1000:.1f} | "
+              f"{more[0]:.0f} | {more[1]:.0f} |")  # fmt: skip
+    print(f"ours is {whole['library'] / whole['ours']:.2f} times as fast")
+
+    pairs = list(zip(library(frames), ours(frames), strict=True))
+    counts = [(0 if boxes is None else len(boxes), len(found)) for (boxes, _), (found, _) in pairs]
+    same = [pair for pair, (one, other) in zip(pairs, counts, strict=True) if one == other and one]
+    corner = max(float(np.abs(np.asarray(a, float) - b).max()) for (a, _), (b, _) in same)
+    score = max(float(np.abs(np.asarray(a, float) - b).max()) for (_, a), (_, b) in same)
+    others = sum(one != other for one, other in counts)
+    print(f"{sum(one for one, _ in counts)} faces; {others} frames with another count; "
+          f"corners within {corner:.4f} pixels, scores within {score:.6f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
