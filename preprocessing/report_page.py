@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dfdc.layout import FAKE, FRAME_STRIDE, REAL
 from preprocessing.report_pairs import Pair
-from preprocessing.report_scan import COVERAGE, STEPS, Fold, Group, StepLedger, Survey
+from preprocessing.report_scan import COVERAGE, STEPS, Fold, Group, Reason, StepLedger, Survey
 
 TITLES = {
     "detect_original_faces": "1 Faces",
@@ -108,12 +108,8 @@ def _head(found: Survey) -> str:
     videos = total["real"] + total["fake"]
     failed = sum(ledger.outcomes["failed"] for ledger in found.ledgers.values())
     absent = [TITLES[step].split()[1].lower() for step, ledger in found.ledgers.items() if not ledger.present]
-    if absent:
-        state = f"Not run yet, or without a ledger: {', '.join(absent)}."
-    elif failed:
-        state = f"All five steps ran; {plural(failed, 'failure')} among them, with the reasons below."
-    else:
-        state = "All five steps ran and nothing failed."
+    state = f"Not run yet, or without a ledger: {', '.join(absent)}." if absent else "All five steps ran."
+    state += f" {plural(failed, 'failure')}; the reasons stand below." if failed else " Nothing failed."
     links = (("pairs", "Pairs"), ("parts", "Parts"), ("faces", "Faces"), ("failures", "Failures"),
              ("folds", "Folds"), ("settings", "Settings"))  # fmt: skip
     return (
@@ -146,7 +142,10 @@ def _tiles(found: Survey) -> str:
     outcomes = sum((ledger.outcomes for ledger in found.ledgers.values()), Counter())
     split = f'<span class="real">{number(total["real"])} real</span>, '
     split += f'<span class="fake">{number(total["fake"])} fake</span>'
-    real_crops, skipped = total["real_crops"], plural(len(found.dataset.skipped), "video")
+    real_crops, skipped = (
+        total["real_crops"],
+        plural(len(found.dataset.skipped), "video") if found.dataset.skipped else "no video",
+    )
     frames = sum(found.tally.frame_faces.values())
     unchanged = f"{plural(total['unchanged'], 'mask')} show no change" if total["unchanged"] else "each shows a change"
     tiles = (
@@ -155,7 +154,7 @@ def _tiles(found: Survey) -> str:
         ("Crops", number(total["crops"]), f"{number(real_crops)} real, {number(total['crops'] - real_crops)} fake"),
         ("Landmarks", number(total["landmarks"]), f"on {percent(total['landmarks'], real_crops)} of the real crops"),
         ("Masks", number(total["masks"]), unchanged if total["masks"] else "real and fake compared"),
-        ("Failures", number(outcomes["failed"]), f"{skipped} skipped, not usable or not there"),
+        ("Failures", number(outcomes["failed"]), f"{skipped} skipped"),
     )  # fmt: skip
     return '<dl class="tiles">' + "".join(
         f'<div class="tile"><dt>{name}</dt><dd class="big">{big}</dd><dd class="small">{small}</dd></div>'
@@ -197,8 +196,8 @@ def _card(pair: Pair) -> str:
         f'<div class="real">{_image(pair.real_jpeg, f"real, {pair.fake.source}, {where}")}real</div>'
         f'<div class="fake">{_image(pair.fake_jpeg, f"fake, {pair.fake.id}, {where}")}fake</div>'
         f"<div>{mask}difference</div></div>"
-        f"<figcaption>{name} <span class=soft>from {source}<br>{esc(pair.fake.part)}, {where}, "
-        f"{pair.size[0]} × {pair.size[1]} pixels{points}</span></figcaption></figure>"
+        f'<figcaption>{name} <span class="soft">from {source}<br>{esc(pair.fake.part)}<br>{where}, '
+        f"{pair.size[0]} × {pair.size[1]} px{points}</span></figcaption></figure>"
     )
 
 
@@ -256,7 +255,7 @@ def _distributions(found: Survey) -> str:
         ("Faces on a frame", "sampled frames, by the number of faces found", _small_numbers(tally.frame_faces)),
         ("People in a video", "real videos, by the number of different people", _small_numbers(tally.people)),
         ("Frames with a face", "real videos, by the share of their sampled frames that show one",
-         [(label.replace(" %", "%"), tally.coverage[index]) for index, label in enumerate(COVERAGE)]),
+         [(label, tally.coverage[index]) for index, label in enumerate(COVERAGE)]),
     )  # fmt: skip
     cards = "".join(
         f'<div class="card"><h3>{name}</h3><span class="note">{caption}</span>{_columns(name, rows)}</div>'
@@ -306,27 +305,44 @@ def _failures(ledgers: Mapping[str, StepLedger]) -> str:
         "takes, such as the file or its original; a failed video is skipped by the steps that follow. "
         '<b class="incomplete">Incomplete</b>: it was made, but something is missing from it.</p>'
     )
-    return words + "".join(_failures_of(step, ledger) for step, ledger in ledgers.items())
+    readable = [ledger for ledger in ledgers.values() if ledger.present and not ledger.fault]
+    shared = _shared_reasons(readable)
+    cards = [_reasons_card("<h3>All steps alike</h3>", shared)] if shared else []
+    clean = []
+    for step, ledger in ledgers.items():
+        title = f'<h3>{TITLES[step]} <code class="soft">failures/{step}.csv</code></h3>'
+        own = [reason for reason in ledger.reasons if reason not in shared]
+        if ledger.fault:
+            cards.append(f'<div class="card warn">{title}<p>It can’t be read: {esc(ledger.fault)}</p></div>')
+        elif not ledger.present:
+            cards.append(f'<div class="card">{title}<p class="note">There is no such file; run the step.</p></div>')
+        elif own:
+            cards.append(_reasons_card(title, own))
+        else:
+            clean.append(TITLES[step])
+    if clean:
+        rest = "Beyond that, every" if shared else "Every"
+        cards.append(f'<p class="card">{rest} video was done, and completely, in {", ".join(clean)}.</p>')
+    return words + "".join(cards)
 
 
-def _failures_of(step: str, ledger: StepLedger) -> str:
-    title = f"<h3>{TITLES[step]} <code class=soft>failures/{step}.csv</code></h3>"
-    counts = ", ".join(f"{number(ledger.outcomes[kind])} {kind}" for kind in ("failed", "skipped", "incomplete"))
-    if ledger.fault:
-        return f'<div class="card warn">{title}<p>It can’t be read: {esc(ledger.fault)}</p></div>'
-    if not ledger.present:
-        return f'<div class="card">{title}<p class="note">There is no such file; the step has not run yet.</p></div>'
-    if not ledger.reasons:
-        return f'<div class="card">{title}<p class="note">Nothing: every video was done, and completely.</p></div>'
+def _shared_reasons(ledgers: Sequence[StepLedger]) -> list[Reason]:
+    """What stands in each of several ledgers: videos that the data set lacks are skipped by every step."""
+    if len(ledgers) < 2:
+        return []
+    return [reason for reason in ledgers[0].reasons if all(reason in other.reasons for other in ledgers[1:])]
+
+
+def _reasons_card(title: str, reasons: Iterable[Reason]) -> str:
     rows = "\n".join(
         f'<tr><td class="left outcome {esc(reason.outcome)}">{esc(reason.outcome)}</td><td data-label="Videos">'
         f'{number(reason.group.count)}</td><td class="left whole">{esc(reason.text)}</td>'
         f'<td class="left whole soft">{esc(_examples(reason.group))}</td></tr>'
-        for reason in ledger.reasons
+        for reason in reasons
     )
     return (
-        f'<div class="card">{title}<p class="note">{counts}</p><table><thead><tr><th scope="col" class="left">Outcome'
-        '</th><th scope="col">Videos</th><th scope="col" class="left">Reason</th>'
+        f'<div class="card">{title}<table class="reasons"><thead><tr><th scope="col" class="left">Outcome</th>'
+        '<th scope="col">Videos</th><th scope="col" class="left">Reason</th>'
         f'<th scope="col" class="left">For example</th></tr></thead><tbody>\n{rows}\n</tbody></table></div>'
     )
 

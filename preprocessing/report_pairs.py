@@ -60,7 +60,7 @@ def make_pairs(dataset: Dataset, crops_dir: str, limit: int = MAX_PAIRS) -> tupl
     for tries, fake in enumerate(_spread_fakes(dataset)):
         if len(pairs) == limit or tries == MAX_TRIES:
             break
-        candidate = _Candidate(fake, _pick_crops(dataset.root, crops_dir, fake))
+        candidate = _Candidate(fake, _pick_crops(dataset.root, crops_dir, fake, len(pairs)))
         pair = _load(dataset.root, crops_dir, candidate, 0, faults)
         if pair:
             pairs.append(pair)
@@ -91,8 +91,11 @@ def _spread_fakes(dataset: Dataset) -> Iterator[Video]:
         yield from (videos[turn] for videos in parts if turn < len(videos))
 
 
-def _pick_crops(root: Path, crops_dir: str, fake: Video) -> list[tuple[int, int]]:
-    """Crops that the fake and its original share, the middle one first; those with points and mask where any are."""
+def _pick_crops(root: Path, crops_dir: str, fake: Video, turn: int) -> list[tuple[int, int]]:
+    """Crops that the fake and its original share, those with points and mask where any are.
+
+    The first is the middle one at `turn` 0 and another at each turn, the others follow far from each other.
+    """
     shared = sorted(
         set(layout.list_crops(layout.crops_path(root, fake.id, crops_dir)))
         & set(layout.list_crops(layout.crops_path(root, fake.source, crops_dir)))
@@ -101,7 +104,8 @@ def _pick_crops(root: Path, crops_dir: str, fake: Video) -> list[tuple[int, int]
     full = [key for key in shared if (masks / layout.diff_name(*key)).is_file()
             and (points / layout.landmarks_name(*key)).is_file()]  # fmt: skip
     order = spread(full or shared)
-    return order[1:] + order[:1]
+    first = (turn + 1) % max(1, len(order))
+    return order[first:] + order[:first]
 
 
 def _load(root: Path, crops_dir: str, candidate: _Candidate, turn: int, faults: list[str]) -> Pair | None:
@@ -116,11 +120,9 @@ def _load(root: Path, crops_dir: str, candidate: _Candidate, turn: int, faults: 
         real, forged = (
             read_picture(layout.crops_path(root, video, crops_dir) / name) for video in (fake.source, fake.id)
         )
-        points = np.load(points_path) if points_path.is_file() else None
+        points = _read_points(points_path) if points_path.is_file() else None
         mask = read_picture(mask_path, grey=True) if mask_path.is_file() else None
-        if points is not None and (points.shape != (5, 2) or points.dtype != np.int16):
-            raise ValueError(f"int16 [5, 2] is expected, the landmarks are {points.dtype} {list(points.shape)}")
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         faults.append(f"{fake.id}, {name}: {error}".replace(str(root), "DATA_ROOT"))
         return None
     size = real.shape[1], real.shape[0]
@@ -134,6 +136,15 @@ def _load(root: Path, crops_dir: str, candidate: _Candidate, turn: int, faults: 
         None if mask is None else _encode(_with_mask(forged, mask)),
         points is not None,
     )
+
+
+def _read_points(path: Path) -> np.ndarray:
+    """int16 [5, 2] from a landmarks file; ValueError for anything else."""
+    with path.open("rb") as handle:  # not np.load, which takes a file for a pickle or an archive by its first bytes
+        points = np.lib.format.read_array(handle, allow_pickle=False)
+    if points.shape != (5, 2) or points.dtype != np.int16:
+        raise ValueError(f"landmarks are {points.dtype} {list(points.shape)}, and not int16 [5, 2]")
+    return points
 
 
 def _with_points(picture: np.ndarray, points: np.ndarray | None) -> np.ndarray:
@@ -153,7 +164,7 @@ def _with_mask(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     small = isotropic_resize(picture, SIDE)
     height, width = small.shape[:2]
     value = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
-    colour = cv2.applyColorMap(np.clip(value.astype(np.float32) * 1.6, 0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    colour = cv2.applyColorMap(value, cv2.COLORMAP_INFERNO)
     share = np.clip(value.astype(np.float32) / FULL_CHANGE, 0, 1)[..., None]
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32) * 0.6
     return np.clip(grey * (1 - share) + colour[..., ::-1] * share + 0.5, 0, 255).astype(np.uint8)

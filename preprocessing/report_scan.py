@@ -19,7 +19,7 @@ from dfdc import artifacts, layout, parallel
 from dfdc.layout import FAKE, REAL, Dataset, Video
 
 STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs", "generate_folds")
-COVERAGE = ("none", "under 25 %", "25 to 49 %", "50 to 74 %", "75 to 99 %", "all")
+COVERAGE = ("none", "< 25%", "25–49%", "50–74%", "75–99%", "all")
 BATCH = 500  # videos a thread counts at a time
 EXAMPLES = 3  # names shown of those that share a reason
 MAX_REASONS = 40  # kinds of reasons kept for a step; what is over is counted together
