@@ -109,7 +109,10 @@ def _head(found: Survey) -> str:
     failed = sum(ledger.outcomes["failed"] for ledger in found.ledgers.values())
     absent = [TITLES[step].split()[1].lower() for step, ledger in found.ledgers.items() if not ledger.present]
     state = f"Not run yet, or without a ledger: {', '.join(absent)}." if absent else "All five steps ran."
-    state += f" {plural(failed, 'failure')}; the reasons stand below." if failed else " Nothing failed."
+    if failed:
+        state += f" {plural(failed, 'failure')}; the reasons stand below."
+    elif not absent and not any(ledger.fault for ledger in found.ledgers.values()):
+        state += " Nothing failed."
     links = (("pairs", "Pairs"), ("parts", "Parts"), ("faces", "Faces"), ("failures", "Failures"),
              ("folds", "Folds"), ("settings", "Settings"))  # fmt: skip
     return (
@@ -314,15 +317,16 @@ def _failures(ledgers: Mapping[str, StepLedger]) -> str:
         own = [reason for reason in ledger.reasons if reason not in shared]
         if ledger.fault:
             cards.append(f'<div class="card warn">{title}<p>It can’t be read: {esc(ledger.fault)}</p></div>')
-        elif not ledger.present:
-            cards.append(f'<div class="card">{title}<p class="note">There is no such file; run the step.</p></div>')
         elif own:
             cards.append(_reasons_card(title, own))
-        else:
+        elif ledger.present:
             clean.append(TITLES[step])
     if clean:
         rest = "Beyond that, every" if shared else "Every"
         cards.append(f'<p class="card">{rest} video was done, and completely, in {", ".join(clean)}.</p>')
+    absent = [TITLES[step] for step, ledger in ledgers.items() if not ledger.present]
+    if absent:
+        cards.append(f'<p class="card">Nothing is known of {", ".join(absent)}: not run yet, or without a ledger.</p>')
     return words + "".join(cards)
 
 

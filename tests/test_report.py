@@ -271,6 +271,8 @@ def test_artifacts_without_stamps_or_metadata_are_counted_and_said(tmp_path):
     assert "not in metadata.json" in page.text  # fake5, in folds.csv
     assert "No boxes yet" in page.text
     assert "Not run yet, or without a ledger: faces, crops, landmarks, masks, folds." in page.text
+    assert "Nothing is known of 1 Faces, 2 Crops, 3 Landmarks, 4 Masks, 5 Folds" in page.text
+    assert "Nothing failed" not in page.text
 
 
 def test_broken_artifacts_are_said_and_the_rest_is_shown(root):
