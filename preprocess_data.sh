@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# From a folder of DFDC parts to training data: the five preprocessing steps, in order.
+# From a folder of DFDC parts to training data: the five preprocessing steps, in order, and a page that shows what
+# they made (DATA_ROOT/report/index.html).
 #
 #   ./preprocess_data.sh DATA_ROOT [--workers N] [--device auto|cpu|cuda] [--detector-scale auto|FACTOR]
 #                                  [--png-level 0..9] [--max-failed FRACTION] [--force]
@@ -9,7 +10,7 @@
 set -euo pipefail
 unset CDPATH
 
-usage() { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 [ $# -ge 1 ] || { usage >&2; exit 2; }
 case $1 in -h | --help) usage; exit 0 ;; esac
@@ -38,13 +39,24 @@ VENV=${VENV:-.venv}
 python=$VENV/bin/python
 [ -x "$python" ] || python=python3
 
+report() {
+    printf '\n'
+    "$python" preprocessing/report.py --root-dir "$data_root"
+}
+
+# A step in which too many videos failed ends the run, but not without the page that says which and why.
+stop() {
+    [ "$1" -ne 1 ] || report
+    exit "$1"
+}
+
 number=0
 step() {
     local name=$1 started=$SECONDS
     shift
     number=$((number + 1))
     printf '\n[%d/5] %s\n' "$number" "$name"
-    "$python" "preprocessing/$name.py" --root-dir "$data_root" "$@"
+    "$python" "preprocessing/$name.py" --root-dir "$data_root" "$@" || stop $?
     printf '[%d/5] %s took %d s\n' "$number" "$name" $((SECONDS - started))
 }
 
@@ -53,6 +65,4 @@ step extract_crops "${common[@]}" "${png[@]}"                               # RE
 step generate_landmarks "${common[@]}" "${device[@]}"                       # REAL crops -> landmarks/
 step generate_diffs "${common[@]}" "${png[@]}"                              # pairs of crops -> diffs/
 step generate_folds "${common[@]}"                                          # -> folds.csv
-
-printf '\n'
-"$python" preprocessing/summarize.py --root-dir "$data_root"
+report                                                                      # all of it -> report/index.html

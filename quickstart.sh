@@ -46,6 +46,7 @@ cat <<END
 
 Done in $((SECONDS - started)) s. The line "on ... labelled videos" above is the held-out log loss and AUC.
   scores        $data_root/submission.csv   (how each came about: $data_root/submission.json)
+  faces, pairs  $data_root/report/index.html
   loss plot     $data_root/loss.png
   checkpoints   $data_root/weights/
   training log  $data_root/logs/$run.log

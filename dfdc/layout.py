@@ -7,6 +7,7 @@
     diffs/<fake>/<frame>_<face>_diff.png       uint8 [h, w]
     failures/<step>.csv                        what could not be done, and why
     folds.csv                                  video,file,label,original,frame,fold
+    report/index.html                          the page on all of this
 
 Every path and naming rule of the project is written here and nowhere else.
 """
@@ -25,6 +26,8 @@ METADATA_NAME = "metadata.json"
 CROPS_DIR = "crops"
 FOLDS_NAME = "folds.csv"
 FOLDS_COLUMNS = ("video", "file", "label", "original", "frame", "fold")
+# What the steps write. Never parts, even with a metadata.json: the boxes of a video metadata.mp4 have that name.
+ARTIFACT_FOLDERS = frozenset(("bboxes", "landmarks", "diffs", "failures", "report"))
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts",
      ".ogv", ".mxf", ".vob", ".asf")
@@ -71,6 +74,7 @@ class Dataset:
     parts: list[Part]
     videos: dict[str, Video] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    listed: dict[str, int] = field(default_factory=dict)  # part -> entries of its metadata.json, skipped ones too
 
     def reals(self) -> list[Video]:
         return [video for video in self.videos.values() if video.label == REAL]
@@ -98,6 +102,10 @@ def diffs_path(root: Path, fake: str) -> Path:
 
 def ledger_path(root: Path, step: str) -> Path:
     return root / "failures" / f"{step}.csv"
+
+
+def report_path(root: Path) -> Path:
+    return root / "report" / "index.html"
 
 
 def crop_name(frame: int, face: int) -> str:
@@ -135,14 +143,15 @@ def natural_key(name: str) -> list:
 
 
 def find_parts(root: Path) -> list[Part]:
-    """The folders right under `root` that hold a metadata.json, in natural order.
+    """The folders right under `root` that hold a metadata.json, in natural order; artifact folders aside.
 
     Raises:
         DataError: `root` is no folder, or holds no part.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder. Give the folder in which the dfdc_train_part_* folders lie")
-    found = [path for path in root.iterdir() if path.is_dir() and (path / METADATA_NAME).is_file()]
+    folders = [path for path in root.iterdir() if path.is_dir() and path.name not in ARTIFACT_FOLDERS]
+    found = [path for path in folders if (path / METADATA_NAME).is_file()]
     if found:
         return [Part(path) for path in sorted(found, key=lambda path: (natural_key(path.name), path.name))]
     if (root / METADATA_NAME).is_file():
@@ -168,6 +177,7 @@ def load_dataset(root: Path) -> Dataset:
     for part in dataset.parts:
         entries, part_faults = _read_metadata(part)
         faults += part_faults
+        dataset.listed[part.name] = len(entries)
         on_disk = {path.name for path in part.path.iterdir()}
         for video in entries:
             if video.id in listed:
@@ -252,7 +262,7 @@ def check_crops_dir(name: str, parts: Sequence[Part]) -> str:
     Raises:
         DataError: it is not a plain name, or a folder that holds something else.
     """
-    taken = {"bboxes", "landmarks", "diffs", "failures", "weights", "logs", *(part.name for part in parts)}
+    taken = {*ARTIFACT_FOLDERS, "weights", "logs", *(part.name for part in parts)}
     if _name_fault(name) or name in taken:
         raise DataError(f"--crops-dir {name}: give the plain name of a folder of its own in DATA_ROOT, such as crops")
     return name

@@ -24,6 +24,17 @@ def test_t21_parts_by_any_name_and_a_zip_is_none(tmp_path):
     assert names == ["dfdc_train_part_00", "dfdc_train_part_2", "dfdc_train_part_10", "my videos"]
 
 
+def test_folders_that_the_steps_write_are_no_parts(tmp_path):
+    write_part(tmp_path / "part_0", {"metadata.mp4": {"label": "REAL"}})
+    for name in ("bboxes", "report"):  # bboxes/metadata.json: the boxes of metadata.mp4
+        write_part(tmp_path / name, {"width": 640})
+    dataset = layout.load_dataset(tmp_path)
+    assert [part.name for part in dataset.parts] == ["part_0"]
+    assert dataset.listed == {"part_0": 1}
+    with pytest.raises(DataError, match="--crops-dir report"):
+        layout.check_crops_dir("report", dataset.parts)
+
+
 def test_t22_real_without_fake_is_used_and_orphans_are_named(tmp_path):
     part = write_part(
         tmp_path / "part_0",

@@ -122,6 +122,8 @@ def test_the_driver_says_steps_times_and_a_table(preprocessed, dataset):
     assert int(rows["crops"]) == 4 * len(dataset.videos)
     assert int(rows["masks"]) == 4 * len(dataset.fakes())
     assert rows["failures/extract_crops.csv"].startswith("0 failed")
+    assert rows["page"] == str(layout.report_path(preprocessed))
+    assert layout.report_path(preprocessed).is_file()
 
 
 def test_t17_a_second_run_does_nothing_and_force_redoes(root):
@@ -294,7 +296,7 @@ def test_t26_landmarks_of_the_middle_face(monkeypatch):
     assert generate_landmarks.find_landmarks([picture], detector) == [None]
 
 
-@pytest.mark.parametrize("step", [*STEPS, "generate_folds", "summarize"])
+@pytest.mark.parametrize("step", [*STEPS, "generate_folds"])
 @pytest.mark.parametrize("kind", ["empty", "broken", "absent"])
 def test_unusable_data_exits_2_and_says_what_to_do(tmp_path, step, kind):
     root = tmp_path / "root"
@@ -311,7 +313,7 @@ def test_unusable_data_exits_2_and_says_what_to_do(tmp_path, step, kind):
     assert not root.exists() or sorted(path.name for path in root.iterdir()) == (["part_0"] if kind == "broken" else [])
 
 
-@pytest.mark.parametrize("name", ["../outside", "landmarks", "dfdc_train_part_0", ".", "", "a/b", "bboxes"])
+@pytest.mark.parametrize("name", ["../outside", "landmarks", "dfdc_train_part_0", ".", "", "a/b", "bboxes", "report"])
 def test_crops_never_lie_where_something_else_does(root, name):
     before = sorted(root.rglob("*"))
     for step in ("extract_crops", "generate_landmarks", "generate_diffs", "generate_folds"):

@@ -1,0 +1,177 @@
+"""The contact sheet of report.py: pairs of crops, real and fake, with landmarks and the mask laid over the fake.
+
+Which pairs are shown follows from the names alone, spread evenly over parts, fakes and frames, and a bounded
+number of folders is looked into, so that it takes a moment for any size of data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+
+from dfdc import layout
+from dfdc.imaging import isotropic_resize, read_picture
+from dfdc.layout import Dataset, Video
+
+MAX_PAIRS = 24
+MAX_FRAMES = 4  # of one fake, where there are few
+MAX_TRIES = 20 * MAX_PAIRS  # fakes looked at, of which many may have no crops
+SIDE = 224  # pixels, the longer side of a thumbnail
+QUALITY = 82  # of its JPEG
+FULL_CHANGE = 128  # the mask value from which on the overlay hides the picture
+_GOLD, _DARK = (255, 214, 64), (24, 24, 24)
+_Item = TypeVar("_Item")
+
+
+@dataclass
+class Pair:
+    """One crop of an original and of a fake made from it, as JPEG bytes.
+
+    `mask` is the fake in grey under its mask in colour; None without one. `landmarks` says whether the five
+    points were drawn.
+    """
+
+    fake: Video
+    frame: int
+    face: int
+    size: tuple[int, int]  # width and height of the crop, in pixels
+    real_jpeg: bytes
+    fake_jpeg: bytes
+    mask_jpeg: bytes | None
+    landmarks: bool
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    fake: Video
+    crops: list[tuple[int, int]]  # frame and face, the preferred first
+
+
+def make_pairs(dataset: Dataset, crops_dir: str, limit: int = MAX_PAIRS) -> tuple[list[Pair], list[str]]:
+    """Up to `limit` pairs, sorted by part and fake, and what kept others from being shown."""
+    faults: list[str] = []
+    pairs: list[Pair] = []
+    usable: list[_Candidate] = []
+    for tries, fake in enumerate(_spread_fakes(dataset)):
+        if len(pairs) == limit or tries == MAX_TRIES:
+            break
+        candidate = _Candidate(fake, _pick_crops(dataset.root, crops_dir, fake, len(pairs)))
+        pair = _load(dataset.root, crops_dir, candidate, 0, faults)
+        if pair:
+            pairs.append(pair)
+            usable.append(candidate)
+    for turn in range(1, MAX_FRAMES):
+        for candidate in usable:
+            if len(pairs) < limit and (pair := _load(dataset.root, crops_dir, candidate, turn, faults)):
+                pairs.append(pair)
+    order = {part.name: index for index, part in enumerate(dataset.parts)}
+    pairs.sort(key=lambda pair: (order[pair.fake.part], layout.natural_key(pair.fake.id), pair.fake.id,
+                                 pair.frame, pair.face))  # fmt: skip
+    return pairs, faults
+
+
+def spread(items: Sequence[_Item]) -> list[_Item]:
+    """`items` in an order of which every beginning is spread evenly over them all."""
+    bits = max(1, (len(items) - 1).bit_length())
+    return [items[i] for i in sorted(range(len(items)), key=lambda i: int(f"{i:0{bits}b}"[::-1], 2))]
+
+
+def _spread_fakes(dataset: Dataset) -> Iterator[Video]:
+    """Every fake: one of each part, then a second one of each, ... ."""
+    by_part: dict[str, list[Video]] = {}
+    for video in dataset.fakes():
+        by_part.setdefault(video.part, []).append(video)
+    parts = spread([spread(sorted(videos, key=lambda video: video.id)) for videos in by_part.values()])
+    for turn in range(max(map(len, parts), default=0)):
+        yield from (videos[turn] for videos in parts if turn < len(videos))
+
+
+def _pick_crops(root: Path, crops_dir: str, fake: Video, turn: int) -> list[tuple[int, int]]:
+    """Crops that the fake and its original share, those with points and mask where any are.
+
+    The first is the middle one at `turn` 0 and another at each turn, the others follow far from each other.
+    """
+    shared = sorted(
+        set(layout.list_crops(layout.crops_path(root, fake.id, crops_dir)))
+        & set(layout.list_crops(layout.crops_path(root, fake.source, crops_dir)))
+    )
+    points, masks = layout.landmarks_path(root, fake.source), layout.diffs_path(root, fake.id)
+    full = [key for key in shared if (masks / layout.diff_name(*key)).is_file()
+            and (points / layout.landmarks_name(*key)).is_file()]  # fmt: skip
+    order = spread(full or shared)
+    first = (turn + 1) % max(1, len(order))
+    return order[first:] + order[:first]
+
+
+def _load(root: Path, crops_dir: str, candidate: _Candidate, turn: int, faults: list[str]) -> Pair | None:
+    """The pair of the candidate's crop number `turn`; None without one, and where it can't be read (a fault)."""
+    if turn >= len(candidate.crops):
+        return None
+    fake, (frame, face) = candidate.fake, candidate.crops[turn]
+    name = layout.crop_name(frame, face)
+    points_path = layout.landmarks_path(root, fake.source) / layout.landmarks_name(frame, face)
+    mask_path = layout.diffs_path(root, fake.id) / layout.diff_name(frame, face)
+    try:
+        real, forged = (
+            read_picture(layout.crops_path(root, video, crops_dir) / name) for video in (fake.source, fake.id)
+        )
+        points = _read_points(points_path) if points_path.is_file() else None
+        mask = read_picture(mask_path, grey=True) if mask_path.is_file() else None
+    except (OSError, ValueError) as error:
+        faults.append(f"{fake.id}, {name}: {error}".replace(str(root), "DATA_ROOT"))
+        return None
+    size = real.shape[1], real.shape[0]
+    return Pair(
+        fake,
+        frame,
+        face,
+        size,
+        _encode(_with_points(real, points)),
+        _encode(_with_points(forged, points)),
+        None if mask is None else _encode(_with_mask(forged, mask)),
+        points is not None,
+    )
+
+
+def _read_points(path: Path) -> np.ndarray:
+    """int16 [5, 2] from a landmarks file; ValueError for anything else."""
+    with path.open("rb") as handle:  # not np.load, which takes a file for a pickle or an archive by its first bytes
+        points = np.lib.format.read_array(handle, allow_pickle=False)
+    if points.shape != (5, 2) or points.dtype != np.int16:
+        raise ValueError(f"landmarks are {points.dtype} {list(points.shape)}, and not int16 [5, 2]")
+    return points
+
+
+def _with_points(picture: np.ndarray, points: np.ndarray | None) -> np.ndarray:
+    """The thumbnail of a crop, RGB uint8, with `points` [5, 2] (x, y in pixels of the crop) drawn on it."""
+    small = isotropic_resize(picture, SIDE).copy()
+    if points is not None:
+        scale = max(small.shape[:2]) / max(picture.shape[:2])
+        for x, y in points:
+            centre = round((float(x) + 0.5) * scale * 16), round((float(y) + 0.5) * scale * 16)  # 1/16 pixels
+            cv2.circle(small, centre, 5 * 16, _DARK, -1, cv2.LINE_AA, shift=4)
+            cv2.circle(small, centre, 56, _GOLD, -1, cv2.LINE_AA, shift=4)
+    return small
+
+
+def _with_mask(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The thumbnail in dim grey under its mask, from dark red (little changed) to pale yellow."""
+    small = isotropic_resize(picture, SIDE)
+    height, width = small.shape[:2]
+    value = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
+    colour = cv2.applyColorMap(value, cv2.COLORMAP_INFERNO)
+    share = np.clip(value.astype(np.float32) / FULL_CHANGE, 0, 1)[..., None]
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32) * 0.6
+    return np.clip(grey * (1 - share) + colour[..., ::-1] * share + 0.5, 0, 255).astype(np.uint8)
+
+
+def _encode(picture: np.ndarray) -> bytes:
+    ok, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    if not ok:
+        raise ValueError(f"a picture of shape {list(picture.shape)} can't be encoded as JPEG")
+    return data.tobytes()
