@@ -32,6 +32,7 @@ VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts",
      ".ogv", ".mxf", ".vob", ".asf")
 )  # fmt: skip
+PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
 _CROP_NAME = re.compile(r"(\d+)_(\d+)\.png")
 
 
@@ -268,8 +269,14 @@ def check_crops_dir(name: str, parts: Sequence[Part]) -> str:
     return name
 
 
-def list_videos(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """Video files in `folder` by suffix, in upper or lower case, in natural order; hidden ones aside."""
+def list_videos(folder: Path, *, recursive: bool = False, pictures: bool = False) -> list[Path]:
+    """Video files in `folder` by suffix, in upper or lower case, in natural order; hidden ones aside.
+
+    Args:
+        recursive: also of the folders in it.
+        pictures: picture files as well.
+    """
+    suffixes = VIDEO_SUFFIXES | (PICTURE_SUFFIXES if pictures else frozenset())
     paths = folder.rglob("*") if recursive else folder.iterdir()
-    videos = [p for p in paths if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file() and not p.name.startswith(".")]
+    videos = [p for p in paths if p.suffix.lower() in suffixes and p.is_file() and not p.name.startswith(".")]
     return sorted(videos, key=lambda path: (natural_key(str(path)), str(path)))

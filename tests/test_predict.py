@@ -13,7 +13,12 @@ from dfdc import layout
 from dfdc.faces import PREDICT_THRESHOLDS, FaceDetector, Faces, no_faces
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
 from dfdc.parallel import UsageError
+from dfdc.scoring import confident_score
 from dfdc.video import VideoReader, write_video
+from prediction import inputs, pipeline
+from prediction.ensemble import Ensemble
+from prediction.reading import find_faces, frame_numbers
+from prediction.verdict import Progress
 from training.checkpoint import ModelSpec, save_checkpoint
 from training.model import build_network
 
@@ -74,7 +79,7 @@ def details(output):
 
 @pytest.mark.parametrize(("count", "expected"), [(300, 32), (33, 32), (32, 32), (31, 31), (5, 5), (1, 1)])
 def test_t1_frames_are_spread_and_a_short_clip_is_read_whole(count, expected):
-    numbers = predict_folder.frame_numbers(count)
+    numbers = frame_numbers(count)
     assert len(numbers) == len(set(numbers)) == expected
     assert (numbers[0], numbers[-1]) == (0, count - 1)
     if count >= 32:
@@ -105,7 +110,7 @@ def test_scores_are_those_of_the_steps_done_by_hand(weights, demo_videos, tmp_pa
             network = predict_folder_model(weights / model)
             scores = [torch.sigmoid(network(network_input(crop, size))).item() for crop in crops]
             assert [face["scores"][index] for face in video["faces"]] == pytest.approx(scores, abs=2e-3)
-            per_model.append(predict_folder.confident_score(scores).score)
+            per_model.append(confident_score(scores).score)
         assert video["score"] == pytest.approx(np.mean(per_model), abs=1e-3)
         assert [model["name"] for model in video["models"]] == ["a", "b"]
 
@@ -148,6 +153,12 @@ class FakeDetector:
         return [found] * len(pictures)
 
 
+def predict_with(detector, paths, weights, tmp_path, **options):
+    videos = {path.name: path for path in paths}
+    progress = Progress(tmp_path / "out.progress", {}, videos)
+    return pipeline.predict(videos, Ensemble([weights / "a"], "cpu"), detector, 1.0, progress, **options)
+
+
 @pytest.fixture
 def clip(tmp_path):
     path = tmp_path / "clip.mp4"
@@ -166,7 +177,7 @@ def test_t3_each_failure_has_its_own_status_and_no_score(tmp_path, clip):
         (clip, FakeDetector(someone, KeyError("bug")), "error", "KeyError"),
     ]
     for path, detector, status, reason in cases:
-        verdict = predict_folder.find_faces(path, path.name, detector, 1.0).verdict
+        verdict = find_faces(path, path.name, detector, 1.0, lambda face, crop: None)
         assert (verdict.status, verdict.score) == (status, None)
         assert reason in verdict.reason
 
@@ -174,27 +185,26 @@ def test_t3_each_failure_has_its_own_status_and_no_score(tmp_path, clip):
 def test_t2_one_face_in_a_video_is_enough(tmp_path, weights):
     path = tmp_path / "one.mp4"
     write_video(path, numbered_frames(1))
-    found = predict_folder.find_faces(path, "one.mp4", FakeDetector([[10, 10, 40, 50]]), 1.0)
-    verdict = predict_folder.judge(found, predict_folder.Ensemble([weights / "a"], "cpu"))
+    (verdict,) = predict_with(FakeDetector([[10, 10, 40, 50]]), [path], weights, tmp_path)
     assert (verdict.status, len(verdict.faces)) == ("too short", 1)
     assert 0 < verdict.score < 1
 
 
 def test_t4_one_bad_box_costs_that_crop_only(clip):
-    found = predict_folder.find_faces(
-        clip, "x", FakeDetector([[10, 10, 40, 50], [500, 500, 600, 600], [5, 5, 5, 9]]), 1.0
-    )
-    assert found.verdict.status == "ok"
-    assert len(found.crops) == len(found.verdict.faces) == 32
+    crops = []
+    detector = FakeDetector([[10, 10, 40, 50], [500, 500, 600, 600], [5, 5, 5, 9]])
+    verdict = find_faces(clip, "x", detector, 1.0, lambda face, crop: crops.append(crop))
+    assert verdict.status == "ok"
+    assert len(crops) == len(verdict.faces) == 32
 
 
-def test_t5_a_crowd_is_scored_to_its_last_frame(clip):
+def test_t5_a_crowd_is_scored_to_its_last_frame(clip, weights, tmp_path):
     crowd = [[x, y, x + 9, y + 9] for x in range(0, 80, 8) for y in range(0, 50, 8)]
-    found = predict_folder.find_faces(clip, "x", FakeDetector(crowd), 1.0)
-    assert len(found.crops) == 32 * len(crowd) > 127
-    assert found.verdict.faces[-1]["frame"] == 39
-    persons = {face["person"] for face in found.verdict.faces}
-    assert len(persons) == len(crowd)
+    (verdict,) = predict_with(FakeDetector(crowd), [clip], weights, tmp_path)
+    assert len(verdict.faces) == 32 * len(crowd) > 127
+    assert verdict.faces[-1]["frame"] == 39
+    assert all(0 < face["scores"][0] < 1 for face in verdict.faces)
+    assert len(verdict.persons) == len(crowd)
 
 
 def test_t11_lost_frames_make_it_partial(tmp_path):
@@ -205,7 +215,7 @@ def test_t11_lost_frames_make_it_partial(tmp_path):
     start = data.index(b"\xff\xd8\xff")
     data[start : start + 200] = bytes(200)
     path.write_bytes(data)
-    verdict = predict_folder.find_faces(path, "m.avi", FakeDetector([[10, 10, 40, 50]]), 1.0).verdict
+    verdict = find_faces(path, "m.avi", FakeDetector([[10, 10, 40, 50]]), 1.0, lambda face, crop: None)
     assert (verdict.status, verdict.frames_lost, verdict.frames_read) == ("partial", [0], 31)
 
 
@@ -228,37 +238,108 @@ def test_a_folder_with_bad_files_gives_every_other_verdict_and_status_1(weights,
     assert details(output)["summary"]["statuses"] == {"no face": 1, "too short": 2, "unreadable": 2}
 
 
-def test_t14_a_stopped_run_goes_on_and_other_settings_begin_anew(weights, demo_videos, tmp_path, monkeypatch):
+def test_t14_a_stopped_run_goes_on_and_what_is_scored_is_not_scored_again(
+    weights, demo_videos, tmp_path, monkeypatch, capsys
+):
     output = tmp_path / "out.csv"
     calls = []
-    original = predict_folder.judge
+    original = pipeline.find_faces
 
-    def stops_at_the_second(found, ensemble):
-        calls.append(found.verdict.filename)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return original(found, ensemble)
-
-    monkeypatch.setattr(predict_folder, "judge", stops_at_the_second)
-    with pytest.raises(KeyboardInterrupt):
-        run(weights, demo_videos, output, models=["a"])
-    assert not output.exists()
+    names = sorted(path.name for path in demo_videos.iterdir())
+    videos = tmp_path / "videos"
+    shutil.copytree(demo_videos, videos)
+    held_back = (videos / names[1]).rename(tmp_path / names[1])
+    assert run(weights, videos, output, models=["a"]) == 0
     progress = output.with_name("out.csv.progress")
     with progress.open("a") as handle:
         handle.write('{"filename": "cut')  # a kill in the middle of a line
-    assert run(weights, demo_videos, output, models=["a"]) == 0
-    assert sorted(calls[2:]) == sorted({path.name for path in demo_videos.iterdir()} - {calls[0]})
-    assert not progress.exists()
-    first = output.read_text()
-    calls.clear()
-    calls.extend(["skip the stop"] * 2)
-    assert run(weights, demo_videos, output, models=["a"]) == 0
-    assert len(calls) == 4
-    assert output.read_text() == first
+    held_back.rename(videos / names[1])
 
-    progress.write_text(json.dumps({"other": "settings"}) + "\n" + json.dumps({"filename": "x"}) + "\n")
-    assert run(weights, demo_videos, output, models=["a"]) == 0
+    def counted(path, name, *rest):
+        calls.append(name)
+        return original(path, name, *rest)
+
+    monkeypatch.setattr(pipeline, "find_faces", counted)
+    assert run(weights, videos, output, models=["a"]) == 0
+    assert calls == [names[1]]  # the one that was added
+    first = output.read_text()
+    assert run(weights, videos, output, models=["a"]) == 0
+    assert len(calls) == 1
     assert output.read_text() == first
+    (videos / names[0]).write_bytes(b"")  # changed since
+    assert run(weights, videos, output, models=["a"]) == 1
+    assert calls == [names[1], names[0]]
+    shutil.copy(demo_videos / names[0], videos / names[0])
+    assert run(weights, videos, output, "--strategy", "mean", models=["a"]) == 0  # other settings
+    assert len(calls) == 4
+    assert "beginning anew" in capsys.readouterr().out
+    assert run(weights, videos, output, "--strategy", "mean", "--force", models=["a"]) == 0
+    assert len(calls) == 6
+
+
+def test_an_error_is_tried_again(clip, weights, tmp_path):
+    (verdict,) = predict_with(FakeDetector([], KeyError("bug")), [clip], weights, tmp_path)
+    assert verdict.status == "error"
+    (verdict,) = predict_with(FakeDetector([[10, 10, 40, 50]]), [clip], weights, tmp_path)
+    assert verdict.status == "ok"
+
+
+def test_videos_share_batches_and_one_that_fails_costs_no_other(tmp_path, weights, monkeypatch):
+    paths = []
+    for name in ("a", "bad", "c", "d", "e"):
+        paths.append(tmp_path / f"{name}.mp4")
+        write_video(paths[-1], list(numbered_frames(8))[3 if name == "bad" else 0 :])
+    original = Ensemble._inputs
+
+    def breaks(self, crops):
+        if any(len(crop) and crop.shape[0] == 32 for crop in crops):
+            raise ArithmeticError("a crop it can't take")
+        return original(self, crops)
+
+    monkeypatch.setattr(Ensemble, "_inputs", breaks)
+
+    class ByLength(FakeDetector):
+        def detect(self, pictures, scale):
+            found = super().detect(pictures, scale)
+            odd = Faces(np.float32([[10, 10, 40, 30]]), np.ones(1, np.float32), np.zeros((1, 5, 2), np.float32))
+            return [odd if len(pictures) == 1 else item for item in found]
+
+    detector = ByLength([[10, 10, 40, 50]])
+    verdicts = predict_with(detector, paths, weights, tmp_path, readers=3)
+    assert [verdict.filename for verdict in verdicts] == [path.name for path in paths]
+    assert [verdict.status for verdict in verdicts] == ["too short", "error", "too short", "too short", "too short"]
+    assert "while scoring: ArithmeticError" in verdicts[1].reason
+    alone = [predict_with(detector, [path], weights, tmp_path / path.stem)[0] for path in paths]
+    assert [verdict.score for verdict in verdicts] == pytest.approx([verdict.score for verdict in alone], abs=1e-5)
+
+
+def test_pictures_lists_and_single_files(weights, tmp_path, capsys):
+    import skimage.data
+
+    from dfdc.imaging import encode_png
+
+    folder = tmp_path / "in" / "deep"
+    folder.mkdir(parents=True)
+    (folder / "Portrait.PNG").write_bytes(encode_png(skimage.data.astronaut()))
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(UsageError, match="--recursive looks into its folders"):
+        inputs.list_inputs([tmp_path / "in"])
+    assert set(inputs.list_inputs([tmp_path / "in"], recursive=True)) == {"Portrait.PNG", "broken.jpg"}
+    listing = tmp_path / "list.txt"
+    listing.write_text("in/deep/Portrait.PNG\n\n")
+    assert list(inputs.list_inputs([folder / "Portrait.PNG"], [listing])) == ["Portrait.PNG"]
+    listing.write_text("in/absent.mp4\n")
+    with pytest.raises(UsageError, match=r"1 of its files are not there, .*absent.mp4"):
+        inputs.list_inputs([], [listing])
+    with pytest.raises(UsageError, match="nothing to score"):
+        inputs.list_inputs([])
+    output = tmp_path / "out.csv"
+    assert run(weights, folder, output, models=["a"]) == 1
+    videos = {video["filename"]: video for video in details(output)["videos"]}
+    assert (videos["Portrait.PNG"]["status"], videos["broken.jpg"]["status"]) == ("ok", "unreadable")
+    (person,) = videos["Portrait.PNG"]["persons"]
+    assert person["score"] == pytest.approx(videos["Portrait.PNG"]["score"])
+    assert person["thumbnail"]["frame"] == 0
 
 
 def test_labels_give_log_loss_and_auc(weights, demo_videos, tmp_path, capsys):
@@ -292,8 +373,8 @@ def test_same_names_in_two_folders_are_told_apart(tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "same.mp4").write_bytes(b"")
     (tmp_path / "two" / "other.mp4").write_bytes(b"")
-    inputs = predict_folder.list_inputs([tmp_path / "one", tmp_path / "two"])
-    assert set(inputs) == {str(tmp_path / "one" / "same.mp4"), str(tmp_path / "two" / "same.mp4"), "other.mp4"}
+    found = inputs.list_inputs([tmp_path / "one", tmp_path / "two"])
+    assert set(found) == {str(tmp_path / "one" / "same.mp4"), str(tmp_path / "two" / "same.mp4"), "other.mp4"}
 
 
 @pytest.mark.parametrize(
@@ -320,10 +401,10 @@ def test_wrong_use_exits_2_and_names_it(weights, demo_videos, tmp_path, change, 
 def test_checkpoints_named_in_a_file(weights, tmp_path):
     chosen = tmp_path / "selected.txt"
     chosen.write_text("a\n\nb\n")
-    assert predict_folder.find_models(weights, [f"@{chosen}"]) == [weights / "a", weights / "b"]
+    assert inputs.find_models(weights, [f"@{chosen}"]) == [weights / "a", weights / "b"]
     chosen.write_text("\n")
     with pytest.raises(UsageError, match="names no checkpoint"):
-        predict_folder.find_models(weights, [f"@{chosen}"])
+        inputs.find_models(weights, [f"@{chosen}"])
 
 
 def test_t45_the_checkpoints_margin_is_used(tmp_path):
@@ -335,14 +416,14 @@ def test_t45_the_checkpoints_margin_is_used(tmp_path):
         spec = ModelSpec("DeepFakeClassifier", "test_efficientnet", 64, margin_part=part)
         save_checkpoint(tmp_path / name, network, spec, epoch=0, bce_best=1, metrics={})
     crop = np.random.default_rng(0).integers(0, 256, (100, 80, 3), dtype=np.uint8)
-    wide, tight = predict_folder.Ensemble([tmp_path / "wide", tmp_path / "tight"], "cpu").score([crop])[:, 0]
+    wide, tight = Ensemble([tmp_path / "wide", tmp_path / "tight"], "cpu").score([crop])[:, 0]
     assert wide != tight
-    only = predict_folder.Ensemble([tmp_path / "wide"], "cpu").score([np.ascontiguousarray(tighten(crop, 8))])[0, 0]
+    only = Ensemble([tmp_path / "wide"], "cpu").score([np.ascontiguousarray(tighten(crop, 8))])[0, 0]
     assert tight == pytest.approx(only, abs=1e-6)
 
 
 def test_a_folder_without_videos_and_a_broken_checkpoint(weights, demo_videos, tmp_path):
-    with pytest.raises(UsageError, match="no video lies right in it"):
+    with pytest.raises(UsageError, match="no video or picture lies in it"):
         run(weights, tmp_path, tmp_path / "o.csv")
     (tmp_path / "broken").write_bytes(b"PK")
     with pytest.raises(UsageError, match="broken is not a checkpoint"):

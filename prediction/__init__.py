@@ -1,0 +1,1 @@
+"""Verdicts on videos: what predict_folder.py is made of."""

@@ -1,0 +1,185 @@
+"""Checkpoints that score the same faces together."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dfdc.devices import available_cores, run_halving
+from dfdc.imaging import center_pad, isotropic_resize, tighten
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.checkpoint import ModelSpec
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+COMPILE_FROM = 20_000  # faces times checkpoints of one kind: compiling a B7 takes a minute or two, and gains a third
+_CPU_BATCH, _GPU_BATCH = 4, 64
+_MOST_THREADS = 8  # each has a batch of maps in memory
+
+
+def choose_precision(name: str, device: str) -> str:
+    """`auto` -> fp16 on a GPU, bf16 on a CPU with instructions for it, else fp32; other names as they are.
+
+    Raises:
+        ValueError: fp16 on a CPU, which computes it slower than fp32.
+    """
+    on_gpu = device.startswith("cuda")
+    if name == "auto":
+        return "fp16" if on_gpu else "bf16" if _cpu_has_bf16() else "fp32"
+    if name == "fp16" and not on_gpu:
+        raise ValueError("--precision fp16 is for GPUs; take bf16, fp32 or auto on a CPU")
+    return name
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+class Ensemble:
+    """Checkpoints that score the same crops; encoders and input sizes may differ.
+
+    On a CPU each thread computes a batch by itself, which wastes none of its time on waiting for others as several
+    threads for one batch do.
+
+    Args:
+        paths: of the checkpoints.
+        device: a PyTorch device name.
+        precision: of PRECISIONS.
+
+    Attributes:
+        compiled: whether to compile each kind of network, once for all checkpoints of that kind; to be set before the
+            first score.
+
+    Raises:
+        CheckpointError: one of them can't be used.
+        ValueError: the precision does not go with the device.
+    """
+
+    def __init__(self, paths: Sequence[Path], device: str, precision: str = "fp32") -> None:
+        import torch
+
+        from training.checkpoint import load_model
+        from training.model import Normalizer
+
+        self.precision = choose_precision(precision, device)
+        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        self._device, self._on_gpu = device, device.startswith("cuda")
+        self.names: list[str] = []
+        self.specs: list[ModelSpec] = []
+        self.models: list[torch.nn.Module] = []
+        self._normalizers = []
+        for path in paths:
+            model, checkpoint = load_model(path)
+            self.models.append(_lower_precision(model, self._dtype).to(device, memory_format=torch.channels_last))
+            self.specs.append(checkpoint.spec)
+            self.names.append(path.name)
+            self._normalizers.append(Normalizer(checkpoint.spec.mean, checkpoint.spec.std, device))
+        self.batch_size = _GPU_BATCH if self._on_gpu else _CPU_BATCH
+        self.threads = 1 if self._on_gpu else min(available_cores(), _MOST_THREADS)
+        self._pool = ThreadPoolExecutor(self.threads, initializer=self._limit_thread)
+        self.compiled = False
+        self._programs: dict[tuple[str, str, int], Callable] = {}
+        self._compiling = threading.Lock()
+
+    def _limit_thread(self) -> None:
+        import torch
+
+        if not self._on_gpu:
+            torch.set_num_threads(max(1, available_cores() // self.threads))
+
+    def score(self, crops: Sequence[np.ndarray]) -> np.ndarray:
+        """Probability of fake by each checkpoint of each crop.
+
+        Args:
+            crops: RGB uint8 [h, w, 3], cut with a third of the box as margin.
+
+        Returns:
+            float32 [models, crops].
+        """
+        scores = np.zeros((len(self.models), len(crops)), np.float32)
+        inputs = self._inputs(crops)
+        running = []
+        for index, spec in enumerate(self.specs):
+            images = inputs[spec.size, spec.margin_part]
+            for start in range(0, len(crops), self.batch_size):
+                part = images[start : start + self.batch_size]
+                running.append((index, start, self._pool.submit(self._score_part, index, part)))
+        for index, start, future in running:
+            part = future.result()
+            scores[index, start : start + len(part)] = part
+        return scores
+
+    def _inputs(self, crops: Sequence[np.ndarray]) -> dict[tuple[int, int], np.ndarray]:
+        """Crops as the networks take them, uint8 [n, size, size, 3], once for each size and margin."""
+        kinds = {(spec.size, spec.margin_part) for spec in self.specs}
+        return {
+            (size, part): np.stack([center_pad(isotropic_resize(tighten(c, part), size), size) for c in crops])
+            for size, part in kinds
+        }
+
+    def _score_part(self, index: int, images: np.ndarray) -> np.ndarray:
+        return np.array(run_halving(lambda part: self._run(index, part), images), np.float32)
+
+    def _run(self, index: int, images: np.ndarray) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            batch = self._normalizers[index](torch.from_numpy(images).to(self._device))
+            program = self._program(index) if self.compiled else None
+            with torch.autocast(self._device.split(":")[0], self._dtype, enabled=self.precision != "fp32"):
+                if program is None:
+                    logits = self.models[index](batch)[:, 0]
+                else:  # one shape: another would be compiled anew
+                    missing = self.batch_size - len(batch)
+                    full = torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing > 0 else batch
+                    weights = dict(self.models[index].state_dict())
+                    logits = program(weights, full.contiguous(memory_format=torch.channels_last))[: len(batch), 0]
+            return torch.sigmoid(logits.float()).cpu().numpy()
+
+    def _program(self, index: int) -> Callable:
+        """The compiled network of checkpoint `index`: weights go in, so that all of its kind share it."""
+        import torch
+
+        spec = self.specs[index]
+        kind = spec.network, spec.encoder, spec.size
+        with self._compiling:
+            if kind not in self._programs:
+                skeleton = copy.deepcopy(self.models[index])
+
+                def call(weights: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+                    return torch.func.functional_call(skeleton, weights, (images,))
+
+                self._programs[kind] = torch.compile(call)
+            return self._programs[kind]
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+
+def _lower_precision(model: torch.nn.Module, dtype: Any) -> torch.nn.Module:
+    """Weights of convolutions and dense layers in `dtype`; norms stay exact. Autocast has nothing left to convert."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            module.to(dtype)
+    return model
+
+
+def worth_compiling(faces: int, specs: Sequence[ModelSpec]) -> bool:
+    """Whether so many faces pay for compiling, with as many checkpoints of one kind as there are."""
+    kinds = {(spec.network, spec.encoder, spec.size) for spec in specs}
+    return faces * len(specs) / max(1, len(kinds)) >= COMPILE_FROM

@@ -1,0 +1,130 @@
+"""What to score, with what, and what is known of it: videos, checkpoints, labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from dfdc import layout
+from dfdc.parallel import UsageError
+
+
+def list_inputs(places: Sequence[Path], lists: Sequence[Path] = (), *, recursive: bool = False) -> dict[str, Path]:
+    """Name in the submission -> video or picture. A name that occurs twice comes with its folder.
+
+    Args:
+        places: folders, whose videos and pictures are taken, and single files of any name.
+        lists: text files with a path a line; a relative one is taken from the list's own folder.
+        recursive: also the folders' own folders.
+
+    Raises:
+        UsageError: no such place, or nothing to score in it.
+    """
+    paths: list[Path] = []
+    for listing in lists:
+        paths += _read_list(listing)
+    for place in places:
+        if place.is_file():
+            paths.append(place)
+            continue
+        if not place.is_dir():
+            raise UsageError(f"--test-dir {place}: there is no such folder or file")
+        found = layout.list_videos(place, recursive=recursive, pictures=True)
+        if not found:
+            deeper = "" if recursive else "; --recursive looks into its folders as well"
+            kinds = ", ".join(sorted(layout.VIDEO_SUFFIXES | layout.PICTURE_SUFFIXES))
+            raise UsageError(f"--test-dir {place}: no video or picture lies in it (looked for {kinds}){deeper}")
+        paths += found
+    if not paths:
+        raise UsageError("nothing to score: give --test-dir or --list")
+    paths = list({path.resolve(): path for path in paths}.values())
+    repeated = Counter(path.name for path in paths)
+    return {path.name if repeated[path.name] == 1 else str(path): path for path in paths}
+
+
+def _read_list(path: Path) -> list[Path]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--list {path}: can't be read ({error})") from None
+    found = [path.parent / line for line in lines if line]
+    absent = [str(file) for file in found if not file.is_file()]
+    if absent or not found:
+        named = f"{len(absent)} of its files are not there, {absent[0]} for one" if absent else "it names no file"
+        raise UsageError(f"--list {path}: {named}")
+    return found
+
+
+def held_out_inputs(folders: Sequence[Path], fold: int) -> tuple[dict[str, Path], dict[str, int]]:
+    """The videos of one fold of DATA_ROOT/folds.csv, and their labels.
+
+    Raises:
+        UsageError: more than one folder, no folds.csv, or no such fold.
+    """
+    if len(folders) != 1:
+        raise UsageError(f"--fold goes with one --test-dir, the DATA_ROOT; {len(folders)} are given")
+    dataset = layout.load_dataset(folders[0])
+    path = folders[0] / layout.FOLDS_NAME
+    if not path.is_file():
+        raise UsageError(f"--fold {fold}: there is no {path}; run ./preprocess_data.sh {folders[0]} first")
+    with path.open(encoding="utf-8", newline="") as handle:
+        folds = {row["video"]: int(row["fold"]) for row in csv.DictReader(handle)}
+    wanted = sorted((video for video in folds if folds[video] == fold), key=layout.natural_key)
+    if not wanted:
+        raise UsageError(f"--fold {fold}: {path} has the folds {sorted(set(folds.values()))}")
+    gone = [video for video in wanted if video not in dataset.videos]
+    if gone:
+        raise UsageError(
+            f"--fold {fold}: {path} names videos that are not there: {', '.join(gone[:5])}; run step 5 again"
+        )
+    videos = [dataset.videos[video] for video in wanted]
+    return {v.path.name: v.path for v in videos}, {v.path.name: int(v.label == layout.FAKE) for v in videos}
+
+
+def read_labels(path: Path) -> dict[str, int]:
+    """Labels by file name from a metadata.json or a CSV with filename,label (1 or FAKE: fake).
+
+    Raises:
+        UsageError: can't be read, or a label is neither.
+    """
+    words = {"FAKE": 1, "1": 1, "1.0": 1, "REAL": 0, "0": 0, "0.0": 0}
+    try:
+        if path.suffix == ".json":
+            entries = {name: entry["label"] for name, entry in json.loads(path.read_text(encoding="utf-8")).items()}
+        else:
+            with path.open(encoding="utf-8", newline="") as handle:
+                entries = {row["filename"]: row["label"] for row in csv.DictReader(handle)}
+        return {name: words[str(label).upper()] for name, label in entries.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UsageError(f"--labels {path}: can't be read ({error})") from None
+    except KeyError as error:
+        raise UsageError(f"--labels {path}: {error} is missing, or is no label (REAL, FAKE, 0 or 1)") from None
+
+
+def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Paths of the checkpoints.
+
+    Raises:
+        UsageError: one is not there; the message lists what is.
+    """
+    names = [name for given in names for name in (_read_names(Path(given[1:])) if given.startswith("@") else [given])]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        present = [path.name for path in folder.glob("*") if path.suffix != ".json" and path.is_file()]
+        shown = "\n  ".join(sorted(present)[:20]) or "(none)"
+        raise UsageError(f"--models {' '.join(missing)}: not in {folder}, which holds\n  {shown}")
+    return [folder / name for name in names]
+
+
+def _read_names(path: Path) -> list[str]:
+    """Checkpoint names from a file, one a line."""
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--models @{path}: can't be read ({error})") from None
+    if not names:
+        raise UsageError(f"--models @{path}: it names no checkpoint; plot_loss.py --select writes such a file")
+    return names
