@@ -5,10 +5,12 @@ import csv
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import cv2
 import pytest
+from conftest import run_script
 
 from dfdc import devices, layout, parallel
 from dfdc.layout import Video
@@ -78,6 +80,34 @@ def test_t17_finished_work_is_counted_but_not_redone(tmp_path, capsys):
     assert "2 videos (1 were complete), 7 things" in capsys.readouterr().out
     run(tmp_path, ["good-1", "good-2"], fresh=["good-1"], force=True)
     assert len(list(tmp_path.glob("*.done"))) == 2
+
+
+def test_thread_map_keeps_the_order_and_raises_at_the_items_turn():
+    numbers = list(range(1000))
+    assert list(parallel.thread_map(lambda number: -number, numbers)) == [-number for number in numbers]
+    assert list(parallel.thread_map(str, [])) == []
+    begun = []
+
+    def work(number):
+        begun.append(number)
+        if number > 700:
+            time.sleep(0.001)  # or all might be begun before the error is met
+        return 600 // (600 - number)
+
+    seen = []
+    with pytest.raises(ZeroDivisionError):
+        for value in parallel.thread_map(work, list(range(100_000))):
+            seen.append(value)
+    assert seen == [600 // (600 - number) for number in range(len(seen))]
+    assert 0 < len(seen) <= 600
+    assert len(begun) < 100_000
+
+
+def test_naming_the_cpu_loads_no_pytorch():
+    code = "import sys; from dfdc.devices import resolve_device; resolve_device('cpu'); print('torch' in sys.modules)"
+    assert run_script("-c", code).stdout == "False\n"
+    with pytest.raises(ValueError, match="--device cpu:0: unknown"):
+        devices.resolve_device("cpu:0")
 
 
 def test_t27_workers_at_least_one_at_most_the_cores(monkeypatch, capsys):
