@@ -56,7 +56,7 @@ def list_crops(dataset: Dataset, crops_dir: str) -> list[Listing]:
         crops = layout.list_crops(layout.crops_path(dataset.root, video.id, crops_dir))
         return Listing(video, np.array(crops, np.int64))  # 4 million tuples would fill half a gigabyte
 
-    found = parallel.progress_bar(parallel.thread_map(listing, videos), total=len(videos), desc=STEP, unit="video")
+    found = parallel.progress_bar(parallel.disk_map(listing, videos), total=len(videos), desc=STEP, unit="video")
     return [listing for listing in found if len(listing.crops)]
 
 
@@ -208,14 +208,14 @@ def picture_keys(paths: Sequence[Path]) -> list[object]:
 
     Only files that share their size with another are read: a crop takes some 100 KB, and there are 20,000 originals.
     """
-    sizes = list(parallel.thread_map(lambda path: path.stat().st_size, paths))
+    sizes = list(parallel.disk_map(lambda path: path.stat().st_size, paths))
     count = Counter(sizes)
 
     def key(item: tuple[Path, int]) -> object:
         path, size = item
         return hashlib.sha256(path.read_bytes()).digest() if count[size] > 1 else size
 
-    return list(parallel.thread_map(key, list(zip(paths, sizes, strict=True))))
+    return list(parallel.disk_map(key, list(zip(paths, sizes, strict=True))))
 
 
 def find_leaks(path: Path, dataset: Dataset, crops_dir: str) -> list[str]:

@@ -82,25 +82,38 @@ def test_t17_finished_work_is_counted_but_not_redone(tmp_path, capsys):
     assert len(list(tmp_path.glob("*.done"))) == 2
 
 
-def test_thread_map_keeps_the_order_and_raises_at_the_items_turn():
-    numbers = list(range(1000))
-    assert list(parallel.thread_map(lambda number: -number, numbers)) == [-number for number in numbers]
-    assert list(parallel.thread_map(str, [])) == []
-    begun = []
+@pytest.mark.parametrize(("wait", "threads"), [(0, 1), (0.002, 2)])
+def test_disk_map_keeps_the_order_and_uses_threads_where_it_waits(monkeypatch, wait, threads):
+    if not wait:
+        monkeypatch.setattr(parallel, "_LONG_WAIT", 60)  # a busy machine is no slow disk
+    seen = set()
 
-    def work(number):
+    def look(number):
+        seen.add(threading.get_ident())
+        time.sleep(wait)
+        return -number
+
+    assert list(parallel.disk_map(look, list(range(1000)))) == [-number for number in range(1000)]
+    assert min(len(seen), 2) == threads
+    assert list(parallel.disk_map(look, [])) == []
+
+
+@pytest.mark.parametrize("wait", [0, 0.001])
+def test_disk_map_raises_at_the_items_turn_and_leaves_the_rest(wait):
+    begun, got = [], []
+
+    def look(number):
         begun.append(number)
-        if number > 700:
-            time.sleep(0.001)  # or all might be begun before the error is met
+        time.sleep(wait)
         return 600 // (600 - number)
 
-    seen = []
     with pytest.raises(ZeroDivisionError):
-        for value in parallel.thread_map(work, list(range(100_000))):
-            seen.append(value)
-    assert seen == [600 // (600 - number) for number in range(len(seen))]
-    assert 0 < len(seen) <= 600
-    assert len(begun) < 100_000
+        for value in parallel.disk_map(look, list(range(20_000))):
+            got.append(value)
+    assert got == [600 // (600 - number) for number in range(len(got))]
+    assert 500 < len(got) <= 600
+    if wait:  # else all may be begun before the error is met
+        assert len(begun) < 20_000
 
 
 def test_naming_the_cpu_loads_no_pytorch():
