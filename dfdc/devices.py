@@ -21,15 +21,15 @@ def resolve_device(name: str) -> str:
     Raises:
         ValueError: no such device, or not here.
     """
+    kind, _, index = name.partition(":")
+    if name not in ("auto", "cpu") and (kind != "cuda" or (index and not index.isdigit())):
+        raise ValueError(f"--device {name}: unknown; use {DEVICE_HELP}")
     if name == "cpu" or (name == "auto" and not _may_have_gpu()):
-        return "cpu"
+        return "cpu"  # without loading PyTorch, which takes seconds: there may be nothing to do
     import torch
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = name.partition(":")
-    if kind != "cuda" or (index and not index.isdigit()):
-        raise ValueError(f"--device {name}: unknown; use {DEVICE_HELP}")
     if not torch.cuda.is_available():
         raise ValueError(f"--device {name}: PyTorch finds no CUDA device here; use --device cpu, or auto")
     if index and int(index) >= torch.cuda.device_count():

@@ -8,12 +8,13 @@ dies (a decoder's crash, the kernel's out-of-memory killer) costs the video it w
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import sys
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +26,9 @@ from dfdc.devices import DEVICE_HELP, available_cores
 from dfdc.layout import DataError, Video, ledger_path
 
 USAGE_ERROR = 2
+_DISK_THREADS = 8
+_BATCH = 64  # items that a thread takes at once
+_LONG_WAIT = 0.02  # seconds in a batch that went by without computing: 0.3 ms an item is a disk's, not a cache's
 
 
 class UsageError(DataError):
@@ -185,8 +189,11 @@ def run_step(step: Step, args: argparse.Namespace, videos: Sequence[Video], skip
     tally = _Tally(ledger)
 
     todo = []
-    for video in videos:
-        stamp = None if args.force else step.read_stamp(video)
+    stamps: Iterable[dict | None] = itertools.repeat(None)
+    if not args.force:
+        checked = disk_map(step.read_stamp, videos)
+        stamps = progress_bar(checked, total=len(videos), desc=f"{step.name}: checking", unit="video", delay=3)
+    for video, stamp in zip(videos, stamps, strict=False):  # repeat() has no end
         if stamp is None:
             todo.append(video)
         else:
@@ -228,6 +235,32 @@ def progress_bar(iterable: Iterable | None = None, **options: Any) -> Any:
     if not terminal and options.get("leave") is False:
         options["disable"] = True  # a bar that vanishes leaves only blank lines in a log
     return tqdm(iterable, dynamic_ncols=True, **options)
+
+
+def disk_map(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """`function` of each item, in order; once they turn out to wait for a disk, several at a time in threads.
+
+    Not in threads from the start: where the disk's contents are cached, they only wait for each other.
+    An error of `function` is raised here, at its item's turn; what was not begun then is left.
+    """
+    batches = [items[start : start + _BATCH] for start in range(0, len(items), _BATCH)]
+
+    def look(batch: Sequence[Any]) -> list[Any]:
+        return [function(item) for item in batch]
+
+    done, waited = 0, 0.0
+    while done < len(batches) and waited < _LONG_WAIT:
+        begun, computed = time.perf_counter(), time.thread_time()
+        results = look(batches[done])
+        waited = (time.perf_counter() - begun) - (time.thread_time() - computed)
+        yield from results
+        done += 1
+    pool = ThreadPoolExecutor(_DISK_THREADS)
+    try:
+        for results in pool.map(look, batches[done:]):
+            yield from results
+    finally:
+        pool.shutdown(cancel_futures=True)  # a stopped run need not look at the other 100,000 videos first
 
 
 _worker_context: Any = None

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -32,10 +32,14 @@ def boxes_digest(root: Path, original: str) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
 
 
-def read_stamp(video: Video, root: Path, crops_dir: str) -> dict | None:
-    """The stamp of the crops of `video` if they are complete, and made of today's video and boxes."""
+def read_stamp(video: Video, root: Path, crops_dir: str, digest: Callable = boxes_digest) -> dict | None:
+    """The stamp of the crops of `video` if they are complete, and made of today's video and boxes.
+
+    Args:
+        digest: `boxes_digest`, or that with a memory: an original and its fakes share their boxes.
+    """
     stamp = artifacts.read_stamp(layout.crops_path(root, video.id, crops_dir))
-    expected = {"settings": SETTINGS, "boxes": boxes_digest(root, video.source)}
+    expected = {"settings": SETTINGS, "boxes": digest(root, video.source)}
     fresh = artifacts.is_fresh(stamp, expected) and artifacts.same_file(stamp["source"], video.path)
     return stamp if fresh else None
 
@@ -105,8 +109,10 @@ def with_boxes(dataset: Dataset, crops_dir: str) -> tuple[list[Video], dict[str,
     """The videos whose source has a boxes file, and the rest with the reason."""
     skipped = dict(dataset.skipped)
     videos = []
+    sources = {video.source for video in dataset.videos.values()}
+    with_file = {source for source in sources if layout.bboxes_path(dataset.root, source).is_file()}
     for video in dataset.videos.values():
-        if layout.bboxes_path(dataset.root, video.source).is_file():
+        if video.source in with_file:
             videos.append(video)
         else:
             skipped[video.id] = f"there are no boxes of {video.source}; step 1 (detect_original_faces.py) makes them"
@@ -126,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     step = parallel.Step(
         STEP,
         extract,
-        partial(read_stamp, root=args.root_dir, crops_dir=args.crops_dir),
+        # The memory is this run's, and only the check's: a worker reads the boxes it cuts with itself.
+        partial(read_stamp, root=args.root_dir, crops_dir=args.crops_dir, digest=cache(boxes_digest)),
         context={"root": args.root_dir, "crops_dir": args.crops_dir, "png_level": args.png_level},
         preload=("cv2", "av"),
     )

@@ -8,8 +8,8 @@ Each mask is uint8 [h, w] of the crop's size: 255 * (1 - SSIM), clipped to 0..25
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -22,17 +22,22 @@ STEP = "generate_diffs"
 SETTINGS = {"version": 2, "window": 7}
 
 
-def crops_digests(root: Path, crops_dir: str, video: Video) -> dict[str, str | None]:
+def crops_digests(
+    root: Path, crops_dir: str, video: Video, digest: Callable = artifacts.folder_digest
+) -> dict[str, str | None]:
     """Digests of the stamps of a fake's and its original's crops; None where they are not complete."""
-    stamps = {key: artifacts.read_stamp(layout.crops_path(root, name, crops_dir))
-              for key, name in (("fake", video.id), ("real", video.source))}  # fmt: skip
-    return {key: None if stamp is None else artifacts.stamp_digest(stamp) for key, stamp in stamps.items()}
+    names = {"fake": video.id, "real": video.source}
+    return {key: digest(layout.crops_path(root, name, crops_dir)) for key, name in names.items()}
 
 
-def read_stamp(video: Video, root: Path, crops_dir: str) -> dict | None:
-    """The stamp of the masks of `video` if they are complete, and made of today's crops."""
+def read_stamp(video: Video, root: Path, crops_dir: str, digest: Callable = artifacts.folder_digest) -> dict | None:
+    """The stamp of the masks of `video` if they are complete, and made of today's crops.
+
+    Args:
+        digest: `artifacts.folder_digest`, or that with a memory: fakes share their original's crops.
+    """
     stamp = artifacts.read_stamp(layout.diffs_path(root, video.id))
-    expected = {"settings": SETTINGS, "crops": crops_digests(root, crops_dir, video)}
+    expected = {"settings": SETTINGS, "crops": crops_digests(root, crops_dir, video, digest)}
     return stamp if artifacts.is_fresh(stamp, expected) else None
 
 
@@ -99,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     step = parallel.Step(
         STEP,
         generate,
-        partial(read_stamp, root=args.root_dir, crops_dir=args.crops_dir),
+        # The memory is this run's, and only the check's: a worker looks at the crops it compares itself.
+        partial(read_stamp, root=args.root_dir, crops_dir=args.crops_dir, digest=cache(artifacts.folder_digest)),
         context={"root": args.root_dir, "crops_dir": args.crops_dir, "png_level": args.png_level},
     )
     return parallel.run_step(step, args, *with_pairs(dataset, args.crops_dir))

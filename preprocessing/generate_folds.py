@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
+import itertools
 import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from dfdc.layout import FAKE, FOLDS_COLUMNS, REAL, Dataset, Video
 from dfdc.parallel import UsageError
 
 STEP = "generate_folds"
+WRITE_ROWS = 1 << 14  # at a time, so that few of them are in memory as text
+READ_ROWS = 512  # at a time: with more, Python's garbage collector looks through them, and takes three times as long
 
 
 class LeakError(Exception):
@@ -38,23 +41,23 @@ class LeakError(Exception):
 
 @dataclass
 class Listing:
-    """A video with its crops, (frame, face) in order, and the fold it goes to."""
+    """A video with its crops, int64 [n, 2] of (frame, face) in order, and the fold it goes to."""
 
     video: Video
-    crops: list[tuple[int, int]]
+    crops: np.ndarray
     fold: int = 0
 
 
-def list_crops(dataset: Dataset, crops_dir: str, workers: int) -> list[Listing]:
+def list_crops(dataset: Dataset, crops_dir: str) -> list[Listing]:
     """Every video that has crops; what was cropped is what is listed."""
     videos = list(dataset.videos.values())
 
     def listing(video: Video) -> Listing:
-        return Listing(video, layout.list_crops(layout.crops_path(dataset.root, video.id, crops_dir)))
+        crops = layout.list_crops(layout.crops_path(dataset.root, video.id, crops_dir))
+        return Listing(video, np.array(crops, np.int64))  # 4 million tuples would fill half a gigabyte
 
-    with ThreadPoolExecutor(workers) as pool:  # threads: it is the disk that is waited for
-        found = parallel.progress_bar(pool.map(listing, videos), total=len(videos), desc=STEP, unit="video")
-        return [listing for listing in found if listing.crops]
+    found = parallel.progress_bar(parallel.disk_map(listing, videos), total=len(videos), desc=STEP, unit="video")
+    return [listing for listing in found if len(listing.crops)]
 
 
 def part_folds(parts: Sequence[str], n_splits: int) -> dict[str, int]:
@@ -124,20 +127,95 @@ def assign_folds(
     return kept, dropped
 
 
+def csv_field(text: str) -> str:
+    """`text` as one field of folds.csv, in quotes where it needs them."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow((text, ""))
+    return buffer.getvalue().removesuffix(",\n")
+
+
 def write_folds(path: Path, listings: Sequence[Listing], seed: int) -> int:
     """Write the rows in an order that `seed` decides; return how many there are."""
-    owner = np.repeat(np.arange(len(listings)), [len(listing.crops) for listing in listings])
-    crops = np.array([crop for listing in listings for crop in listing.crops], np.int64)
+    owner = np.repeat(np.arange(len(listings), dtype=np.int32), [len(listing.crops) for listing in listings])
+    crops = np.concatenate([listing.crops for listing in listings])
     order = np.random.default_rng(seed).permutation(len(owner))
+    # What the rows of a video have in common is made into text once; see FOLDS_COLUMNS for their order.
+    before = [f"{csv_field(listing.video.id)}," for listing in listings]
+    between = [f",{int(x.video.label == FAKE)},{csv_field(x.video.source)}," for x in listings]
+    after = [f",{listing.fold}\n" for listing in listings]
     with path.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(FOLDS_COLUMNS)
-        for row in order:
-            listing = listings[owner[row]]
-            video, (frame, face) = listing.video, crops[row].tolist()
-            label = int(video.label == FAKE)
-            writer.writerow((video.id, layout.crop_name(frame, face), label, video.source, frame, listing.fold))
+        handle.write(",".join(FOLDS_COLUMNS) + "\n")
+        for start in range(0, len(order), WRITE_ROWS):
+            rows = order[start : start + WRITE_ROWS]
+            columns = owner[rows].tolist(), crops[rows, 0].tolist(), crops[rows, 1].tolist()
+            lines = [
+                f"{before[at]}{layout.crop_name(frame, face)}{between[at]}{frame}{after[at]}"
+                for at, frame, face in zip(*columns, strict=True)
+            ]
+            handle.write("".join(lines))
     return len(order)
+
+
+def read_distinct(path: Path) -> tuple[list[tuple[str, str, str, int]], dict[str, str]]:
+    """What the written `path` says, without its repetitions.
+
+    Returns:
+        Each (video, face, label, fold) once, in order of its first row; `face` is the end of the file's name.
+        The first crop, by name, of each video that has rows with label 0, in order of the video's first row.
+
+    Raises:
+        ValueError: a column is absent, or a row has not as many fields as the others, or a fold is no number.
+    """
+    columns = ("video", "file", "label", "fold")
+    codes: dict[str, dict[str, int]] = {}  # a column's texts, numbered in order of their first row
+    for column in columns:
+        codes[column] = defaultdict(itertools.count().__next__)
+    pieces: dict[str, list[np.ndarray]] = {column: [] for column in columns}
+    # Not pandas: it takes a column of videos called 007, 008, ... for numbers.
+    with path.open(encoding="utf-8", newline="") as handle:
+        reader = csv.reader(handle)
+        header = next(reader)
+        while rows := list(itertools.islice(reader, READ_ROWS)):
+            fields = list(zip(*rows, strict=True))
+            for column in columns:
+                numbers = map(codes[column].__getitem__, fields[header.index(column)])
+                pieces[column].append(np.fromiter(numbers, np.int32, len(rows)))
+    video, file, label, fold = (np.concatenate(pieces[column]) for column in columns)
+    videos, files, labels, folds = (list(codes[column]) for column in columns)
+
+    ends = [name.rpartition("_")[2] for name in files]
+    faces = {end: number for number, end in enumerate(dict.fromkeys(ends))}
+    face = np.array([faces[end] for end in ends])[file]
+    shape = (len(videos), len(faces), len(labels), len(folds))
+    _, rows_of_first = np.unique(np.ravel_multi_index((video, face, label, fold), shape), return_index=True)
+    rows_of_first.sort()
+    distinct = [
+        (videos[video[row]], ends[file[row]], labels[label[row]], int(folds[fold[row]])) for row in rows_of_first
+    ]
+
+    by_name = sorted(range(len(files)), key=files.__getitem__)
+    rank = np.empty(len(files), np.int64)
+    rank[by_name] = np.arange(len(files))
+    first = np.full(len(videos), len(files))
+    real = label == codes["label"].get("0", -1)
+    np.minimum.at(first, video[real], rank[file[real]])
+    reals = dict.fromkeys(name for name, _, text, _ in distinct if text == "0")
+    return distinct, {name: files[by_name[first[codes["video"][name]]]] for name in reals}
+
+
+def picture_keys(paths: Sequence[Path]) -> list[object]:
+    """A value for each picture, equal for files of equal content and for no others.
+
+    Only files that share their size with another are read: a crop takes some 100 KB, and there are 20,000 originals.
+    """
+    sizes = list(parallel.disk_map(lambda path: path.stat().st_size, paths))
+    count = Counter(sizes)
+
+    def key(item: tuple[Path, int]) -> object:
+        path, size = item
+        return hashlib.sha256(path.read_bytes()).digest() if count[size] > 1 else size
+
+    return list(parallel.disk_map(key, list(zip(paths, sizes, strict=True))))
 
 
 def find_leaks(path: Path, dataset: Dataset, crops_dir: str) -> list[str]:
@@ -147,16 +225,12 @@ def find_leaks(path: Path, dataset: Dataset, crops_dir: str) -> list[str]:
     number) of one original, and the very same picture under two names.
     """
     video_folds, family_folds, person_folds = defaultdict(set), defaultdict(set), defaultdict(set)
-    first_crops: dict[str, str] = {}
-    with path.open(encoding="utf-8", newline="") as handle:
-        for row in csv.DictReader(handle):
-            video, fold = row["video"], int(row["fold"])
-            family = dataset.videos[video].source
-            video_folds[video].add(fold)
-            family_folds[family].add(fold)
-            person_folds[(family, row["file"].rpartition("_")[2])].add(fold)
-            if row["label"] == "0":
-                first_crops[video] = min(first_crops.get(video, row["file"]), row["file"])
+    distinct, first_crops = read_distinct(path)
+    for video, face, _, fold in distinct:
+        family = dataset.videos[video].source
+        video_folds[video].add(fold)
+        family_folds[family].add(fold)
+        person_folds[(family, face)].add(fold)
     leaks = [f"video {video} is in folds {sorted(folds)}" for video, folds in video_folds.items() if len(folds) > 1]
     leaks += [
         f"{family} and its fakes are in folds {sorted(folds)}"
@@ -168,10 +242,10 @@ def find_leaks(path: Path, dataset: Dataset, crops_dir: str) -> list[str]:
         for (family, face), folds in person_folds.items()
         if len(folds) > 1
     ]
+    paths = [layout.crops_path(dataset.root, video, crops_dir) / name for video, name in first_crops.items()]
     same_picture = defaultdict(list)
-    for video, name in first_crops.items():
-        data = (layout.crops_path(dataset.root, video, crops_dir) / name).read_bytes()
-        same_picture[hashlib.sha256(data).digest()].append(video)
+    for video, key in zip(first_crops, picture_keys(paths), strict=True):
+        same_picture[key].append(video)
     for videos in same_picture.values():
         if len(set().union(*(video_folds[video] for video in videos))) > 1:
             leaks.append(f"{' and '.join(sorted(videos))} are the same video in different folds; remove one of them")
@@ -196,7 +270,7 @@ def folds_digest(listings: Sequence[Listing], seed: int) -> str:
     digest = hashlib.sha256(f"{seed}".encode())
     for listing in listings:
         digest.update(f"{listing.video}{listing.fold}".encode())
-        digest.update(np.array(listing.crops, np.int64).tobytes())
+        digest.update(listing.crops.tobytes())
     return digest.hexdigest()
 
 
@@ -216,7 +290,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     val_ids = read_val_ids(args.val_ids) if args.val_ids else None
     dataset = layout.load_dataset(args.root_dir)
     layout.check_crops_dir(args.crops_dir, dataset.parts)
-    listings = list_crops(dataset, args.crops_dir, parallel.worker_count(args.workers, ["cpu"]))
+    parallel.worker_count(args.workers, ["cpu"])  # a wrong value is told; one process does it all
+    listings = list_crops(dataset, args.crops_dir)
     ledger = artifacts.Ledger(layout.ledger_path(args.root_dir, STEP))
     for video in dataset.videos.keys() - {listing.video.id for listing in listings}:
         ledger.rows[(video, "skipped")] = "it has no crops; step 2 (extract_crops.py) makes them"

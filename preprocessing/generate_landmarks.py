@@ -30,8 +30,7 @@ SETTINGS = {"version": 1, "thresholds": list(LANDMARK_THRESHOLDS)}
 
 def crops_digest(root: Path, crops_dir: str, video: str) -> str | None:
     """Digest of the stamp of a video's crops; None if they are not complete."""
-    stamp = artifacts.read_stamp(layout.crops_path(root, video, crops_dir))
-    return None if stamp is None else artifacts.stamp_digest(stamp)
+    return artifacts.folder_digest(layout.crops_path(root, video, crops_dir))
 
 
 def read_stamp(video: Video, root: Path, crops_dir: str) -> dict | None:

@@ -207,3 +207,12 @@ def test_a_missing_fold_or_class_is_an_error(crops_root):
     only_real = pd.concat([table[table["label"] == 0], table[table["fold"] == 0]])
     with pytest.raises(FoldsError, match="24 real and 0 fake"):
         dataset.split_folds(only_real, 0, crops_root)
+
+
+def test_names_of_digits_stay_names(tmp_path):
+    path = tmp_path / "folds.csv"
+    path.write_text("video,file,label,original,frame,fold\n007,0_0.png,0,007,0,0\nNA,0_0.png,1,007,0,1\n")
+    table = dataset.read_folds(path)
+    assert table["video"].astype(str).tolist() == ["007", "NA"]
+    assert table["original"].astype(str).tolist() == ["007", "007"]
+    assert isinstance(table["video"].dtype, pd.CategoricalDtype)

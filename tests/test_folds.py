@@ -1,9 +1,12 @@
 """folds.csv (preprocessing/generate_folds.py)."""
 
 import csv
+import hashlib
 import os
 import shutil
+from collections import defaultdict
 
+import numpy as np
 import pytest
 from conftest import run_script, write_crop, write_part
 
@@ -113,6 +116,111 @@ def test_t23_the_same_video_under_two_names_leaks(tmp_path, capsys):
     assert main(root) == 1
     assert "r0 and r1 are the same video in different folds" in capsys.readouterr().err
     assert not (root / "folds.csv").exists()
+
+
+def reference_write(path, listings, seed):
+    """The plain way to write folds.csv: one row after the other."""
+    rows = [
+        (x.video.id, f"{frame}_{face}.png", int(x.video.label == "FAKE"), x.video.source, frame, x.fold)
+        for x in listings
+        for frame, face in x.crops.tolist()
+    ]
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(("video", "file", "label", "original", "frame", "fold"))
+        writer.writerows(rows[index] for index in np.random.default_rng(seed).permutation(len(rows)))
+
+
+def reference_leaks(path, dataset):
+    """The plain way to look for leaks: one row after the other, and every first crop is read."""
+    videos, families, people, first = defaultdict(set), defaultdict(set), defaultdict(set), {}
+    for row in rows_of(path):
+        video, fold, family = row["video"], int(row["fold"]), dataset.videos[row["video"]].source
+        videos[video].add(fold)
+        families[family].add(fold)
+        people[(row["file"].rpartition("_")[2][:-4], family)].add(fold)
+        if row["label"] == "0":
+            first[video] = min(first.get(video, row["file"]), row["file"])
+    pictures = defaultdict(list)
+    for video, name in first.items():
+        pictures[hashlib.sha256((layout.crops_path(dataset.root, video) / name).read_bytes()).digest()].append(video)
+    leaks = [f"video {video} is in folds {sorted(folds)}" for video, folds in videos.items() if len(folds) > 1]
+    leaks += [f"{name} and its fakes are in folds {sorted(x)}" for name, x in families.items() if len(x) > 1]
+    leaks += [f"person {face} of {name} is in folds {sorted(x)}" for (face, name), x in people.items() if len(x) > 1]
+    leaks += [
+        f"{' and '.join(sorted(names))} are the same video in different folds; remove one of them"
+        for names in pictures.values()
+        if len(set().union(*(videos[name] for name in names))) > 1
+    ]
+    return leaks
+
+
+ODD_NAMES = ("007", "0x1F", "1e5", "NA", "plain", "a, b", 'say "x"', " -lead", "é中", "#5")
+
+
+def make_odd_root(root):
+    """Ten families in five parts; most names would be changed by a careless reader or writer of CSV."""
+    for part in range(5):
+        metadata = {}
+        for number in (2 * part, 2 * part + 1):
+            real = ODD_NAMES[number]
+            fakes = [f"{real}{kind}" for kind in ("0", "_b")]
+            metadata[f"{real}.mp4"] = {"label": "REAL"}
+            metadata |= {f"{fake}.mp4": {"label": "FAKE", "original": f"{real}.mp4"} for fake in fakes}
+            for name in (real, *fakes):
+                folder = layout.crops_path(root, name)
+                folder.mkdir(parents=True)
+                for frame, face in ((0, 0), (10, 0), (20, 1), (100, number)):
+                    # Equal sizes; 7 and 8 show the same picture.
+                    (folder / layout.crop_name(frame, face)).write_bytes(bytes([frame, face, min(number, 7)]))
+        folder = write_part(root / f"part_{part}", metadata)
+        for name in metadata:
+            (folder / name).write_bytes(b"")
+    return root
+
+
+@pytest.mark.parametrize("rows_at_a_time", [5, 7, 100_000])
+def test_folds_and_leaks_are_those_of_the_plain_way(tmp_path, monkeypatch, rows_at_a_time):
+    for name in ("WRITE_ROWS", "READ_ROWS"):
+        monkeypatch.setattr(generate_folds, name, rows_at_a_time)
+    dataset = layout.load_dataset(make_odd_root(tmp_path / "root"))
+    listings = generate_folds.list_crops(dataset, "crops")
+    kept, _ = generate_folds.assign_folds(listings, dataset, 3, None)
+    ours, plain = tmp_path / "ours.csv", tmp_path / "plain.csv"
+    for seed in range(3):
+        assert generate_folds.write_folds(ours, kept, seed) == 120
+        reference_write(plain, kept, seed)
+        assert ours.read_bytes() == plain.read_bytes()
+        assert generate_folds.find_leaks(ours, dataset, "crops") == reference_leaks(plain, dataset)
+        header, *lines = ours.read_text(encoding="utf-8").splitlines(keepends=True)
+        rng = np.random.default_rng(seed)
+        for row in rng.choice(len(lines), 4 + 20 * seed, replace=False):  # a few leaks, then many
+            lines[row] = lines[row].rpartition(",")[0] + f",{rng.integers(12)}\n"
+        ours.write_text(header + "".join(lines), encoding="utf-8")
+        leaks = generate_folds.find_leaks(ours, dataset, "crops")
+        assert leaks == reference_leaks(ours, dataset)
+        assert {leak.split()[0] for leak in leaks} >= {"video", "person"}
+
+
+def test_a_written_file_that_is_no_table_is_refused(tmp_path):
+    dataset = layout.load_dataset(make_root(tmp_path, (0, 1)))
+    main(tmp_path)
+    path = tmp_path / "folds.csv"
+    text = path.read_text()
+    for broken in (text[:-4], text.replace("fold", "split"), text.replace("r0,0_0.png,0,r0,0,0", "r0,0_0.png,0,r0,0,")):
+        assert broken != text
+        path.write_text(broken)
+        with pytest.raises(ValueError, match=r"zip|fold|int"):
+            generate_folds.find_leaks(path, dataset, "crops")
+
+
+def test_pictures_have_equal_keys_if_they_are_equal(tmp_path):
+    contents = [b"a", b"b", b"a", b"long", b"", b"longer", b"lonely content"]
+    paths = [tmp_path / f"{number}.png" for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    keys = generate_folds.picture_keys(paths)
+    assert [keys.index(key) for key in keys] == [contents.index(content) for content in contents]
 
 
 @pytest.mark.parametrize("as_folder", [False, True])

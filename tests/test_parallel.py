@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+from conftest import run_script
 
 from dfdc import devices, layout, parallel
 from dfdc.layout import Video
@@ -92,6 +93,47 @@ def test_t17_finished_work_is_counted_but_not_redone(tmp_path, capsys):
     assert "2 videos (1 were complete), 7 things" in capsys.readouterr().out
     run(tmp_path, ["good-1", "good-2"], fresh=["good-1"], force=True)
     assert len(list(tmp_path.glob("*.done"))) == 2
+
+
+@pytest.mark.parametrize(("wait", "threads"), [(0, 1), (0.002, 2)])
+def test_disk_map_keeps_the_order_and_uses_threads_where_it_waits(monkeypatch, wait, threads):
+    if not wait:
+        monkeypatch.setattr(parallel, "_LONG_WAIT", 60)  # a busy machine is no slow disk
+    seen = set()
+
+    def look(number):
+        seen.add(threading.get_ident())
+        time.sleep(wait)
+        return -number
+
+    assert list(parallel.disk_map(look, list(range(1000)))) == [-number for number in range(1000)]
+    assert min(len(seen), 2) == threads
+    assert list(parallel.disk_map(look, [])) == []
+
+
+@pytest.mark.parametrize("wait", [0, 0.001])
+def test_disk_map_raises_at_the_items_turn_and_leaves_the_rest(wait):
+    begun, got = [], []
+
+    def look(number):
+        begun.append(number)
+        time.sleep(wait)
+        return 600 // (600 - number)
+
+    with pytest.raises(ZeroDivisionError):
+        for value in parallel.disk_map(look, list(range(20_000))):
+            got.append(value)
+    assert got == [600 // (600 - number) for number in range(len(got))]
+    assert 500 < len(got) <= 600
+    if wait:  # else all may be begun before the error is met
+        assert len(begun) < 20_000
+
+
+def test_naming_the_cpu_loads_no_pytorch():
+    code = "import sys; from dfdc.devices import resolve_device; resolve_device('cpu'); print('torch' in sys.modules)"
+    assert run_script("-c", code).stdout == "False\n"
+    with pytest.raises(ValueError, match="--device cpu:0: unknown"):
+        devices.resolve_device("cpu:0")
 
 
 def test_t27_workers_at_least_one_at_most_the_cores(monkeypatch, capsys):

@@ -158,6 +158,30 @@ def test_what_is_missing_or_stale_is_redone_and_nothing_else(root):
     assert touched == crops | masks | {("bboxes", path.name)}
 
 
+def test_what_the_check_remembers_is_forgotten_with_the_run(root, monkeypatch):
+    """Fakes share what is known of their original's boxes and crops, but each run looks anew."""
+    steps = []
+    monkeypatch.setattr(extract_crops.parallel, "run_step", lambda step, *others: steps.append(step) or 0)
+    dataset = layout.load_dataset(root)
+    real = dataset.reals()[0]
+    fakes = [video for video in dataset.fakes() if video.source == real.id]
+    others = [video for video in dataset.fakes() if video.source != real.id]
+
+    def stale(script, videos):
+        assert script.main(["--root-dir", str(root)]) == 0
+        return [video.id for video in videos if steps[-1].read_stamp(video) is None]
+
+    assert fakes
+    assert stale(generate_diffs, fakes + others) == []
+    assert stale(extract_crops, [real, *fakes, *others]) == []
+    (layout.crops_path(root, real.id) / "10_0.png").unlink()
+    assert stale(generate_diffs, fakes + others) == [video.id for video in fakes]
+    assert stale(extract_crops, [real, *fakes, *others]) == [real.id]
+    path = layout.bboxes_path(root, real.id)
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert stale(extract_crops, [real, *fakes, *others]) == [video.id for video in (real, *fakes)]
+
+
 def test_t17_a_step_killed_at_any_moment_is_completed(root):
     expected = {name: (root / name).read_bytes() for name in snapshot(root) if name.startswith("crops/")}
     shutil.rmtree(root / "crops")

@@ -37,8 +37,10 @@ def read_folds(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        kinds = {"video": "category", "original": "category", "file": "category"}
-        table = pd.read_csv(path, dtype=kinds, keep_default_na=False)
+        names = ["video", "original", "file"]
+        table = pd.read_csv(path, dtype=dict.fromkeys(names, str), keep_default_na=False)
+        # Not read as categories: pandas would make numbers of names such as 007.
+        table = table.astype({name: "category" for name in names if name in table})
     except (OSError, ValueError) as error:
         raise FoldsError(f"--folds-csv {path}: can't be read ({error}); preprocessing step 5 writes it") from None
     missing = [column for column in layout.FOLDS_COLUMNS if column not in table]
