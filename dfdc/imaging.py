@@ -148,15 +148,15 @@ def tighten_offset(side: int, part: int) -> int:
 def encode_png(picture: np.ndarray, level: int = 1) -> bytes:
     """RGB [h, w, 3] or grey [h, w] uint8 as PNG; `level` is zlib's, 0 to 9.
 
-    Level 1 is the fast way: simple filters and run lengths, which real crops are written and read with in half the
-    time of zlib's own level 1, in as many bytes.
+    Level 1 is the fast way: differences to the row above, and run lengths. Real crops take half the time of zlib's own
+    level 1 to write, a third less to read, and as many bytes.
     """
     stored = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
     options = [cv2.IMWRITE_PNG_COMPRESSION, level]
     if level == 1:
         options += [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
         if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # OpenCV before 4.11 has no choice of filters
-            options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FAST_FILTERS]
+            options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
     ok, data = cv2.imencode(".png", stored, options)
     if not ok:
         raise ValueError(f"a picture of shape {list(picture.shape)} can't be encoded as PNG")

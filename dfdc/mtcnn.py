@@ -29,6 +29,7 @@ MIN_FACE = 20  # pixels; a picture with a shorter side has no step in its pyrami
 _FACTOR = 0.709  # from one step of the pyramid to the next
 _CELL, _STRIDE = 12, 2  # a place of the proposal network's map sees 12 x 12 pixels; the next lies 2 further
 _TILE_PIXELS = 90_000  # of the pyramid in one pass on the CPU, so that the maps between the layers stay in the cache
+_BLOCKED_FROM = 12_000  # pixels of a pass
 _BOXES_AT_ONCE = 64
 
 # Convolutions of each network: its number, and the side and stride of the pool behind it.
@@ -57,41 +58,40 @@ class _Network:
             raise ModuleNotFoundError("facenet-pytorch is not installed; run ./setup.sh")
         path = Path(package.submodule_search_locations[0]) / "data" / f"{name}.pt"
         weights = torch.load(path, map_location=device, weights_only=True)
-        # oneDNN's layout spares a conversion before and after each layer; it knows no GPU.
-        self._blocked = device == "cpu" and torch.backends.mkldnn.is_available()
 
-        def layer(*names: str) -> tuple[torch.Tensor, torch.Tensor]:
-            return tuple(torch.cat([weights[f"{name}.{kind}"] for name in names]) for kind in ("weight", "bias"))
-
-        def laid_out(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-            return [tensor.to_mkldnn() if self._blocked else tensor for tensor in tensors]
+        def layer(*names: str) -> list[torch.Tensor]:
+            return [torch.cat([weights[f"{name}.{kind}"] for name in names]) for kind in ("weight", "bias")]
 
         self._layers = [
-            (*laid_out((*layer(f"conv{number}"), weights[f"prelu{number}.weight"])), pool)
-            for number, pool in _LAYERS[name]
+            ([*layer(f"conv{number}"), weights[f"prelu{number}.weight"]], pool) for number, pool in _LAYERS[name]
         ]
         self._heads = layer(*_HEADS[name])
-        self._dense = None
+        self._hidden = None
         if name in _DENSE:
-            self._dense = (*layer(f"dense{_DENSE[name]}"), weights[f"prelu{_DENSE[name]}.weight"])
-        else:
-            self._heads = laid_out(self._heads)
+            self._hidden = [*layer(f"dense{_DENSE[name]}"), weights[f"prelu{_DENSE[name]}.weight"]]
+        self._blocked: list | None = None
+        if device == "cpu" and torch.backends.mkldnn.is_available():
+            self._blocked = [([w.to_mkldnn() for w in tensors], pool) for tensors, pool in self._layers]
+            self._blocked_heads = [w.to_mkldnn() for w in self._heads]
 
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
         """float [n, 3, h, w] -> the heads' numbers: [n, 6, h', w'], of the other two networks [n, 6] and [n, 16]."""
         import torch
         from torch.nn import functional
 
-        x = pictures.to_mkldnn() if self._blocked else pictures
-        for weight, bias, slope, pool in self._layers:
+        # oneDNN's own layout spares a conversion before and after each layer, but half a millisecond is lost on each
+        # shape that it has not seen yet, and the small steps of crops' pyramids have as many shapes as there are crops.
+        blocked = self._blocked is not None and pictures[:, 0].numel() >= _BLOCKED_FROM
+        x = pictures.to_mkldnn() if blocked else pictures
+        for (weight, bias, slope), pool in self._blocked if blocked else self._layers:
             x = torch.prelu(functional.conv2d(x, weight, bias), slope)
             if pool:
                 x = functional.max_pool2d(x, *pool, ceil_mode=True)
-        if self._dense is None:
-            x = functional.conv2d(x, *self._heads)
-            return x.to_dense() if self._blocked else x
-        x = x.to_dense() if self._blocked else x
-        weight, bias, slope = self._dense
+        if self._hidden is None:
+            x = functional.conv2d(x, *(self._blocked_heads if blocked else self._heads))
+            return x.to_dense() if blocked else x
+        x = x.to_dense() if blocked else x
+        weight, bias, slope = self._hidden
         # The weights were trained in a framework that keeps width before height.
         x = torch.prelu(functional.linear(x.permute(0, 3, 2, 1).flatten(1), weight, bias), slope)
         return functional.linear(x, *self._heads)
@@ -202,11 +202,15 @@ class Cascade:
         self._thresholds, self._device = thresholds, device
         self._pnet, self._rnet, self._onet = (_Network(name, device) for name in ("pnet", "rnet", "onet"))
 
-    def detect(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def detect(
+        self, pictures: Sequence[np.ndarray], smallest: float = 0.0
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Boxes float32 [k, 4], scores [k] and points [k, 5, 2] of each picture, larger faces first.
 
         Args:
             pictures: RGB uint8 [h, w, 3], at least one, of any sizes.
+            smallest: leave out the steps of the pyramid whose cell is a smaller part than this of a picture's shorter
+                side. Those steps cost the most; a face of twice that size and more is found all the same.
         """
         import torch
 
@@ -219,7 +223,7 @@ class Cascade:
         # float32 as the CPU has it, not the shorter TF32 that cuDNN takes by itself.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             tables = _Tables([pictures[number] for number in order], self._device)
-            boxes, scores, points, image = self._decide(tables, *self._refine(tables, *self._propose(tables)))
+            boxes, scores, points, image = self._decide(tables, *self._refine(tables, *self._propose(tables, smallest)))
         for index, number in enumerate(order):
             own = np.flatnonzero(image == index)
             own = own[_nms_by_smaller(boxes[own], scores[own], 0.7)]
@@ -227,12 +231,12 @@ class Cascade:
             found[number] = boxes[own], scores[own], points[own]
         return found
 
-    def _propose(self, tables: _Tables) -> tuple[np.ndarray, np.ndarray]:
+    def _propose(self, tables: _Tables, smallest: float) -> tuple[np.ndarray, np.ndarray]:
         """First stage: square boxes [k, 4] from the whole pyramid, and the picture of each."""
         boxes, image = [], []
         for first, last, height, width, sums in tables.groups:
             steps = []
-            for scale in _scales(height, width):
+            for scale in _scales(height, width, smallest):
                 size = int(height * scale + 1), int(width * scale + 1)
                 step = np.concatenate(
                     [
@@ -298,8 +302,8 @@ class Cascade:
         return boxes[sure], image[sure], scores[sure], heads[sure]
 
 
-def _scales(height: int, width: int) -> list[float]:
-    """The pyramid's factors: with the largest, the smallest face fills a cell."""
+def _scales(height: int, width: int, smallest: float = 0.0) -> list[float]:
+    """The pyramid's factors: with the largest, the smallest face fills a cell; see `Cascade.detect` for `smallest`."""
     scale = _CELL / MIN_FACE
     shorter = min(height, width) * scale
     scales = []
@@ -307,7 +311,7 @@ def _scales(height: int, width: int) -> list[float]:
         scales.append(scale)
         scale *= _FACTOR
         shorter *= _FACTOR
-    return scales
+    return [scale for scale in scales if _CELL / scale >= smallest * min(height, width)]
 
 
 def _tiles(count: int, height: int, width: int, *, whole: bool) -> Iterator[tuple[int, int, int, int]]:

@@ -19,12 +19,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import artifacts, layout, parallel
-from dfdc.faces import LANDMARK_THRESHOLDS, FaceDetector, middle_face
+from dfdc.faces import LANDMARK_THRESHOLDS, FaceDetector, Faces, middle_face
 from dfdc.imaging import read_picture
 from dfdc.layout import Dataset, Video
 
 STEP = "generate_landmarks"
 CROPS_AT_ONCE = 64  # read before the detector is called; of any sizes, it takes as many as its memory allows
+SMALLEST = 0.2  # of a crop's shorter side; on 1049 crops, up to 0.25 changed no point
 SETTINGS = {"version": 1, "thresholds": list(LANDMARK_THRESHOLDS)}
 
 
@@ -50,13 +51,20 @@ def start(context: dict, device: str) -> dict:
 
 def find_landmarks(pictures: Sequence[np.ndarray], detector: FaceDetector) -> list[np.ndarray | None]:
     """int16 [5, 2] of the face in the middle of each crop, clipped to it; None where there is none."""
-    found = []
-    for picture, faces in zip(pictures, detector.detect(pictures), strict=True):
-        height, width = picture.shape[:2]
-        index = middle_face(faces, width, height)
-        points = None if index is None else np.clip(faces.landmarks[index], 0, (width - 1, height - 1))
-        found.append(None if points is None else np.rint(points).astype(np.int16))
+    # A crop's own face is 3/5 of it: smaller ones are looked for only where that finds none.
+    found = [_middle_points(p, f) for p, f in zip(pictures, detector.detect(pictures, smallest=SMALLEST), strict=True)]
+    without = [index for index, points in enumerate(found) if points is None]
+    for index, faces in zip(without, detector.detect([pictures[index] for index in without]), strict=True):
+        found[index] = _middle_points(pictures[index], faces)
     return found
+
+
+def _middle_points(picture: np.ndarray, faces: Faces) -> np.ndarray | None:
+    height, width = picture.shape[:2]
+    index = middle_face(faces, width, height)
+    if index is None:
+        return None
+    return np.rint(np.clip(faces.landmarks[index], 0, (width - 1, height - 1))).astype(np.int16)
 
 
 def generate(video: Video, context: dict) -> dict:

@@ -303,6 +303,28 @@ def test_a_broken_boxes_file_is_named(root):
         extract_crops.extract(video, context(root))
 
 
+@needs_real_videos
+def test_landmarks_are_those_of_the_library_one_crop_at_a_time():
+    from facenet_pytorch import MTCNN
+
+    from dfdc.faces import DETECT_THRESHOLDS, LANDMARK_THRESHOLDS, FaceDetector
+    from dfdc.imaging import crop_face
+    from dfdc.video import VideoReader
+
+    finder, detector = FaceDetector(DETECT_THRESHOLDS), FaceDetector(LANDMARK_THRESHOLDS)
+    library = MTCNN(margin=0, thresholds=list(LANDMARK_THRESHOLDS), device="cpu")
+    crops = []
+    for name in ("d10", "d18", "s32"):
+        with VideoReader(REAL_VIDEOS / "faces" / f"{name}.mp4") as reader:
+            for _, frame in reader.frames(stride=60):
+                crops += [crop_face(frame, box) for box in finder.detect([frame], 0.5)[0].boxes]
+    found = generate_landmarks.find_landmarks(crops, detector)
+    assert len(crops) >= 8
+    for crop, points in zip(crops, found, strict=True):
+        _, _, expected = library.detect(np.ascontiguousarray(crop), landmarks=True)
+        assert np.array_equal(points, np.rint(expected[0].astype(float)).astype(np.int16))
+
+
 def test_t26_landmarks_of_the_middle_face(monkeypatch):
     import skimage.data
 
@@ -316,7 +338,7 @@ def test_t26_landmarks_of_the_middle_face(monkeypatch):
     assert points.shape == (5, 2)
     assert none is None
     assert np.abs(points - tighter - 10).max() <= 2
-    monkeypatch.setattr(detector, "detect", lambda pictures: [no_faces()])
+    monkeypatch.setattr(detector, "detect", lambda pictures, **more: [no_faces()] * len(pictures))
     assert generate_landmarks.find_landmarks([picture], detector) == [None]
 
 
