@@ -302,6 +302,13 @@ def _do_some(work: Callable[[Video, Any], dict], videos: Sequence[Video], thread
         return list(pool.map(partial(_do_one, work), videos))
 
 
+def _file_size(video: Video) -> int:
+    try:
+        return video.path.stat().st_size
+    except OSError:  # that is for the step to say
+        return 0
+
+
 def _map(step: Step, videos: Sequence[Video], workers: int, devices: Sequence[str], tally: _Tally) -> None:
     """Do `videos` in worker processes. A worker with a GPU reads several at a time, on its share of the cores."""
     from pebble import ProcessExpired, ProcessPool
@@ -310,6 +317,8 @@ def _map(step: Step, videos: Sequence[Video], workers: int, devices: Sequence[st
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "pebble", "dfdc.artifacts", *step.preload])
     counter = context.Value("i", 0)
+    # The largest first, so that at the end no worker waits for one that has a long video left.
+    videos = sorted(videos, key=_file_size, reverse=True)
     workers = min(workers, len(videos))
     threads = max(1, available_cores() // workers) if devices[0].startswith("cuda") else 1
     size = 1 if threads == 1 else max(1, min(4 * threads, len(videos) // workers))
