@@ -35,10 +35,13 @@ def fancy_pca(picture: np.ndarray, alphas: np.ndarray) -> np.ndarray:
         picture: RGB uint8 [h, w, 3].
         alphas: [3].
     """
-    colours = picture.reshape(-1, 3).astype(np.float32) * np.float32(1 / 255)
-    mean = colours.mean(axis=0, dtype=np.float64)
-    centred = colours - mean.astype(np.float32)
-    covariance = (centred.T @ centred).astype(np.float64) / max(1, len(colours) - 1)
+    # Plane by plane: products of long rows are fast, of three columns slow.
+    mean = np.array(cv2.mean(picture)[:3]) / 255
+    planes = [
+        plane.ravel() * np.float32(1 / 255) - np.float32(centre)
+        for plane, centre in zip(cv2.split(picture), mean, strict=True)
+    ]
+    covariance = np.array([[float(one @ other) for other in planes] for one in planes]) / max(1, planes[0].size - 1)
     values, vectors = np.linalg.eigh(covariance)
     order = values[::-1].argsort()  # as the library sorts them
     values, vectors = values[order], vectors[:, order]
