@@ -1,0 +1,148 @@
+"""Seconds and memory to score a folder with two EfficientNet-B7: plain, ours, and the floors.
+
+    python benchmarks/bench_predict.py [VIDEOS ...]
+
+Plain is a straightforward reading of the published solution: one video at a time, six threads that take one frame each
+through facenet-pytorch's MTCNN at half size, then all faces of the video through each float32 network at once. Ours is
+predict_folder.py. Both with start-up, with seeded networks (speed does not depend on the weights). Floors: decoding the
+videos, and the networks alone on as many faces, in ours' precision. Growth: ours on a quarter of the videos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from measuring import ROOT, add_videos, find_videos, run_measured, seconds
+
+MODELS = 2
+
+
+def save_models(folder: Path, encoder: str) -> list[str]:
+    import torch
+
+    from training.checkpoint import ModelSpec, save_checkpoint
+    from training.model import build_network
+
+    names = [f"model{index}" for index in range(MODELS)]
+    for index, name in enumerate(names):
+        torch.manual_seed(index)
+        network = build_network("DeepFakeClassifier", encoder)
+        spec = ModelSpec("DeepFakeClassifier", encoder, 380)
+        save_checkpoint(folder / name, network, spec, epoch=0, bce_best=0.5, metrics={})
+    return names
+
+
+def plain(videos: list[Path], weights: Path) -> dict[str, float]:
+    import cv2
+    import numpy as np
+    import torch
+    from facenet_pytorch import MTCNN
+    from PIL import Image
+
+    from dfdc.faces import PREDICT_THRESHOLDS
+    from dfdc.imaging import center_pad, crop_face, isotropic_resize
+    from dfdc.scoring import confident_score
+    from training.checkpoint import load_model
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    models = [load_model(path)[0].to(device) for path in sorted(weights.iterdir())]
+    mtcnn = MTCNN(margin=0, keep_all=True, thresholds=list(PREDICT_THRESHOLDS), device=device)
+    mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225], device=device).view(3, 1, 1)
+
+    def faces(frame: np.ndarray) -> list[np.ndarray]:
+        picture = Image.fromarray(frame)
+        boxes = mtcnn.detect(picture.resize([side // 2 for side in picture.size]))[0]
+        crops = [crop_face(frame, [2 * corner for corner in box]) for box in ([] if boxes is None else boxes)]
+        return [center_pad(isotropic_resize(crop, 380), 380) for crop in crops if crop is not None]
+
+    scores = {}
+    for path in videos:
+        capture = cv2.VideoCapture(str(path))
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        wanted, frames = set(np.linspace(0, count - 1, 32).astype(int).tolist()), []
+        for number in range(count):
+            capture.grab()
+            if number in wanted:
+                frames.append(cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB))
+        with ThreadPoolExecutor(6) as pool:
+            crops = [crop for found in pool.map(faces, frames) for crop in found]
+        batch = torch.from_numpy(np.stack(crops)).to(device).permute(0, 3, 1, 2).float() / 255
+        batch = (batch - mean) / std
+        with torch.no_grad():
+            results = [confident_score(torch.sigmoid(model(batch))[:, 0].cpu().numpy()).score for model in models]
+        scores[path.name] = float(np.mean(results))
+    return scores
+
+
+def floors(videos: list[Path], weights: Path, faces: int, precision: str) -> tuple[float, float]:
+    """Seconds to decode, and to score `faces` black crops."""
+    import numpy as np
+
+    from dfdc.devices import resolve_device
+    from dfdc.video import VideoReader
+    from prediction.ensemble import Ensemble
+
+    def decode() -> None:
+        for path in videos:
+            with VideoReader(path) as reader:
+                for _ in reader.frames([reader.frame_count - 1]):
+                    pass
+
+    ensemble = Ensemble(sorted(weights.iterdir()), resolve_device("auto"), precision)
+    crops = [np.zeros((380, 380, 3), np.uint8)] * faces
+    ensemble.score(crops[: ensemble.batch_size])
+    return seconds(decode), seconds(lambda: ensemble.score(crops))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_videos(parser)
+    parser.add_argument("--encoder", default="tf_efficientnet_b7.ns_jft_in1k", help="of both networks (B7)")
+    parser.add_argument("--precision", default="auto", help="of ours (auto)")
+    parser.add_argument("--compile", default="auto", help="of ours (auto)")
+    parser.add_argument("--plain-in", type=Path, help=argparse.SUPPRESS)  # this script runs itself for the plain form
+    args = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    videos = find_videos(args.videos)
+    if args.plain_in:
+        print(json.dumps(plain(videos, args.plain_in)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        weights, output = Path(folder) / "weights", Path(folder) / "submission.csv"
+        weights.mkdir()
+        names = save_models(weights, args.encoder)
+
+        def ours(some: list[Path]) -> tuple[float, float, dict]:
+            took, memory, _ = run_measured([sys.executable, ROOT / "predict_folder.py", "--weights-dir", weights,
+                                            "--models", *names, "--test-dir", *some, "--output", output, "--force",
+                                            "--detector-scale", 0.5, "--precision", args.precision, "--compile",
+                                            args.compile])  # fmt: skip
+            return took, memory, json.loads(output.with_suffix(".json").read_text())
+
+        plain_seconds, plain_memory, printed = run_measured([sys.executable, __file__, *videos, "--plain-in", weights])
+        our_seconds, our_memory, details = ours(videos)
+        quarter = videos[::4]
+        part_seconds, part_memory, _ = ours(quarter)
+        faces = sum(len(video["faces"]) for video in details["videos"])
+        decode, network = floors(videos, weights, faces, args.precision)
+
+    expected = json.loads(printed.splitlines()[-1])
+    apart = max(abs(video["score"] - expected[video["filename"]]) for video in details["videos"])
+    print(f"{len(videos)} videos, {faces} faces, {MODELS} x {args.encoder}, {details['settings']['precision']}")
+    print("| form | seconds | peak MiB |\n|---|---|---|")
+    print(f"| plain | {plain_seconds:.1f} | {plain_memory:.0f} |")
+    print(f"| ours | {our_seconds:.1f} | {our_memory:.0f} |")
+    print(f"| ours, {len(quarter)} videos | {part_seconds:.1f} | {part_memory:.0f} |")
+    print(f"| floor: decoding | {decode:.1f} | - |\n| floor: networks | {network:.1f} | - |")
+    print(f"ours is {plain_seconds / our_seconds:.2f} times as fast, in 1/{plain_memory / our_memory:.1f} of the "
+          f"memory; scores within {apart:.4f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
