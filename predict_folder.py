@@ -6,7 +6,8 @@
 score per checkpoint, and the mean of those is the video's probability of being fake. submission.csv holds
 filename,label; submission.json, beside it, says how each came about, person by person. A video without a verdict has
 an empty label and a status that says why, and the exit status is then 1. Results are kept as they come: the same
-command goes on where a stopped run was, and scores only what was added or changed since.
+command goes on where a stopped run was, and scores only what was added or changed since. With labels it says how good
+the verdicts are and can calibrate them; --self-test compares this machine's scores of a small clip with stored ones.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.store and not args.self_test:
         raise UsageError("--store goes with --self-test")
-    if args.self_test and (args.test_dir or args.list or args.labels or args.calibrate or args.calibration):
+    others = (args.test_dir, args.list, args.labels, args.fold is not None, args.calibrate, args.calibration)
+    if args.self_test and any(others):
         raise UsageError("--self-test scores its own clip: give --models and --weights-dir, and no videos or labels")
     if args.calibrate and args.calibration:
         raise UsageError("--calibrate fits to scores without a calibration; leave out --calibration")
@@ -131,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if evaluation:
         print_report(evaluation, args.output.with_name(f"{args.output.stem}_reliability.png"))
     if args.calibrate:
-        fit_to_file(args.calibrate, evaluation.labels.tolist(), evaluation.scores[-1][1], settings)
+        fit_to_file(args.calibrate, evaluation.labels.tolist(), evaluation.verdict_scores, settings)
     return 0 if all(verdict.judged for verdict in verdicts) else 1
 
 

@@ -42,6 +42,11 @@ class Evaluation:
     without_verdict: int
     without_label: int
 
+    @property
+    def verdict_scores(self) -> np.ndarray:
+        """The ensemble's scores, float64 [n]; calibrated where there is a calibration."""
+        return self.scores[-1][1] if self.scores else np.zeros(0)
+
     def summary(self) -> dict[str, Any]:
         """For submission.json."""
         counts = {"without_verdict": self.without_verdict, "without_label": self.without_label}
@@ -68,9 +73,10 @@ def evaluate(verdicts: Sequence[Verdict], labels: dict[str, int]) -> Evaluation:
     if counted:
         for index, model in enumerate(counted[0].models):
             scores.append((model["name"], np.array([verdict.models[index]["score"] for verdict in counted])))
-        if counted[0].score_uncalibrated is not None:
-            scores.append(("ensemble, uncalibrated", np.array([verdict.score_uncalibrated for verdict in counted])))
-        scores.append(("ensemble", np.array([verdict.score for verdict in counted])))
+        calibrated = counted[0].score_uncalibrated is not None
+        if calibrated:
+            scores.append(("ensemble", np.array([verdict.score_uncalibrated for verdict in counted])))
+        scores.append(("ensemble, calibrated" if calibrated else "ensemble", np.array([v.score for v in counted])))
     return Evaluation(
         y, scores, [_values(y, p) for _, p in scores], len(verdicts) - len(judged), len(judged) - len(counted)
     )

@@ -14,7 +14,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def self_test(paths: Sequence[Path], *, store: bool = False, anew: bool = False)
         results[path] = {
             "checkpoint_sha256": checksums[path],
             "clip": clip,
-            "libraries": {name: version(name) for name in _LIBRARIES},
+            "libraries": {name: _version(name) for name in _LIBRARIES},
             "faces": [
                 {"frame": face["frame"], "box": face["box"], "score": face["scores"][index]} for face in verdict.faces
             ],
@@ -245,6 +245,13 @@ def _score(face: dict[str, Any] | None) -> str:
 
 def _box(face: dict[str, Any] | None) -> str:
     return "-" if face is None else " ".join(f"{corner:.1f}" for corner in face["box"])
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # OpenCV comes under several names
+        return "not installed under this name"
 
 
 def _sha256(path: Path) -> str:
