@@ -6,7 +6,8 @@
 score per checkpoint, and the mean of those is the video's probability of being fake. submission.csv holds
 filename,label; submission.json, beside it, says how each came about, person by person. A video without a verdict has
 an empty label and a status that says why, and the exit status is then 1. Results are kept as they come: the same
-command goes on where a stopped run was, and scores only what was added or changed since.
+command goes on where a stopped run was, and scores only what was added or changed since. With labels it says how good
+the verdicts are and can calibrate them; --self-test compares this machine's scores of a small clip with stored ones.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from dfdc.devices import DEVICE_HELP
 from dfdc.faces import PREDICT_THRESHOLDS, FaceDetector, parse_detector_scale
 from dfdc.imaging import MARGIN_PART
 from dfdc.parallel import UsageError
-from dfdc.scoring import STRATEGIES, metrics
+from dfdc.scoring import STRATEGIES
+from prediction.calibration import apply_temperature, check_enough, fit_to_file, read_temperature
 from prediction.ensemble import PRECISIONS
 from prediction.inputs import find_models, held_out_inputs, list_inputs, read_labels
+from prediction.metrics_report import evaluate, print_report
 from prediction.reading import FRAMES_PER_VIDEO
+from prediction.selftest import self_test
 from prediction.verdict import Progress, Verdict
 
 
@@ -47,7 +51,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="--test-dir is a DATA_ROOT: score the videos of this fold of its folds.csv, and print "
                         "log loss and AUC")  # fmt: skip
     parser.add_argument("--labels", type=Path, metavar="FILE",
-                        help="metadata.json, or a CSV with filename,label: print log loss and AUC")  # fmt: skip
+                        help="metadata.json, or a CSV with filename,label: print log loss, AUC and more, of each "
+                        "checkpoint and the ensemble, and draw a reliability plot beside the output")  # fmt: skip
+    parser.add_argument("--calibrate", type=Path, metavar="FILE",
+                        help="with labels: fit a temperature to the scores, and write it to FILE (JSON)")  # fmt: skip
+    parser.add_argument("--calibration", type=Path, metavar="FILE",
+                        help="apply the temperature in FILE, fitted for these checkpoints by --calibrate")  # fmt: skip
     parser.add_argument("--detector-scale", type=parse_detector_scale, default="auto", metavar="auto|FACTOR",
                         help="resize frames by this before face detection; the winners used 0.5 (auto: x2 where the "
                         "longer side is under 300 pixels, x1 up to 1000, x0.5 above)")  # fmt: skip
@@ -61,7 +70,22 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="torch.compile, once for all checkpoints of a kind (auto: where there are so many videos "
                         "that it pays)")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="score again what an earlier run has scored")
+    parser.add_argument("--self-test", action="store_true",
+                        help="score a small made-up clip, and compare with the scores stored beside the "
+                        "checkpoints: does this machine's software still give the same?")  # fmt: skip
+    parser.add_argument("--store", action="store_true",
+                        help="with --self-test: store the scores of checkpoints without stored ones (with --force, of "
+                        "all)")  # fmt: skip
     args = parser.parse_args(argv)
+    if args.store and not args.self_test:
+        raise UsageError("--store goes with --self-test")
+    others = (args.test_dir, args.list, args.labels, args.fold is not None, args.calibrate, args.calibration)
+    if args.self_test and any(others):
+        raise UsageError("--self-test scores its own clip: give --models and --weights-dir, and no videos or labels")
+    if args.calibrate and args.calibration:
+        raise UsageError("--calibrate fits to scores without a calibration; leave out --calibration")
+    if args.calibrate and args.fold is None and not args.labels:
+        raise UsageError("--calibrate takes labels: give --labels or --fold as well")
     if args.fold is not None and args.labels:
         raise UsageError("--fold knows the labels already; give either --fold or --labels")
     if args.output.suffix.lower() != ".csv" or args.output.is_dir():
@@ -75,12 +99,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
+    if args.self_test:
+        return self_test(find_models(args.weights_dir, args.models), store=args.store, anew=args.force)
     labels = None
     if args.fold is not None:
         videos, labels = held_out_inputs(args.test_dir, args.fold)
     else:
         videos = list_inputs(args.test_dir, args.list, recursive=args.recursive)
         labels = read_labels(args.labels) if args.labels else None
+    if args.calibrate:  # not after hours of scoring
+        check_enough([labels[name] for name in videos if name in labels])
     paths = find_models(args.weights_dir, args.models)
     settings = {
         "models": [{"name": path.name, **artifacts.fingerprint(path)} for path in paths],
@@ -90,17 +118,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         "margin_part": MARGIN_PART,
         "strategy": args.strategy,
     }
+    temperature = read_temperature(args.calibration, settings) if args.calibration else None
     verdicts, settings = score_videos(args, videos, paths, settings)
+    if temperature is not None:
+        verdicts = apply_temperature(verdicts, temperature)
+        settings["temperature"] = temperature
 
     summary: dict[str, Any] = {"statuses": dict(Counter(verdict.status for verdict in verdicts))}
-    judged = [verdict for verdict in verdicts if verdict.judged]
-    if labels is not None:
-        labelled = [v for v in judged if v.filename in labels]
-        if labelled:
-            summary["metrics"] = metrics([labels[v.filename] for v in labelled], [v.score for v in labelled])
+    evaluation = None if labels is None else evaluate(verdicts, labels)
+    if evaluation:
+        summary.update(evaluation.summary())
     write_results(args.output, verdicts, settings, summary)
-    print_summary(args.output, verdicts, summary, labels)
-    return 0 if len(judged) == len(verdicts) else 1
+    print_summary(args.output, verdicts, summary)
+    if evaluation:
+        print_report(evaluation, args.output.with_name(f"{args.output.stem}_reliability.png"))
+    if args.calibrate:
+        fit_to_file(args.calibrate, evaluation.labels.tolist(), evaluation.verdict_scores, settings)
+    return 0 if all(verdict.judged for verdict in verdicts) else 1
 
 
 def score_videos(
@@ -148,7 +182,7 @@ def write_results(output: Path, verdicts: Sequence[Verdict], settings: dict[str,
     artifacts.write_bytes(output, buffer.getvalue().encode(errors="backslashreplace"))
 
 
-def print_summary(output: Path, verdicts: Sequence[Verdict], summary: dict, labels: dict[str, int] | None) -> None:
+def print_summary(output: Path, verdicts: Sequence[Verdict], summary: dict) -> None:
     for verdict in verdicts:
         if verdict.judged and len(verdicts) <= 50:
             print(f"  {verdict.score:.4f} {verdict.filename}")
@@ -160,8 +194,6 @@ def print_summary(output: Path, verdicts: Sequence[Verdict], summary: dict, labe
         names = ("log_loss", "auc", "average_precision", "equal_error_rate", "accuracy")
         shown = [f"{name.replace('_', ' ')} {values[name]:.4f}" for name in names if name in values]
         print(f"on {values['count']} labelled videos ({values['fakes']} fake): {', '.join(shown)}")
-    elif labels is not None:
-        print("none of the videos with a verdict has a label")
     print(f"written: {output} and {output.with_suffix('.json')}")
 
 

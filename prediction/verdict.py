@@ -25,7 +25,8 @@ class Verdict:
     """What is known of one video. `score` is None where there are no grounds for one.
 
     Attributes:
-        score: probability of being fake, the mean over the checkpoints.
+        score: probability of being fake, the mean over the checkpoints; calibrated where `--calibration` is given.
+        score_uncalibrated: what it was before, None without a calibration.
         models: for each checkpoint its name, score and the rule that made it.
         persons: for each person its number, how many frames it was seen in, its score (mean over the checkpoints)
             and the frame and box to show it by.
@@ -36,6 +37,7 @@ class Verdict:
     status: str
     reason: str = ""
     score: float | None = None
+    score_uncalibrated: float | None = None
     path: str = ""
     frame_count: int = 0
     frames_per_second: float = 0.0

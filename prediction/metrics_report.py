@@ -1,0 +1,197 @@
+"""How good the verdicts on labelled videos are: each checkpoint's and the ensemble's, as a table and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfdc.artifacts import atomic_file
+from dfdc.scoring import metrics
+from prediction.verdict import Verdict
+
+BINS = 10
+_COLUMNS = {
+    "log_loss": "log loss",
+    "auc": "AUC",
+    "average_precision": "avg. precision",
+    "equal_error_rate": "EER",
+    "accuracy": "accuracy",
+    "expected_calibration_error": "ECE",
+}
+_CONFUSION = ("real_said_real", "real_said_fake", "fake_said_real", "fake_said_fake")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known of a run's scores from labels.
+
+    Attributes:
+        labels: 0 or 1 of the videos that have a verdict and a label, [n].
+        scores: name (a checkpoint, or the ensemble) and its scores of them, float64 [n]; the last is the verdict.
+        values: the metrics of each.
+        without_verdict, without_label: how many videos could not be counted; a video without both is in the first.
+    """
+
+    labels: np.ndarray
+    scores: list[tuple[str, np.ndarray]]
+    values: list[dict[str, Any]]
+    without_verdict: int
+    without_label: int
+
+    @property
+    def verdict_scores(self) -> np.ndarray:
+        """The ensemble's scores, float64 [n]; calibrated where there is a calibration."""
+        return self.scores[-1][1] if self.scores else np.zeros(0)
+
+    def summary(self) -> dict[str, Any]:
+        """For submission.json."""
+        counts = {"without_verdict": self.without_verdict, "without_label": self.without_label}
+        if not self.values:
+            return {"labels": {"counted": 0, **counts}}
+        parts = [{"name": name, **values} for (name, _), values in zip(self.scores, self.values, strict=True)]
+        return {
+            "labels": {"counted": len(self.labels), **counts},
+            "metrics": self.values[-1],
+            "metrics_of_parts": parts[:-1],
+        }
+
+
+def evaluate(verdicts: Sequence[Verdict], labels: dict[str, int]) -> Evaluation:
+    """Metrics of each checkpoint's scores, the ensemble's, and the calibrated ones where there are such.
+
+    Args:
+        labels: 0 (real) or 1 (fake) by file name.
+    """
+    judged = [verdict for verdict in verdicts if verdict.judged]
+    counted = [verdict for verdict in judged if verdict.filename in labels]
+    y = np.array([labels[verdict.filename] for verdict in counted], int)
+    scores: list[tuple[str, np.ndarray]] = []
+    if counted:
+        for index, model in enumerate(counted[0].models):
+            scores.append((model["name"], np.array([verdict.models[index]["score"] for verdict in counted])))
+        calibrated = counted[0].score_uncalibrated is not None
+        if calibrated:
+            scores.append(("ensemble", np.array([verdict.score_uncalibrated for verdict in counted])))
+        scores.append(("ensemble, calibrated" if calibrated else "ensemble", np.array([v.score for v in counted])))
+    return Evaluation(
+        y, scores, [_values(y, p) for _, p in scores], len(verdicts) - len(judged), len(judged) - len(counted)
+    )
+
+
+def _values(labels: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+    said_fake = scores > 0.5  # as dfdc.scoring.metrics counts its accuracy
+    counts = [int(np.sum((labels == label) & (said_fake == said))) for label in (0, 1) for said in (False, True)]
+    return {
+        **metrics(labels, scores),
+        "expected_calibration_error": expected_calibration_error(labels, scores),
+        "confusion": dict(zip(_CONFUSION, counts, strict=True)),
+    }
+
+
+def reliability(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores in BINS bins of equal width, (a, b] as in Guo et al. 2017; 0 is in the first.
+
+    Returns:
+        of the bins that hold a video, in their order: mean score, share of fakes (float64 [bins], 0..1) and count
+        (int [bins]).
+    """
+    scores = np.asarray(scores, np.float64)
+    bins = _bins(scores)
+    counts = np.bincount(bins, minlength=BINS)
+    held = np.flatnonzero(counts)
+    means = np.bincount(bins, scores, BINS)[held] / counts[held]
+    return means, np.bincount(bins, labels, BINS)[held] / counts[held], counts[held]
+
+
+def _bins(scores: np.ndarray) -> np.ndarray:
+    """The number of each score's bin, 0 to BINS - 1: (a, b], and 0 is in the first."""
+    return np.clip(np.ceil(scores * BINS).astype(int) - 1, 0, BINS - 1)
+
+
+def expected_calibration_error(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Mean distance of a bin's score from its share of fakes, weighted by count.
+
+    Source: Guo et al. 2017, equation 3, with the probability of fake and the share of fakes in place of confidence
+    and accuracy: what is said of a video here is the probability, not a class.
+    """
+    means, shares, counts = reliability(labels, scores)
+    return float(np.average(np.abs(means - shares), weights=counts))
+
+
+def print_report(evaluation: Evaluation, plot: Path) -> None:
+    """Print the table, and draw the reliability plot if there is anything to draw."""
+    print_table(evaluation)
+    if evaluation.values:
+        plot_reliability(evaluation, plot)
+        print(f"reliability plot: {plot}")
+
+
+def print_table(evaluation: Evaluation) -> None:
+    """The metrics, a row for each checkpoint and the ensemble; and which videos they leave out."""
+    left_out = []
+    if evaluation.without_verdict:
+        left_out.append(f"{evaluation.without_verdict} without a verdict")
+    if evaluation.without_label:
+        left_out.append(f"{evaluation.without_label} without a label")
+    if left_out:
+        print(f"not counted: {' and '.join(left_out)}")
+    if not evaluation.values:
+        print("none of the videos with a verdict has a label")
+        return
+    header = ["", *_COLUMNS.values(), *(name.replace("_said_", ">") for name in _CONFUSION)]
+    rows = [header]
+    for (name, _), values in zip(evaluation.scores, evaluation.values, strict=True):
+        shown = [f"{values[key]:.4f}" if key in values else "-" for key in _COLUMNS]
+        rows.append([name, *shown, *(str(values["confusion"][key]) for key in _CONFUSION)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *rest in rows:
+        cells = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        print("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    print("real>fake: real videos said to be fake, at 0.5; ECE: expected calibration error")
+    missing = {0, 1} - set(evaluation.labels.tolist())
+    if missing:
+        print(f"there is no {'fake' if 1 in missing else 'real'} video among them: '-' takes both classes")
+
+
+def plot_reliability(evaluation: Evaluation, output: Path) -> None:
+    """A PNG: score against share of fakes, above how many videos have such a score."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(8, 7), sharex=True, height_ratios=(3, 1), layout="constrained")
+    upper.plot([0, 1], [0, 1], color="grey", ls="--", lw=1, label="as sure as right")
+    edges = np.linspace(0, 1, BINS + 1)
+    bar = 0.9 / BINS / len(evaluation.scores)
+    for index, (name, scores) in enumerate(evaluation.scores):
+        last = index == len(evaluation.scores) - 1  # the verdict
+        means, shares, counts = reliability(evaluation.labels, scores)
+        error = evaluation.values[index]["expected_calibration_error"]
+        colour = "black" if last else f"C{index}"
+        upper.plot(means, shares, marker="o", ms=6 if last else 4, lw=2 if last else 1, color=colour,
+                   alpha=1 if last else 0.7, label=f"{name}, ECE {error:.3f}")  # fmt: skip
+        if last:
+            for x, y, count in zip(means, shares, counts, strict=True):
+                below = y > 0.5  # into the picture, away from its frame
+                upper.annotate(str(count), (x, y), (0, -9 if below else 9), textcoords="offset points", ha="center",
+                               va="top" if below else "bottom", fontsize="small",
+                               bbox={"fc": "white", "ec": "none", "pad": 0.5})  # fmt: skip
+        every = np.bincount(_bins(scores), minlength=BINS)
+        lower.bar(edges[:-1] + 0.05 / BINS + (index + 0.5) * bar, every, bar, color=colour, alpha=1 if last else 0.7)
+    upper.set(ylabel="share of fakes", xlim=(-0.02, 1.02), ylim=(-0.04, 1.04))
+    upper.set_title(f"{len(evaluation.labels)} labelled videos, {int(evaluation.labels.sum())} fake")
+    figure.legend(fontsize="small", loc="outside lower center")  # in the picture it would hide points
+    lower.set(xlabel=f"probability of fake, in {BINS} bins (numbers: the ensemble's videos)", ylabel="videos")
+    lower.yaxis.set_major_locator(MaxNLocator(integer=True))
+    for axis in (upper, lower):
+        axis.grid(alpha=0.3)
+        axis.set_xticks(edges)
+    with atomic_file(output) as temp:
+        figure.savefig(temp, dpi=110, format="png", metadata={"Software": None})
+    plt.close(figure)

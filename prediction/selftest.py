@@ -1,0 +1,262 @@
+"""Golden scores: would this machine's software still give the scores that were known to be right?
+
+A small clip, drawn from scikit-image's portrait by integer arithmetic, goes the whole way of a video: encoder, decoder,
+detector, crop, resize, normalisation, network, in fp32 on the CPU. `<checkpoint>.golden.json`, stored once on a
+machine that is trusted, has the boxes and scores; a later run compares. It also has the checkpoint's SHA-256, so that
+other weights are not taken for another library, and the libraries' versions, so that the one to blame can be named.
+
+The scores say nothing of the portrait: the clip is there to be the same everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfdc import artifacts
+from dfdc.faces import PREDICT_THRESHOLDS, FaceDetector
+from dfdc.parallel import UsageError
+from dfdc.video import write_video
+from prediction.verdict import VERDICT_STATUSES, Progress, Verdict
+
+# What another CPU's rounding does is far smaller; what another library does to a face is mostly larger.
+SCORE_TOLERANCE = 0.005
+BOX_TOLERANCE = 1.0  # pixels of the clip
+_SIDE = 1024  # pixels: large enough for the detector to work on half-size frames, as on most videos
+_FACE = 224, 120  # x, y in the portrait, near the middle of the face
+# A trained checkpoint is sure of most faces, and a score near 0 or 1 hardly moves: its logit does. 0.1 is 0.0005 at a
+# score of 0.005, and more than SCORE_TOLERANCE only between 0.05 and 0.95.
+LOGIT_TOLERANCE = 0.1
+_SATURATED = 0.001  # nearer to 0 or 1, rounding to five decimals shows in the logit
+_LIBRARIES = (
+    "torch", "torchvision", "timm", "facenet-pytorch", "opencv-python-headless", "av", "numpy", "scikit-image"
+)  # fmt: skip
+
+
+def clip_frames() -> list[np.ndarray]:
+    """Four frames, RGB uint8 [1024, 1024, 3]: one face in three sizes, so that it is enlarged and shrunk for networks.
+
+    Only integers are computed with, and pixels repeated: no library's resizing can change the clip.
+    """
+    import skimage.data
+
+    portrait = skimage.data.astronaut().astype(np.int32)  # [512, 512, 3]
+    double = portrait.repeat(2, 0).repeat(2, 1)
+    # Light from the left and a little dark at the bottom: another picture, with the same face.
+    light = np.linspace(150, 90, _SIDE).astype(np.int32)[None, :, None]
+    corner = np.full((_SIDE, _SIDE, 3), 96, np.int32)
+    corner[300:812, 400:912] = portrait
+    x, y = _FACE
+    half = 128  # pixels of the portrait around the face, four times as large
+    top, left = max(0, y - half), max(0, x - half)
+    close = portrait[top : top + 2 * half, left : left + 2 * half].repeat(4, 0).repeat(4, 1)
+    frames = [double, double[:, ::-1] * light // 128, corner, close]
+    return [np.ascontiguousarray(np.clip(frame, 0, 255).astype(np.uint8)) for frame in frames]
+
+
+def self_test(paths: Sequence[Path], *, store: bool = False, anew: bool = False) -> int:
+    """Compare each checkpoint's scores of the clip with its stored ones; print both, and the detector's boxes.
+
+    Args:
+        store: store the scores of checkpoints that have none yet.
+        anew: with `store`, of all.
+
+    Returns:
+        exit status: 0 if all agree (or were stored), 1 if one differs or has none.
+
+    Raises:
+        UsageError: a checkpoint or what is stored beside it can't be read.
+    """
+    golden = {path: None if store and anew else read_golden(path) for path in paths}
+    checksums = {path: _sha256(path) for path in paths}
+    verdict, clip = score_clip(paths)
+    if verdict.status not in VERDICT_STATUSES:
+        print(f"self-test FAILED: the clip got no scores ({verdict.status}: {verdict.reason})")
+        return 1
+    results = {}
+    for index, path in enumerate(paths):
+        results[path] = {
+            "checkpoint_sha256": checksums[path],
+            "clip": clip,
+            "libraries": {name: _version(name) for name in _LIBRARIES},
+            "faces": [
+                {"frame": face["frame"], "box": face["box"], "score": face["scores"][index]} for face in verdict.faces
+            ],
+        }
+    failed = 0
+    for path, found in results.items():
+        stored = golden[path]
+        if stored is None and store:
+            artifacts.write_json(golden_path(path), found, indent=1)
+            stored = found
+            print(f"{path.name}: stored in {golden_path(path)}")
+        print_faces(path.name, stored, found)
+        problems = compare(stored, found)
+        if problems:
+            failed += 1
+        print(f"  {'FAILED' if problems else 'ok'}{''.join(f': {problem}' for problem in problems)}")
+        if all(min(face["score"], 1 - face["score"]) < _SATURATED for face in found["faces"]):
+            print("  note: this checkpoint is sure of every frame; this tests the boxes more than it")
+    if failed:
+        print(
+            f"self-test FAILED for {failed} of {len(paths)} checkpoints: do not trust verdicts before it is explained"
+        )
+        return 1
+    print(f"self-test passed: {len(paths)} checkpoint{'s' if len(paths) > 1 else ''}")
+    return 0
+
+
+def score_clip(paths: Sequence[Path]) -> tuple[Verdict, dict[str, str]]:
+    """The clip's verdict, by the way that every video goes; and the SHA-256 of its pixels and of its file.
+
+    Raises:
+        UsageError: a checkpoint can't be read.
+    """
+    from prediction.ensemble import Ensemble
+    from prediction.pipeline import predict
+    from training.checkpoint import CheckpointError
+
+    try:
+        ensemble = Ensemble(paths, "cpu", "fp32")
+    except CheckpointError as error:
+        raise UsageError(str(error)) from error
+    frames = clip_frames()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "self-test.mp4"
+        write_video(path, frames)
+        progress = Progress(Path(folder) / "progress", {}, {path.name: path})
+        try:
+            detector = FaceDetector(PREDICT_THRESHOLDS, "cpu")
+            (verdict,) = predict({path.name: path}, ensemble, detector, "auto", progress, strategy="mean")
+        finally:
+            ensemble.close()
+        pixels = hashlib.sha256(b"".join(frame.tobytes() for frame in frames)).hexdigest()
+        return verdict, {"pixels_sha256": pixels, "file_sha256": _sha256(path)}
+
+
+def golden_path(checkpoint: Path) -> Path:
+    """Where the golden scores of a checkpoint lie: `<checkpoint>.golden.json`."""
+    return checkpoint.with_name(f"{checkpoint.name}.golden.json")
+
+
+def read_golden(checkpoint: Path) -> dict[str, Any] | None:
+    """What is stored beside a checkpoint; None if nothing is.
+
+    Raises:
+        UsageError: it is broken.
+    """
+    path = golden_path(checkpoint)
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        for face in stored["faces"]:
+            int(face["frame"]), float(face["score"]), [float(corner) for corner in face["box"]]
+        dict(stored["libraries"]), str(stored["checkpoint_sha256"])
+        str(stored["clip"]["pixels_sha256"]), str(stored["clip"]["file_sha256"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path}: is broken ({type(error).__name__}: {error}); fetch it again from where the checkpoint came from, "
+            "or store it anew on a machine that is trusted: --self-test --store --force"
+        ) from None
+    return stored
+
+
+def compare(stored: dict[str, Any] | None, found: dict[str, Any]) -> list[str]:
+    """What is wrong with `found`, in sentences; empty if nothing is."""
+    if stored is None:
+        return ["no golden scores are stored; on a machine that you trust: --self-test --store"]
+    if stored["checkpoint_sha256"] != found["checkpoint_sha256"]:
+        return [
+            "the checkpoint is another file than the one that the scores were stored for, so that they say nothing of "
+            "the libraries; if it was changed on purpose, store anew: --self-test --store --force"
+        ]
+    if stored["clip"]["pixels_sha256"] != found["clip"]["pixels_sha256"]:
+        return [
+            "the clip is drawn differently (other scikit-image or another version of this test), so that the scores "
+            "can't be compared; store anew on a machine that you trust: --self-test --store --force"
+        ]
+    problems = []
+    if [face["frame"] for face in stored["faces"]] != [face["frame"] for face in found["faces"]]:
+        problems.append(
+            f"faces in frames {[face['frame'] for face in found['faces']]}, stored were "
+            f"{[face['frame'] for face in stored['faces']]}"
+        )
+    else:
+        pairs = list(zip(stored["faces"], found["faces"], strict=True))
+        moved = max((_box_difference(a, b) for a, b in pairs), default=0.0)
+        if not moved <= BOX_TOLERANCE:  # written so that nan fails
+            problems.append(f"a box differs by {moved:.2f} pixels (at most {BOX_TOLERANCE:g} is allowed)")
+        off = max((abs(a["score"] - b["score"]) for a, b in pairs), default=0.0)
+        if not off <= SCORE_TOLERANCE:
+            problems.append(f"a score differs by {off:.4f} (at most {SCORE_TOLERANCE:g} is allowed)")
+        elif not (off := max((abs(_logit(a) - _logit(b)) for a, b in pairs), default=0.0)) <= LOGIT_TOLERANCE:
+            problems.append(f"a score's logit differs by {off:.2f} (at most {LOGIT_TOLERANCE:g} is allowed)")
+    return [f"{'; '.join(problems)}; {_suspects(stored, found)}"] if problems else []
+
+
+def _logit(face: dict[str, Any]) -> float:
+    score = float(np.clip(face["score"], _SATURATED, 1 - _SATURATED))
+    return float(np.log(score / (1 - score)))
+
+
+def _box_difference(stored: dict[str, Any], found: dict[str, Any]) -> float:
+    return float(np.abs(np.subtract(stored["box"], found["box"])).max())
+
+
+def _suspects(stored: dict[str, Any], found: dict[str, Any]) -> str:
+    """What else is different, for a reader who looks for the reason."""
+    changed = [
+        f"{name} {old} -> {found['libraries'].get(name)}"
+        for name, old in stored["libraries"].items()
+        if found["libraries"].get(name) != old
+    ]
+    if stored["clip"]["file_sha256"] != found["clip"]["file_sha256"]:
+        changed.append("the encoder, which wrote other bytes")
+    if changed:
+        return f"the checkpoint is the same; changed since: {', '.join(changed)}"
+    return "the checkpoint and the versions of the libraries are the same: look at this project's code and the machine"
+
+
+def print_faces(name: str, stored: dict[str, Any] | None, found: dict[str, Any]) -> None:
+    """Stored and found scores and boxes, a line for each face."""
+    print(name)
+    old = {} if stored is None else {(face["frame"], index): face for index, face in enumerate(stored["faces"])}
+    for index, face in enumerate(found["faces"]):
+        before = old.pop((face["frame"], index), None)
+        print(
+            f"  frame {face['frame']}: score {face['score']:.4f}, stored {_score(before)}; "
+            f"box {_box(face)}, stored {_box(before)}"
+        )
+    for face in old.values():
+        print(f"  frame {face['frame']}: no such face, stored {_score(face)}; box {_box(face)}")
+
+
+def _score(face: dict[str, Any] | None) -> str:
+    return "-" if face is None else f"{face['score']:.4f}"
+
+
+def _box(face: dict[str, Any] | None) -> str:
+    return "-" if face is None else " ".join(f"{corner:.1f}" for corner in face["box"])
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # OpenCV comes under several names
+        return "not installed under this name"
+
+
+def _sha256(path: Path) -> str:
+    total = hashlib.sha256()  # hashlib.file_digest is of Python 3.11
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()

@@ -1,0 +1,205 @@
+"""Metrics on labelled videos, reliability plot, temperature (prediction/metrics_report.py, calibration.py)."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from test_predict import details, make_checkpoint, run
+
+from dfdc.parallel import UsageError
+from dfdc.scoring import log_loss
+from prediction import calibration, metrics_report
+from prediction.verdict import Verdict
+
+MODELS = [{"name": "a", "size": 9, "mtime_ns": 1, "crc": 7}, {"name": "b", "size": 8, "mtime_ns": 2, "crc": 6}]
+SETTINGS = {"models": MODELS, "strategy": "confident"}
+
+
+def verdict(name, *scores):
+    models = [{"name": f"model{index}", "score": score, "rule": "mean"} for index, score in enumerate(scores)]
+    return Verdict(name, "ok", score=float(np.mean(scores)) if scores else None, models=models)
+
+
+def overconfident(count=400, factor=3.0, seed=0):
+    """Labels drawn from probabilities, and the same probabilities with their logits times `factor`."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1.2, count)
+    labels = (rng.random(count) < 1 / (1 + np.exp(-logits))).astype(int)
+    return labels, 1 / (1 + np.exp(-factor * logits))
+
+
+def test_each_checkpoint_and_the_ensemble_are_measured(tmp_path, capsys):
+    verdicts = [verdict("r1", 0.1, 0.3), verdict("r2", 0.2, 0.9), verdict("f1", 0.9, 0.6), verdict("f2", 0.4, 0.5)]
+    verdicts += [verdict("no label", 0.5, 0.5), Verdict("no face", "no face"), Verdict("neither", "unreadable")]
+    labels = {"r1": 0, "r2": 0, "f1": 1, "f2": 1, "no face": 1, "not here": 1}
+    found = metrics_report.evaluate(verdicts, labels)
+    assert [name for name, _ in found.scores] == ["model0", "model1", "ensemble"]
+    assert found.scores[-1][1] == pytest.approx([0.2, 0.55, 0.75, 0.45])
+    assert (found.without_verdict, found.without_label) == (2, 1)
+    assert found.values[0]["confusion"] == {
+        "real_said_real": 2, "real_said_fake": 0, "fake_said_real": 1, "fake_said_fake": 1
+    }  # fmt: skip
+    assert found.values[0]["auc"] == 1
+    assert found.values[1]["auc"] == 0.5
+    assert found.values[2]["log_loss"] == pytest.approx(-np.mean(np.log([0.8, 0.45, 0.75, 0.45])))
+    summary = found.summary()
+    assert summary["labels"] == {"counted": 4, "without_verdict": 2, "without_label": 1}
+    assert summary["metrics"] == found.values[2]
+    assert [part["name"] for part in summary["metrics_of_parts"]] == ["model0", "model1"]
+    metrics_report.print_report(found, tmp_path / "plot.png")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "not counted: 2 without a verdict and 1 without a label"
+    assert lines[1].split("  ")[-4:] == ["real>real", "real>fake", "fake>real", "fake>fake"]
+    assert len({len(line) for line in lines[1:5]}) == 1  # aligned
+    assert [int(cell) for cell in lines[4].split()[-4:]] == [1, 1, 1, 1]
+    assert cv2.imread(str(tmp_path / "plot.png")).shape[0] > 400
+
+
+def test_one_class_has_the_metrics_that_exist(tmp_path, capsys):
+    found = metrics_report.evaluate([verdict("a", 0.9), verdict("b", 0.2)], {"a": 1, "b": 1})
+    assert "auc" not in found.values[-1]
+    assert found.values[-1]["log_loss"] == pytest.approx(-np.log([0.9, 0.2]).mean())
+    metrics_report.print_report(found, tmp_path / "plot.png")
+    out = capsys.readouterr().out
+    assert "there is no real video among them" in out
+    assert out.splitlines()[1].split()[1:5] == ["0.8574", "-", "-", "-"]
+    assert (tmp_path / "plot.png").is_file()
+
+
+def test_nothing_labelled_is_said(tmp_path, capsys):
+    found = metrics_report.evaluate([verdict("a", 0.9)], {})
+    assert found.summary() == {"labels": {"counted": 0, "without_verdict": 0, "without_label": 1}}
+    metrics_report.print_report(found, tmp_path / "plot.png")
+    assert "none of the videos with a verdict has a label" in capsys.readouterr().out
+    assert not (tmp_path / "plot.png").exists()
+
+
+def test_log_loss_is_clipped_as_on_kaggle():
+    assert log_loss([1], [0.0]) == pytest.approx(-np.log(1e-15))
+    assert log_loss([0], [1.0]) == pytest.approx(-np.log(1e-15), rel=1e-3)  # 1 - 1e-15 is rounded
+
+
+def test_expected_calibration_error_by_hand():
+    labels, scores = np.array([0, 1, 1, 1]), np.array([0.0, 0.1, 0.95, 1.0])
+    means, shares, counts = metrics_report.reliability(labels, scores)
+    assert means == pytest.approx([0.05, 0.975])  # 0 and 0.1 share the first bin
+    assert shares.tolist() == [0.5, 1]
+    assert counts.tolist() == [2, 2]
+    assert metrics_report.expected_calibration_error(labels, scores) == pytest.approx((0.45 + 0.025) / 2)
+
+
+def test_the_temperature_undoes_too_much_confidence():
+    labels, scores = overconfident(4000)
+    fit = calibration.fit_temperature(labels, scores)
+    assert fit.temperature == pytest.approx(3, rel=0.1)
+    assert (fit.bound, fit.videos, fit.fakes) == ("", 4000, labels.sum())
+    assert fit.after < fit.before == log_loss(labels, scores)
+    calibrated = calibration.calibrate(scores, fit.temperature)
+    error = metrics_report.expected_calibration_error
+    assert error(labels, calibrated) < 0.03 < error(labels, scores)
+    assert np.array_equal(calibrated > 0.5, scores > 0.5)
+    # No other temperature is better.
+    others = [log_loss(labels, calibration.calibrate(scores, fit.temperature * f)) for f in (0.8, 0.95, 1.05, 1.25)]
+    assert min(others) > fit.after
+
+
+def test_separated_and_reversed_videos_stop_at_a_bound(tmp_path, capsys):
+    labels = [0] * 5 + [1] * 5
+    separated = [0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0]
+    fit = calibration.fit_temperature(labels, separated)
+    assert (fit.temperature, fit.bound) == (calibration.LOWEST, "lowest")
+    assert np.isfinite([fit.before, fit.after]).all()
+    calibration.fit_to_file(tmp_path / "t.json", labels, separated, SETTINGS)
+    assert "is the lowest that is tried" in capsys.readouterr().out
+    assert calibration.read_temperature(tmp_path / "t.json", SETTINGS) == calibration.LOWEST
+    fit = calibration.fit_temperature(labels, separated[::-1])
+    assert (fit.temperature, fit.bound) == (calibration.HIGHEST, "highest")
+
+
+@pytest.mark.parametrize("labels", [[0, 1] * 3, [1] * 20, [0] * 20, []])
+def test_too_few_videos_or_one_class(labels):
+    with pytest.raises(UsageError, match="8 or more videos with a label and a verdict, and both classes"):
+        calibration.fit_temperature(labels, [0.5] * len(labels))
+
+
+def test_a_temperature_is_refused_where_it_was_not_fitted_for(tmp_path):
+    path = tmp_path / "t.json"
+    calibration.fit_to_file(path, *(values.tolist() for values in overconfident(50)), SETTINGS)
+    one, two = SETTINGS["models"]
+    moved = {**SETTINGS, "models": [{**two, "mtime_ns": 5}, {**one, "name": "renamed"}]}
+    assert calibration.read_temperature(path, moved) == json.loads(path.read_text())["temperature"]
+    for models in ([one], [one, one], [one, two, two], [{**one, "crc": 5}, two]):
+        with pytest.raises(UsageError, match="other checkpoints"):
+            calibration.read_temperature(path, {**SETTINGS, "models": models})
+    with pytest.raises(UsageError, match="--strategy confident, not mean"):
+        calibration.read_temperature(path, {**SETTINGS, "strategy": "mean"})
+    good = path.read_text()
+    for text in ("", "[]", "{}", good.replace('"temperature": ', '"temperature": -'), good.replace("models", "other")):
+        path.write_text(text)
+        with pytest.raises(UsageError, match="not a file that --calibrate wrote"):
+            calibration.read_temperature(path, SETTINGS)
+    with pytest.raises(UsageError, match=r"absent\.json"):
+        calibration.read_temperature(tmp_path / "absent.json", SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def portraits(tmp_path_factory):
+    """Ten pictures with a face, and their labels: half of them fake, by name."""
+    import skimage.data
+
+    from dfdc.imaging import encode_png
+
+    folder = tmp_path_factory.mktemp("portraits")
+    rng = np.random.default_rng(0)
+    for index in range(10):
+        picture = skimage.data.astronaut()[:300, 60:400] * (0.6 + 0.04 * index) + rng.normal(0, 12, (300, 340, 3))
+        (folder / f"{index}.png").write_bytes(encode_png(np.clip(picture, 0, 255).astype(np.uint8)))
+    labels = folder.parent / "metadata.json"
+    labels.write_text(json.dumps({f"{i}.png": {"label": "FAKE" if i % 3 else "REAL"} for i in range(10)}))
+    return folder, labels
+
+
+def test_calibrate_in_one_run_and_apply_in_the_next(portraits, tmp_path, capsys):
+    folder, labels = portraits
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    make_checkpoint(weights, "a", seed=1, bias=2.0)
+    make_checkpoint(weights, "b", "test_resnet", size=96, seed=2, bias=1.0)
+    output, fitted = tmp_path / "out.csv", tmp_path / "t.json"
+    assert run(weights, folder, output, "--labels", labels, "--calibrate", fitted) == 0
+    before = details(output)
+    out = capsys.readouterr().out
+    assert "fitted to 10 videos (6 fake)" in out
+    assert (tmp_path / "out_reliability.png").is_file()
+    assert [part["name"] for part in before["summary"]["metrics_of_parts"]] == ["a", "b"]
+    assert all(video["score_uncalibrated"] is None for video in before["videos"])
+    content = json.loads(fitted.read_text())
+    assert content["log_loss_before"] == pytest.approx(before["summary"]["metrics"]["log_loss"])
+
+    assert run(weights, folder, output, "--labels", labels, "--calibration", fitted) == 0
+    after = details(output)
+    assert after["settings"]["temperature"] == content["temperature"]
+    assert after["summary"]["metrics"]["log_loss"] == pytest.approx(content["log_loss_after"])
+    rows = dict(line.split(",") for line in output.read_text().splitlines()[1:])
+    for old, new in zip(before["videos"], after["videos"], strict=True):
+        assert new["score_uncalibrated"] == old["score"]
+        expected = calibration.calibrate([old["score"]], content["temperature"])[0]
+        assert new["score"] == pytest.approx(expected)
+        assert float(rows[new["filename"]]) == pytest.approx(expected, abs=1e-6)
+        assert new["models"] == old["models"]
+    assert "ensemble, calibrated" in capsys.readouterr().out
+    assert run(weights, folder, output) == 0  # what is kept of a calibrated run is not calibrated
+    assert [video["score"] for video in details(output)["videos"]] == [video["score"] for video in before["videos"]]
+
+    for more, models in ((["--strategy", "mean"], ("a", "b")), ([], ("a",))):
+        with pytest.raises(UsageError, match="was fitted for"):
+            run(weights, folder, output, "--calibration", fitted, *more, models=models)
+    few = tmp_path / "few.csv"
+    few.write_text("filename,label\n1.png,1\n")
+    with pytest.raises(UsageError, match="0 real and 1 fake"):
+        run(weights, folder, output, "--labels", few, "--calibrate", fitted)
+    with pytest.raises(UsageError, match="--calibrate takes labels"):
+        run(weights, folder, output, "--calibrate", fitted)
+    with pytest.raises(UsageError, match="leave out --calibration"):
+        run(weights, folder, output, "--labels", labels, "--calibrate", fitted, "--calibration", fitted)
