@@ -74,7 +74,7 @@ def weights(tmp_path_factory):
 def test_every_network_scores_as_it_did_at_any_batch_size(tmp_path, form, network, encoder, capsys):
     original = make(tmp_path / "a", network, encoder)
     assert export(tmp_path / "a", form) == 0
-    assert "largest difference of a probability on 4 fixed pictures: " in capsys.readouterr().out
+    assert "largest difference on 4 fixed pictures: of a probability " in capsys.readouterr().out
     exported = export_model._load(tmp_path / f"a.{form}", form)
     with torch.inference_mode():
         for count in (1, 2, 5):
@@ -184,10 +184,21 @@ def test_a_network_that_scores_otherwise_is_not_written(weights, tmp_path, form,
     monkeypatch.setattr(export_model, "_load", worse)
     assert export(weights / "a", form, "--output", output, "--force") == 1
     said = capsys.readouterr().out
-    assert "differ by up to " in said
+    assert "probabilities differ by up to " in said
     assert f"{output} was not written" in said
     assert [item.name for item in tmp_path.iterdir()] == [output.name]
     assert output.read_text() == "before"
+
+
+def test_a_network_that_is_sure_of_everything_is_compared_too(tmp_path, monkeypatch, capsys):
+    original = make(tmp_path / "a")
+    torch.nn.init.constant_(original.fc.bias, 1000)  # probability 1, whatever the picture
+    save_checkpoint(tmp_path / "a", original, read_checkpoint(tmp_path / "a").spec, epoch=0, bce_best=1, metrics={})
+    assert export(tmp_path / "a", "onnx") == 0
+    load = export_model._load
+    monkeypatch.setattr(export_model, "_load", lambda path, form: lambda images: load(path, form)(images) + 5)
+    assert export(tmp_path / "a", "onnx", "--force") == 1
+    assert "probabilities differ by up to 0 " in capsys.readouterr().out
 
 
 def test_t46_reading_safetensors_runs_no_pickle_code(weights, tmp_path, monkeypatch):
