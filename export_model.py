@@ -128,7 +128,11 @@ def to_safetensors(network: torch.nn.Module, checkpoint: Checkpoint) -> bytes:
 
 
 def to_onnx(network: torch.nn.Module, checkpoint: Checkpoint) -> bytes:
-    """The file: graph, weights, and the description in its metadata_props."""
+    """The file: graph, weights, and the description in its metadata_props.
+
+    Raises:
+        UsageError: PyTorch has no ONNX form of something in this encoder.
+    """
     import torch
 
     from prediction.onnx_model import INPUT, OUTPUT
@@ -136,16 +140,20 @@ def to_onnx(network: torch.nn.Module, checkpoint: Checkpoint) -> bytes:
 
     size = checkpoint.spec.size
     # Two images: with one, the exporter takes the size of the batch for a constant.
-    program = torch.onnx.export(
-        network,
-        (torch.zeros(2, 3, size, size),),
-        dynamo=True,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
-        opset_version=OPSET,
-        verbose=False,
-    )
+    try:
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, 3, size, size),),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        encoder = checkpoint.spec.encoder
+        raise UsageError(f"{checkpoint.path}: PyTorch can't put {encoder} into ONNX; take safetensors") from error
     program.model.metadata_props.update(describe(checkpoint))
     return program.model_proto.SerializeToString()
 

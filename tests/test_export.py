@@ -294,6 +294,16 @@ def test_bad_input_is_named(weights, tmp_path, capsys):
     assert sorted(item.name for item in tmp_path.iterdir()) == ["text", "there.onnx"]
 
 
+def test_an_encoder_that_onnx_does_not_know_is_named(weights, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise torch.onnx.OnnxExporterError("no decomposition")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(UsageError, match="can't put test_efficientnet into ONNX"):
+        export(weights / "a", "onnx", "--output", tmp_path / "x.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_as_a_command(weights, tmp_path):
     done = run_script("export_model.py", tmp_path / "absent", "--format", "onnx")
     assert done.returncode == 2
