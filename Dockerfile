@@ -24,9 +24,10 @@ RUN if [ "$WITH_APEX" = 1 ]; then \
         rm -rf /tmp/apex /var/lib/apt/lists/*; \
     fi
 
-COPY LICENSE README.md pyproject.toml preprocess_data.sh train.sh quickstart.sh test.sh predict_folder.py plot_loss.py ./
+COPY LICENSE README.md pyproject.toml preprocess_data.sh train.sh quickstart.sh test.sh predict_folder.py export_model.py plot_loss.py ./
 COPY configs configs
 COPY dfdc dfdc
+COPY prediction prediction
 COPY preprocessing preprocessing
 COPY training training
 COPY benchmarks benchmarks

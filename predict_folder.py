@@ -40,7 +40,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="folder of the checkpoints (weights)")
     parser.add_argument("--models", nargs="+", required=True, metavar="NAME",
-                        help="checkpoints in it, ours or the winners' own; @FILE: those named in FILE")  # fmt: skip
+                        help="checkpoints in it, ours or the winners' own, or files of export_model.py; @FILE: those "
+                        "named in FILE")  # fmt: skip
     parser.add_argument("--test-dir", type=Path, nargs="+", default=[], metavar="PATH",
                         help="folders of videos and pictures, and single files")  # fmt: skip
     parser.add_argument("--recursive", action="store_true", help="look into the folders' own folders as well")
@@ -65,7 +66,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
                         "person's mean, or smooth, without thresholds (confident); see README")  # fmt: skip
     parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     parser.add_argument("--precision", choices=PRECISIONS, default="auto",
-                        help="of the networks (auto: fp16 on a GPU, bf16 on a CPU that gains from it)")  # fmt: skip
+                        help="of the networks (auto: fp16 on a GPU, bf16 on a CPU that gains from it); ONNX files are "
+                        "always fp32, and never compiled")  # fmt: skip
     parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto",
                         help="torch.compile, once for all checkpoints of a kind (auto: where there are so many videos "
                         "that it pays)")  # fmt: skip
@@ -143,8 +145,9 @@ def score_videos(
     """The verdicts, and the settings with what was chosen by itself."""
     from dfdc.devices import resolve_device
     from prediction.ensemble import Ensemble, choose_precision, worth_compiling
+    from prediction.onnx_model import check_model
     from prediction.pipeline import predict, reader_count
-    from training.checkpoint import CheckpointError, read_checkpoint
+    from training.checkpoint import CheckpointError
 
     try:
         device = resolve_device(args.device)
@@ -153,12 +156,12 @@ def score_videos(
         todo = len(videos.keys() - progress.done.keys())
         if not todo:
             for path in paths:
-                read_checkpoint(path)
+                check_model(path)
             return [progress.done[name] for name in videos], settings
         compiled = args.compile == "on"
         ensemble = Ensemble(paths, device, args.precision)
         ensemble.compiled = compiled or (
-            args.compile == "auto" and worth_compiling(todo * FRAMES_PER_VIDEO, ensemble.specs)
+            args.compile == "auto" and worth_compiling(todo * FRAMES_PER_VIDEO, ensemble.compilable)
         )
     except (CheckpointError, ValueError) as error:
         raise UsageError(str(error)) from error

@@ -13,6 +13,7 @@ import numpy as np
 
 from dfdc.devices import available_cores, run_halving
 from dfdc.imaging import center_pad, isotropic_resize, tighten
+from prediction.onnx_model import OnnxModel, is_onnx
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +55,7 @@ class Ensemble:
     threads for one batch do.
 
     Args:
-        paths: of the checkpoints.
+        paths: of the checkpoints, or of ONNX files of export_model.py; to those, precision and `compiled` do not apply.
         device: a PyTorch device name.
         precision: of PRECISIONS.
 
@@ -78,16 +79,22 @@ class Ensemble:
         self._device, self._on_gpu = device, device.startswith("cuda")
         self.names: list[str] = []
         self.specs: list[ModelSpec] = []
-        self.models: list[torch.nn.Module] = []
+        self.models: list[torch.nn.Module | OnnxModel] = []
         self._normalizers = []
-        for path in paths:
-            model, checkpoint = load_model(path)
-            self.models.append(_lower_precision(model, self._dtype).to(device, memory_format=torch.channels_last))
-            self.specs.append(checkpoint.spec)
-            self.names.append(path.name)
-            self._normalizers.append(Normalizer(checkpoint.spec.mean, checkpoint.spec.std, device))
         self.batch_size = _GPU_BATCH if self._on_gpu else _CPU_BATCH
         self.threads = 1 if self._on_gpu else min(available_cores(), _MOST_THREADS)
+        for path in paths:
+            if is_onnx(path):
+                model = OnnxModel(path, device, max(1, available_cores() // self.threads))
+                spec = model.spec
+            else:
+                model, checkpoint = load_model(path)
+                model = _lower_precision(model, self._dtype).to(device, memory_format=torch.channels_last)
+                spec = checkpoint.spec
+            self.models.append(model)
+            self.specs.append(spec)
+            self.names.append(path.name)
+            self._normalizers.append(Normalizer(spec.mean, spec.std, device))
         self._pool = ThreadPoolExecutor(self.threads, initializer=self._limit_thread)
         self.compiled = False
         self._programs: dict[tuple[str, str, int], Callable] = {}
@@ -137,7 +144,7 @@ class Ensemble:
 
         with torch.inference_mode():
             batch = self._normalizers[index](torch.from_numpy(images).to(self._device))
-            program = self._program(index) if self.compiled else None
+            program = self._program(index) if self.compiled and not is_onnx(Path(self.names[index])) else None
             with torch.autocast(self._device.split(":")[0], self._dtype, enabled=self.precision != "fp32"):
                 if program is None:
                     logits = self.models[index](batch)[:, 0]
@@ -163,6 +170,12 @@ class Ensemble:
 
                 self._programs[kind] = torch.compile(call)
             return self._programs[kind]
+
+    @property
+    def compilable(self) -> list[ModelSpec]:
+        """The specs of the checkpoints that PyTorch runs."""
+        pairs = zip(self.names, self.specs, strict=True)
+        return [spec for name, spec in pairs if not is_onnx(Path(name))]
 
     def close(self) -> None:
         """End the threads."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_script
 
-SCRIPTS = ["predict_folder.py", "plot_loss.py", "training/train_classifier.py"]
+SCRIPTS = ["predict_folder.py", "plot_loss.py", "export_model.py", "training/train_classifier.py"]
 SCRIPTS += [f"preprocessing/{path.name}" for path in sorted((ROOT / "preprocessing").glob("*.py"))
             if "__main__" in path.read_text()]  # fmt: skip
 HEAVY = (
@@ -26,6 +26,9 @@ HEAVY = (
     "skimage",
     "sklearn",
     "av",
+    "onnx",
+    "onnxruntime",
+    "safetensors",
 )
 
 
@@ -95,7 +98,9 @@ def test_the_dockerfile_copies_what_exists_and_installs_from_the_one_list():
     sources = [name for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for name in line.split()[:-1]]
     for name in sources:
         assert (ROOT / name).exists(), name
-    assert {"setup.sh", "requirements.txt", "dfdc", "training", "preprocessing", "configs"} <= set(sources)
+    assert {"setup.sh", "requirements.txt", "dfdc", "training", "prediction", "preprocessing", "configs"} <= set(
+        sources
+    )
     assert "RUN ./setup.sh" in text
     assert "requirements.txt" in (ROOT / "setup.sh").read_text()
     pip_lines = [line for line in text.splitlines() if re.search(r"pip install", line)]

@@ -3,10 +3,15 @@
 A file holds {"epoch", "state_dict", "bce_best", ...}, as the winners' did; those load here as well. Ours add
 "model" (network, encoder, size, normalize, margin_part, detector thresholds), "metrics" and "version"; the
 `last` file also holds what a run needs to go on.
+
+A safetensors file holds the weights and, in its metadata, the same description as text; see `describe`.
 """
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,8 @@ from training.config import TrainConfig
 from training.model import NETWORKS, build_network
 
 VERSION = 1
+EXPORT_VERSION = 1  # of the description in exported files
+SAFETENSORS_SUFFIX = ".safetensors"
 
 # The winners published only B7s; the others are what their code could train. Size: of their configurations.
 _PUBLISHED = {
@@ -110,11 +117,13 @@ def save_checkpoint(
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of this project, or of the winners'.
+    """Read a checkpoint of this project, or of the winners', or a safetensors file of export_model.py.
 
     Raises:
         CheckpointError: not there, not a checkpoint, or of a network that is not known here.
     """
+    if is_safetensors(path):
+        return _read_safetensors(path)
     content = read_file(path)
     weights = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not weights:
@@ -132,6 +141,84 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its epoch, bce_best or metrics is broken ({error})") from None
     return Checkpoint(path, spec, weights, epoch, best, metrics, content.get("training"))
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether `path` is safetensors, by its name or its content: a length in 8 bytes, then that much JSON.
+
+    A file of that name is never given to the reader of pickles, whatever it holds.
+    """
+    if path.suffix.lower() == SAFETENSORS_SUFFIX:
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as handle:
+        start = handle.read(9)
+    return start[8:] == b"{" and 8 + int.from_bytes(start[:8], "little") <= path.stat().st_size
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a safetensors file that can be read ({error})") from error
+    return Checkpoint(path, state_dict=weights, **read_description(metadata, path))
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, str]:
+    """What an exported file says of itself: name -> text, JSON each.
+
+    A figure that is not finite is null, as JSON has no word for it. What a run needs to go on is left out.
+    """
+    values = {
+        "version": EXPORT_VERSION,
+        "model": checkpoint.spec.to_dict(),
+        "epoch": checkpoint.epoch,
+        "bce_best": _finite(checkpoint.bce_best),
+        "metrics": {name: _finite(value) for name, value in checkpoint.metrics.items()},
+    }
+    return {name: json.dumps(value, allow_nan=False) for name, value in values.items()}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def read_description(texts: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """The other way round from `describe`: a Checkpoint's spec, epoch, bce_best and metrics.
+
+    Args:
+        texts: the metadata of the file; other programs may have added to it.
+        path: of the file, for messages.
+
+    Raises:
+        CheckpointError: there is none, it is broken, or of a later version than this.
+    """
+    if not {"version", "model"} <= texts.keys():
+        raise CheckpointError(f"{path} does not say what network it is for; export_model.py writes files that do")
+    try:
+        version = int(json.loads(texts["version"]))
+        values = {name: json.loads(texts[name]) for name in ("model", "epoch", "bce_best", "metrics")}
+        known = {
+            "epoch": int(values["epoch"]),
+            "bce_best": _number(values["bce_best"]),
+            "metrics": {str(name): _number(value) for name, value in values["metrics"].items()},
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: its description is broken ({error!r})") from None
+    if version > EXPORT_VERSION:
+        raise CheckpointError(f"{path} has version {version}, later than the {EXPORT_VERSION} that is known here")
+    return {"spec": _read_spec(values["model"], path), **known}
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
 
 
 def read_file(path: Path) -> Any:
