@@ -60,6 +60,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto",
                         help="torch.compile, once for all checkpoints of a kind (auto: where there are so many videos "
                         "that it pays)")  # fmt: skip
+    parser.add_argument("--report", type=Path, metavar="DIR",
+                        help="write a page to look at for each video, and DIR/index.html")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="score again what an earlier run has scored")
     args = parser.parse_args(argv)
     if args.fold is not None and args.labels:
@@ -70,6 +72,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UsageError(
             f"--output {args.output}: its details would be written to {layout.METADATA_NAME}; take another name"
         )
+    if args.report and args.report.exists() and not args.report.is_dir():
+        raise UsageError(f"--report {args.report}: a folder is expected")
     return args
 
 
@@ -100,6 +104,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             summary["metrics"] = metrics([labels[v.filename] for v in labelled], [v.score for v in labelled])
     write_results(args.output, verdicts, settings, summary)
     print_summary(args.output, verdicts, summary, labels)
+    if args.report:
+        from prediction.report import make_report
+
+        progress = args.output.with_name(args.output.name + ".progress")
+        page = make_report(args.report, verdicts, settings, paths, device=args.device, progress=progress)
+        print(f"report: {page}")
     return 0 if len(judged) == len(verdicts) else 1
 
 
