@@ -319,9 +319,9 @@ def _faces(verdict: Verdict, pictures: Pictures) -> str:
             "</span></figcaption></figure>"
         )
     return (
-        '<h2 id="faces">The most suspicious faces</h2><p>The faces with the highest mean score, at most two of a person '
-        "where there are others. Beside each, what in it spoke "
-        'for fake to the checkpoint that is surest of it, from nothing<span class="scale"></span>to most. The scale is '
+        '<h2 id="faces">The most suspicious faces</h2><p>The faces with the highest mean score, at most two of a '
+        "person where there are others. Beside each, what in it spoke for fake to the "
+        'checkpoint that is surest of it, from nothing<span class="scale"></span>to most. The scale is '
         "each picture’s own, so a face with a low score has bright places as well. A heat map (Grad-CAM) is "
         f'coarse: it shows the region, not the flaw.</p><div class="faces">{"".join(cards)}</div>'
     )
