@@ -71,6 +71,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto",
                         help="torch.compile, once for all checkpoints of a kind (auto: where there are so many videos "
                         "that it pays)")  # fmt: skip
+    parser.add_argument("--report", type=Path, metavar="DIR",
+                        help="write a page to look at for each video, and DIR/index.html")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="score again what an earlier run has scored")
     parser.add_argument("--self-test", action="store_true",
                         help="score a small made-up clip, and compare with the scores stored beside the "
@@ -96,6 +98,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UsageError(
             f"--output {args.output}: its details would be written to {layout.METADATA_NAME}; take another name"
         )
+    if args.report and args.report.exists() and not args.report.is_dir():
+        raise UsageError(f"--report {args.report}: a folder is expected")
     return args
 
 
@@ -136,6 +140,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_report(evaluation, args.output.with_name(f"{args.output.stem}_reliability.png"))
     if args.calibrate:
         fit_to_file(args.calibrate, evaluation.labels.tolist(), evaluation.verdict_scores, settings)
+    if args.report:
+        from prediction.report import make_report
+
+        progress = args.output.with_name(args.output.name + ".progress")
+        page = make_report(args.report, verdicts, settings, paths, device=args.device, progress=progress)
+        print(f"report: {page}")
     return 0 if all(verdict.judged for verdict in verdicts) else 1
 
 

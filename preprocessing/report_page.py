@@ -6,14 +6,13 @@ bytes. Whatever comes from file names or ledgers goes through `esc`.
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dfdc.layout import FAKE, FRAME_STRIDE, REAL
+from dfdc.page import bullets, document, esc, image, number, percent, plural
 from preprocessing.report_pairs import Pair
 from preprocessing.report_scan import COVERAGE, STEPS, Fold, Group, Reason, StepLedger, Survey
 
@@ -25,27 +24,6 @@ TITLES = {
     "generate_folds": "5 Folds",
 }
 OPEN_ROWS = 16  # longer tables are folded up, with their totals in sight
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
-
-def esc(value: object) -> str:
-    """`value` as text that is safe in HTML, in attributes too."""
-    return html.escape(str(value), quote=True)
-
-
-def number(value: int) -> str:
-    return f"{value:,}"
-
-
-def plural(count: int, word: str) -> str:
-    return f"{number(count)} {word}" + ("" if count == 1 else "s")
-
-
-def percent(part: int, whole: int) -> str:
-    """A share with one decimal; 100 % and 0 % are kept for all and none."""
-    if not whole or part in (0, whole):
-        return "100 %" if whole and part else "0 %"
-    return f"{min(max(100 * part / whole, 0.1), 99.9):.1f} %"
 
 
 def build(found: Survey, pairs: Sequence[Pair], pair_faults: Sequence[str]) -> bytes:
@@ -71,7 +49,7 @@ def build_fault(root: Path, fault: str) -> bytes:
     body = [
         f'<p class="over">Preprocessing report</p><h1>{esc(_root_name(root))}</h1>'
         '<p class="lead">There is nothing to show: the data set can’t be read.</p>',
-        f'<div class="card warn"><h3>{esc(first)}</h3>{_list(line.strip() for line in rest.splitlines())}</div>',
+        f'<div class="card warn"><h3>{esc(first)}</h3>{bullets(line.strip() for line in rest.splitlines())}</div>',
         f"<p>When that is mended, run <code>./preprocess_data.sh DATA_ROOT</code> again, where DATA_ROOT is "
         f"the folder {esc(_root_name(root))}.</p>",
     ]
@@ -79,27 +57,15 @@ def build_fault(root: Path, fault: str) -> bytes:
 
 
 def _document(title: str, sections: Iterable[str]) -> bytes:
-    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    page = (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{esc(POLICY)}">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{esc(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        + "\n".join(filter(None, sections))
-        + "\n<footer>Made by <code>python preprocessing/report.py --root-dir DATA_ROOT</code> from the stamps, "
-        "ledgers and crops that lie there. The same data give the same page, byte for byte.</footer>\n"
-        "</body>\n</html>\n"
+    footer = (
+        "Made by <code>python preprocessing/report.py --root-dir DATA_ROOT</code> from the stamps, ledgers and crops "
+        "that lie there. The same data give the same page, byte for byte."
     )
-    return page.encode(errors="backslashreplace")  # a file name may hold bytes that are no text
+    return document(title, sections, footer, Path(__file__).with_name("report.css"))
 
 
 def _root_name(root: Path) -> str:
     return root.resolve().name or "DATA_ROOT"
-
-
-def _list(items: Iterable[str]) -> str:
-    rows = "".join(f"<li>{esc(item)}</li>" for item in items if item)
-    return f"<ul>{rows}</ul>" if rows else ""
 
 
 # ------------------------------------------------------------------------------------------------ the top
@@ -132,7 +98,7 @@ def _problems(found: Survey, pair_faults: Sequence[str]) -> str:
     if pair_faults:
         more = f", and {len(pair_faults) - 1} more" if len(pair_faults) > 1 else ""
         texts.append(f"Pairs that can't be shown: {pair_faults[0]}{more}")
-    rows = _list(texts)
+    rows = bullets(texts)
     return f'<div class="card warn"><h3>Missing or broken</h3>{rows}</div>' if rows else ""
 
 
@@ -189,23 +155,19 @@ def _card(pair: Pair) -> str:
     where = f"frame {pair.frame}, person {pair.face}"
     name, source = esc(pair.fake.id), esc(pair.fake.source)
     mask = (
-        _image(pair.mask_jpeg, f"where {pair.fake.id} differs from {pair.fake.source}, {where}")
+        image(pair.mask_jpeg, f"where {pair.fake.id} differs from {pair.fake.source}, {where}")
         if pair.mask_jpeg
         else '<span class="none">no mask</span>'
     )
     points = "" if pair.landmarks else ", no landmarks"
     return (
         '<figure class="card"><div class="trio">'
-        f'<div class="real">{_image(pair.real_jpeg, f"real, {pair.fake.source}, {where}")}real</div>'
-        f'<div class="fake">{_image(pair.fake_jpeg, f"fake, {pair.fake.id}, {where}")}fake</div>'
+        f'<div class="real">{image(pair.real_jpeg, f"real, {pair.fake.source}, {where}")}real</div>'
+        f'<div class="fake">{image(pair.fake_jpeg, f"fake, {pair.fake.id}, {where}")}fake</div>'
         f"<div>{mask}difference</div></div>"
         f'<figcaption>{name} <span class="soft">from {source}<br>{esc(pair.fake.part)}<br>{where}, '
         f"{pair.size[0]} × {pair.size[1]} px{points}</span></figcaption></figure>"
     )
-
-
-def _image(jpeg: bytes, alt: str) -> str:
-    return f'<img alt="{esc(alt)}" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
 
 
 # --------------------------------------------------------------------------------------------- the numbers

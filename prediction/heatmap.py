@@ -1,0 +1,142 @@
+"""Where a network looked: Grad-CAM over an encoder's last feature maps, with the library grad-cam.
+
+Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization" (ICCV):
+channel k weighs the mean over places of d logit / d A_k, and the map is ReLU(sum_k weight_k A_k).
+
+The maps are what timm's forward_features gives, which every encoder has; no layer is named. The gradient is taken
+from there on only, so that it costs a forward pass and no memory for a backward pass through the encoder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from dfdc.imaging import center_pad, isotropic_resize, tighten
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.checkpoint import ModelSpec
+
+
+def make_heatmap(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray | None:
+    """What in the pictures spoke for "fake".
+
+    Args:
+        model: a network of training/model.py, in fp32, on the device of `images`.
+        images: normalised float32 [1, 3, size, size].
+
+    Returns:
+        float32 [size, size] in 0..1, 1 at the place that spoke for it most, all 0 where none did; None where the
+        encoder's features have no places (such as a plain vector).
+    """
+    from pytorch_grad_cam import GradCAM
+
+    encoder = model.encoder
+    stage = _feature_stage(encoder)
+    # Into the instance's own dictionary, where it goes before the class's method: as a submodule it would not.
+    vars(encoder)["forward_features"] = stage
+    try:
+        with GradCAM(model, [stage], reshape_transform=lambda maps: _channels_first(maps, encoder)) as cam:
+            result = cam(images, targets=[lambda logits: logits[0]])[0]
+    except _NoMap:
+        return None
+    finally:
+        del vars(encoder)["forward_features"]
+        model.zero_grad(set_to_none=True)
+    return np.clip(np.nan_to_num(result), 0, 1).astype(np.float32)
+
+
+class _NoMap(ValueError):
+    """Features without places."""
+
+
+def _feature_stage(encoder: Any) -> torch.nn.Module:
+    """The encoder's forward_features as a module, which Grad-CAM can listen to, and its output as a leaf."""
+    import torch
+
+    compute = encoder.forward_features
+
+    class Stage(torch.nn.Module):
+        def forward(self, images: torch.Tensor, **options: Any) -> torch.Tensor:  # some encoders hand on a mask
+            with torch.no_grad():
+                maps = compute(images, **options)
+            _channels_first(maps, encoder)
+            return maps.requires_grad_()
+
+    return Stage()
+
+
+def _channels_first(maps: Any, encoder: Any) -> torch.Tensor:
+    """[n, c, h, w] of feature maps or their gradient, which may be [n, h, w, c] or tokens [n, t, c]; a copy.
+
+    Raises:
+        _NoMap: they have no places.
+    """
+    import torch
+
+    if not isinstance(maps, torch.Tensor) or maps.ndim not in (3, 4):
+        raise _NoMap
+    if maps.ndim == 3:  # tokens, the first of which may stand for the class and not for a place
+        tokens = maps[:, getattr(encoder, "num_prefix_tokens", 0) :]
+        side = int(tokens.shape[1] ** 0.5)
+        if side < 2 or side * side != tokens.shape[1]:
+            raise _NoMap
+        maps = tokens.reshape(len(maps), side, side, -1)
+        return maps.permute(0, 3, 1, 2).clone()
+    if maps.shape[1] != encoder.num_features and maps.shape[3] == encoder.num_features:
+        maps = maps.permute(0, 3, 1, 2)
+    if maps.shape[1] != encoder.num_features:
+        raise _NoMap
+    return maps.clone()  # what comes after may work in place, and Grad-CAM keeps a view
+
+
+class HeatMaps:
+    """Heat maps of crops by checkpoints, which are loaded when first asked for, in fp32.
+
+    Args:
+        paths: of the checkpoints.
+        device: a PyTorch device name.
+    """
+
+    def __init__(self, paths: list[Path], device: str) -> None:
+        self.paths, self._device = paths, device
+        self._loaded: dict[int, tuple[torch.nn.Module, ModelSpec]] = {}
+
+    def look(self, index: int, crop: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """What checkpoint `index` was shown of a crop, and where it looked.
+
+        Args:
+            crop: RGB uint8 [h, w, 3], cut with a third of the box as margin.
+
+        Returns:
+            the crop with the checkpoint's own margin, RGB uint8 [h', w', 3]; its heat map, float32 [h', w'] in 0..1,
+            None where the network has none.
+
+        Raises:
+            CheckpointError: it can't be read.
+        """
+        import torch
+
+        from training.checkpoint import load_model
+        from training.model import Normalizer
+
+        if index not in self._loaded:
+            model, checkpoint = load_model(self.paths[index])
+            model.requires_grad_(False)  # the gradient is that of the maps
+            self._loaded[index] = model.float().to(self._device), checkpoint.spec
+        model, spec = self._loaded[index]
+        seen = tighten(crop, spec.margin_part)
+        small = isotropic_resize(seen, spec.size)
+        batch = torch.from_numpy(center_pad(small, spec.size).copy())[None].to(self._device)
+        heat = make_heatmap(model, Normalizer(spec.mean, spec.std, self._device)(batch))
+        if heat is None:
+            return seen, None
+        height, width = small.shape[:2]
+        top, left = (spec.size - height) // 2, (spec.size - width) // 2  # as center_pad put it
+        inner = heat[top : top + height, left : left + width]
+        return seen, cv2.resize(inner, (seen.shape[1], seen.shape[0]), interpolation=cv2.INTER_LINEAR)

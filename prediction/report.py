@@ -1,0 +1,229 @@
+"""A page to look at for each verdict, and an index: what `predict_folder.py --report DIR` writes.
+
+DIR/index.html, and DIR/videos/ with one page per video; each is one file that works without a network. Only the few
+frames that are shown are read again, one video at a time, so that memory does not grow with a video's length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+from collections import Counter
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from dfdc import artifacts, layout
+from dfdc.imaging import crop_face, isotropic_resize, read_picture
+from dfdc.video import VideoError, VideoReader
+from prediction import report_page
+from prediction.heatmap import HeatMaps
+from prediction.report_page import FacePicture, Made, Pictures
+from prediction.verdict import Verdict
+
+SHOWN_FACES = 4
+FACE_SIDE, THUMBNAIL_SIDE, INDEX_SIDE = 400, 180, 96  # pixels, the longer side
+PACKAGES = ("torch", "torchvision", "timm", "facenet-pytorch", "numpy", "opencv-python-headless", "av", "grad-cam")
+
+
+def make_report(
+    folder: Path,
+    verdicts: Sequence[Verdict],
+    settings: dict[str, Any],
+    paths: Sequence[Path],
+    *,
+    device: str,
+    progress: Path,
+) -> Path:
+    """Write the pages; the index comes last, so that what it links to is there.
+
+    Args:
+        folder: made where it is not there; pages of an earlier report with the same names are replaced.
+        verdicts: as in submission.json.
+        settings: of the run.
+        paths: of the checkpoints, in the order of the faces' scores.
+        device: for the heat maps; a name that `resolve_device` takes.
+        progress: the run's progress file, which has the fingerprint of each video at the time it was scored.
+
+    Returns:
+        the path of the index.
+
+    Raises:
+        OSError: a page can't be written.
+        CheckpointError: a checkpoint can't be read any more.
+    """
+    from dfdc.devices import resolve_device
+
+    made = Made(settings, {path.name: sha256_of(path) for path in paths}, software_versions())
+    maps = HeatMaps(list(paths), resolve_device(device))
+    recorded = recorded_files(progress)
+    for place in (folder, folder / "videos"):
+        artifacts.remove_leftovers(place)
+    pages: dict[str, str] = {}
+    small: dict[str, bytes] = {}
+    for verdict in tqdm(verdicts, desc="report", unit="video", disable=None):
+        pages[verdict.filename] = f"videos/{page_name(verdict.filename)}"
+        pictures = read_pictures(verdict, recorded.get(verdict.filename), maps)
+        if pictures.thumbnails:
+            first = next(p["person"] for p in verdict.persons if p["person"] in pictures.thumbnails)
+            small[verdict.filename] = _smaller(pictures.thumbnails[first])
+        artifacts.write_bytes(
+            folder / pages[verdict.filename], report_page.build_video(verdict, pictures, made), durable=False
+        )
+    index = folder / "index.html"
+    artifacts.write_bytes(index, report_page.build_index(verdicts, pages, small, made))
+    return index
+
+
+def page_name(filename: str) -> str:
+    """A file name that is safe anywhere and differs for every video, in upper and lower case alike."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", filename).strip("-")[:60]
+    return f"{plain or 'video'}-{hashlib.sha256(os.fsencode(filename)).hexdigest()[:12]}.html"
+
+
+def sha256_of(path: Path) -> str:
+    """Of the whole file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:  # hashlib.file_digest came with Python 3.11
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the scores come from."""
+    versions = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "of unknown version"  # such as OpenCV under another name
+    return versions
+
+
+def recorded_files(progress: Path) -> dict[str, Any]:
+    """Fingerprint of each video when it was scored, by name, from the progress file; the last line of each counts."""
+    files: dict[str, Any] = {}
+    with progress.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # the last line of a killed run
+            if isinstance(row, dict) and isinstance(row.get("verdict"), dict) and "file" in row:
+                files[row["verdict"].get("filename")] = row["file"]
+    return files
+
+
+# ------------------------------------------------------------------------------------------ the pictures
+def read_pictures(verdict: Verdict, recorded: Any, maps: HeatMaps) -> Pictures:
+    """The pictures of a video's page, read again from the file; with `fault` set where that can't be.
+
+    Args:
+        recorded: the file's fingerprint when it was scored; None where it is not known.
+        maps: of the checkpoints.
+    """
+    if not verdict.faces:
+        return Pictures()
+    path = Path(verdict.path)
+    if not path.is_file():
+        return Pictures("the file is not there any more")
+    if not artifacts.same_file(recorded, path):
+        return Pictures("the file has changed since it was scored")
+    suspects = most_suspicious(verdict.faces)
+    shown = report_page.main_persons(verdict)[: report_page.SHOWN_PERSONS]
+    wanted = {face["frame"] for face in suspects} | {person["thumbnail"]["frame"] for person in shown}
+    pictures = Pictures()
+    found: dict[int, FacePicture] = {}
+    try:
+        for number, frame in _frames(path, wanted):
+            for person in shown:
+                if person["thumbnail"]["frame"] == number:
+                    crop = crop_face(frame, person["thumbnail"]["box"])
+                    if crop is not None:
+                        pictures.thumbnails[person["person"]] = encode_jpeg(isotropic_resize(crop, THUMBNAIL_SIDE))
+            for place, face in enumerate(suspects):
+                crop = crop_face(frame, face["box"]) if face["frame"] == number else None
+                if crop is not None:
+                    found[place] = _face_picture(face, crop, maps)
+    except VideoError as error:
+        return Pictures(f"the file can’t be read again ({error.reason})")
+    except OSError as error:  # of a picture
+        return Pictures(f"the file can’t be read again ({error.strerror or 'damaged'})")
+    pictures.faces = [found[place] for place in sorted(found)]
+    if len(found) < len(suspects):
+        pictures.fault = "" if found else "the frames can’t be read again"
+    return pictures
+
+
+def most_suspicious(faces: Sequence[dict[str, Any]], count: int = SHOWN_FACES) -> list[dict[str, Any]]:
+    """The `count` faces with the highest mean score, at most two of a person unless there are too few others.
+
+    Equals come in the order of frames and persons.
+    """
+    ranked = sorted(faces, key=lambda face: (-float(np.mean(face["scores"])), face["frame"], face["person"]))
+    taken: Counter[int] = Counter()
+    first, later = [], []
+    for face in ranked:
+        taken[face["person"]] += 1
+        (first if taken[face["person"]] <= 2 else later).append(face)
+    chosen = (first + later)[:count]
+    return [face for face in ranked if any(face is other for other in chosen)]
+
+
+def _frames(path: Path, wanted: set[int]) -> Any:
+    """(number, RGB uint8 [h, w, 3]) of the wanted frames, one at a time."""
+    if path.suffix.lower() in layout.PICTURE_SUFFIXES:
+        yield 0, read_picture(path)
+        return
+    with VideoReader(path) as reader:
+        yield from reader.frames(wanted)
+
+
+def _face_picture(face: dict[str, Any], crop: np.ndarray, maps: HeatMaps) -> FacePicture:
+    surest = int(np.argmax(face["scores"]))
+    seen, heat = maps.look(surest, crop)
+    picture = encode_jpeg(isotropic_resize(seen, FACE_SIDE))
+    if heat is None:
+        return FacePicture(face, surest, picture, None)
+    return FacePicture(face, surest, picture, encode_jpeg(overlay(seen, heat)), blank=not heat.any())
+
+
+def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """The picture in grey, enlarged, under its heat map from dark red to pale yellow.
+
+    Args:
+        picture: RGB uint8 [h, w, 3].
+        heat: float32 [h, w] in 0..1.
+
+    Returns:
+        RGB uint8, the longer side FACE_SIDE pixels.
+    """
+    large = isotropic_resize(picture, FACE_SIDE)
+    height, width = large.shape[:2]
+    value = np.clip(cv2.resize(heat, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
+    colour = cv2.applyColorMap((value * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    grey = cv2.cvtColor(large, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32) * 0.85
+    share = value[..., None] * 0.7  # the face stays visible where the map is brightest
+    return np.clip(grey * (1 - share) + colour * share + 0.5, 0, 255).astype(np.uint8)
+
+
+def encode_jpeg(picture: np.ndarray, quality: int = 84) -> bytes:
+    """RGB uint8 [h, w, 3] as JPEG."""
+    ok, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not ok:
+        raise ValueError(f"a picture of shape {list(picture.shape)} can't be encoded as JPEG")
+    return data.tobytes()
+
+
+def _smaller(jpeg: bytes) -> bytes:
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    return encode_jpeg(isotropic_resize(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), INDEX_SIDE), 78)

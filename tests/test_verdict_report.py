@@ -1,0 +1,281 @@
+"""The pages of verdicts (prediction/report*.py, prediction/heatmap.py): what they say and show, and a browser."""
+
+import base64
+import hashlib
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import numbered_frames
+from test_predict import make_checkpoint
+from test_report import CHROMIUM, VOID, Page, browse
+
+import predict_folder
+from dfdc import artifacts
+from dfdc.parallel import UsageError
+from dfdc.video import write_video
+from prediction import report, report_chart, report_page
+from prediction.heatmap import HeatMaps, _channels_first, make_heatmap
+from prediction.report_page import Made, Pictures
+from prediction.verdict import Verdict, conclude
+from training.model import NETWORKS, build_network
+
+NASTY = "<b>&\"' onerror=alert(1).mp4"
+VOID.add("circle")
+VOID.add("polyline")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what grad-cam imports
+
+
+def a_verdict(path, scores, people=None, names=("a", "b"), strategy="confident", **more):
+    """A verdict with a face per row of `scores` [faces, models], on consecutive frames."""
+    people = people or [0] * len(scores)
+    verdict = Verdict(path.name, "ok", path=str(path), frame_count=40, frames_per_second=25.0, frames_read=32, **more)
+    verdict.faces = [
+        {"frame": i, "person": p, "box": [20.0, 10.0, 60.0, 50.0], "detector": 0.99, "scores": list(map(float, row))}
+        for i, (p, row) in enumerate(zip(people, scores, strict=True))
+    ]
+    conclude(verdict, names, strategy)
+    return verdict
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    make_checkpoint(folder, "a", seed=1, bias=1.0)
+    make_checkpoint(folder, "b", "test_resnet", size=96, seed=2, bias=-0.5)
+    return folder
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / NASTY
+    write_video(path, numbered_frames(40))
+    return path
+
+
+def make(folder, verdicts, weights, strategy="confident", recorded=None):
+    progress = folder / "p.progress"
+    rows = recorded or {v.filename: artifacts.fingerprint(report.Path(v.path)) for v in verdicts}
+    lines = [{}, *({"file": file, "verdict": {"filename": name}} for name, file in rows.items())]
+    progress.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"cut')
+    paths = [weights / "a", weights / "b"]
+    report.make_report(folder / "r", verdicts, {"strategy": strategy}, paths, device="cpu", progress=progress)
+    return {v.filename: Page((folder / "r/videos" / report.page_name(v.filename)).read_text()) for v in verdicts}
+
+
+def test_a_page_says_and_shows_what_is_known(tmp_path, video, weights):
+    scores = np.column_stack([np.linspace(0.5, 0.99, 32), np.full(32, 0.3)])
+    verdict = a_verdict(video, scores, [0, 1] * 16)
+    page = make(tmp_path, [verdict], weights)[NASTY]
+    assert NASTY in page.text  # as text and not as a tag: Page fails on attributes named on...
+    assert f"{verdict.score:.2f}" in page.text
+    assert report_page.band(verdict.score)[1] in page.text
+    assert "The checkpoints disagree" in page.text
+    assert "seconds" in page.text
+    assert len(page.sources) == 2 + 2 * report.SHOWN_FACES  # thumbnails, faces and heat maps
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(page.sources[2].split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
+    assert max(picture.shape) == report.FACE_SIDE
+    for name in ("a", "b"):
+        assert hashlib.sha256((weights / name).read_bytes()).hexdigest() in page.text
+    assert f"torch {torch.__version__.split('+')[0]}" in page.text
+    assert [row[0] for row in page.rows] == ["Checkpoint", "a", "b"]
+    index = Page((tmp_path / "r/index.html").read_text())
+    assert NASTY in index.text
+    assert len(index.sources) == 1
+    assert not list((tmp_path / "r").rglob(".*"))
+
+
+def test_the_same_verdicts_give_the_same_bytes(tmp_path, video, weights):
+    verdict = a_verdict(video, [[0.9, 0.1]] * 4)
+    pages = []
+    for _ in range(2):
+        make(tmp_path, [verdict], weights)
+        pages.append([path.read_bytes() for path in sorted((tmp_path / "r").rglob("*.html"))])
+        shutil.rmtree(tmp_path / "r")
+    assert pages[0] == pages[1]
+    assert len(pages[0]) == 2
+
+
+def test_no_verdict_says_why_and_a_video_that_changed_or_went_has_no_pictures(tmp_path, video, weights):
+    nobody = Verdict("nobody.mp4", "no face", "no face found in the 32 frames that were read", path=str(video))
+    gone = a_verdict(tmp_path / "gone.mp4", [[0.9, 0.9]] * 20)
+    changed = a_verdict(video, [[0.1, 0.1]] * 20)
+    recorded = {video.name: {"size": 1, "mtime_ns": 1, "crc": 1}, "gone.mp4": {}, "nobody.mp4": {}}
+    pages = make(tmp_path, [nobody, gone, changed], weights, recorded=recorded)
+    assert "No verdict: no face" in pages["nobody.mp4"].text
+    assert "no face found in the 32 frames" in pages["nobody.mp4"].text
+    assert "No pictures: the file is not there any more" in pages["gone.mp4"].text
+    assert "Strong signs of a fake" in pages["gone.mp4"].text
+    assert "No pictures: the file has changed since" in pages[NASTY].text
+    assert not any(page.sources for page in pages.values())
+    index = Page((tmp_path / "r/index.html").read_text())
+    assert [row[1] for row in index.rows] == ["Video", "gone.mp4", NASTY, "nobody.mp4"]
+
+
+def test_a_damaged_video_is_said_to_be_damaged(tmp_path, weights):
+    path = tmp_path / "x.mp4"
+    path.write_bytes(b"no video")
+    assert (
+        "can’t be read again (not a readable video"
+        in make(tmp_path, [a_verdict(path, [[0.5, 0.5]])], weights)["x.mp4"].text
+    )
+
+
+def test_t7_faces_that_were_thrown_away_are_named(tmp_path):
+    scores = np.full((32, 2), 0.1)
+    scores[:3, 0] = 0.95
+    verdict = a_verdict(tmp_path / "v.mp4", scores)
+    sentence, total = report_page.thrown_away(verdict, "confident")
+    assert verdict.models[0]["score"] == pytest.approx(0.1)
+    smooth = np.sqrt((3 * 0.95**2 + 29 * 0.1**2) / 32)
+    assert "a scored 3 of 32 faces above 0.8" in sentence
+    assert "threw them away: more than nine tenths are below 0.2, and it averages only those, to 0.10." in sentence
+    assert f"With --strategy smooth it would be {smooth:.2f}." in sentence
+    assert f"would get {(smooth + 0.1) / 2:.2f}" in total
+    made = Made({"strategy": "confident"}, {}, {})
+    assert sentence in Page(report_page.build_video(verdict, Pictures(), made).decode()).text
+    assert report_page.thrown_away(verdict, "mean") == []
+    assert report_page.thrown_away(a_verdict(tmp_path / "v.mp4", np.full((32, 2), 0.1)), "confident") == []
+
+
+def test_words_of_scores_and_rules():
+    assert [report_page.band(score)[0] for score in (1, 0.7, 0.69, 0.3, 0.29, 0.0)] == [
+        "fake", "fake", "open", "open", "real", "real"]  # fmt: skip
+    scores = np.array([0.9] * 14 + [0.5] * 6)
+    assert report_page.rule_in_words("fake", "confident", scores) == "fake: 14 of 20 are above 0.8; the mean of those"
+    assert "person 3: the mean" in report_page.rule_in_words("person 3", "person-max", scores)
+
+
+def test_passers_by_are_not_shown_and_suspects_are_of_several_persons(tmp_path):
+    verdict = a_verdict(
+        tmp_path / "v.mp4", [[0.9, 0.9]] * 15 + [[0.6, 0.6]] * 14 + [[0.99, 0.99]], [0] * 15 + [1] * 14 + [2]
+    )
+    assert [person["person"] for person in report_page.main_persons(verdict)] == [0, 1]
+    assert [face["person"] for face in report.most_suspicious(verdict.faces)] == [2, 0, 0, 1]
+    assert len(report.most_suspicious([face for face in verdict.faces if face["person"] == 0])) == 4
+
+
+def test_names_of_pages_are_safe_and_differ():
+    names = ["a/b.mp4", "a b.mp4", "A b.mp4", "..", "", "ü" * 300, "\udcff.mp4", "x" * 300]
+    pages = [report.page_name(name) for name in names]
+    assert len({page.lower() for page in pages}) == len(names)
+    assert all(len(page) < 90 and not set(page) - set(report_names()) for page in pages)
+
+
+def report_names():
+    return "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-."
+
+
+@pytest.mark.parametrize(("rate", "unit"), [(25.0, "seconds"), (0.0, "frame")])
+def test_the_chart_has_time_across(rate, unit):
+    faces = [{"frame": number, "scores": [0.5, 1.0]} for number in (0, 24, 48)]
+    drawn = report_chart.chart(faces, 49, rate, "Person 0")
+    assert f">{unit}</text>" in drawn
+    assert drawn.count("<polyline") == 3
+    middle = report_chart._LEFT + (460 - report_chart._LEFT - report_chart._RIGHT) / 2
+    assert f'cx="{middle:.1f}" cy="{report_chart._height(0.5):.1f}"' in drawn
+
+
+# ---------------------------------------------------------------------------------------------- heat maps
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("encoder", ["test_efficientnet", "test_resnet", "test_convnext"])
+def test_heat_maps_are_those_of_the_formula(network, encoder):
+    torch.manual_seed(4)
+    model = build_network(network, encoder).eval().requires_grad_(False)
+    images = torch.randn(1, 3, 96, 96)
+    heat = make_heatmap(model, images)
+    assert heat.shape == (96, 96)
+    assert np.isfinite(heat).all()
+    assert 0 <= heat.min() <= heat.max() <= 1
+    assert "forward_features" not in vars(model.encoder)  # as it was
+    inputs = images if network != "DeepFakeClassifierSRM" else torch.conv2d(images, model.srm, padding=2)
+    maps = model.encoder.forward_features(inputs).requires_grad_()
+    pooled = model.avg_pool(maps) if network == "DeepFakeClassifierGWAP" else model.encoder.forward_head(maps)
+    (gradient,) = torch.autograd.grad(model.fc(pooled).sum(), maps)
+    expected = (gradient.mean((2, 3), keepdim=True) * maps).sum(1).relu()[0].detach().numpy()
+    expected -= expected.min()
+    expected = cv2.resize(expected / (expected.max() + 1e-7), (96, 96))
+    expected = (expected - expected.min()) / (np.ptp(expected) + 1e-7)
+    np.testing.assert_allclose(heat, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("encoder", ["test_vit", "test_efficientnet"])
+def test_tokens_have_places_and_a_network_without_has_no_map(encoder, monkeypatch):
+    model = build_network("DeepFakeClassifier", encoder).eval()
+    side = model.encoder.default_cfg["input_size"][1]
+    assert make_heatmap(model, torch.randn(1, 3, side, side)).shape == (side, side)
+    monkeypatch.setattr(type(model.encoder), "forward_features", lambda self, images, **_: torch.zeros(1, 8))
+    assert make_heatmap(model, torch.randn(1, 3, side, side)) is None
+
+
+def test_channels_last_are_turned():
+    class Encoder:
+        num_features = 5
+
+    maps = torch.randn(1, 3, 4, 5)
+    assert torch.equal(_channels_first(maps, Encoder()), maps.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("shape", [(120, 80), (40, 90), (3, 3)])
+def test_a_heat_map_lies_on_the_crop(weights, shape):
+    crop = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    maps = HeatMaps([weights / "a", weights / "b"], "cpu")
+    for index in (0, 1):
+        seen, heat = maps.look(index, crop)
+        assert seen.shape == (*shape, 3)
+        assert heat.shape == shape
+        assert max(report.overlay(seen, heat).shape) == report.FACE_SIDE
+
+
+def test_a_face_without_heat_map_says_so(tmp_path, video, weights, monkeypatch):
+    monkeypatch.setattr("prediction.heatmap.make_heatmap", lambda model, images: None)
+    page = make(tmp_path, [a_verdict(video, [[0.9, 0.1]])], weights)[NASTY]
+    assert "no map of places, so there is no heat map" in page.text
+    assert len(page.sources) == 2
+
+
+# --------------------------------------------------------------------------------- the command, a browser
+def test_the_command_writes_the_pages(tmp_path, weights):
+    import skimage.data
+
+    from dfdc.imaging import encode_png
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/portrait.png").write_bytes(encode_png(skimage.data.astronaut()))
+    arguments = ["--weights-dir", weights, "--models", "a", "b", "--test-dir", tmp_path / "in", "--device", "cpu",
+                 "--output", tmp_path / "out.csv", "--report", tmp_path / "r"]  # fmt: skip
+    for _ in range(2):  # the second time nothing is left to score
+        assert predict_folder.main([str(value) for value in arguments]) == 0
+        (page,) = (tmp_path / "r/videos").iterdir()
+        assert len(Page(page.read_text()).sources) == 3
+        shutil.rmtree(tmp_path / "r")
+    with pytest.raises(UsageError, match="a folder is expected"):
+        predict_folder.main([str(value) for value in [*arguments[:-1], tmp_path / "out.csv"]])
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium, chromium-browser or google-chrome is installed")
+@pytest.mark.parametrize("width", [1200, 400])
+def test_a_browser_shows_the_pages_at_any_width(tmp_path, video, weights, width):
+    scores = np.full((32, 2), 0.1)
+    scores[:2] = 0.97
+    long = video.rename(tmp_path / ("averylongname" * 14 + ".mp4"))
+    verdicts = [a_verdict(long, scores, [0, 1] * 16), Verdict("n" * 200, "unreadable", "the file has zero bytes")]
+    recorded = {long.name: artifacts.fingerprint(long)}
+    make(tmp_path, verdicts, weights, recorded=recorded)
+    for path, pictures in (
+        (tmp_path / "r/index.html", 1),
+        (tmp_path / "r/videos" / report.page_name(long.name), 10),
+        (tmp_path / "r/videos" / report.page_name("n" * 200), 0),
+    ):
+        for options, bright in (((), True), (("--blink-settings=preferredColorScheme=0",), False)):
+            seen = browse(tmp_path, path, width, *options)
+            assert seen.inner == width
+            assert seen.scroll <= width
+            assert seen.over == []
+            assert (seen.images, seen.decoded) == (pictures, pictures)
+            assert seen.picture.std() > 5
+            assert (seen.picture[-1, 0].min() > 200) if bright else (seen.picture[-1, 0].max() < 60)
