@@ -46,10 +46,15 @@ def _height(score: float) -> float:
 
 
 def _line(across: np.ndarray, scores: np.ndarray, stroke: str, fill: str, radius: float) -> str:
-    places = [(f"{x:.1f}", f"{_height(y):.1f}") for x, y in zip(across, scores, strict=True)]
-    dots = "".join(f'<circle cx="{x}" cy="{y}" r="{radius}" {fill}/>' for x, y in places)
-    line = " ".join(f"{x},{y}" for x, y in places)
-    return f'<polyline {stroke} points="{line}"/>{dots}' if len(places) > 1 else dots
+    """Dots, joined where no frames are missing in between: a line over a gap would show what nobody saw."""
+    places = [f"{x:.1f},{_height(y):.1f}" for x, y in zip(across, scores, strict=True)]
+    gaps = np.diff(across)
+    breaks = np.flatnonzero(gaps > 2.5 * np.median(gaps)) + 1 if len(gaps) else []
+    lines = [piece for piece in np.split(np.array(places), breaks) if len(piece) > 1]
+    dots = (place.split(",") for place in places)
+    return "".join(f'<polyline {stroke} points="{" ".join(piece)}"/>' for piece in lines) + "".join(
+        f'<circle cx="{x}" cy="{y}" r="{radius}" {fill}/>' for x, y in dots
+    )
 
 
 def _grid(end: float, unit: str) -> str:

@@ -21,11 +21,16 @@ SHOWN_PERSONS, SHOWN_COURSES = 12, 6
 SURE_FAKE = 0.8  # from here on a face is surely fake to the winners' rule
 # From which score on, its class (a colour), the verdict, and what it means.
 BANDS = (
-    (0.9, "fake", "Strong signs of a fake", "nearly every face looks like the fakes that the checkpoints learned from"),
+    (
+        0.9,
+        "fake",
+        "Strong signs of a fake",
+        "the faces that count look like the fakes that the checkpoints learned from",
+    ),
     (0.7, "fake", "Signs of a fake", "most of the evidence is for a fake, but not all of it"),
     (0.3, "open", "No clear answer", "the checkpoints can’t tell; treat it as not known"),
     (0.1, "real", "Few signs of a fake", "most of the evidence is for a real video, but not all of it"),
-    (0.0, "real", "Hardly any signs of a fake", "the faces look like those of the real videos"),
+    (0.0, "real", "Hardly any signs of a fake", "the faces that count look like those of real videos"),
 )
 STATUSES = {
     "ok": "all frames that were wanted could be read",
@@ -86,7 +91,7 @@ def build_video(verdict: Verdict, pictures: Pictures, made: Made) -> bytes:
     """The page of one video, UTF-8."""
     sections = [
         f'<header><p class="over"><a href="../index.html">All videos</a></p><h1>{esc(verdict.filename)}</h1></header>',
-        _verdict(verdict),
+        _verdict(verdict, str(made.settings.get("strategy", ""))),
         _warn(pictures.fault and f"No pictures: {pictures.fault}. All numbers are those of the run."),
         _warn(*thrown_away(verdict, str(made.settings.get("strategy", "")))),
         _persons(verdict, pictures),
@@ -172,7 +177,7 @@ def _warn(*texts: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------- the verdict
-def _verdict(verdict: Verdict) -> str:
+def _verdict(verdict: Verdict, strategy: str) -> str:
     if verdict.score is None:
         why = STATUSES.get(verdict.status, "it could not be judged")
         return (
@@ -182,10 +187,8 @@ def _verdict(verdict: Verdict) -> str:
             "</div></div>"
         )
     kind, words, meaning = band(verdict.score)
-    doubts = reasons_for_doubt(verdict)
-    lead = (
-        "What weakens it:" if doubts else "Nothing in the numbers weakens it: many faces, and checkpoints that agree."
-    )
+    doubts = reasons_for_doubt(verdict, strategy)
+    lead = "What weakens it:" if doubts else "Many faces, and the checkpoints agree."
     scale = "".join(f"<dt>{low:.1f} and more</dt><dd>{text}: {long}</dd>" for low, _, text, long in BANDS)
     return (
         f'<div class="card verdict"><div class="big {kind}">{verdict.score:.2f}</div><div><p class="words">{words}</p>'
@@ -198,7 +201,7 @@ def _verdict(verdict: Verdict) -> str:
     )
 
 
-def reasons_for_doubt(verdict: Verdict) -> list[str]:
+def reasons_for_doubt(verdict: Verdict, strategy: str) -> list[str]:
     """What makes a verdict less certain than its score says, as sentences."""
     doubts, values = [], [model["score"] for model in verdict.models]
     if values and max(values) - min(values) > 0.3:
@@ -210,6 +213,8 @@ def reasons_for_doubt(verdict: Verdict) -> list[str]:
     people = [person["score"] for person in main_persons(verdict)]
     if people and max(people) - min(people) > 0.3:
         doubts.append(f"The persons differ: from {min(people):.2f} to {max(people):.2f}. Look at each.")
+    if thrown_away(verdict, strategy):
+        doubts.append("Faces that look surely fake were left out of the score, as said below.")
     if verdict.status != "ok":
         doubts.append(f"Status {verdict.status}: {verdict.reason}.")
     return doubts
@@ -228,10 +233,12 @@ def thrown_away(verdict: Verdict, strategy: str) -> list[str]:
             texts.append(
                 f"{model['name']} scored {high} of {plural(len(column), 'face')} above {SURE_FAKE}, and the winners’ "
                 f"confident rule threw {'it' if high == 1 else 'them'} away: more than nine tenths are below 0.2, and "
-                f"it averages only those, to {model['score']:.2f}. With --strategy smooth it would be {other:.2f}."
+                f"it averages only those, to {model['score']:.2f}. With the smooth strategy it would be {other:.2f}."
             )
     if texts:
-        texts.append(f"The video would get {np.mean(smooth):.2f} with --strategy smooth, and got {verdict.score:.2f}.")
+        texts.append(
+            f"The video would get {np.mean(smooth):.2f} with the smooth strategy, and got {verdict.score:.2f}."
+        )
     return texts
 
 

@@ -134,10 +134,12 @@ def test_t7_faces_that_were_thrown_away_are_named(tmp_path):
     smooth = np.sqrt((3 * 0.95**2 + 29 * 0.1**2) / 32)
     assert "a scored 3 of 32 faces above 0.8" in sentence
     assert "threw them away: more than nine tenths are below 0.2, and it averages only those, to 0.10." in sentence
-    assert f"With --strategy smooth it would be {smooth:.2f}." in sentence
+    assert f"With the smooth strategy it would be {smooth:.2f}." in sentence
     assert f"would get {(smooth + 0.1) / 2:.2f}" in total
     made = Made({"strategy": "confident"}, {}, {})
-    assert sentence in Page(report_page.build_video(verdict, Pictures(), made).decode()).text
+    text = Page(report_page.build_video(verdict, Pictures(), made).decode()).text
+    assert sentence in text
+    assert "surely fake were left out" in text
     assert report_page.thrown_away(verdict, "mean") == []
     assert report_page.thrown_away(a_verdict(tmp_path / "v.mp4", np.full((32, 2), 0.1)), "confident") == []
 
@@ -178,6 +180,13 @@ def test_the_chart_has_time_across(rate, unit):
     assert drawn.count("<polyline") == 3
     middle = report_chart._LEFT + (460 - report_chart._LEFT - report_chart._RIGHT) / 2
     assert f'cx="{middle:.1f}" cy="{report_chart._height(0.5):.1f}"' in drawn
+
+
+def test_a_line_does_not_cross_a_gap():
+    faces = [{"frame": number, "scores": [0.5]} for number in (0, 1, 2, 30, 31, 45)]
+    drawn = report_chart.chart(faces, 49, 25.0, "Person 0")
+    assert [line.count(",") for line in drawn.split("<polyline")[1:]] == [3, 2]
+    assert drawn.count("<circle") == 6
 
 
 # ---------------------------------------------------------------------------------------------- heat maps
