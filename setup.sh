@@ -35,8 +35,9 @@ rm -f "$stamp"
 echo "setup.sh: installing into $venv (about 2 minutes, 6.5 GB)"
 "$python" -m venv "$venv" || die "could not make $venv with '$python -m venv'; remove $venv and try again"
 # --no-deps: the list is complete, and facenet-pytorch's own pins of 2024 must not be followed.
-# --only-binary: no compiler is needed.
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: -r requirements.txt ||
+# --only-binary: no compiler is needed. grad-cam is plain Python, but comes as a source archive only.
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --no-binary=grad-cam \
+    -r requirements.txt ||
     die "pip could not install requirements.txt (its message is above). Check the network and the disk, then run ./setup.sh again"
 cp requirements.txt "$stamp.tmp" && mv "$stamp.tmp" "$stamp"
 echo "setup.sh: done; 'source $venv/bin/activate' for a shell with it"
