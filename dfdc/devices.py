@@ -66,6 +66,15 @@ def keep_freed_memory() -> None:
         mallopt(mmap_threshold, 32 * 2**20)  # the most that glibc takes
 
 
+def release_freed_memory() -> None:
+    """Give what this process has freed back to the system, where the C library is glibc: after a model is loaded."""
+    import ctypes
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
+
+
 def limit_threads(threads: int = 1) -> None:
     """Keep OpenCV, and PyTorch if it is loaded, to `threads` threads in this process."""
     import sys

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dfdc.devices import available_cores, run_halving
+from dfdc.devices import available_cores, release_freed_memory, run_halving
 from dfdc.imaging import center_pad, isotropic_resize, tighten
 from prediction.onnx_model import OnnxModel, is_onnx
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILE_FROM = 20_000  # faces times checkpoints of one kind: compiling a B7 takes a minute or two, and gains a third
-_CPU_BATCH, _GPU_BATCH = 4, 64
+_CPU_BATCH, _GPU_BATCH = 2, 64  # on a CPU larger ones only take memory
 _MOST_THREADS = 8  # each has a batch of maps in memory
 
 
@@ -91,6 +91,8 @@ class Ensemble:
                 model, checkpoint = load_model(path)
                 model = _lower_precision(model, self._dtype).to(device, memory_format=torch.channels_last)
                 spec = checkpoint.spec
+                del checkpoint  # the weights as read; the next checkpoint's come beside ours otherwise
+                release_freed_memory()
             self.models.append(model)
             self.specs.append(spec)
             self.names.append(path.name)

@@ -83,3 +83,35 @@ def test_t43_one_class_gives_the_metrics_that_exist():
     assert found["log_loss_fake"] == pytest.approx(-(np.log(0.9) + np.log(0.6)) / 2)
     with pytest.raises(ValueError, match="as many labels as scores"):
         scoring.metrics([], [])
+
+
+THREE_PEOPLE = np.r_[np.full(32, 0.9), np.full(64, 0.1)], np.repeat([0, 1, 2], 32)
+FEW_FAKE_FACES = np.r_[np.full(3, 0.95), np.full(29, 0.1)], np.zeros(32, int)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "three", "few"),
+    [("confident", 0.367, 0.1), ("mean", 0.367, 0.18), ("person-max", 0.9, 0.18), ("smooth", 0.785, 0.306)],
+)
+def test_t6_t7_strategies_do_what_the_readme_says(strategy, three, few):
+    rule = scoring.STRATEGIES[strategy]
+    assert rule(*THREE_PEOPLE).score == pytest.approx(three, abs=1e-3)
+    assert rule(*FEW_FAKE_FACES).score == pytest.approx(few, abs=1e-3)
+
+
+@pytest.mark.parametrize("strategy", ["mean", "person-max", "smooth"])
+def test_t8_strategies_but_confident_scale_with_the_number_of_faces(strategy):
+    rule = scoring.STRATEGIES[strategy]
+    for scores, people in (THREE_PEOPLE, FEW_FAKE_FACES):
+        assert rule(np.tile(scores, 4), np.tile(people, 4)).score == pytest.approx(rule(scores, people).score)
+
+
+def test_t7_smooth_has_no_cliff_and_passers_by_do_not_rule():
+    scores = [
+        scoring.smooth_score(np.r_[np.full(count, 0.95), np.full(32 - count, 0.1)], np.zeros(32)).score
+        for count in range(33)
+    ]
+    assert max(np.diff(scores)) < 0.1
+    assert min(np.diff(scores)) > 0
+    people = np.r_[np.zeros(31, int), 1]
+    assert scoring.person_max_score(np.r_[np.full(31, 0.1), 0.99], people).score == pytest.approx(0.1)
