@@ -49,6 +49,7 @@ def step_once(out: Path) -> None:
     engine.train_epoch(run, engine.wrap(run, frozen=False), [batch], 0)
     if ranks.is_main:
         torch.save(network.state_dict(), out)
+    distributed.barrier()
     distributed.stop()
 
 

@@ -5,6 +5,7 @@ Without a launcher everything here is the identity, so that the trainer has one 
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,9 @@ def _agents_store() -> dist.Store:
 def stop() -> None:
     """Leave the group, if there is one."""
     if dist.is_initialized():
+        # A DistributedDataParallel that nobody uses any more holds the group, and its threads, until it is collected;
+        # a process that ends before that can abort.
+        gc.collect()
         dist.destroy_process_group()
 
 

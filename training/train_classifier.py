@@ -383,7 +383,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     from training.checkpoint import CheckpointError
     from training.dataset import FoldsError
-    from training.distributed import stop
+    from training.distributed import barrier, stop
     from training.engine import StopRequested, TrainingError
     from training.model import ModelError
 
@@ -393,7 +393,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             draw_grid(args, resolve_config(args), find_folds(args))
             return 0
-        return train(args)
+        status = train(args)
+        barrier()  # none leaves while another is still writing
+        return status
     except (FoldsError, ModelError, CheckpointError) as error:
         raise UsageError(str(error)) from error
     except TrainingError as error:
