@@ -168,9 +168,8 @@ def score_videos(
             for path in paths:
                 check_model(path)
             return [progress.done[name] for name in videos], settings
-        compiled = args.compile == "on"
         ensemble = Ensemble(paths, device, args.precision)
-        ensemble.compiled = compiled or (
+        ensemble.compiled = args.compile == "on" or (
             args.compile == "auto" and worth_compiling(todo * FRAMES_PER_VIDEO, ensemble.compilable)
         )
     except (CheckpointError, ValueError) as error:

@@ -148,6 +148,15 @@ def fingerprint(path: Path) -> dict:
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "crc": crc}
 
 
+def sha256_of(path: Path) -> str:
+    """Of the whole file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:  # hashlib.file_digest came with Python 3.11
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def same_file(recorded: object, path: Path) -> bool:
     """Whether `path` is still what `recorded` (a `fingerprint`) was taken of.
 

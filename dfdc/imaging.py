@@ -163,6 +163,14 @@ def encode_png(picture: np.ndarray, level: int = 1) -> bytes:
     return data.tobytes()
 
 
+def encode_jpeg(picture: np.ndarray, quality: int = 84) -> bytes:
+    """RGB uint8 [h, w, 3] as JPEG."""
+    ok, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not ok:
+        raise ValueError(f"a picture of shape {list(picture.shape)} can't be encoded as JPEG")
+    return data.tobytes()
+
+
 def read_picture(path: Path, *, grey: bool = False) -> np.ndarray:
     """RGB uint8 [h, w, 3], or [h, w] where `grey`, from a picture file.
 

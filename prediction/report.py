@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dfdc import artifacts, layout
-from dfdc.imaging import crop_face, isotropic_resize, read_picture
+from dfdc.imaging import crop_face, encode_jpeg, isotropic_resize, read_picture
 from dfdc.video import VideoError, VideoReader
 from prediction import report_page
 from prediction.heatmap import HeatMaps
@@ -62,7 +62,7 @@ def make_report(
     """
     from dfdc.devices import resolve_device
 
-    made = Made(settings, {path.name: sha256_of(path) for path in paths}, software_versions())
+    made = Made(settings, {path.name: artifacts.sha256_of(path) for path in paths}, software_versions())
     maps = HeatMaps(list(paths), resolve_device(device))
     recorded = recorded_files(progress)
     for place in (folder, folder / "videos"):
@@ -87,15 +87,6 @@ def page_name(filename: str) -> str:
     """A file name that is safe anywhere and differs for every video, in upper and lower case alike."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", filename).strip("-")[:60]
     return f"{plain or 'video'}-{hashlib.sha256(os.fsencode(filename)).hexdigest()[:12]}.html"
-
-
-def sha256_of(path: Path) -> str:
-    """Of the whole file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:  # hashlib.file_digest came with Python 3.11
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def software_versions() -> dict[str, str]:
@@ -214,14 +205,6 @@ def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     grey = cv2.cvtColor(large, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32) * 0.85
     share = value[..., None] * 0.7  # the face stays visible where the map is brightest
     return np.clip(grey * (1 - share) + colour * share + 0.5, 0, 255).astype(np.uint8)
-
-
-def encode_jpeg(picture: np.ndarray, quality: int = 84) -> bytes:
-    """RGB uint8 [h, w, 3] as JPEG."""
-    ok, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not ok:
-        raise ValueError(f"a picture of shape {list(picture.shape)} can't be encoded as JPEG")
-    return data.tobytes()
 
 
 def _smaller(jpeg: bytes) -> bytes:

@@ -75,7 +75,7 @@ def self_test(paths: Sequence[Path], *, store: bool = False, anew: bool = False)
         UsageError: a checkpoint or what is stored beside it can't be read.
     """
     golden = {path: None if store and anew else read_golden(path) for path in paths}
-    checksums = {path: _sha256(path) for path in paths}
+    checksums = {path: artifacts.sha256_of(path) for path in paths}
     verdict, clip = score_clip(paths)
     if verdict.status not in VERDICT_STATUSES:
         print(f"self-test FAILED: the clip got no scores ({verdict.status}: {verdict.reason})")
@@ -138,7 +138,7 @@ def score_clip(paths: Sequence[Path]) -> tuple[Verdict, dict[str, str]]:
         finally:
             ensemble.close()
         pixels = hashlib.sha256(b"".join(frame.tobytes() for frame in frames)).hexdigest()
-        return verdict, {"pixels_sha256": pixels, "file_sha256": _sha256(path)}
+        return verdict, {"pixels_sha256": pixels, "file_sha256": artifacts.sha256_of(path)}
 
 
 def golden_path(checkpoint: Path) -> Path:
@@ -252,11 +252,3 @@ def _version(library: str) -> str:
         return version(library)
     except PackageNotFoundError:  # OpenCV comes under several names
         return "not installed under this name"
-
-
-def _sha256(path: Path) -> str:
-    total = hashlib.sha256()  # hashlib.file_digest is of Python 3.11
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from dfdc import layout
-from dfdc.imaging import isotropic_resize, read_picture
+from dfdc.imaging import encode_jpeg, isotropic_resize, read_picture
 from dfdc.layout import Dataset, Video
 
 MAX_PAIRS = 24
@@ -131,9 +131,9 @@ def _load(root: Path, crops_dir: str, candidate: _Candidate, turn: int, faults: 
         frame,
         face,
         size,
-        _encode(_with_points(real, points)),
-        _encode(_with_points(forged, points)),
-        None if mask is None else _encode(_with_mask(forged, mask)),
+        encode_jpeg(_with_points(real, points), QUALITY),
+        encode_jpeg(_with_points(forged, points), QUALITY),
+        None if mask is None else encode_jpeg(_with_mask(forged, mask), QUALITY),
         points is not None,
     )
 
@@ -168,10 +168,3 @@ def _with_mask(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     share = np.clip(value.astype(np.float32) / FULL_CHANGE, 0, 1)[..., None]
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32) * 0.6
     return np.clip(grey * (1 - share) + colour[..., ::-1] * share + 0.5, 0, 255).astype(np.uint8)
-
-
-def _encode(picture: np.ndarray) -> bytes:
-    ok, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    if not ok:
-        raise ValueError(f"a picture of shape {list(picture.shape)} can't be encoded as JPEG")
-    return data.tobytes()
