@@ -2,6 +2,8 @@
 
 Frame k is the k-th frame of the stream in the order of showing. Frames are numbered by the packets' time
 stamps and not by counting what comes out of the decoder, so that one lost frame does not shift the rest.
+Where few frames of a long video are wanted, the reader jumps from key frame to key frame; pictures and numbers are
+those of reading it all, which is what it goes back to where a jump does not land where it should.
 Colours are converted as OpenCV's reader does it (bicubic chroma, the stream's own matrix): the published
 weights were trained on such pixels.
 """
@@ -9,12 +11,13 @@ weights were trained on such pixels.
 from __future__ import annotations
 
 import contextlib
-import heapq
-from collections.abc import Iterable, Iterator
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,6 +25,9 @@ from dfdc.artifacts import atomic_file
 
 if TYPE_CHECKING:
     import av
+
+_JUMP = 16  # frames that a jump must spare: it empties the decoder, and begins with a key frame, the dearest
+_MOST_REORDERED = 32  # places that a packet may lie from where it is shown; codecs allow 16
 
 
 class VideoError(RuntimeError):
@@ -33,6 +39,17 @@ class VideoError(RuntimeError):
 
     def __reduce__(self) -> tuple:
         return (VideoError, (self.path, self.reason))  # so that it survives the way between processes
+
+
+class _KeyFrame(NamedTuple):
+    """A frame at which decoding can begin."""
+
+    number: int
+    stamp: int  # in the stream's unit of time
+
+
+class _JumpFailed(Exception):
+    """Decoding from a key frame did not begin with it, or something was lost after it."""
 
 
 class VideoReader:
@@ -56,6 +73,8 @@ class VideoReader:
         self.path = Path(path)
         self.lost: list[int] = []
         self._threads = threads
+        self._stamps: array | None = None  # of the frames, in the order of showing; None where they mean nothing
+        self._key_frames: list[_KeyFrame] = []  # to jump to; none where that is not to be relied on
         try:
             if self.path.stat().st_size == 0:
                 raise VideoError(self.path, "the file has zero bytes")
@@ -73,7 +92,7 @@ class VideoReader:
             height, width = first.height, first.width
             self.height, self.width = (width, height) if self._quarter_turns % 2 else (height, width)
             self.fps = float(stream.average_rate or 0)
-            self.frame_count, self._stamped = self._count_packets()
+            self._look_through_packets()
         except av.FFmpegError as error:
             raise VideoError(self.path, f"can't be decoded: {error.strerror}") from error
         finally:
@@ -108,34 +127,46 @@ class VideoReader:
         stream.codec_context.options = {"err_detect": "explode"}
         return stream
 
-    def _count_packets(self) -> tuple[int, bool]:
-        """(frames to be shown, whether all packets are stamped), from the packets, without decoding.
+    def _look_through_packets(self) -> None:
+        """Find out, without decoding, how many frames are shown, when, and which are key frames.
 
         A container's own count may be an estimate, count frames that an edit list hides, or be a lie. It is believed
         only where the file was cut: an index that lists more frames than there are packets.
         """
         import av
 
-        count, stamped = 0, True
+        stamps, is_key, stamped = array("q"), array("b"), True
         with self._open() as container:
             stream = self._stream_of(container)
             packets = container.demux(stream)
             with contextlib.suppress(av.FFmpegError):  # a cut file: what came before counts
                 for packet in packets:
                     if packet.size and not packet.is_discard:
-                        count += 1
                         stamped &= packet.pts is not None
-            indexed = stream.frames if "mp4" in container.format.name else 0
-            if indexed > count and stream.duration and stream.average_rate:
+                        stamps.append(packet.pts or 0)
+                        is_key.append(packet.is_keyframe)
+            self.frame_count, kind = len(stamps), container.format.name
+            indexed = stream.frames if "mp4" in kind else 0
+            if indexed > self.frame_count and stream.duration and stream.average_rate:
                 shown = round(stream.duration * stream.time_base * stream.average_rate)
-                count = max(count, min(indexed, shown, self.path.stat().st_size // 8))
-        return count, stamped
+                self.frame_count = max(self.frame_count, min(indexed, shown, self.path.stat().st_size // 8))
+        in_file = np.frombuffer(stamps, np.int64)
+        order = np.argsort(in_file, kind="stable")
+        if not stamped or (np.abs(order - np.arange(len(order))) > _MOST_REORDERED).any():
+            return  # without stamps, or they begin anew: two recordings in one stream
+        shown_at = in_file[order]
+        self._stamps = array("q", shown_at.tobytes())
+        # Other containers have no index that a time stamp leads into.
+        if ("mp4" in kind or "matroska" in kind) and (np.diff(shown_at) > 0).all():
+            numbers = np.flatnonzero(np.frombuffer(is_key, np.int8)[order])
+            self._key_frames = [
+                _KeyFrame(*pair) for pair in zip(numbers.tolist(), shown_at[numbers].tolist(), strict=True)
+            ]
 
     def _decoded(self, stream: av.VideoStream) -> Iterator[tuple[av.VideoFrame, bool]]:
-        """Decoded frames and whether they are sound; sets `_pending` for the numbering."""
+        """Decoded frames and whether they are sound."""
         import av
 
-        self._pending: list[int] = []  # heap: time stamps of packets whose frame is still to come
         damaged = False  # since an error and until the next key frame, pictures are built on broken ones
         packets = self._container.demux(stream)
         while True:
@@ -146,9 +177,6 @@ class VideoReader:
             except av.FFmpegError:
                 # A broken index or a cut file: nothing comes after it, but the decoder still holds frames.
                 packet = None
-            if packet is not None and packet.size and not packet.is_discard and packet.pts is not None:
-                heapq.heappush(self._pending, packet.pts)
-            # A frame that can't be decoded leaves its time stamp in the heap: those after it keep their numbers.
             try:
                 decoded = packet.decode() if packet is not None else stream.decode(None)
             except av.FFmpegError:
@@ -160,28 +188,87 @@ class VideoReader:
             if packet is None:
                 return
 
-    def numbered_frames(self) -> Iterator[tuple[int, av.VideoFrame, bool]]:
-        """(frame number, undisplayed frame, whether it is sound) of every frame that comes out of the decoder.
+    def numbered_frames(self, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, av.VideoFrame, bool]]:
+        """(frame number, undisplayed frame, whether it is sound) of the frames that come out of the decoder.
 
-        A frame's number is how many packets are shown before it. The decoder gives frames in the order of showing,
-        so by the time one comes out, every packet that is shown earlier has been seen. Where packets are not
-        stamped, or stamps go backwards (two recordings in one stream), counting is all there is.
+        Args:
+            wanted: sorted frame numbers; frames between them may be left out. None: all frames.
         """
+        last = -1
+        try:
+            for item in self._jumping(wanted or []):
+                last = item[0]
+                yield item
+        except _JumpFailed:
+            for item in self._numbered(self._rewound()):
+                if item[0] > last:
+                    yield item
+
+    def _rewound(self) -> av.VideoStream:
         self._container.close()
         self._container = self._open()
-        number, previous, stamped = -1, None, self._stamped
-        for frame, sound in self._decoded(self._stream()):
-            if stamped and (frame.pts is None or (previous is not None and frame.pts < previous)):
-                stamped = False
-            if stamped:
-                previous = frame.pts
-                while self._pending and self._pending[0] < frame.pts:
-                    heapq.heappop(self._pending)  # never came out
-                    number += 1
-                if self._pending:
-                    heapq.heappop(self._pending)
-            number += 1
+        return self._stream()
+
+    def _jumping(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame, bool]]:
+        """As `numbered_frames`, over what lies between the wanted frames.
+
+        Raises:
+            _JumpFailed: what came after a jump is not to be relied on.
+        """
+        import av
+
+        stream, number = self._rewound(), -1
+        while True:
+            key = self._key_frame_before(wanted, number)
+            if key is not None:
+                try:
+                    self._container.seek(key.stamp, stream=stream)
+                except av.FFmpegError as error:
+                    raise _JumpFailed from error
+            for number, frame, sound in self._numbered(stream, key):  # noqa: B007 (it is where the next jump begins)
+                yield number, frame, sound
+                if self._key_frame_before(wanted, number) is not None:
+                    break
+            else:
+                return
+
+    def _key_frame_before(self, wanted: Sequence[int], number: int) -> _KeyFrame | None:
+        """The key frame to go on from after frame `number`, if that spares something on the way to what is wanted."""
+        place = bisect_right(wanted, number)
+        if place == len(wanted):
+            return None
+        index = bisect_right(self._key_frames, wanted[place], key=lambda key: key.number) - 1
+        return self._key_frames[index] if index >= 0 and self._key_frames[index].number > number + _JUMP else None
+
+    def _numbered(
+        self, stream: av.VideoStream, key: _KeyFrame | None = None
+    ) -> Iterator[tuple[int, av.VideoFrame, bool]]:
+        """Number what is decoded from the beginning, or from `key`, to which the container was set.
+
+        A frame's number is how many packets are shown before it, whatever became of those. Where the stamps mean
+        nothing, counting is all there is.
+
+        Raises:
+            _JumpFailed: with `key`, at whatever is not as it would be had all been read.
+        """
+        number, stamps, begun = -1, self._stamps, key is None
+        for frame, sound in self._decoded(stream):
+            if frame.pts is None:
+                stamps = None
+            elif not begun and frame.pts < key.stamp:
+                continue  # the container went back to an earlier key frame, or these come out before it
+            found = number + 1
+            if stamps is not None:
+                first, end = bisect_left(stamps, frame.pts), bisect_right(stamps, frame.pts)
+                found = max(first, found)  # of two with one stamp, the second comes second
+                if found > max(first, end - 1):
+                    continue  # after damage a decoder may hand out an old frame once more
+            if key is not None and not (sound and found == (number + 1 if begun else key.number)):
+                raise _JumpFailed
+            number, begun = found, True
             yield number, frame, sound
+        if not begun:
+            raise _JumpFailed
 
     def frames(self, wanted: Iterable[int] | None = None, *, stride: int = 1) -> Iterator[tuple[int, np.ndarray]]:
         """(number, picture) of the wanted frames, in order; those lost go to `lost`.
@@ -202,7 +289,7 @@ class VideoReader:
         self.lost = []
         given, position, expected = 0, 0, 0  # expected: the next multiple of stride
         last = -1
-        for number, frame, sound in self.numbered_frames():
+        for number, frame, sound in self.numbered_frames(targets):
             last = number
             if targets is None:
                 while expected < number:

@@ -122,6 +122,69 @@ def test_a_headers_lie_about_the_length_costs_nothing(tmp_path, write_numbered):
     assert len(reader.lost) < 10_000
 
 
+LONG = 240
+GOP = {"g": "24", "keyint_min": "24", "sc_threshold": "0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "jumps"),
+    [
+        ("closed.mp4", "libx264", {**GOP, "bf": "3", "b-adapt": "0"}, True),
+        ("open.mp4", "libx264", {**GOP, "bf": "3", "b-adapt": "0", "x264-params": "open-gop=1"}, True),
+        ("open.mkv", "libx264", {**GOP, "bf": "3", "b-adapt": "0", "x264-params": "open-gop=1"}, True),
+        ("short.mp4", "libx264", {"g": "2", "bf": "1"}, True),
+        ("refresh.mp4", "libx264", {**GOP, "intra-refresh": "1", "bf": "0"}, False),
+        ("one.mp4", "libx264", {"g": "1000", "keyint_min": "1000", "sc_threshold": "0"}, False),
+        ("hevc.mp4", "libx265", {"x265-params": "log-level=none:keyint=24:min-keyint=24:open-gop=1:bframes=4"}, True),
+        ("vp9.webm", "libvpx-vp9", {"g": "24", "cpu-used": "8", "deadline": "realtime"}, True),
+        ("all.mkv", "mjpeg", {}, True),
+        ("stream.ts", "libx264", GOP, False),  # a container without an index
+    ],
+)
+def test_t10_jumping_over_frames_gives_those_of_reading_all(tmp_path, name, codec, options, jumps):
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = encode(tmp_path / name, codec, pix_fmt, LONG, options=options)
+    with VideoReader(path) as reader:
+        assert reader.frame_count == LONG
+        expected = dict(reader.frames())
+    assert len(expected) == LONG
+    for wanted in ([0, 100, 101, 239], [200], [23, 24, 25, 71, 72, 73, 180], list(range(5, LONG, 60))):
+        with VideoReader(path) as reader:
+            found = dict(reader.frames(wanted))
+            assert list(found) == wanted
+            assert reader.lost == []
+            assert all(np.array_equal(found[number], expected[number]) for number in wanted)
+            decoded = [number for number, _, _ in reader.numbered_frames([200, 201])]
+        assert (decoded.index(200) < 60) == jumps
+
+
+def test_t11_after_a_lost_key_frame_the_numbers_are_right_and_jumping_changes_nothing(tmp_path):
+    path = encode(tmp_path / "x.mp4", options=GOP, count=LONG)
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for position, size in places[96:100]:  # a key frame, and what follows
+        data[position + 4 : position + size] = bytes(size - 4)
+    path.write_bytes(data)
+    wanted = [10, 60, 110, 160, 210]
+    everything, reader = read(path)  # with B-frames, the decoder hands out some of those before in a wrong order
+    assert everything == {number: number for number in everything}
+    assert set(range(94)) | set(range(120, LONG)) <= set(everything)
+    assert sorted([*everything, *reader.lost]) == list(range(LONG))
+    found, reader = read(path, wanted)
+    assert found == {number: number for number in wanted if number != 110}
+    assert reader.lost == [110]
+
+
+def test_two_recordings_in_one_stream_are_counted_through(tmp_path):
+    source, path = encode(tmp_path / "s.ts", options=GOP, count=60), tmp_path / "d.ts"
+    path.write_bytes(source.read_bytes() * 2)
+    with VideoReader(path) as reader:
+        assert reader.frame_count == 120
+        found = {number: read_number(frame) for number, frame in reader.frames([0, 30, 70, 119])}
+    assert found == {0: 0, 30: 30, 70: 10, 119: 59}
+
+
 def test_t15_variable_frame_rate_and_an_offset_start(tmp_path):
     path = encode(tmp_path / "v.mkv", pts=lambda n: 500 + n * 40 + (n % 3) * 11 + (n // 20) * 900)
     assert read(path, stride=1)[0] == {number: number for number in range(40)}
