@@ -19,18 +19,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dfdc import artifacts, layout, parallel
-from dfdc.devices import DEVICE_HELP
-from dfdc.faces import PREDICT_THRESHOLDS, FaceDetector, parse_detector_scale
+from dfdc.devices import DEVICE_HELP, resolve_device
+from dfdc.faces import FaceDetector, parse_detector_scale
 from dfdc.imaging import MARGIN_PART
 from dfdc.parallel import UsageError
 from dfdc.scoring import STRATEGIES
 from prediction.calibration import apply_temperature, check_enough, fit_to_file, read_temperature
-from prediction.ensemble import PRECISIONS
+from prediction.ensemble import PRECISIONS, Ensemble, choose_precision, common_thresholds, worth_compiling
 from prediction.inputs import find_models, held_out_inputs, list_inputs, read_labels
 from prediction.metrics_report import evaluate, print_report
+from prediction.onnx_model import check_model
+from prediction.pipeline import predict, reader_count
 from prediction.reading import FRAMES_PER_VIDEO
 from prediction.selftest import self_test
 from prediction.verdict import Progress, Verdict
@@ -120,12 +122,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "models": [{"name": path.name, **artifacts.fingerprint(path)} for path in paths],
         "frames": FRAMES_PER_VIDEO,
         "detector_scale": args.detector_scale,
-        "detector_thresholds": list(PREDICT_THRESHOLDS),
         "margin_part": MARGIN_PART,
         "strategy": args.strategy,
     }
     temperature = read_temperature(args.calibration, settings) if args.calibration else None
-    verdicts, settings = score_videos(args, videos, paths, settings)
+    run = score_videos(args, videos, paths, settings)
+    verdicts, settings = run.verdicts, run.settings
     if temperature is not None:
         verdicts = apply_temperature(verdicts, temperature)
         settings["temperature"] = temperature
@@ -143,20 +145,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.report:
         from prediction.report import make_report
 
-        progress = args.output.with_name(args.output.name + ".progress")
-        page = make_report(args.report, verdicts, settings, paths, device=args.device, progress=progress)
+        ensemble = run.ensemble or load_ensemble(args, paths)
+        page = make_report(args.report, verdicts, settings, ensemble, run.files)
         print(f"report: {page}")
     return 0 if all(verdict.judged for verdict in verdicts) else 1
 
 
+class Run(NamedTuple):
+    """What scoring gave: `settings` with what was chosen by itself, `ensemble` None where all had been scored before.
+
+    `files` has the fingerprint of each video, by name.
+    """
+
+    verdicts: list[Verdict]
+    settings: dict[str, Any]
+    files: dict[str, Any]
+    ensemble: Ensemble | None
+
+
 def score_videos(
     args: argparse.Namespace, videos: dict[str, Path], paths: Sequence[Path], settings: dict[str, Any]
-) -> tuple[list[Verdict], dict[str, Any]]:
-    """The verdicts, and the settings with what was chosen by itself."""
-    from dfdc.devices import resolve_device
-    from prediction.ensemble import Ensemble, choose_precision, worth_compiling
-    from prediction.onnx_model import check_model
-    from prediction.pipeline import predict, reader_count
+) -> Run:
+    """Score the videos that have no verdict yet.
+
+    Raises:
+        UsageError: a checkpoint can't be used, or not with the others or the settings.
+    """
     from training.checkpoint import CheckpointError
 
     try:
@@ -165,22 +179,26 @@ def score_videos(
         progress = Progress(args.output.with_name(args.output.name + ".progress"), settings, videos, anew=args.force)
         todo = len(videos.keys() - progress.done.keys())
         if not todo:
-            for path in paths:
-                check_model(path)
-            return [progress.done[name] for name in videos], settings
-        ensemble = Ensemble(paths, device, args.precision)
-        ensemble.compiled = args.compile == "on" or (
-            args.compile == "auto" and worth_compiling(todo * FRAMES_PER_VIDEO, ensemble.compilable)
-        )
+            thresholds = common_thresholds([check_model(path) for path in paths], [path.name for path in paths])
+            settings["detector_thresholds"] = list(thresholds)
+            return Run([progress.done[name] for name in videos], settings, progress.files, None)
+        ensemble = load_ensemble(args, paths)
+        thresholds = ensemble.detector_thresholds
     except (CheckpointError, ValueError) as error:
         raise UsageError(str(error)) from error
-    detector = FaceDetector(PREDICT_THRESHOLDS, device)
+    ensemble.compiled = args.compile == "on" or (
+        args.compile == "auto" and worth_compiling(todo * FRAMES_PER_VIDEO, ensemble.compilable)
+    )
     try:
-        verdicts = predict(videos, ensemble, detector, args.detector_scale, progress, strategy=args.strategy,
-                           readers=reader_count(device))  # fmt: skip
+        verdicts = predict(videos, ensemble, FaceDetector(thresholds, device), args.detector_scale, progress,
+                           strategy=args.strategy, readers=reader_count(device))  # fmt: skip
     finally:
         ensemble.close()
-    return verdicts, settings
+    return Run(verdicts, {**settings, "detector_thresholds": list(thresholds)}, progress.files, ensemble)
+
+
+def load_ensemble(args: argparse.Namespace, paths: Sequence[Path]) -> Ensemble:
+    return Ensemble(paths, resolve_device(args.device), args.precision)
 
 
 def write_results(output: Path, verdicts: Sequence[Verdict], settings: dict[str, Any], summary: dict) -> None:

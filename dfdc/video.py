@@ -225,7 +225,7 @@ class VideoReader:
                     self._container.seek(key.stamp, stream=stream)
                 except av.FFmpegError as error:
                     raise _JumpFailed from error
-            for number, frame, sound in self._numbered(stream, key):  # noqa: B007 (it is where the next jump begins)
+            for number, frame, sound in self._numbered(stream, key):
                 yield number, frame, sound
                 if self._key_frame_before(wanted, number) is not None:
                     break

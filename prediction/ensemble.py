@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 from collections.abc import Callable, Sequence
@@ -77,6 +78,7 @@ class Ensemble:
         self.precision = choose_precision(precision, device)
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         self._device, self._on_gpu = device, device.startswith("cuda")
+        self.paths = list(paths)
         self.names: list[str] = []
         self.specs: list[ModelSpec] = []
         self.models: list[torch.nn.Module | OnnxModel] = []
@@ -88,9 +90,8 @@ class Ensemble:
                 model = OnnxModel(path, device, max(1, available_cores() // self.threads))
                 spec = model.spec
             else:
-                model, checkpoint = load_model(path)
-                model = _lower_precision(model, self._dtype).to(device, memory_format=torch.channels_last)
-                spec = checkpoint.spec
+                model, checkpoint = load_model(path, mapped=True)
+                model, spec = _settle(model, self._dtype, device), checkpoint.spec
                 del checkpoint  # the weights as read; the next checkpoint's come beside ours otherwise
                 release_freed_memory()
             self.models.append(model)
@@ -145,9 +146,9 @@ class Ensemble:
         import torch
 
         with torch.inference_mode():
-            batch = self._normalizers[index](torch.from_numpy(images).to(self._device))
-            program = self._program(index) if self.compiled and not is_onnx(Path(self.names[index])) else None
-            with torch.autocast(self._device.split(":")[0], self._dtype, enabled=self.precision != "fp32"):
+            batch = self.normalized(index, images)
+            program = self._program(index) if self.compiled and not is_onnx(self.paths[index]) else None
+            with self.autocast():
                 if program is None:
                     logits = self.models[index](batch)[:, 0]
                 else:  # one shape: another would be compiled anew
@@ -156,6 +157,18 @@ class Ensemble:
                     weights = dict(self.models[index].state_dict())
                     logits = program(weights, full.contiguous(memory_format=torch.channels_last))[: len(batch), 0]
             return torch.sigmoid(logits.float()).cpu().numpy()
+
+    def normalized(self, index: int, images: np.ndarray) -> torch.Tensor:
+        """RGB uint8 [n, size, size, 3] as checkpoint `index` takes them: float [n, 3, size, size], on the device."""
+        import torch
+
+        return self._normalizers[index](torch.from_numpy(images).to(self._device))
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """In which the networks compute in the ensemble's precision."""
+        import torch
+
+        return torch.autocast(self._device.split(":")[0], self._dtype, enabled=self.precision != "fp32")
 
     def _program(self, index: int) -> Callable:
         """The compiled network of checkpoint `index`: weights go in, so that all of its kind share it."""
@@ -176,22 +189,46 @@ class Ensemble:
     @property
     def compilable(self) -> list[ModelSpec]:
         """The specs of the checkpoints that PyTorch runs."""
-        pairs = zip(self.names, self.specs, strict=True)
-        return [spec for name, spec in pairs if not is_onnx(Path(name))]
+        return [spec for path, spec in zip(self.paths, self.specs, strict=True) if not is_onnx(path)]
+
+    @property
+    def detector_thresholds(self) -> tuple[float, float, float]:
+        """Of the face detector whose crops the checkpoints want."""
+        return common_thresholds(self.specs, self.names)
 
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown()
 
 
-def _lower_precision(model: torch.nn.Module, dtype: Any) -> torch.nn.Module:
-    """Weights of convolutions and dense layers in `dtype`; norms stay exact. Autocast has nothing left to convert."""
+def _settle(model: torch.nn.Module, dtype: Any, device: str) -> torch.nn.Module:
+    """Bring a network to where and how it computes, one tensor after the other; none stays in a mapped file.
+
+    Weights of convolutions and dense layers go to `dtype`, so that autocast has nothing left to convert; norms stay
+    exact.
+    """
     import torch
 
     for module in model.modules():
-        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
-            module.to(dtype)
+        lower = isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+            kind = dtype if lower and tensor.is_floating_point() else tensor.dtype
+            tensor.data = tensor.data.to(device, kind, memory_format=layout, copy=True)
     return model
+
+
+def common_thresholds(specs: Sequence[ModelSpec], names: Sequence[str]) -> tuple[float, float, float]:
+    """The face detector's thresholds that all checkpoints were made for.
+
+    Raises:
+        ValueError: they differ; faces are searched once for all.
+    """
+    by_threshold = {spec.detector_thresholds: name for name, spec in zip(names, specs, strict=True)}
+    if len(by_threshold) > 1:
+        said = "; ".join(f"{name}: {thresholds}" for thresholds, name in by_threshold.items())
+        raise ValueError(f"these checkpoints want different face detector thresholds; score with them apart ({said})")
+    return next(iter(by_threshold))
 
 
 def worth_compiling(faces: int, specs: Sequence[ModelSpec]) -> bool:

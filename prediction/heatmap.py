@@ -9,7 +9,6 @@ from there on only, so that it costs a forward pass and no memory for a backward
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -20,14 +19,14 @@ from dfdc.imaging import center_pad, isotropic_resize, tighten
 if TYPE_CHECKING:
     import torch
 
-    from training.checkpoint import ModelSpec
+    from prediction.ensemble import Ensemble
 
 
 def make_heatmap(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray | None:
     """What in the pictures spoke for "fake".
 
     Args:
-        model: a network of training/model.py, in fp32, on the device of `images`.
+        model: a network of training/model.py, on the device of `images`; in less than fp32 under autocast.
         images: normalised float32 [1, 3, size, size].
 
     Returns:
@@ -66,7 +65,7 @@ def _feature_stage(encoder: Any) -> torch.nn.Module:
             with torch.no_grad():
                 maps = compute(images, **options)
             _channels_first(maps, encoder)
-            return maps.requires_grad_()
+            return maps.float().requires_grad_()
 
     return Stage()
 
@@ -95,48 +94,30 @@ def _channels_first(maps: Any, encoder: Any) -> torch.Tensor:
     return maps.clone()  # what comes after may work in place, and Grad-CAM keeps a view
 
 
-class HeatMaps:
-    """Heat maps of crops by checkpoints, which are loaded when first asked for, in fp32.
+def look(ensemble: Ensemble, index: int, crop: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """What checkpoint `index` was shown of a crop, and where it looked.
 
     Args:
-        paths: of the checkpoints.
-        device: a PyTorch device name.
+        ensemble: its networks are used as they are, in their precision; nothing is loaded once more.
+        crop: RGB uint8 [h, w, 3], cut with a third of the box as margin.
+
+    Returns:
+        the crop with the checkpoint's own margin, RGB uint8 [h', w', 3]; its heat map, float32 [h', w'] in 0..1,
+        None where the network has none: it is an ONNX file, or its features have no places.
     """
+    import torch
 
-    def __init__(self, paths: list[Path], device: str) -> None:
-        self.paths, self._device = paths, device
-        self._loaded: dict[int, tuple[torch.nn.Module, ModelSpec]] = {}
-
-    def look(self, index: int, crop: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """What checkpoint `index` was shown of a crop, and where it looked.
-
-        Args:
-            crop: RGB uint8 [h, w, 3], cut with a third of the box as margin.
-
-        Returns:
-            the crop with the checkpoint's own margin, RGB uint8 [h', w', 3]; its heat map, float32 [h', w'] in 0..1,
-            None where the network has none.
-
-        Raises:
-            CheckpointError: it can't be read.
-        """
-        import torch
-
-        from training.checkpoint import load_model
-        from training.model import Normalizer
-
-        if index not in self._loaded:
-            model, checkpoint = load_model(self.paths[index])
-            model.requires_grad_(False)  # the gradient is that of the maps
-            self._loaded[index] = model.float().to(self._device), checkpoint.spec
-        model, spec = self._loaded[index]
-        seen = tighten(crop, spec.margin_part)
-        small = isotropic_resize(seen, spec.size)
-        batch = torch.from_numpy(center_pad(small, spec.size).copy())[None].to(self._device)
-        heat = make_heatmap(model, Normalizer(spec.mean, spec.std, self._device)(batch))
-        if heat is None:
-            return seen, None
-        height, width = small.shape[:2]
-        top, left = (spec.size - height) // 2, (spec.size - width) // 2  # as center_pad put it
-        inner = heat[top : top + height, left : left + width]
-        return seen, cv2.resize(inner, (seen.shape[1], seen.shape[0]), interpolation=cv2.INTER_LINEAR)
+    spec, model = ensemble.specs[index], ensemble.models[index]
+    seen = tighten(crop, spec.margin_part)
+    if not isinstance(model, torch.nn.Module):
+        return seen, None
+    small = isotropic_resize(seen, spec.size)
+    model.requires_grad_(False)  # the gradient is that of the maps
+    with ensemble.autocast():
+        heat = make_heatmap(model, ensemble.normalized(index, center_pad(small, spec.size)[None]))
+    if heat is None:
+        return seen, None
+    height, width = small.shape[:2]
+    top, left = (spec.size - height) // 2, (spec.size - width) // 2  # as center_pad put it
+    inner = heat[top : top + height, left : left + width]
+    return seen, cv2.resize(inner, (seen.shape[1], seen.shape[0]), interpolation=cv2.INTER_LINEAR)

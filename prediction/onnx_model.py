@@ -22,18 +22,15 @@ def is_onnx(path: Path) -> bool:
     return path.suffix.lower() == SUFFIX
 
 
-def check_model(path: Path) -> None:
-    """See that a checkpoint or ONNX file can be used, without keeping it.
+def check_model(path: Path) -> ModelSpec:
+    """See that a checkpoint or ONNX file can be used, and what it needs, without keeping it.
 
     Raises:
         CheckpointError: it can't be.
     """
     from training.checkpoint import read_checkpoint
 
-    if is_onnx(path):
-        OnnxModel(path, "cpu")
-    else:
-        read_checkpoint(path)
+    return OnnxModel(path, "cpu").spec if is_onnx(path) else read_checkpoint(path, mapped=True).spec
 
 
 class OnnxModel:

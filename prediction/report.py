@@ -7,12 +7,11 @@ frames that are shown are read again, one video at a time, so that memory does n
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from dfdc import artifacts, layout
 from dfdc.imaging import crop_face, encode_jpeg, isotropic_resize, read_picture
 from dfdc.video import VideoError, VideoReader
 from prediction import report_page
-from prediction.heatmap import HeatMaps
+from prediction.ensemble import Ensemble
+from prediction.heatmap import look
 from prediction.report_page import FacePicture, Made, Pictures
 from prediction.verdict import Verdict
 
@@ -38,10 +38,8 @@ def make_report(
     folder: Path,
     verdicts: Sequence[Verdict],
     settings: dict[str, Any],
-    paths: Sequence[Path],
-    *,
-    device: str,
-    progress: Path,
+    ensemble: Ensemble,
+    files: Mapping[str, Any],
 ) -> Path:
     """Write the pages; the index comes last, so that what it links to is there.
 
@@ -49,29 +47,23 @@ def make_report(
         folder: made where it is not there; pages of an earlier report with the same names are replaced.
         verdicts: as in submission.json.
         settings: of the run.
-        paths: of the checkpoints, in the order of the faces' scores.
-        device: for the heat maps; a name that `resolve_device` takes.
-        progress: the run's progress file, which has the fingerprint of each video at the time it was scored.
+        ensemble: of the checkpoints, in the order of the faces' scores; it makes the heat maps.
+        files: the fingerprint of each video when it was scored, by name (see `Progress`).
 
     Returns:
         the path of the index.
 
     Raises:
         OSError: a page can't be written.
-        CheckpointError: a checkpoint can't be read any more.
     """
-    from dfdc.devices import resolve_device
-
-    made = Made(settings, {path.name: artifacts.sha256_of(path) for path in paths}, software_versions())
-    maps = HeatMaps(list(paths), resolve_device(device))
-    recorded = recorded_files(progress)
+    made = Made(settings, {path.name: artifacts.sha256_of(path) for path in ensemble.paths}, software_versions())
     for place in (folder, folder / "videos"):
         artifacts.remove_leftovers(place)
     pages: dict[str, str] = {}
     small: dict[str, bytes] = {}
     for verdict in tqdm(verdicts, desc="report", unit="video", disable=None):
         pages[verdict.filename] = f"videos/{page_name(verdict.filename)}"
-        pictures = read_pictures(verdict, recorded.get(verdict.filename), maps)
+        pictures = read_pictures(verdict, files.get(verdict.filename), ensemble)
         if pictures.thumbnails:
             first = next(p["person"] for p in verdict.persons if p["person"] in pictures.thumbnails)
             small[verdict.filename] = _smaller(pictures.thumbnails[first])
@@ -100,27 +92,12 @@ def software_versions() -> dict[str, str]:
     return versions
 
 
-def recorded_files(progress: Path) -> dict[str, Any]:
-    """Fingerprint of each video when it was scored, by name, from the progress file; the last line of each counts."""
-    files: dict[str, Any] = {}
-    with progress.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue  # the last line of a killed run
-            if isinstance(row, dict) and isinstance(row.get("verdict"), dict) and "file" in row:
-                files[row["verdict"].get("filename")] = row["file"]
-    return files
-
-
 # ------------------------------------------------------------------------------------------ the pictures
-def read_pictures(verdict: Verdict, recorded: Any, maps: HeatMaps) -> Pictures:
+def read_pictures(verdict: Verdict, recorded: Any, ensemble: Ensemble) -> Pictures:
     """The pictures of a video's page, read again from the file; with `fault` set where that can't be.
 
     Args:
         recorded: the file's fingerprint when it was scored; None where it is not known.
-        maps: of the checkpoints.
     """
     if not verdict.faces:
         return Pictures()
@@ -144,7 +121,7 @@ def read_pictures(verdict: Verdict, recorded: Any, maps: HeatMaps) -> Pictures:
             for place, face in enumerate(suspects):
                 crop = crop_face(frame, face["box"]) if face["frame"] == number else None
                 if crop is not None:
-                    found[place] = _face_picture(face, crop, maps)
+                    found[place] = _face_picture(face, crop, ensemble)
     except VideoError as error:
         return Pictures(f"the file can’t be read again ({error.reason})")
     except OSError as error:  # of a picture
@@ -179,9 +156,9 @@ def _frames(path: Path, wanted: set[int]) -> Any:
         yield from reader.frames(wanted)
 
 
-def _face_picture(face: dict[str, Any], crop: np.ndarray, maps: HeatMaps) -> FacePicture:
+def _face_picture(face: dict[str, Any], crop: np.ndarray, ensemble: Ensemble) -> FacePicture:
     surest = int(np.argmax(face["scores"]))
-    seen, heat = maps.look(surest, crop)
+    seen, heat = look(ensemble, surest, crop)
     picture = encode_jpeg(isotropic_resize(seen, FACE_SIDE))
     if heat is None:
         return FacePicture(face, surest, picture, None)

@@ -84,7 +84,10 @@ def _style() -> Path:
     return Path(__file__).with_name("report.css")
 
 
-_FOOTER = "Made by <code>python predict_folder.py --report DIR</code>. A score is no proof, and is not calibrated."
+def _footer(made: Made) -> str:
+    temperature = made.settings.get("temperature")
+    sure = "is not calibrated" if temperature is None else f"was calibrated with a temperature of {temperature:.3g}"
+    return f"Made by <code>python predict_folder.py --report DIR</code>. A score is no proof, and {sure}."
 
 
 def build_video(verdict: Verdict, pictures: Pictures, made: Made) -> bytes:
@@ -100,7 +103,7 @@ def build_video(verdict: Verdict, pictures: Pictures, made: Made) -> bytes:
         _rules(verdict, str(made.settings.get("strategy", ""))),
         _made_with(verdict, made),
     ]
-    return document(f"{verdict.filename}: verdict", sections, _FOOTER, _style())
+    return document(f"{verdict.filename}: verdict", sections, _footer(made), _style())
 
 
 def build_index(
@@ -136,7 +139,7 @@ def build_index(
             f"{rows}\n</tbody></table></div>",
             '<h2 id="settings">Made with</h2>' + _settings_list(made),
         ],
-        _FOOTER,
+        _footer(made),
         _style(),
     )
 
@@ -236,9 +239,8 @@ def thrown_away(verdict: Verdict, strategy: str) -> list[str]:
                 f"it averages only those, to {model['score']:.2f}. With the smooth strategy it would be {other:.2f}."
             )
     if texts:
-        texts.append(
-            f"The video would get {np.mean(smooth):.2f} with the smooth strategy, and got {verdict.score:.2f}."
-        )
+        got = verdict.score if verdict.score_uncalibrated is None else verdict.score_uncalibrated
+        texts.append(f"The video would get {np.mean(smooth):.2f} with the smooth strategy, and got {got:.2f}.")
     return texts
 
 
@@ -314,7 +316,7 @@ def _faces(verdict: Verdict, pictures: Pictures) -> str:
         surest = esc(verdict.models[item.model]["name"])
         note = f"Heat map: {surest}, which gives it {scores[item.model]:.2f}."
         if item.heat is None:
-            heat = '<span class="none">This network has no map of places, so there is no heat map.</span>'
+            heat = '<span class="none">This network shows no map of places, so there is no heat map.</span>'
             note = f"Highest: {surest}, {scores[item.model]:.2f}. No heat map can be made of it."
         else:
             heat = image(item.heat, f"where the network looked, {where}")
@@ -343,10 +345,12 @@ def _rules(verdict: Verdict, strategy: str) -> str:
         f'<td class="whole">{esc(rule_in_words(model["rule"], strategy, column))}</td></tr>'
         for model, column in zip(verdict.models, _scores(verdict).T, strict=True)
     )
+    raw = verdict.score_uncalibrated
+    calibrated = "" if raw is None else f" That is {raw:.2f}; calibrated on labelled videos, {verdict.score:.2f}."
     return (
         f'<h2 id="rules">How the score came about</h2><p>Each checkpoint scored {plural(len(verdict.faces), "face")}; '
         f"the strategy “{esc(strategy)}” made one score of them, and the mean of the checkpoints’ scores is the "
-        'video’s.</p><div class="card"><table class="left-all"><thead><tr><th scope="col">Checkpoint</th>'
+        f'video’s.{calibrated}</p><div class="card"><table class="left-all"><thead><tr><th scope="col">Checkpoint</th>'
         f'<th scope="col" class="num">Score</th><th scope="col">Rule that fired</th></tr></thead><tbody>\n{rows}\n'
         "</tbody></table></div>"
     )

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from dfdc import artifacts
-from dfdc.faces import PREDICT_THRESHOLDS, FaceDetector
+from dfdc.faces import FaceDetector
 from dfdc.parallel import UsageError
 from dfdc.video import write_video
 from prediction.verdict import VERDICT_STATUSES, Progress, Verdict
@@ -125,7 +125,7 @@ def score_clip(paths: Sequence[Path]) -> tuple[Verdict, dict[str, str]]:
 
     try:
         ensemble = Ensemble(paths, "cpu", "fp32")
-    except CheckpointError as error:
+    except (CheckpointError, ValueError) as error:
         raise UsageError(str(error)) from error
     frames = clip_frames()
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +133,7 @@ def score_clip(paths: Sequence[Path]) -> tuple[Verdict, dict[str, str]]:
         write_video(path, frames)
         progress = Progress(Path(folder) / "progress", {}, {path.name: path})
         try:
-            detector = FaceDetector(PREDICT_THRESHOLDS, "cpu")
+            detector = FaceDetector(ensemble.detector_thresholds, "cpu")
             (verdict,) = predict({path.name: path}, ensemble, detector, "auto", progress, strategy="mean")
         finally:
             ensemble.close()

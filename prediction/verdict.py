@@ -102,35 +102,42 @@ class Progress:
     The first line holds the settings; verdicts of other settings are not taken over. A verdict counts for the file it
     was made of (size, time of change, checksum): a video that was added or changed since is scored, the others are not
     scored again. What failed for a reason that may pass is tried again.
+
+    Attributes:
+        done: the verdicts so far, by name.
+        files: the fingerprint of each video, by name.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], videos: dict[str, Path], *, anew: bool = False) -> None:
         self.path = path
         self.done: dict[str, Verdict] = {}
-        self._files = {name: artifacts.fingerprint(video) for name, video in videos.items()}
+        self.files = {name: artifacts.fingerprint(video) for name, video in videos.items()}
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         if lines and not anew and _parse(lines[0]) == settings:
             for line in lines[1:]:
                 self._take(_parse(line))  # None for a last line that a kill cut
         elif lines and not anew:
             print(f"{path}: left by a run with other settings; beginning anew")
-        rows = [settings, *(self._row(verdict) for verdict in self.done.values())]
-        artifacts.write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        self._settings, self._begun = settings, False
 
     def _take(self, row: Any) -> None:
         if not isinstance(row, dict) or row.keys() != {"file", "verdict"} or not isinstance(row["verdict"], dict):
             return
         values = row["verdict"]
-        if values.keys() == asdict(Verdict("", "")).keys() and self._files.get(values["filename"]) == row["file"]:
+        if values.keys() == asdict(Verdict("", "")).keys() and self.files.get(values["filename"]) == row["file"]:
             verdict = Verdict(**values)
             if verdict.status not in PASSING_STATUSES:
                 self.done[verdict.filename] = verdict
 
     def _row(self, verdict: Verdict) -> dict[str, Any]:
-        return {"file": self._files[verdict.filename], "verdict": asdict(verdict)}
+        return {"file": self.files[verdict.filename], "verdict": asdict(verdict)}
 
     def add(self, verdict: Verdict) -> None:
         """Keep a verdict."""
+        if not self._begun:  # not earlier: a run that can't even begin must not cost what an earlier one left
+            rows = [self._settings, *(self._row(known) for known in self.done.values())]
+            artifacts.write_bytes(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+            self._begun = True
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(self._row(verdict)) + "\n")
         self.done[verdict.filename] = verdict

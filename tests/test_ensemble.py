@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_predict import make_checkpoint
 
-from prediction.ensemble import Ensemble
+from prediction.ensemble import Ensemble, common_thresholds
 from training.checkpoint import ModelSpec, save_checkpoint
 from training.model import build_network
 
@@ -25,6 +25,42 @@ def test_t45_the_checkpoints_margin_is_used(tmp_path):
     assert wide != tight
     only = Ensemble([tmp_path / "wide"], "cpu").score([np.ascontiguousarray(tighten(crop, 8))])[0, 0]
     assert tight == pytest.approx(only, abs=1e-6)
+
+
+def test_t45_the_checkpoints_detector_thresholds_are_used_and_must_agree(tmp_path):
+    network = build_network("DeepFakeClassifier", "test_efficientnet")
+    for name, thresholds in (("usual", (0.7, 0.8, 0.8)), ("strict", (0.8, 0.9, 0.95))):
+        spec = ModelSpec("DeepFakeClassifier", "test_efficientnet", 64, detector_thresholds=thresholds)
+        save_checkpoint(tmp_path / name, network, spec, epoch=0, bce_best=1, metrics={})
+    assert Ensemble([tmp_path / "strict"], "cpu").detector_thresholds == (0.8, 0.9, 0.95)
+    specs = Ensemble([tmp_path / "usual", tmp_path / "strict"], "cpu").specs
+    with pytest.raises(ValueError, match=r"different face detector thresholds.*strict: \(0.8, 0.9, 0.95\)"):
+        common_thresholds(specs, ["usual", "strict"])
+
+
+@pytest.mark.parametrize("encoder", ["test_efficientnet", "swin_tiny_patch4_window7_224", "test_vit"])
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_networks_are_loaded_with_every_weight_and_keep_nothing_of_the_file(tmp_path, encoder, form):
+    from training.checkpoint import load_model
+
+    if encoder == "swin_tiny_patch4_window7_224" and form == "legacy":
+        pytest.skip("one form is enough for a large network")
+    torch.manual_seed(3)
+    network = build_network("DeepFakeClassifier", encoder).eval()
+    side = network.encoder.default_cfg["input_size"][1]
+    spec = ModelSpec("DeepFakeClassifier", encoder, side)
+    save_checkpoint(tmp_path / "m", network, spec, epoch=0, bce_best=1, metrics={})
+    if form == "legacy":
+        torch.save(torch.load(tmp_path / "m"), tmp_path / "m", _use_new_zipfile_serialization=False)
+    crop = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    ensemble = Ensemble([tmp_path / "m"], "cpu")
+    expected = torch.sigmoid(network(ensemble.normalized(0, crop[None])))[0, 0].item()
+    plain = load_model(tmp_path / "m")[0].state_dict()
+    with (tmp_path / "m").open("r+b") as handle:  # what is left of the file is not what the network has
+        handle.write(bytes((tmp_path / "m").stat().st_size))
+    assert ensemble.score([crop])[0, 0] == pytest.approx(expected, abs=1e-5)
+    for name, value in ensemble.models[0].state_dict().items():
+        assert torch.equal(value, plain[name]), name
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

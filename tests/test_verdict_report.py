@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 import shutil
 
 import cv2
@@ -18,7 +17,9 @@ from dfdc import artifacts
 from dfdc.parallel import UsageError
 from dfdc.video import write_video
 from prediction import report, report_chart, report_page
-from prediction.heatmap import HeatMaps, _channels_first, make_heatmap
+from prediction.calibration import apply_temperature
+from prediction.ensemble import Ensemble
+from prediction.heatmap import _channels_first, look, make_heatmap
 from prediction.report_page import Made, Pictures
 from prediction.verdict import Verdict, conclude
 from training.model import NETWORKS, build_network
@@ -56,13 +57,10 @@ def video(tmp_path):
     return path
 
 
-def make(folder, verdicts, weights, strategy="confident", recorded=None):
-    progress = folder / "p.progress"
-    rows = recorded or {v.filename: artifacts.fingerprint(report.Path(v.path)) for v in verdicts}
-    lines = [{}, *({"file": file, "verdict": {"filename": name}} for name, file in rows.items())]
-    progress.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"cut')
-    paths = [weights / "a", weights / "b"]
-    report.make_report(folder / "r", verdicts, {"strategy": strategy}, paths, device="cpu", progress=progress)
+def make(folder, verdicts, weights, strategy="confident", recorded=None, **settings):
+    files = recorded or {v.filename: artifacts.fingerprint(report.Path(v.path)) for v in verdicts}
+    ensemble = Ensemble([weights / "a", weights / "b"], "cpu")
+    report.make_report(folder / "r", verdicts, {"strategy": strategy, **settings}, ensemble, files)
     return {v.filename: Page((folder / "r/videos" / report.page_name(v.filename)).read_text()) for v in verdicts}
 
 
@@ -232,12 +230,37 @@ def test_channels_last_are_turned():
 @pytest.mark.parametrize("shape", [(120, 80), (40, 90), (3, 3)])
 def test_a_heat_map_lies_on_the_crop(weights, shape):
     crop = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    maps = HeatMaps([weights / "a", weights / "b"], "cpu")
+    ensemble = Ensemble([weights / "a", weights / "b"], "cpu")
     for index in (0, 1):
-        seen, heat = maps.look(index, crop)
+        seen, heat = look(ensemble, index, crop)
         assert seen.shape == (*shape, 3)
         assert heat.shape == shape
         assert max(report.overlay(seen, heat).shape) == report.FACE_SIDE
+
+
+def test_heat_maps_in_lower_precision_are_nearly_the_same(weights):
+    import skimage.data
+
+    crop = np.ascontiguousarray(skimage.data.astronaut()[20:240, 120:330])
+    maps = []
+    for precision in ("fp32", "bf16"):
+        ensemble = Ensemble([weights / "b"], "cpu", precision)
+        ensemble.models[0].fc.weight.data.abs_()  # so that something speaks for fake
+        maps.append(look(ensemble, 0, crop)[1])
+    assert maps[0].std() > 0.1
+    assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.98
+
+
+def test_calibrated_verdicts_say_so(tmp_path, video, weights):
+    scores = np.full((32, 2), 0.1)
+    scores[:3, 0] = 0.95
+    (verdict,) = apply_temperature([a_verdict(video, scores)], 0.5)
+    text = make(tmp_path, [verdict], weights, temperature=0.5)[NASTY].text
+    assert verdict.score < 0.02
+    assert "That is 0.10; calibrated on labelled videos, 0.01." in text
+    assert "smooth strategy, and got 0.10." in text
+    assert "was calibrated with a temperature of 0.5" in text
+    assert "is not calibrated" not in text
 
 
 def test_a_face_without_heat_map_says_so(tmp_path, video, weights, monkeypatch):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,15 +117,19 @@ def save_checkpoint(
         raise CheckpointError(f"{path} can't be written ({error}); free some space. The one before is whole") from error
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
     """Read a checkpoint of this project, or of the winners', or a safetensors file of export_model.py.
+
+    Args:
+        mapped: leave the weights in the file until they are looked at, where its form allows it. The file must then
+            stay as it is for as long as they are used.
 
     Raises:
         CheckpointError: not there, not a checkpoint, or of a network that is not known here.
     """
     if is_safetensors(path):
         return _read_safetensors(path)
-    content = read_file(path)
+    content = read_file(path, mapped=mapped)
     weights = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f"{path} is not a checkpoint: it has no state_dict")
@@ -221,11 +226,12 @@ def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 
-def read_file(path: Path) -> Any:
+def read_file(path: Path, *, mapped: bool = False) -> Any:
     """torch.load without pickle code: tensors, plain values, and the NumPy scalars of the winners' files."""
     try:
+        mapped = mapped and zipfile.is_zipfile(path)  # the winners' files are older than that form
         with torch.serialization.safe_globals(_numpy_scalars()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
     except Exception as error:  # torch.load raises errors of pickle, zipfile, struct and its own
@@ -284,14 +290,17 @@ def _guess_spec(weights: dict[str, torch.Tensor], path: Path) -> ModelSpec:
     return ModelSpec("DeepFakeClassifier", encoder, size)
 
 
-def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+def load_weights(model: nn.Module, checkpoint: Checkpoint, *, assign: bool = False) -> None:
     """Load the weights into `model`, every one of them.
+
+    Args:
+        assign: take the checkpoint's tensors themselves instead of copying from them.
 
     Raises:
         CheckpointError: they are another network's.
     """
     try:
-        model.load_state_dict(checkpoint.state_dict, strict=True)
+        model.load_state_dict(checkpoint.state_dict, strict=True, assign=assign)
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise CheckpointError(
@@ -300,9 +309,33 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
         ) from None
 
 
-def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:
-    """A network in evaluation mode with the weights of `path`; no pretrained weights are fetched for it."""
-    checkpoint = read_checkpoint(path)
-    model = build_network(checkpoint.spec.network, checkpoint.spec.encoder)
+def load_model(path: Path, *, mapped: bool = False) -> tuple[nn.Module, Checkpoint]:
+    """A network in evaluation mode with the weights of `path`; no pretrained weights are fetched for it.
+
+    Args:
+        mapped: as in `read_checkpoint`. The network's tensors are then the file's, so that there is but one copy.
+    """
+    checkpoint = read_checkpoint(path, mapped=mapped)
+    spec = checkpoint.spec
+    if mapped:
+        model = _build_without_weights(spec)
+        if model is not None:
+            load_weights(model, checkpoint, assign=True)
+            return model.eval(), checkpoint
+    model = build_network(spec.network, spec.encoder)
     load_weights(model, checkpoint)
     return model.eval(), checkpoint
+
+
+def _build_without_weights(spec: ModelSpec) -> nn.Module | None:
+    """The network with its tensors still to be given, or None where it can't be had so.
+
+    It can't where the encoder computes with its weights while it is built, or has tables that no checkpoint stores.
+    """
+    try:
+        with torch.device("meta"):
+            model = build_network(spec.network, spec.encoder)
+    except Exception:  # built in the plain way it may work, and if it does not, that says why
+        return None
+    stored = model.state_dict().keys()
+    return model if all(name in stored for name, _ in model.named_buffers()) else None
