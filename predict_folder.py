@@ -206,7 +206,7 @@ def write_results(output: Path, verdicts: Sequence[Verdict], settings: dict[str,
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["filename", "label"])
-    writer.writerows([v.filename, "" if v.score is None else f"{v.score:.6f}"] for v in verdicts)
+    writer.writerows([v.filename, "" if v.score is None else f"{v.score:.10g}"] for v in verdicts)
     details = {"settings": settings, "summary": summary, "videos": [asdict(verdict) for verdict in verdicts]}
     artifacts.write_json(output.with_suffix(".json"), details, indent=1)
     artifacts.write_bytes(output, buffer.getvalue().encode(errors="backslashreplace"))

@@ -271,14 +271,18 @@ def check_crops_dir(name: str, parts: Sequence[Part]) -> str:
     return name
 
 
-def list_videos(folder: Path, *, recursive: bool = False, pictures: bool = False) -> list[Path]:
+def list_videos(
+    folder: Path, *, recursive: bool = False, pictures: bool = False, broken_links: bool = False
+) -> list[Path]:
     """Video files in `folder` by suffix, in upper or lower case, in natural order; hidden ones aside.
 
     Args:
         recursive: also of the folders in it.
         pictures: picture files as well.
+        broken_links: links to files that are not there as well, so that somebody can say so.
     """
     suffixes = VIDEO_SUFFIXES | (PICTURE_SUFFIXES if pictures else frozenset())
     paths = folder.rglob("*") if recursive else folder.iterdir()
-    videos = [p for p in paths if p.suffix.lower() in suffixes and p.is_file() and not p.name.startswith(".")]
+    named = [path for path in paths if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    videos = [p for p in named if p.is_file() or (broken_links and p.is_symlink() and not p.exists())]
     return sorted(videos, key=lambda path: (natural_key(str(path)), str(path)))

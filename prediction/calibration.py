@@ -25,7 +25,7 @@ from prediction.verdict import Verdict
 FEWEST_VIDEOS = 8  # with fewer, a single video decides on the temperature
 # Where all videos are on the right side of 0.5, the log loss falls as long as T does: scores would become 0 and 1.
 LOWEST, HIGHEST = 0.2, 20.0
-_EDGE = 5e-6  # faces' scores are kept to five decimals: nothing is known of logits beyond this
+_EDGE = 1e-7  # float32 holds no probability that is nearer to 1: nothing is known of logits beyond this
 
 
 @dataclass(frozen=True)

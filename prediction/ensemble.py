@@ -7,12 +7,13 @@ import copy
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dfdc.devices import available_cores, release_freed_memory, run_halving
+from dfdc.devices import available_cores, keep_freed_memory, release_freed_memory, run_halving
 from dfdc.imaging import center_pad, isotropic_resize, tighten
 from prediction.onnx_model import OnnxModel, is_onnx
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILE_FROM = 20_000  # faces times checkpoints of one kind: compiling a B7 takes a minute or two, and gains a third
-_CPU_BATCH, _GPU_BATCH = 2, 64  # on a CPU larger ones only take memory
+_CPU_BATCH, _GPU_BATCH = 1, 64  # on a CPU larger ones only take memory, and longer to get it from the kernel
 _MOST_THREADS = 8  # each has a batch of maps in memory
 
 
@@ -98,9 +99,12 @@ class Ensemble:
             self.specs.append(spec)
             self.names.append(path.name)
             self._normalizers.append(Normalizer(spec.mean, spec.std, device))
+        if not self._on_gpu:
+            keep_freed_memory()
         self._pool = ThreadPoolExecutor(self.threads, initializer=self._limit_thread)
         self.compiled = False
-        self._programs: dict[tuple[str, str, int], Callable] = {}
+        self._programs: dict[tuple[str, str, int], Callable] = {}  # by network, encoder, size
+        self._bound: dict[int, Callable] = {}  # by checkpoint: a program with its weights
         self._compiling = threading.Lock()
 
     def _limit_thread(self) -> None:
@@ -154,8 +158,7 @@ class Ensemble:
                 else:  # one shape: another would be compiled anew
                     missing = self.batch_size - len(batch)
                     full = torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing > 0 else batch
-                    weights = dict(self.models[index].state_dict())
-                    logits = program(weights, full.contiguous(memory_format=torch.channels_last))[: len(batch), 0]
+                    logits = program(full.contiguous(memory_format=torch.channels_last))[: len(batch), 0]
             return torch.sigmoid(logits.float()).cpu().numpy()
 
     def normalized(self, index: int, images: np.ndarray) -> torch.Tensor:
@@ -171,7 +174,7 @@ class Ensemble:
         return torch.autocast(self._device.split(":")[0], self._dtype, enabled=self.precision != "fp32")
 
     def _program(self, index: int) -> Callable:
-        """The compiled network of checkpoint `index`: weights go in, so that all of its kind share it."""
+        """The compiled network of checkpoint `index`; weights go in, so that all of its kind share one program."""
         import torch
 
         spec = self.specs[index]
@@ -184,7 +187,9 @@ class Ensemble:
                     return torch.func.functional_call(skeleton, weights, (images,))
 
                 self._programs[kind] = torch.compile(call)
-            return self._programs[kind]
+            if index not in self._bound:
+                self._bound[index] = partial(self._programs[kind], dict(self.models[index].state_dict()))
+            return self._bound[index]
 
     @property
     def compilable(self) -> list[ModelSpec]:

@@ -32,7 +32,7 @@ def list_inputs(places: Sequence[Path], lists: Sequence[Path] = (), *, recursive
             continue
         if not place.is_dir():
             raise UsageError(f"--test-dir {place}: there is no such folder or file")
-        found = layout.list_videos(place, recursive=recursive, pictures=True)
+        found = layout.list_videos(place, recursive=recursive, pictures=True, broken_links=True)
         if not found:
             deeper = "" if recursive else "; --recursive looks into its folders as well"
             kinds = ", ".join(sorted(layout.VIDEO_SUFFIXES | layout.PICTURE_SUFFIXES))

@@ -165,7 +165,8 @@ def _score(batch: Sequence[tuple[_Job, dict[str, Any], np.ndarray]], ensemble: E
 
 def _put_scores(batch: Sequence[tuple[_Job, dict[str, Any], np.ndarray]], scores: np.ndarray) -> None:
     for (_, face, _), values in zip(batch, scores.T, strict=True):
-        face["scores"] = [round(float(value), 5) for value in values]
+        # Digits and not decimals: near 0, the log loss hangs on them.
+        face["scores"] = [float(f"{value:.7g}") for value in values]
 
 
 def _finish(job: _Job, names: Sequence[str], strategy: str, progress: Progress, bar: Any) -> int:

@@ -34,7 +34,7 @@ _FACE = 224, 120  # x, y in the portrait, near the middle of the face
 # A trained checkpoint is sure of most faces, and a score near 0 or 1 hardly moves: its logit does. 0.1 is 0.0005 at a
 # score of 0.005, and more than SCORE_TOLERANCE only between 0.05 and 0.95.
 LOGIT_TOLERANCE = 0.1
-_SATURATED = 0.001  # nearer to 0 or 1, rounding to five decimals shows in the logit
+_SATURATED = 0.001  # nearer to 0 or 1, a difference of logits changes no verdict
 _LIBRARIES = (
     "torch", "torchvision", "timm", "facenet-pytorch", "opencv-python-headless", "av", "numpy", "scikit-image"
 )  # fmt: skip

@@ -105,13 +105,13 @@ class Progress:
 
     Attributes:
         done: the verdicts so far, by name.
-        files: the fingerprint of each video, by name.
+        files: the fingerprint of each video, by name; None for one that can't be opened.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], videos: dict[str, Path], *, anew: bool = False) -> None:
         self.path = path
         self.done: dict[str, Verdict] = {}
-        self.files = {name: artifacts.fingerprint(video) for name, video in videos.items()}
+        self.files = {name: _fingerprint(video) for name, video in videos.items()}
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         if lines and not anew and _parse(lines[0]) == settings:
             for line in lines[1:]:
@@ -141,6 +141,13 @@ class Progress:
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(self._row(verdict)) + "\n")
         self.done[verdict.filename] = verdict
+
+
+def _fingerprint(path: Path) -> dict | None:
+    try:
+        return artifacts.fingerprint(path)
+    except OSError:
+        return None  # its verdict will say why
 
 
 def _parse(line: str) -> Any:
