@@ -72,7 +72,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
                         "always fp32, and never compiled")  # fmt: skip
     parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto",
                         help="torch.compile, once for all checkpoints of a kind (auto: where there are so many videos "
-                        "that it pays)")  # fmt: skip
+                        "that it may pay, and only if it is faster on this machine)")  # fmt: skip
     parser.add_argument("--report", type=Path, metavar="DIR",
                         help="write a page to look at for each video, and DIR/index.html")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="score again what an earlier run has scored")
@@ -186,9 +186,13 @@ def score_videos(
         thresholds = ensemble.detector_thresholds
     except (CheckpointError, ValueError) as error:
         raise UsageError(str(error)) from error
-    ensemble.compiled = args.compile == "on" or (
-        args.compile == "auto" and worth_compiling(todo * FRAMES_PER_VIDEO, ensemble.compilable)
-    )
+    large = args.compile == "auto" and worth_compiling(todo * FRAMES_PER_VIDEO, ensemble.compilable)
+    try:
+        if large or (args.compile == "on" and ensemble.compilable):
+            print("compiling the networks: this takes a minute or two", flush=True)
+            print(ensemble.compile(only_if_faster=large), flush=True)
+    except RuntimeError as error:
+        raise UsageError(f"--compile on: {error}") from error
     try:
         verdicts = predict(videos, ensemble, FaceDetector(thresholds, device), args.detector_scale, progress,
                            strategy=args.strategy, readers=reader_count(device))  # fmt: skip

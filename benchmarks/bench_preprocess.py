@@ -20,7 +20,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from measuring import DEMO, ROOT, one_thread, run_measured
+from measuring import DEMO, ROOT, one_thread, repeat_video, run_measured
 
 STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs", "generate_folds")
 
@@ -154,25 +154,6 @@ def link_copies(source: Path, target: Path, copies: int) -> None:
         (folder / METADATA_NAME).write_text(json.dumps(metadata))
 
 
-def repeat_video(source: Path, target: Path, times: int) -> None:
-    """`source` so many times one after the other, without decoding it."""
-    import av
-
-    with av.open(str(source)) as first, av.open(str(target), "w") as writer:
-        stream = first.streams.video[0]
-        copy = writer.add_stream_from_template(stream)
-        length = round(stream.frames / stream.average_rate / stream.time_base)
-        for turn in range(times):
-            with av.open(str(source)) as container:
-                for packet in container.demux(video=0):
-                    if packet.dts is None:
-                        continue
-                    packet.pts += turn * length
-                    packet.dts += turn * length
-                    packet.stream = copy
-                    writer.mux(packet)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_root", type=Path, nargs="?", default=DEMO, help="in DFDC layout (demo/)")
@@ -228,7 +209,7 @@ def main() -> None:
         video = dataset.reals()[0].path
         print(f"\nsearching {video.name}, one process:")
         for times in (1, 30):
-            repeat_video(video, part / "long.mp4", times)
+            repeat_video(video, part / "long.mp4", times=times)
             (part / "metadata.json").write_text('{"long.mp4": {"label": "REAL"}}')
             shutil.rmtree(long / "bboxes", ignore_errors=True)
             seconds, memory, printed = run_measured([sys.executable, ROOT / "preprocessing" / f"{STEPS[0]}.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -43,6 +44,25 @@ def find_videos(given: Sequence[Path]) -> list[Path]:
     if not found or not all(path.is_file() for path in found):
         sys.exit(f"no videos at {' '.join(map(str, given))}; ./quickstart.sh makes demo/")
     return found
+
+
+def repeat_video(source: Path, target: Path, *, times: int = 0, minutes: float = 0) -> None:
+    """`source` so many times one after the other, or until it is so long, without decoding it."""
+    import av
+
+    with av.open(str(source)) as first, av.open(str(target), "w") as writer:
+        stream = first.streams.video[0]
+        copy = writer.add_stream_from_template(stream)
+        length = round(stream.frames / stream.average_rate / stream.time_base)
+        for turn in range(times or math.ceil(minutes * 60 / (length * stream.time_base))):
+            with av.open(str(source)) as container:
+                for packet in container.demux(video=0):
+                    if packet.dts is None:
+                        continue
+                    packet.pts += turn * length
+                    packet.dts += turn * length
+                    packet.stream = copy
+                    writer.mux(packet)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILE_FROM = 20_000  # faces times checkpoints of one kind: compiling a B7 takes a minute or two, and gains a third
+_WORTH_IT = 0.95  # or nothing, on some CPUs: of the time without, at most this
 _CPU_BATCH, _GPU_BATCH = 1, 64  # on a CPU larger ones only take memory, and longer to get it from the kernel
 _MOST_THREADS = 8  # each has a batch of maps in memory
 
@@ -62,8 +64,7 @@ class Ensemble:
         precision: of PRECISIONS.
 
     Attributes:
-        compiled: whether to compile each kind of network, once for all checkpoints of that kind; to be set before the
-            first score.
+        compiled: whether networks run compiled, each kind once for all checkpoints of that kind; see `compile`.
 
     Raises:
         CheckpointError: one of them can't be used.
@@ -112,6 +113,43 @@ class Ensemble:
 
         if not self._on_gpu:
             torch.set_num_threads(max(1, available_cores() // self.threads))
+
+    def compile(self, *, only_if_faster: bool) -> str:
+        """Compile the networks; return a sentence that says what came of it.
+
+        Args:
+            only_if_faster: measure both forms on this machine and keep the faster; go on without where compiling fails.
+
+        Raises:
+            RuntimeError: it failed, and `only_if_faster` is not set.
+        """
+        crops = [np.zeros((spec.size, spec.size, 3), np.uint8) for spec in self.specs[:1]]
+        crops *= 2 * self.batch_size * self.threads
+
+        def seconds(compiled: bool) -> float:
+            self.compiled = compiled
+            self.score(crops)
+            started = time.perf_counter()
+            self.score(crops)
+            return time.perf_counter() - started
+
+        try:
+            with_it = seconds(compiled=True)
+        except Exception as error:  # of the compiler that is not there, of PyTorch's own layers
+            reason = f"the networks can't be compiled ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+            if not only_if_faster:
+                raise RuntimeError(reason) from error
+            self.compiled = False
+            return f"{reason}; going on without"
+        if not only_if_faster:
+            return "compiled"
+        without = seconds(compiled=False)
+        self.compiled = with_it < _WORTH_IT * without
+        return (
+            f"compiled: {without / with_it:.2f} times as fast"
+            if self.compiled
+            else f"compiling gains nothing here ({without / with_it:.2f} times as fast); going on without"
+        )
 
     def score(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Probability of fake by each checkpoint of each crop.

@@ -1,4 +1,4 @@
-"""One folder with every kind of file that people have (T15): the right status for each, and no score without grounds."""
+"""One folder with every kind of file that people have (T15): a status for each, and no score without grounds."""
 
 import json
 from fractions import Fraction

@@ -1,6 +1,7 @@
 """Checkpoints that score together (prediction/ensemble.py)."""
 
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -74,6 +75,33 @@ def test_compiling_is_once_for_checkpoints_of_a_kind_and_changes_no_score(tmp_pa
     assert ensemble.score(crops) == pytest.approx(plain, abs=1e-4)
     assert len(ensemble._programs) == 1
     ensemble.close()
+
+
+def test_compiling_is_kept_only_where_it_is_faster_and_may_fail(tmp_path, monkeypatch):
+    make_checkpoint(tmp_path, "m")
+    ensemble = Ensemble([tmp_path / "m"], "cpu")
+    slow = {True: 0.0, False: 0.02}
+
+    def score(crops):
+        time.sleep(slow[ensemble.compiled])
+
+    monkeypatch.setattr(ensemble, "score", score)
+    assert "times as fast" in ensemble.compile(only_if_faster=True)
+    assert ensemble.compiled
+    slow[True] = 0.05
+    assert "gains nothing" in ensemble.compile(only_if_faster=True)
+    assert not ensemble.compiled
+    assert ensemble.compile(only_if_faster=False) == "compiled"
+    assert ensemble.compiled
+
+    def fails(crops):
+        raise OSError("no C++ compiler\nand more")
+
+    monkeypatch.setattr(ensemble, "score", fails)
+    assert ensemble.compile(only_if_faster=True).endswith("(OSError: no C++ compiler); going on without")
+    assert not ensemble.compiled
+    with pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
+        ensemble.compile(only_if_faster=False)
 
 
 def test_precision_is_chosen_by_the_machine(monkeypatch):
