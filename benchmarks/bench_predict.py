@@ -121,10 +121,10 @@ def main() -> None:
         names = save_models(weights, args.encoder)
 
         def ours(some: list[Path], models: int = MODELS) -> tuple[float, float, dict]:
-            took, memory, _ = run_measured([sys.executable, ROOT / "predict_folder.py", "--weights-dir", weights,
-                                            "--models", *names[:models], "--test-dir", *some, "--output", output, "--force",
-                                            "--detector-scale", 0.5, "--precision", args.precision, "--compile",
-                                            args.compile])  # fmt: skip
+            command = [sys.executable, ROOT / "predict_folder.py", "--weights-dir", weights, "--models", *names[:models],
+                       "--test-dir", *some, "--output", output, "--force", "--detector-scale", 0.5,
+                       "--precision", args.precision, "--compile", args.compile]  # fmt: skip
+            took, memory, _ = run_measured(command)
             return took, memory, json.loads(output.with_suffix(".json").read_text())
 
         plain_seconds, plain_memory, printed = run_measured([sys.executable, __file__, *videos, "--plain-in", weights])
