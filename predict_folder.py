@@ -35,7 +35,7 @@ from prediction.onnx_model import check_model
 from prediction.pipeline import predict, reader_count
 from prediction.reading import FRAMES_PER_VIDEO
 from prediction.selftest import self_test
-from prediction.verdict import Progress, Verdict
+from prediction.verdict import VERDICT_STATUSES, Progress, Verdict
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -222,7 +222,10 @@ def print_summary(output: Path, verdicts: Sequence[Verdict], summary: dict) -> N
             print(f"  {verdict.score:.4f} {verdict.filename}")
         if verdict.status != "ok":
             print(f"  {verdict.status}: {verdict.filename}: {verdict.reason}")
-    print("videos: " + ", ".join(f"{number} {status}" for status, number in summary["statuses"].items()))
+    width = max(len(status) for status in summary["statuses"])
+    print("videos by status")
+    for status, number in sorted(summary["statuses"].items(), key=lambda item: -item[1]):
+        print(f"  {status:<{width}} {number:>8}  {'scored' if status in VERDICT_STATUSES else 'no verdict'}")
     values = summary.get("metrics")
     if values:
         names = ("log_loss", "auc", "average_precision", "equal_error_rate", "accuracy")

@@ -121,9 +121,9 @@ def main() -> None:
         names = save_models(weights, args.encoder)
 
         def ours(some: list[Path], models: int = MODELS) -> tuple[float, float, dict]:
-            command = [sys.executable, ROOT / "predict_folder.py", "--weights-dir", weights, "--models", *names[:models],
-                       "--test-dir", *some, "--output", output, "--force", "--detector-scale", 0.5,
-                       "--precision", args.precision, "--compile", args.compile]  # fmt: skip
+            command = [sys.executable, ROOT / "predict_folder.py", "--weights-dir", weights, "--models"]
+            command += [*names[:models], "--test-dir", *some, "--output", output, "--force", "--detector-scale", 0.5]
+            command += ["--precision", args.precision, "--compile", args.compile]
             took, memory, _ = run_measured(command)
             return took, memory, json.loads(output.with_suffix(".json").read_text())
 

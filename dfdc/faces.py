@@ -39,10 +39,6 @@ class Faces:
         return len(self.boxes)
 
 
-def no_faces() -> Faces:
-    return Faces(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32))
-
-
 def detector_scale(setting: str | float, width: int, height: int) -> float:
     """The factor by which a frame is resized before detection.
 

@@ -65,19 +65,14 @@ def predict(
     todo = [name for name in videos if name not in progress.done]
     bar = parallel.progress_bar(total=len(videos), initial=len(videos) - len(todo), desc="videos", unit="video")
     at_once = ensemble.batch_size * max(1, ensemble.threads)
-    items: queue.Queue = queue.Queue(maxsize=2 * at_once)
-    stopped = threading.Event()
-    pool = ThreadPoolExecutor(readers, initializer=_one_thread)
-    # A few videos more than there are readers wait for their last faces; their crops are in the queue or scored.
-    waiting = iter(todo)
+    reading = _Readers(videos, todo, detector, scale, progress, threads=readers, room=2 * at_once)
     try:
         with bar:
-            open_jobs = 0
             batch: list[tuple[_Job, dict[str, Any], np.ndarray]] = []
-            for _ in range(readers + 1):
-                open_jobs += _start_next(pool, waiting, videos, detector, scale, items, stopped)
+            # One video more than there are readers waits for its last faces; its crops are in the queue or scored.
+            open_jobs = sum(reading.start_next() for _ in range(readers + 1))
             while open_jobs:
-                item = _next_item(items, wait=not batch)
+                item = reading.next_item(wait=not batch)
                 if item is not None and item[1] is not None:
                     batch.append(item)
                 if batch and (len(batch) >= at_once or item is None):
@@ -86,63 +81,83 @@ def predict(
                         open_jobs -= _finish(job, ensemble.names, strategy, progress, bar)
                     batch = []
                 if item is not None and item[1] is None:  # a video is read
-                    open_jobs += _start_next(pool, waiting, videos, detector, scale, items, stopped)
+                    open_jobs += reading.start_next()
                     job, _, verdict = item
                     job.verdict = verdict
                     open_jobs -= _finish(job, ensemble.names, strategy, progress, bar)
     finally:
-        stopped.set()
-        pool.shutdown(cancel_futures=True)
+        reading.stop()
     return [progress.done[name] for name in videos]
+
+
+class _Readers:
+    """Threads that each read a video; what they find comes out one by one.
+
+    An item is (job, face, crop), or (job, None, verdict) when a video is read.
+
+    Args:
+        todo: names in `videos`, in the order in which they are read.
+        room: how many faces may wait to be taken.
+    """
+
+    def __init__(
+        self,
+        videos: dict[str, Path],
+        todo: Sequence[str],
+        detector: FaceDetector,
+        scale: str | float,
+        progress: Progress,
+        *,
+        threads: int,
+        room: int,
+    ) -> None:
+        self._videos, self._waiting = videos, iter(todo)
+        self._detector, self._scale, self._progress = detector, scale, progress
+        self._pool = ThreadPoolExecutor(threads, initializer=_one_thread)
+        self._items: queue.Queue = queue.Queue(maxsize=room)
+        self._stopped = threading.Event()
+
+    def start_next(self) -> int:
+        """Have the next video read, if there is one; return how many that were."""
+        name = next(self._waiting, None)
+        if name is not None:
+            self._pool.submit(self._read, _Job(name))
+        return int(name is not None)
+
+    def _read(self, job: _Job) -> None:
+        def emit(face: dict[str, Any], crop: np.ndarray) -> None:
+            job.emitted += 1
+            self._put((job, face, crop))
+
+        self._progress.begin(job.name)
+        self._put((job, None, find_faces(self._videos[job.name], job.name, self._detector, self._scale, emit)))
+
+    def _put(self, item: tuple) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._items.put(item, timeout=0.5)
+                return
+            except queue.Full:
+                continue
+        raise _Stopped
+
+    def next_item(self, *, wait: bool) -> tuple | None:
+        """The next face or finished video; None when there is none at the moment and `wait` is not set."""
+        try:
+            return self._items.get(timeout=None if wait else 0.05)
+        except queue.Empty:
+            return None
+
+    def stop(self) -> None:
+        """End the threads, whatever they are at."""
+        self._stopped.set()
+        self._pool.shutdown(cancel_futures=True)
 
 
 def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)  # of this thread alone
-
-
-def _start_next(
-    pool: ThreadPoolExecutor,
-    waiting: Any,
-    videos: dict[str, Path],
-    detector: FaceDetector,
-    scale: str | float,
-    items: queue.Queue,
-    stopped: threading.Event,
-) -> int:
-    """Have the next video read, if there is one; return how many that were."""
-    name = next(waiting, None)
-    if name is None:
-        return 0
-    job = _Job(name)
-
-    def put(item: tuple) -> None:
-        while not stopped.is_set():
-            try:
-                items.put(item, timeout=0.5)
-                return
-            except queue.Full:
-                continue
-        raise _Stopped
-
-    def emit(face: dict[str, Any], crop: np.ndarray) -> None:
-        job.emitted += 1
-        put((job, face, crop))
-
-    def read() -> None:
-        put((job, None, find_faces(videos[name], name, detector, scale, emit)))
-
-    pool.submit(read)
-    return 1
-
-
-def _next_item(items: queue.Queue, *, wait: bool) -> tuple | None:
-    """The next face or finished video; None when there is none at the moment and `wait` is not set."""
-    try:
-        return items.get(timeout=None if wait else 0.05)
-    except queue.Empty:
-        return None
 
 
 def _score(batch: Sequence[tuple[_Job, dict[str, Any], np.ndarray]], ensemble: Ensemble) -> None:

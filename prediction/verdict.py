@@ -105,13 +105,14 @@ class Progress:
 
     Attributes:
         done: the verdicts so far, by name.
-        files: the fingerprint of each video, by name; None for one that can't be opened.
+        files: the fingerprint of each video that was read, by name; None for one that can't be opened.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], videos: dict[str, Path], *, anew: bool = False) -> None:
         self.path = path
         self.done: dict[str, Verdict] = {}
-        self.files = {name: _fingerprint(video) for name, video in videos.items()}
+        self.files: dict[str, dict | None] = {}
+        self._videos = videos
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         if lines and not anew and _parse(lines[0]) == settings:
             for line in lines[1:]:
@@ -124,13 +125,22 @@ class Progress:
         if not isinstance(row, dict) or row.keys() != {"file", "verdict"} or not isinstance(row["verdict"], dict):
             return
         values = row["verdict"]
-        if values.keys() == asdict(Verdict("", "")).keys() and self.files.get(values["filename"]) == row["file"]:
-            verdict = Verdict(**values)
-            if verdict.status not in PASSING_STATUSES:
-                self.done[verdict.filename] = verdict
+        if values.keys() != asdict(Verdict("", "")).keys() or values["filename"] not in self._videos:
+            return
+        verdict = Verdict(**values)
+        self.done.pop(verdict.filename, None)  # a later line is of a later version of the file
+        if verdict.status not in PASSING_STATUSES and artifacts.same_file(row["file"], self._videos[verdict.filename]):
+            self.done[verdict.filename], self.files[verdict.filename] = verdict, row["file"]
 
     def _row(self, verdict: Verdict) -> dict[str, Any]:
         return {"file": self.files[verdict.filename], "verdict": asdict(verdict)}
+
+    def begin(self, name: str) -> None:
+        """Note what a video is like before it is read; it may be replaced meanwhile."""
+        try:
+            self.files[name] = artifacts.fingerprint(self._videos[name])
+        except OSError:
+            self.files[name] = None  # its verdict will say why
 
     def add(self, verdict: Verdict) -> None:
         """Keep a verdict."""
@@ -141,13 +151,6 @@ class Progress:
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(self._row(verdict)) + "\n")
         self.done[verdict.filename] = verdict
-
-
-def _fingerprint(path: Path) -> dict | None:
-    try:
-        return artifacts.fingerprint(path)
-    except OSError:
-        return None  # its verdict will say why
 
 
 def _parse(line: str) -> Any:

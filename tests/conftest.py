@@ -19,6 +19,8 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of most tests are too small for more to help
 
+from dfdc.faces import Faces  # noqa: E402 (the path is set above)
+
 needs_real_videos = pytest.mark.skipif(
     not REAL_VIDEOS.is_dir(), reason="the real videos (../shared/videos) are not here"
 )
@@ -59,6 +61,11 @@ def write_numbered(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def no_faces() -> Faces:
+    """What a detector finds in an empty room."""
+    return Faces(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32))
 
 
 def write_part(folder: Path, metadata: object) -> Path:

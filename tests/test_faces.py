@@ -5,6 +5,7 @@ import argparse
 import numpy as np
 import pytest
 import skimage.data
+from conftest import no_faces
 from facenet_pytorch import MTCNN
 from PIL import Image
 
@@ -90,7 +91,7 @@ def test_t26_the_face_in_the_middle_not_the_largest():
     assert faces.middle_face(found, 100, 100) == 1
     beside = faces.Faces(boxes[2:], np.ones(1, np.float32), np.zeros((1, 5, 2), np.float32))
     assert faces.middle_face(beside, 100, 100) is None
-    assert faces.middle_face(faces.no_faces(), 100, 100) is None
+    assert faces.middle_face(no_faces(), 100, 100) is None
 
 
 def box(x, y, side=100):

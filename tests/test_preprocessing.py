@@ -11,7 +11,16 @@ import time
 
 import numpy as np
 import pytest
-from conftest import REAL_VIDEOS, ROOT, copy_dataset, needs_real_videos, numbered_frames, run_script, write_part
+from conftest import (
+    REAL_VIDEOS,
+    ROOT,
+    copy_dataset,
+    needs_real_videos,
+    no_faces,
+    numbered_frames,
+    run_script,
+    write_part,
+)
 
 from dfdc import artifacts, layout
 from dfdc.imaging import read_picture, ssim_difference
@@ -327,7 +336,7 @@ def test_landmarks_are_those_of_the_library_one_crop_at_a_time():
 def test_t26_landmarks_of_the_middle_face(monkeypatch):
     import skimage.data
 
-    from dfdc.faces import LANDMARK_THRESHOLDS, FaceDetector, no_faces
+    from dfdc.faces import LANDMARK_THRESHOLDS, FaceDetector
 
     detector = FaceDetector(LANDMARK_THRESHOLDS)
     picture = skimage.data.astronaut()[20:240, 130:320]

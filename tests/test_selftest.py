@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import no_faces
 
 import predict_folder
 from dfdc import faces
@@ -99,7 +100,7 @@ def blue_first(original):
 
 
 def blind(original):
-    return lambda self, pictures, scale: [faces.no_faces() for _ in pictures]
+    return lambda self, pictures, scale: [no_faces() for _ in pictures]
 
 
 @pytest.mark.parametrize(
