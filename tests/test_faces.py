@@ -115,11 +115,21 @@ def test_crossing_persons_are_matched_together():
 
 def test_long_gone_persons_are_given_up_and_far_ones_are_new():
     tracker = faces.Tracker(max_gap=50)
+    for frame in range(0, 50, 10):
+        tracker.update(frame, np.array([box(0, 0)]))
+    assert tracker.update(90, np.array([box(10, 0)])) == [0]
+    assert tracker.update(150, np.array([box(10, 0)])) == [1]
+    assert tracker.update(160, np.array([box(400, 0)])) == [2]
+    assert tracker.update(170, np.zeros((0, 4))) == []
+
+
+def test_a_passer_by_does_not_become_the_next_one():
+    tracker = faces.Tracker(max_gap=50)
     tracker.update(0, np.array([box(0, 0)]))
-    assert tracker.update(50, np.array([box(10, 0)])) == [0]
-    assert tracker.update(110, np.array([box(10, 0)])) == [1]
-    assert tracker.update(120, np.array([box(400, 0)])) == [2]
-    assert tracker.update(130, np.zeros((0, 4))) == []
+    assert tracker.update(20, np.array([box(10, 0)])) == [0]  # missed once
+    tracker = faces.Tracker(max_gap=50)
+    tracker.update(0, np.array([box(0, 0)]))
+    assert tracker.update(30, np.array([box(10, 0)])) == [1]
 
 
 def test_iou():
