@@ -267,8 +267,8 @@ class VideoReader:
                 raise _JumpFailed
             number, begun = found, True
             yield number, frame, sound
-        if not begun:
-            raise _JumpFailed
+        if key is not None and number + 1 < len(self._stamps or ()):
+            raise _JumpFailed  # it ended before the last packet
 
     def frames(self, wanted: Iterable[int] | None = None, *, stride: int = 1) -> Iterator[tuple[int, np.ndarray]]:
         """(number, picture) of the wanted frames, in order; those lost go to `lost`.
