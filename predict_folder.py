@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_enough([labels[name] for name in videos if name in labels])
     paths = find_models(args.weights_dir, args.models)
     settings = {
-        "models": [{"name": path.name, **artifacts.fingerprint(path)} for path in paths],
+        "models": [describe_file(path) for path in paths],
         "frames": FRAMES_PER_VIDEO,
         "detector_scale": args.detector_scale,
         "margin_part": MARGIN_PART,
@@ -149,6 +149,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         page = make_report(args.report, verdicts, settings, ensemble, run.files)
         print(f"report: {page}")
     return 0 if all(verdict.judged for verdict in verdicts) else 1
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """A checkpoint's name, size and checksum. Not its time of change: a copied checkpoint is the same one."""
+    found = artifacts.fingerprint(path)
+    return {"name": path.name, "size": found["size"], "crc": found["crc"]}
 
 
 class Run(NamedTuple):
@@ -186,7 +192,9 @@ def score_videos(
         thresholds = ensemble.detector_thresholds
     except (CheckpointError, ValueError) as error:
         raise UsageError(str(error)) from error
-    large = args.compile == "auto" and worth_compiling(todo * FRAMES_PER_VIDEO, ensemble.compilable)
+    pictures = sum(path.suffix.lower() in layout.PICTURE_SUFFIXES for path in videos.values())
+    faces = min(todo, pictures) + max(0, todo - pictures) * FRAMES_PER_VIDEO
+    large = args.compile == "auto" and worth_compiling(faces, ensemble.compilable)
     try:
         if large or (args.compile == "on" and ensemble.compilable):
             print("compiling the networks: this takes a minute or two", flush=True)
@@ -209,8 +217,11 @@ def write_results(output: Path, verdicts: Sequence[Verdict], settings: dict[str,
     """submission.csv, and submission.json beside it."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
+    quoting = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(["filename", "label"])
-    writer.writerows([v.filename, "" if v.score is None else f"{v.score:.10g}"] for v in verdicts)
+    for v in verdicts:  # csv quotes a name with its own end of line, but not one with another's
+        row = quoting if "\r" in v.filename else writer
+        row.writerow([v.filename, "" if v.score is None else f"{v.score:.10g}"])
     details = {"settings": settings, "summary": summary, "videos": [asdict(verdict) for verdict in verdicts]}
     artifacts.write_json(output.with_suffix(".json"), details, indent=1)
     artifacts.write_bytes(output, buffer.getvalue().encode(errors="backslashreplace"))

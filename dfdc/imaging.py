@@ -179,7 +179,10 @@ def read_picture(path: Path, *, grey: bool = False) -> np.ndarray:
     """
     # Not cv2.imread: it can't tell "absent" from "broken", and prints to stderr of its own accord.
     data = np.frombuffer(path.read_bytes(), np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR) if data.size else None
+    try:
+        picture = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error as error:
+        raise OSError(f"{path} is no picture that can be decoded ({error.err or error})") from error
     if picture is None:
         raise OSError(f"{path} is not a readable picture ({data.size} bytes)")
     return picture if grey else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

@@ -3,7 +3,8 @@
 Frame k is the k-th frame of the stream in the order of showing. Frames are numbered by the packets' time
 stamps and not by counting what comes out of the decoder, so that one lost frame does not shift the rest.
 Where few frames of a long video are wanted, the reader jumps from key frame to key frame; pictures and numbers are
-those of reading it all, which is what it goes back to where a jump does not land where it should.
+those of reading it all, which is what it goes back to where a jump does not land where it should, or into damage.
+(Behind damage a jump may show frames that are lost to a decoder that came through it.)
 Colours are converted as OpenCV's reader does it (bicubic chroma, the stream's own matrix): the published
 weights were trained on such pixels.
 """
@@ -122,6 +123,8 @@ class VideoReader:
         if not streams:
             raise VideoError(self.path, "it has no picture stream")
         stream = streams[0]
+        if stream.codec_context is None:
+            raise VideoError(self.path, "its pictures are in a format that can't be decoded here")
         stream.codec_context.thread_count = self._threads
         # Without it, damage is painted over with what lies around it, and passes for a picture.
         stream.codec_context.options = {"err_detect": "explode"}
@@ -146,14 +149,18 @@ class VideoReader:
                         stamps.append(packet.pts or 0)
                         is_key.append(packet.is_keyframe)
             self.frame_count, kind = len(stamps), container.format.name
+            reorders = stream.codec_context.has_b_frames
             indexed = stream.frames if "mp4" in kind else 0
             if indexed > self.frame_count and stream.duration and stream.average_rate:
                 shown = round(stream.duration * stream.time_base * stream.average_rate)
                 self.frame_count = max(self.frame_count, min(indexed, shown, self.path.stat().st_size // 8))
         in_file = np.frombuffer(stamps, np.int64)
         order = np.argsort(in_file, kind="stable")
-        if not stamped or (np.abs(order - np.arange(len(order))) > _MOST_REORDERED).any():
+        in_order = np.arange(len(order))
+        if not stamped or (np.abs(order - in_order) > _MOST_REORDERED).any():
             return  # without stamps, or they begin anew: two recordings in one stream
+        if kind in ("avi", "asf") and reorders and (order == in_order).all():
+            return  # these have no time of showing: the stamps are the order of decoding
         shown_at = in_file[order]
         self._stamps = array("q", shown_at.tobytes())
         # Other containers have no index that a time stamp leads into.
@@ -164,10 +171,14 @@ class VideoReader:
             ]
 
     def _decoded(self, stream: av.VideoStream) -> Iterator[tuple[av.VideoFrame, bool]]:
-        """Decoded frames and whether they are sound."""
+        """Decoded frames and whether they are sound.
+
+        After an error pictures are built on broken ones, until a sound key frame. A stream without further ones, which
+        refreshes its pictures part by part, is sound again when its decoder could have begun anew twice since.
+        """
         import av
 
-        damaged = False  # since an error and until the next key frame, pictures are built on broken ones
+        damaged, begun_anew = False, 0
         packets = self._container.demux(stream)
         while True:
             try:
@@ -179,11 +190,15 @@ class VideoReader:
                 packet = None
             try:
                 decoded = packet.decode() if packet is not None else stream.decode(None)
+                begun_anew += packet is not None and packet.is_keyframe
             except av.FFmpegError:
-                damaged = True
                 decoded = []
+                damaged, begun_anew = True, 0
             for frame in decoded:
-                damaged = (damaged or frame.is_corrupt) and not frame.key_frame
+                if frame.is_corrupt:
+                    damaged, begun_anew = True, 0
+                elif frame.key_frame or begun_anew > 2:  # the third: the decoder hands out frames late
+                    damaged = False
                 yield frame, not damaged
             if packet is None:
                 return

@@ -139,9 +139,8 @@ def fit_to_file(path: Path, labels: Sequence[int], scores: Sequence[float], sett
 
 
 def _holds_for(settings: dict[str, Any]) -> dict[str, Any]:
-    """What a temperature depends on. Times of change are left out: a copied checkpoint is the same one."""
-    models = [{key: model[key] for key in ("name", "size", "crc")} for model in settings["models"]]
-    return {"models": models, "strategy": settings["strategy"]}
+    """What a temperature depends on."""
+    return {key: settings[key] for key in ("models", "strategy")}
 
 
 def read_temperature(path: Path, settings: dict[str, Any]) -> float:

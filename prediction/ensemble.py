@@ -136,7 +136,8 @@ class Ensemble:
         try:
             with_it = seconds(compiled=True)
         except Exception as error:  # of the compiler that is not there, of PyTorch's own layers
-            reason = f"the networks can't be compiled ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+            first = (str(error).strip().splitlines() or ["no reason given"])[0]
+            reason = f"the networks can't be compiled ({type(error).__name__}: {first})"
             if not only_if_faster:
                 raise RuntimeError(reason) from error
             self.compiled = False

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from dfdc import layout
 from dfdc.parallel import UsageError
+
+_TEXT = "utf-8-sig"  # UTF-8, with or without the mark that some editors and spreadsheets put first
 
 
 def list_inputs(places: Sequence[Path], lists: Sequence[Path] = (), *, recursive: bool = False) -> dict[str, Path]:
@@ -40,14 +44,20 @@ def list_inputs(places: Sequence[Path], lists: Sequence[Path] = (), *, recursive
         paths += found
     if not paths:
         raise UsageError("nothing to score: give --test-dir or --list")
-    paths = list({path.resolve(): path for path in paths}.values())
+    once: dict[str, Path] = {}
+    for path in sorted(paths, key=Path.is_symlink):  # of a file and a link to it, the file
+        once.setdefault(os.path.realpath(path), path)  # Path.resolve raises at links that go round
+    if len(once) < len(paths):
+        print(f"{len(paths) - len(once)} of {len(paths)} paths lead to a file that another one leads to: scored once")
+    kept = set(once.values())
+    paths = [path for path in dict.fromkeys(paths) if path in kept]
     repeated = Counter(path.name for path in paths)
     return {path.name if repeated[path.name] == 1 else str(path): path for path in paths}
 
 
 def _read_list(path: Path) -> list[Path]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding=_TEXT).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--list {path}: can't be read ({error})") from None
     found = [path.parent / line for line in lines if line]
@@ -88,20 +98,31 @@ def read_labels(path: Path) -> dict[str, int]:
     """Labels by file name from a metadata.json or a CSV with filename,label (1 or FAKE: fake).
 
     Raises:
-        UsageError: can't be read, or a label is neither.
+        UsageError: can't be read, a label is neither, or a file has both.
     """
     words = {"FAKE": 1, "1": 1, "1.0": 1, "REAL": 0, "0": 0, "0.0": 0}
+    labels: dict[str, int] = {}
     try:
-        if path.suffix == ".json":
-            entries = {name: entry["label"] for name, entry in json.loads(path.read_text(encoding="utf-8")).items()}
-        else:
-            with path.open(encoding="utf-8", newline="") as handle:
-                entries = {row["filename"]: row["label"] for row in csv.DictReader(handle)}
-        return {name: words[str(label).upper()] for name, label in entries.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        for name, label in _label_rows(path):
+            value = words[str(label).strip().upper()]
+            if labels.setdefault(name, value) != value:
+                raise UsageError(f"--labels {path}: {name} is said to be real and fake; keep one")
+    except (OSError, ValueError, AttributeError, TypeError, csv.Error, RecursionError) as error:
         raise UsageError(f"--labels {path}: can't be read ({error})") from None
     except KeyError as error:
         raise UsageError(f"--labels {path}: {error} is missing, or is no label (REAL, FAKE, 0 or 1)") from None
+    return labels
+
+
+def _label_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """(file name, label as it stands there)."""
+    with path.open(encoding=_TEXT, newline="") as handle:
+        if path.suffix.lower() == ".json":
+            yield from ((name, entry["label"]) for name, entry in json.load(handle).items())
+            return
+        rows = csv.DictReader(handle)
+        rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
+        yield from ((row["filename"], row["label"]) for row in rows)
 
 
 def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -122,7 +143,7 @@ def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
 def _read_names(path: Path) -> list[str]:
     """Checkpoint names from a file, one a line."""
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in path.read_text(encoding=_TEXT).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--models @{path}: can't be read ({error})") from None
     if not names:

@@ -156,7 +156,8 @@ def read_golden(checkpoint: Path) -> dict[str, Any] | None:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         for face in stored["faces"]:
-            int(face["frame"]), float(face["score"]), [float(corner) for corner in face["box"]]
+            int(face["frame"]), float(face["score"])
+            np.asarray(face["box"], np.float64).reshape(4)
         dict(stored["libraries"]), str(stored["checkpoint_sha256"])
         str(stored["clip"]["pixels_sha256"]), str(stored["clip"]["file_sha256"])
     except FileNotFoundError:

@@ -129,7 +129,9 @@ class Progress:
             return
         verdict = Verdict(**values)
         self.done.pop(verdict.filename, None)  # a later line is of a later version of the file
-        if verdict.status not in PASSING_STATUSES and artifacts.same_file(row["file"], self._videos[verdict.filename]):
+        path = self._videos[verdict.filename]
+        if verdict.status not in PASSING_STATUSES and artifacts.same_file(row["file"], path):
+            verdict.path = str(path)  # it may have been moved since
             self.done[verdict.filename], self.files[verdict.filename] = verdict, row["file"]
 
     def _row(self, verdict: Verdict) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from conftest import REAL_VIDEOS, needs_real_videos, numbered_frames, read_numbe
 
 from dfdc.video import VideoError, VideoReader, write_video
 
+LONG = 240
+GOP = {"g": "24", "keyint_min": "24", "sc_threshold": "0"}
+
 
 def read(path, *arguments, **options):
     with VideoReader(path) as reader:
@@ -100,6 +103,63 @@ def test_t11_a_picture_built_on_damage_is_lost_not_shown(tmp_path):
     assert sorted([*found, *reader.lost]) == list(range(60))
 
 
+def damage(path, numbers, how=bytes):
+    """Overwrite the packets of these frames, in the order of the file, but for their first bytes."""
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for position, size in (places[number] for number in numbers):
+        data[position + 6 : position + size] = how(size - 6)
+    path.write_bytes(data)
+
+
+def test_t11_what_is_built_on_a_damaged_key_frame_is_lost_by_either_way_of_reading(tmp_path):
+    path = encode(tmp_path / "x.mp4", options={**GOP, "bf": "0"}, count=LONG)
+    with av.open(str(path)) as container:
+        position, size = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size][120]
+    data = bytearray(path.read_bytes())
+    start = position + size // 2  # its first half can be decoded: the decoder makes up the rest, and says so
+    data[start : position + size] = np.random.default_rng(1).bytes(position + size - start)
+    path.write_bytes(data)
+    wanted = list(range(0, LONG, 10))
+    for jumping in (True, False):
+        with VideoReader(path) as reader:
+            if not jumping:
+                reader._key_frames = []
+            found = [number for number, _ in reader.frames(wanted)]
+            assert reader.lost == [120, 130, 140]
+            assert sorted(found + reader.lost) == wanted
+
+
+def test_t11_behind_a_damaged_open_group_every_frame_that_is_shown_is_the_right_one(tmp_path):
+    options = {**GOP, "bf": "3", "b-adapt": "0", "x264-params": "open-gop=1"}
+    path = encode(tmp_path / "open.mkv", options=options, count=LONG)
+    damage(path, range(74, 92))
+    everything, _ = read(path)
+    assert everything == {number: number for number in everything}
+    wanted = list(range(0, LONG, 12))
+    found, reader = read(path, wanted)
+    assert found == {number: number for number in found}
+    assert set(wanted) & set(everything) <= set(found)
+    assert sorted([*found, *reader.lost]) == wanted
+
+
+@pytest.mark.parametrize("name", ["x.avi", "x.asf", "x.wmv"])
+def test_containers_without_a_time_of_showing_are_counted(tmp_path, name):
+    path = encode(tmp_path / name, "libx264", options={"bf": "3", "b-adapt": "0"})
+    assert read(path)[0] == {number: number for number in range(40)}
+    assert read(path, [7, 21, 39])[0] == {7: 7, 21: 21, 39: 39}
+
+
+def test_a_stream_that_refreshes_part_by_part_is_sound_again_some_time_after_damage(tmp_path):
+    path = encode(tmp_path / "refresh.mp4", options={**GOP, "intra-refresh": "1", "bf": "0"}, count=LONG)
+    damage(path, [60])
+    found, reader = read(path)
+    assert found == {number: number for number in found}
+    assert set(range(60)) | set(range(140, LONG)) <= set(found)
+    assert 60 in reader.lost
+
+
 def test_two_packets_with_one_time_stamp_shift_nothing(tmp_path):
     source, path = encode(tmp_path / "s.mkv", codec="mjpeg", pix_fmt="yuvj420p"), tmp_path / "d.mkv"
     with av.open(str(source)) as container, av.open(str(path), "w") as output:
@@ -120,10 +180,6 @@ def test_a_headers_lie_about_the_length_costs_nothing(tmp_path, write_numbered):
     found, reader = read(path, stride=10)
     assert found == {0: 0, 10: 10, 20: 20, 30: 30}
     assert len(reader.lost) < 10_000
-
-
-LONG = 240
-GOP = {"g": "24", "keyint_min": "24", "sc_threshold": "0"}
 
 
 @pytest.mark.parametrize(
@@ -257,7 +313,10 @@ def test_t15_unreadable_files_are_named_failures(tmp_path, write_numbered):
         silence.rate = 44100
         container.mux(stream.encode(silence))
         container.mux(stream.encode(None))
-    for path, reason in ((zero, "zero bytes"), (text, "not a readable video"), (cut, "not a readable video"),
+    unknown = tmp_path / "unknown.mp4"
+    unknown.write_bytes(write_numbered("known.mp4").read_bytes().replace(b"avc1", b"zzzz"))
+    for path, reason in ((zero, "zero bytes"), (unknown, "can't be decoded here"),
+                         (text, "not a readable video"), (cut, "not a readable video"),
                          (audio, "no picture stream"), (tmp_path / "absent.mp4", "can't be opened")):  # fmt: skip
         with pytest.raises(VideoError) as error:
             VideoReader(path)

@@ -1,0 +1,145 @@
+"""What to score and what is known of it (prediction/inputs.py); what a later run takes over (prediction/verdict.py)."""
+
+import csv
+import json
+import os
+
+import numpy as np
+import pytest
+from conftest import numbered_frames
+from test_predict import details, make_checkpoint, run
+
+import predict_folder
+from dfdc.imaging import encode_png, read_picture
+from dfdc.parallel import UsageError
+from dfdc.video import write_video
+from prediction import inputs, report, selftest
+from prediction.ensemble import Ensemble
+from prediction.verdict import Progress, Verdict
+
+
+def test_a_file_and_a_link_to_it_are_one_video_under_the_files_name(tmp_path, capsys):
+    (tmp_path / "real.mp4").write_bytes(b"x")
+    (tmp_path / "another.mp4").symlink_to("real.mp4")
+    (tmp_path / "round.mp4").symlink_to("round.mp4")
+    (tmp_path / "nowhere.mp4").symlink_to("absent")
+    found = inputs.list_inputs([tmp_path])
+    assert list(found) == ["nowhere.mp4", "real.mp4", "round.mp4"]
+    assert "1 of 4 paths lead to a file that another one leads to" in capsys.readouterr().out
+    progress = Progress(tmp_path / "p", {}, found)
+    for name in found:
+        progress.begin(name)
+    assert progress.files["round.mp4"] is progress.files["nowhere.mp4"] is None
+
+
+def test_text_files_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.mp4\r\n")
+    assert list(inputs.list_inputs([], [tmp_path / "list.txt"])) == ["a.mp4"]
+    (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbffilename, label\r\na.mp4, FAKE \r\nb.mp4,0\r\n")
+    assert inputs.read_labels(tmp_path / "labels.csv") == {"a.mp4": 1, "b.mp4": 0}
+    (tmp_path / "labels.JSON").write_text('{"a.mp4": {"label": "REAL"}}', encoding="utf-8-sig")
+    assert inputs.read_labels(tmp_path / "labels.JSON") == {"a.mp4": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("l.csv", "filename,label\na,0\na,FAKE\n", "a is said to be real and fake"),
+        ("l.csv", "filename,label\n" + "x" * 140_000 + ",0\n", "can't be read"),
+        ("l.csv", "name,label\na,0\n", "'filename' is missing"),
+        ("l.csv", "filename,label\na,maybe\n", "'MAYBE' is missing, or is no label"),
+        ("l.json", "[" * 100_000, "can't be read"),
+        ("l.json", "[1]", "can't be read"),
+    ],
+)
+def test_labels_that_say_nothing_are_refused(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=said):
+        inputs.read_labels(tmp_path / name)
+
+
+def test_a_picture_too_large_to_be_true_is_an_unreadable_one(tmp_path):
+    data = bytearray(encode_png(np.zeros((2, 2, 3), np.uint8)))
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    import zlib
+
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (tmp_path / "huge.png").write_bytes(data)
+    with pytest.raises(OSError, match=r"huge\.png"):
+        read_picture(tmp_path / "huge.png")
+
+
+def test_t14_a_moved_folder_and_a_touched_checkpoint_cost_no_verdict(tmp_path, capsys):
+    make_checkpoint(tmp_path, "a")
+    (tmp_path / "here").mkdir()
+    write_video(tmp_path / "here/v.mp4", numbered_frames(3))
+    output = tmp_path / "o.csv"
+    run(tmp_path, tmp_path / "here", output, models=["a"])
+    (tmp_path / "here").rename(tmp_path / "there")
+    os.utime(tmp_path / "a", (1, 1))
+    capsys.readouterr()
+    run(tmp_path, tmp_path / "there", output, models=["a"])
+    assert "beginning anew" not in capsys.readouterr().out
+    (video,) = details(output)["videos"]
+    assert video["path"] == str(tmp_path / "there/v.mp4")
+
+
+def test_t14_a_broken_checkpoint_does_not_cost_what_was_scored(tmp_path):
+    make_checkpoint(tmp_path, "a")
+    (tmp_path / "broken").write_bytes(b"PK")
+    (tmp_path / "v").mkdir()
+    write_video(tmp_path / "v/v.mp4", numbered_frames(3))
+    output = tmp_path / "o.csv"
+    run(tmp_path, tmp_path / "v", output, models=["a"])
+    before = (tmp_path / "o.csv.progress").read_bytes()
+    with pytest.raises(UsageError, match="broken is not a checkpoint"):
+        run(tmp_path, tmp_path / "v", output, "--force", models=["broken"])
+    assert (tmp_path / "o.csv.progress").read_bytes() == before
+
+
+def test_any_name_survives_the_way_through_csv(tmp_path):
+    names = ["\r.mp4", 'a"b.mp4', "c,d.mp4", "e\nf.mp4", "plain.mp4"]
+    verdicts = [Verdict(name, "ok", score=0.25) for name in names]
+    predict_folder.write_results(tmp_path / "o.csv", verdicts, {}, {})
+    with (tmp_path / "o.csv").open(newline="") as handle:
+        rows = list(csv.reader(handle))
+    assert rows == [["filename", "label"], *([name, "0.25"] for name in names)]
+    assert b"plain.mp4,0.25\n" in (tmp_path / "o.csv").read_bytes()
+
+
+def test_a_golden_file_with_half_a_box_is_broken(tmp_path):
+    stored = {"faces": [{"frame": 0, "score": 0.5, "box": [1, 2]}], "libraries": {}, "checkpoint_sha256": "",
+              "clip": {"pixels_sha256": "", "file_sha256": ""}}  # fmt: skip
+    selftest.golden_path(tmp_path / "m").write_text(json.dumps(stored))
+    with pytest.raises(UsageError, match="is broken"):
+        selftest.read_golden(tmp_path / "m")
+
+
+def test_compiling_that_fails_without_a_word_costs_no_run(tmp_path, monkeypatch):
+    make_checkpoint(tmp_path, "m")
+    ensemble = Ensemble([tmp_path / "m"], "cpu")
+
+    def fails(crops):
+        raise AssertionError
+
+    monkeypatch.setattr(ensemble, "score", fails)
+    assert "no reason given" in ensemble.compile(only_if_faster=True)
+
+
+def test_pages_of_a_moved_video_have_pictures(tmp_path):
+    (tmp_path / "here").mkdir()
+    path = tmp_path / "here/v.mp4"
+    write_video(path, numbered_frames(3))
+    videos = {"v.mp4": path}
+    progress = Progress(tmp_path / "p", {}, videos)
+    progress.begin("v.mp4")
+    verdict = Verdict("v.mp4", "too short", path=str(path), score=0.5)
+    verdict.faces = [{"frame": 1, "person": 0, "box": [20, 10, 60, 50], "detector": 0.9, "scores": [0.5]}]
+    verdict.persons = [{"person": 0, "frames": 1, "score": 0.5, "thumbnail": {"frame": 1, "box": [20, 10, 60, 50]}}]
+    progress.add(verdict)
+    moved = path.rename(tmp_path / "v.mp4")
+    again = Progress(tmp_path / "p", {}, {"v.mp4": moved})
+    make_checkpoint(tmp_path, "m")
+    pictures = report.read_pictures(again.done["v.mp4"], again.files["v.mp4"], Ensemble([tmp_path / "m"], "cpu"))
+    assert (pictures.fault, len(pictures.faces), len(pictures.thumbnails)) == ("", 1, 1)
