@@ -183,7 +183,7 @@ def score_videos(
         device = resolve_device(args.device)
         settings = {**settings, "precision": choose_precision(args.precision, device)}
         progress = Progress(args.output.with_name(args.output.name + ".progress"), settings, videos, anew=args.force)
-        todo = len(videos.keys() - progress.done.keys())
+        todo = [path for name, path in videos.items() if name not in progress.done]
         if not todo:
             thresholds = common_thresholds([check_model(path) for path in paths], [path.name for path in paths])
             settings["detector_thresholds"] = list(thresholds)
@@ -192,8 +192,7 @@ def score_videos(
         thresholds = ensemble.detector_thresholds
     except (CheckpointError, ValueError) as error:
         raise UsageError(str(error)) from error
-    pictures = sum(path.suffix.lower() in layout.PICTURE_SUFFIXES for path in videos.values())
-    faces = min(todo, pictures) + max(0, todo - pictures) * FRAMES_PER_VIDEO
+    faces = sum(1 if layout.is_picture(path) else FRAMES_PER_VIDEO for path in todo)
     large = args.compile == "auto" and worth_compiling(faces, ensemble.compilable)
     try:
         if large or (args.compile == "on" and ensemble.compilable):

@@ -271,6 +271,11 @@ def check_crops_dir(name: str, parts: Sequence[Part]) -> str:
     return name
 
 
+def is_picture(path: Path) -> bool:
+    """Whether `path` is a picture and not a video, by its name."""
+    return path.suffix.lower() in PICTURE_SUFFIXES
+
+
 def list_videos(
     folder: Path, *, recursive: bool = False, pictures: bool = False, broken_links: bool = False
 ) -> list[Path]:

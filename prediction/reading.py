@@ -36,7 +36,7 @@ def find_faces(path: Path, filename: str, detector: FaceDetector, scale_setting:
     """
     verdict = Verdict(filename, "ok", path=str(path))
     try:
-        if path.suffix.lower() in layout.PICTURE_SUFFIXES:
+        if layout.is_picture(path):
             _find_in_picture(path, verdict, detector, scale_setting, emit)
         else:
             _find_in_video(path, verdict, detector, scale_setting, emit)

@@ -149,7 +149,7 @@ def most_suspicious(faces: Sequence[dict[str, Any]], count: int = SHOWN_FACES) -
 
 def _frames(path: Path, wanted: set[int]) -> Any:
     """(number, RGB uint8 [h, w, 3]) of the wanted frames, one at a time."""
-    if path.suffix.lower() in layout.PICTURE_SUFFIXES:
+    if layout.is_picture(path):
         yield 0, read_picture(path)
         return
     with VideoReader(path) as reader:
