@@ -29,6 +29,7 @@ from prediction.heatmap import look
 from prediction.report_page import FacePicture, Made, Pictures
 from prediction.verdict import Verdict
 
+_PAGE = re.compile(r"[A-Za-z0-9-]+-[0-9a-f]{12}\.html")  # as `page_name` makes them
 SHOWN_FACES = 4
 FACE_SIDE, THUMBNAIL_SIDE, INDEX_SIDE = 400, 180, 96  # pixels, the longer side
 PACKAGES = ("torch", "torchvision", "timm", "facenet-pytorch", "numpy", "opencv-python-headless", "av", "grad-cam")
@@ -44,7 +45,7 @@ def make_report(
     """Write the pages; the index comes last, so that what it links to is there.
 
     Args:
-        folder: made where it is not there; pages of an earlier report with the same names are replaced.
+        folder: made where it is not there; an earlier report's pages are replaced, or go if this one has no such video.
         verdicts: as in submission.json.
         settings: of the run.
         ensemble: of the checkpoints, in the order of the faces' scores; it makes the heat maps.
@@ -72,6 +73,9 @@ def make_report(
         )
     index = folder / "index.html"
     artifacts.write_bytes(index, report_page.build_index(verdicts, pages, small, made))
+    for page in set((folder / "videos").glob("*.html")) - {folder / page for page in pages.values()}:
+        if _PAGE.fullmatch(page.name):
+            page.unlink()  # of an earlier report: no index leads to it any more
     return index
 
 

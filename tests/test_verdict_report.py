@@ -98,6 +98,16 @@ def test_the_same_verdicts_give_the_same_bytes(tmp_path, video, weights):
     assert len(pages[0]) == 2
 
 
+def test_an_earlier_reports_pages_go_and_nothing_else_does(tmp_path, video, weights):
+    verdict = a_verdict(video, [[0.9, 0.1]] * 4)
+    make(tmp_path, [verdict, Verdict("gone.mp4", "unreadable", "zero bytes", path=str(video))], weights)
+    for name in ("notes.html", "my-notes-2026.html"):
+        (tmp_path / "r/videos" / name).write_text("mine")
+    make(tmp_path, [verdict], weights)
+    found = {path.name for path in (tmp_path / "r/videos").iterdir()}
+    assert found == {report.page_name(NASTY), "notes.html", "my-notes-2026.html"}
+
+
 def test_no_verdict_says_why_and_a_video_that_changed_or_went_has_no_pictures(tmp_path, video, weights):
     nobody = Verdict("nobody.mp4", "no face", "no face found in the 32 frames that were read", path=str(video))
     gone = a_verdict(tmp_path / "gone.mp4", [[0.9, 0.9]] * 20)
