@@ -35,7 +35,7 @@ from prediction.onnx_model import check_model
 from prediction.pipeline import predict, reader_count
 from prediction.reading import FRAMES_PER_VIDEO
 from prediction.selftest import self_test
-from prediction.verdict import VERDICT_STATUSES, Progress, Verdict
+from prediction.verdict import VERDICT_STATUSES, Progress, Verdict, conclude
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -115,7 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         videos = list_inputs(args.test_dir, args.list, recursive=args.recursive)
         labels = read_labels(args.labels) if args.labels else None
-    if args.calibrate:  # not after hours of scoring
+    if labels is not None and not labels.keys() & videos.keys():  # not after hours of scoring
+        raise UsageError(
+            f"--labels {args.labels}: names none of the videos; it has {', '.join(list(labels)[:3]) or 'no names'}, "
+            f"and they are {', '.join(list(videos)[:3])}"
+        )
+    if args.calibrate:
         check_enough([labels[name] for name in videos if name in labels])
     paths = find_models(args.weights_dir, args.models)
     settings = {
@@ -182,7 +187,14 @@ def score_videos(
     try:
         device = resolve_device(args.device)
         settings = {**settings, "precision": choose_precision(args.precision, device)}
-        progress = Progress(args.output.with_name(args.output.name + ".progress"), settings, videos, anew=args.force)
+        # Faces' scores are kept, and every strategy makes its own of them.
+        kept = {key: value for key, value in settings.items() if key != "strategy"}
+        progress = Progress(args.output.with_name(args.output.name + ".progress"), kept, videos, anew=args.force)
+        for verdict in progress.done.values():
+            if verdict.judged:
+                conclude(verdict, [path.name for path in paths], args.strategy)
+        if progress.done:
+            print(f"{len(progress.done)} of {len(videos)} were scored before; --force scores them again")
         todo = [path for name, path in videos.items() if name not in progress.done]
         if not todo:
             thresholds = common_thresholds([check_model(path) for path in paths], [path.name for path in paths])

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything once, small: set-up, preprocessing, training, loss plot, scores. About 10 minutes on two CPU cores.
+# Everything once, small: set-up, preprocessing, training, loss plot, scores. About 8 minutes on two CPU cores.
 #
 #   ./quickstart.sh              on a small dataset that it generates in demo/
 #   ./quickstart.sh DATA_ROOT    on your own videos in DFDC layout (dfdc_train_part_*/ with metadata.json)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set-up, then all checks and tests. About 10 minutes on two CPU cores; arguments go to pytest (./test.sh -k video).
+# Set-up, then all checks and tests. About 12 minutes on two CPU cores; arguments go to pytest (./test.sh -k video).
 set -euo pipefail
 case ${1:-} in -h | --help) sed -n '2s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 unset CDPATH

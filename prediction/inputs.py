@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import os
 from collections import Counter
@@ -41,6 +42,9 @@ def list_inputs(places: Sequence[Path], lists: Sequence[Path] = (), *, recursive
             deeper = "" if recursive else "; --recursive looks into its folders as well"
             kinds = ", ".join(sorted(layout.VIDEO_SUFFIXES | layout.PICTURE_SUFFIXES))
             raise UsageError(f"--test-dir {place}: no video or picture lies in it (looked for {kinds}){deeper}")
+        deeper = [] if recursive else [p for p in place.iterdir() if p.is_dir() and layout.list_videos(p)]
+        if deeper:
+            print(f"{place}: videos in its folders are left out ({deeper[0].name}, ...); --recursive takes them")
         paths += found
     if not paths:
         raise UsageError("nothing to score: give --test-dir or --list")
@@ -122,6 +126,8 @@ def _label_rows(path: Path) -> Iterator[tuple[str, Any]]:
             return
         rows = csv.DictReader(handle)
         rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
+        if not {"filename", "label"} <= set(rows.fieldnames):
+            raise ValueError(f"columns filename,label are needed, and it has {','.join(rows.fieldnames) or 'none'}")
         yield from ((row["filename"], row["label"]) for row in rows)
 
 
@@ -132,12 +138,18 @@ def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
         UsageError: one is not there; the message lists what is.
     """
     names = [name for given in names for name in (_read_names(Path(given[1:])) if given.startswith("@") else [given])]
-    missing = [name for name in names if not (folder / name).is_file()]
+    paths = [folder / name if (folder / name).is_file() else Path(name) for name in names]  # a path will do as well
+    missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        present = [path.name for path in folder.glob("*") if path.suffix != ".json" and path.is_file()]
-        shown = "\n  ".join(sorted(present)[:20]) or "(none)"
-        raise UsageError(f"--models {' '.join(missing)}: not in {folder}, which holds\n  {shown}")
-    return [folder / name for name in names]
+        present = [p.name for p in folder.glob("*") if p.suffix not in (".json", ".md", ".txt") and p.is_file()]
+        present.sort(key=lambda name: (not name.endswith("_best"), layout.natural_key(name)))
+        close = difflib.get_close_matches(missing[0], present, 3, 0.4)
+        shown = (
+            "\n  ".join(present[:20]) or "no checkpoint; README.md, 'Score your videos', says where some are to be had"
+        )
+        like = f" (like it: {', '.join(close)})" if close else ""
+        raise UsageError(f"--models {' '.join(missing)}: not in {folder}{like}, which holds\n  {shown}")
+    return paths
 
 
 def _read_names(path: Path) -> list[str]:

@@ -47,7 +47,7 @@ def test_text_files_may_begin_with_a_byte_order_mark(tmp_path):
     [
         ("l.csv", "filename,label\na,0\na,FAKE\n", "a is said to be real and fake"),
         ("l.csv", "filename,label\n" + "x" * 140_000 + ",0\n", "can't be read"),
-        ("l.csv", "name,label\na,0\n", "'filename' is missing"),
+        ("l.csv", "name,label\na,0\n", "columns filename,label are needed, and it has name,label"),
         ("l.csv", "filename,label\na,maybe\n", "'MAYBE' is missing, or is no label"),
         ("l.json", "[" * 100_000, "can't be read"),
         ("l.json", "[1]", "can't be read"),
@@ -57,6 +57,36 @@ def test_labels_that_say_nothing_are_refused(tmp_path, name, text, said):
     (tmp_path / name).write_text(text)
     with pytest.raises(UsageError, match=said):
         inputs.read_labels(tmp_path / name)
+
+
+def test_checkpoints_by_name_or_path_and_what_is_like_a_wrong_name(tmp_path, monkeypatch):
+    for name in ("run_0", "run_10", "run_2", "run_best", "README.md"):
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    found = inputs.find_models(tmp_path / "absent", ["run_2"])
+    assert [path.resolve() for path in found] == [tmp_path / "run_2"]
+    with pytest.raises(UsageError) as error:
+        inputs.find_models(tmp_path, ["run_bets"])
+    assert "like it: run_best" in str(error.value)
+    assert str(error.value).splitlines()[1:] == ["  run_best", "  run_0", "  run_2", "  run_10"]
+
+
+def test_folders_that_are_left_out_are_named(tmp_path, capsys):
+    (tmp_path / "part").mkdir()
+    for path in (tmp_path / "a.png", tmp_path / "part/b.mp4"):
+        path.write_bytes(b"x")
+    assert list(inputs.list_inputs([tmp_path])) == ["a.png"]
+    assert "videos in its folders are left out (part, ...); --recursive takes them" in capsys.readouterr().out
+
+
+def test_labels_of_other_videos_are_refused_before_anything_is_scored(tmp_path):
+    make_checkpoint(tmp_path, "a")
+    (tmp_path / "v").mkdir()
+    write_video(tmp_path / "v/v.mp4", numbered_frames(3))
+    (tmp_path / "l.csv").write_text("filename,label\nv,0\n")
+    with pytest.raises(UsageError, match=r"names none of the videos; it has v, and they are v\.mp4"):
+        run(tmp_path, tmp_path / "v", tmp_path / "o.csv", "--labels", tmp_path / "l.csv", models=["a"])
+    assert not (tmp_path / "o.csv.progress").exists()
 
 
 def test_a_picture_too_large_to_be_true_is_an_unreadable_one(tmp_path):

@@ -274,11 +274,23 @@ def test_t14_a_stopped_run_goes_on_and_what_is_scored_is_not_scored_again(
     assert run(weights, videos, output, models=["a"]) == 1
     assert calls == [names[1], names[0]]
     shutil.copy(demo_videos / names[0], videos / names[0])
-    assert run(weights, videos, output, "--strategy", "mean", models=["a"]) == 0  # other settings
-    assert len(calls) == 4
+    assert run(weights, videos, output, models=["a"]) == 0
+    assert len(calls) == 3
+    by_rule = {}
+    for strategy in ("smooth", "confident"):  # of the same faces' scores
+        assert run(weights, videos, output, "--strategy", strategy, models=["a"]) == 0
+        by_rule[strategy] = details(output)["videos"][0]
+        assert details(output)["settings"]["strategy"] == strategy
+    assert len(calls) == 3
+    assert by_rule["smooth"]["models"][0]["rule"] == "smooth"
+    assert by_rule["smooth"]["score"] != by_rule["confident"]["score"]
+    assert output.read_text() == first
+    assert "2 of 2 were scored before" in capsys.readouterr().out
+    assert run(weights, videos, output, "--detector-scale", "1", models=["a"]) == 0  # other settings
+    assert len(calls) == 5
     assert "beginning anew" in capsys.readouterr().out
-    assert run(weights, videos, output, "--strategy", "mean", "--force", models=["a"]) == 0
-    assert len(calls) == 6
+    assert run(weights, videos, output, "--detector-scale", "1", "--force", models=["a"]) == 0
+    assert len(calls) == 7
 
 
 def test_an_error_is_tried_again(clip, weights, tmp_path):
@@ -383,7 +395,7 @@ def test_same_names_in_two_folders_are_told_apart(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"--models": "nope"}, "nope: not in"), ({"--weights-dir": "/absent"}, "(none)"),
+    [({"--models": "nope"}, "nope: not in"), ({"--weights-dir": "/absent"}, "no checkpoint"),
      ({"--test-dir": "/absent"}, "there is no such folder"),
      ({"--output": "x.txt"}, "ends in .csv"), ({"--detector-scale": "9"}, "neither auto nor a factor"),
      ({"--device": "tpu"}, "--device tpu"), ({"--labels": "/absent.csv"}, "--labels /absent.csv")],

@@ -235,8 +235,11 @@ def read_file(path: Path, *, mapped: bool = False) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
     except Exception as error:  # torch.load raises errors of pickle, zipfile, struct and its own
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise CheckpointError(f"{path} is not a checkpoint that can be read safely ({reason})") from error
+        # PyTorch's own message advises to run whatever code is in the file.
+        raise CheckpointError(
+            f"{path} is not a checkpoint that can be read safely ({type(error).__name__}): it is no file of PyTorch's, "
+            "is damaged or not all there, or holds more than weights and plain values"
+        ) from error
 
 
 def _numpy_scalars() -> list:
