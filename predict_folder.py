@@ -42,8 +42,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="folder of the checkpoints (weights)")
     parser.add_argument("--models", nargs="+", required=True, metavar="NAME",
-                        help="checkpoints in it, ours or the winners' own, or files of export_model.py; @FILE: those "
-                        "named in FILE")  # fmt: skip
+                        help="checkpoints in it, ours or the winners' own, or files of export_model.py; paths will do; "
+                        "@FILE: those named in FILE")  # fmt: skip
     parser.add_argument("--test-dir", type=Path, nargs="+", default=[], metavar="PATH",
                         help="folders of videos and pictures, and single files")  # fmt: skip
     parser.add_argument("--recursive", action="store_true", help="look into the folders' own folders as well")
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.report:
         from prediction.report import make_report
 
-        ensemble = run.ensemble or load_ensemble(args, paths)
+        ensemble = run.ensemble or Ensemble(paths, resolve_device(args.device), args.precision)
         page = make_report(args.report, verdicts, settings, ensemble, run.files)
         print(f"report: {page}")
     return 0 if all(verdict.judged for verdict in verdicts) else 1
@@ -200,7 +200,7 @@ def score_videos(
             thresholds = common_thresholds([check_model(path) for path in paths], [path.name for path in paths])
             settings["detector_thresholds"] = list(thresholds)
             return Run([progress.done[name] for name in videos], settings, progress.files, None)
-        ensemble = load_ensemble(args, paths)
+        ensemble = Ensemble(paths, device, args.precision)
         thresholds = ensemble.detector_thresholds
     except (CheckpointError, ValueError) as error:
         raise UsageError(str(error)) from error
@@ -218,10 +218,6 @@ def score_videos(
     finally:
         ensemble.close()
     return Run(verdicts, {**settings, "detector_thresholds": list(thresholds)}, progress.files, ensemble)
-
-
-def load_ensemble(args: argparse.Namespace, paths: Sequence[Path]) -> Ensemble:
-    return Ensemble(paths, resolve_device(args.device), args.precision)
 
 
 def write_results(output: Path, verdicts: Sequence[Verdict], settings: dict[str, Any], summary: dict) -> None:

@@ -1,9 +1,9 @@
-"""Where the work runs: the device, the threads, and batches that are halved when memory runs out."""
+"""Where the work runs: the device, the threads, the packages, and batches that are halved when memory runs out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,7 @@ def keep_freed_memory() -> None:
     glibc hands large blocks back to the kernel, which clears them anew for each array of a picture's size: a third of
     the time of SSIM on 500 x 400 pixels. Other C libraries have no such setting, and nothing is done.
     """
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    mallopt = _c_function("mallopt")
     if mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3  # <malloc.h>
         mallopt(trim_threshold, 256 * 2**20)
@@ -68,11 +66,16 @@ def keep_freed_memory() -> None:
 
 def release_freed_memory() -> None:
     """Give what this process has freed back to the system, where the C library is glibc: after a model is loaded."""
-    import ctypes
-
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    trim = _c_function("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def _c_function(name: str) -> Callable | None:
+    """A function of the C library that this process runs on; None where it has no such one."""
+    import ctypes
+
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 def limit_threads(threads: int = 1) -> None:
@@ -84,6 +87,19 @@ def limit_threads(threads: int = 1) -> None:
     cv2.setNumThreads(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
+
+
+def package_versions(names: Iterable[str], unknown: str) -> dict[str, str]:
+    """The version of each package; `unknown` for one that is not there, or under another name, as OpenCV may be."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = unknown
+    return versions
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -121,7 +121,8 @@ def fit_to_file(path: Path, labels: Sequence[int], scores: Sequence[float], sett
         "fakes": fit.fakes,
         "log_loss_before": fit.before,
         "log_loss_after": fit.after,
-        **_holds_for(settings),
+        "models": settings["models"],
+        "strategy": settings["strategy"],
     }
     artifacts.write_json(path, content, indent=1)
     print(
@@ -136,11 +137,6 @@ def fit_to_file(path: Path, labels: Sequence[int], scores: Sequence[float], sett
     elif fit.bound:
         print(f"  {HIGHEST} is the highest that is tried: the scores say little or the wrong thing about these videos")
     print(f"written: {path}; a later run applies it: --calibration {path}")
-
-
-def _holds_for(settings: dict[str, Any]) -> dict[str, Any]:
-    """What a temperature depends on."""
-    return {key: settings[key] for key in ("models", "strategy")}
 
 
 def read_temperature(path: Path, settings: dict[str, Any]) -> float:
@@ -162,17 +158,16 @@ def read_temperature(path: Path, settings: dict[str, Any]) -> float:
         raise UsageError(
             f"--calibration {path}: not a file that --calibrate wrote ({type(error).__name__}: {error})"
         ) from None
-    wanted = _holds_for(settings)
     # By content: the mean does not change when a checkpoint is renamed or comes in another place.
-    given = {(model["size"], model["crc"]): model["name"] for model in wanted["models"]}
-    if fitted.keys() != given.keys() or len(content["models"]) != len(wanted["models"]):
+    given = {(model["size"], model["crc"]): model["name"] for model in settings["models"]}
+    if fitted.keys() != given.keys() or len(content["models"]) != len(settings["models"]):
         raise UsageError(
             f"--calibration {path}: was fitted for other checkpoints ({', '.join(fitted.values())}) than "
             f"{', '.join(given.values())}, or they were trained again since. Fit one for these by --calibrate"
         )
-    if strategy != wanted["strategy"]:
+    if strategy != settings["strategy"]:
         raise UsageError(
-            f"--calibration {path}: was fitted for --strategy {strategy}, not {wanted['strategy']}; score with that, "
+            f"--calibration {path}: was fitted for --strategy {strategy}, not {settings['strategy']}; score with that, "
             "or fit one for this by --calibrate"
         )
     return temperature

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from training.checkpoint import ModelSpec
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-COMPILE_FROM = 20_000  # faces times checkpoints of one kind: compiling a B7 takes a minute or two, and gains a third
-_WORTH_IT = 0.95  # or nothing, on some CPUs: of the time without, at most this
+# Faces times checkpoints of one kind: compiling a B7 takes a minute or two, and gains a third, or nothing on some CPUs.
+COMPILE_FROM = 20_000
+_WORTH_IT = 0.95  # the part of the time without it that compiled networks may take at most
 _CPU_BATCH, _GPU_BATCH = 1, 64  # on a CPU larger ones only take memory, and longer to get it from the kernel
 _MOST_THREADS = 8  # each has a batch of maps in memory
 
@@ -81,7 +82,7 @@ class Ensemble:
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         self._device, self._on_gpu = device, device.startswith("cuda")
         self.paths = list(paths)
-        self.names: list[str] = []
+        self.names = [path.name for path in paths]
         self.specs: list[ModelSpec] = []
         self.models: list[torch.nn.Module | OnnxModel] = []
         self._normalizers = []
@@ -98,7 +99,6 @@ class Ensemble:
                 release_freed_memory()
             self.models.append(model)
             self.specs.append(spec)
-            self.names.append(path.name)
             self._normalizers.append(Normalizer(spec.mean, spec.std, device))
         if not self._on_gpu:
             keep_freed_memory()
@@ -123,8 +123,8 @@ class Ensemble:
         Raises:
             RuntimeError: it failed, and `only_if_faster` is not set.
         """
-        crops = [np.zeros((spec.size, spec.size, 3), np.uint8) for spec in self.specs[:1]]
-        crops *= 2 * self.batch_size * self.threads
+        size = self.specs[0].size
+        crops = [np.zeros((size, size, 3), np.uint8)] * (2 * self.batch_size * self.threads)
 
         def seconds(compiled: bool) -> float:
             self.compiled = compiled

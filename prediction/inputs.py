@@ -42,9 +42,10 @@ def list_inputs(places: Sequence[Path], lists: Sequence[Path] = (), *, recursive
             deeper = "" if recursive else "; --recursive looks into its folders as well"
             kinds = ", ".join(sorted(layout.VIDEO_SUFFIXES | layout.PICTURE_SUFFIXES))
             raise UsageError(f"--test-dir {place}: no video or picture lies in it (looked for {kinds}){deeper}")
-        deeper = [] if recursive else [p for p in place.iterdir() if p.is_dir() and layout.list_videos(p)]
-        if deeper:
-            print(f"{place}: videos in its folders are left out ({deeper[0].name}, ...); --recursive takes them")
+        folders = () if recursive else (path for path in place.iterdir() if path.is_dir())
+        left_out = next((folder for folder in folders if layout.list_videos(folder)), None)
+        if left_out:  # one is enough to say so: there may be thousands
+            print(f"{place}: videos in its folders are left out ({left_out.name}, ...); --recursive takes them")
         paths += found
     if not paths:
         raise UsageError("nothing to score: give --test-dir or --list")

@@ -12,7 +12,6 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dfdc import artifacts, layout
+from dfdc.devices import package_versions
 from dfdc.imaging import crop_face, encode_jpeg, isotropic_resize, read_picture
 from dfdc.video import VideoError, VideoReader
 from prediction import report_page
@@ -57,7 +57,8 @@ def make_report(
     Raises:
         OSError: a page can't be written.
     """
-    made = Made(settings, {path.name: artifacts.sha256_of(path) for path in ensemble.paths}, software_versions())
+    versions = {"Python": platform.python_version(), **package_versions(PACKAGES, "of unknown version")}
+    made = Made(settings, {path.name: artifacts.sha256_of(path) for path in ensemble.paths}, versions)
     for place in (folder, folder / "videos"):
         artifacts.remove_leftovers(place)
     pages: dict[str, str] = {}
@@ -83,17 +84,6 @@ def page_name(filename: str) -> str:
     """A file name that is safe anywhere and differs for every video, in upper and lower case alike."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", filename).strip("-")[:60]
     return f"{plain or 'video'}-{hashlib.sha256(os.fsencode(filename)).hexdigest()[:12]}.html"
-
-
-def software_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that the scores come from."""
-    versions = {"Python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "of unknown version"  # such as OpenCV under another name
-    return versions
 
 
 # ------------------------------------------------------------------------------------------ the pictures
@@ -131,8 +121,8 @@ def read_pictures(verdict: Verdict, recorded: Any, ensemble: Ensemble) -> Pictur
     except OSError as error:  # of a picture
         return Pictures(f"the file can’t be read again ({error.strerror or 'damaged'})")
     pictures.faces = [found[place] for place in sorted(found)]
-    if len(found) < len(suspects):
-        pictures.fault = "" if found else "the frames can’t be read again"
+    if not found:
+        pictures.fault = "the frames can’t be read again"
     return pictures
 
 
@@ -141,14 +131,16 @@ def most_suspicious(faces: Sequence[dict[str, Any]], count: int = SHOWN_FACES) -
 
     Equals come in the order of frames and persons.
     """
-    ranked = sorted(faces, key=lambda face: (-float(np.mean(face["scores"])), face["frame"], face["person"]))
+
+    def rank(face: dict[str, Any]) -> tuple[float, int, int]:
+        return -float(np.mean(face["scores"])), face["frame"], face["person"]
+
     taken: Counter[int] = Counter()
     first, later = [], []
-    for face in ranked:
+    for face in sorted(faces, key=rank):
         taken[face["person"]] += 1
         (first if taken[face["person"]] <= 2 else later).append(face)
-    chosen = (first + later)[:count]
-    return [face for face in ranked if any(face is other for other in chosen)]
+    return sorted((first + later)[:count], key=rank)
 
 
 def _frames(path: Path, wanted: set[int]) -> Any:

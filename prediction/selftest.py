@@ -14,13 +14,13 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dfdc import artifacts
+from dfdc.devices import package_versions
 from dfdc.faces import FaceDetector
 from dfdc.parallel import UsageError
 from dfdc.video import write_video
@@ -85,7 +85,7 @@ def self_test(paths: Sequence[Path], *, store: bool = False, anew: bool = False)
         results[path] = {
             "checkpoint_sha256": checksums[path],
             "clip": clip,
-            "libraries": {name: _version(name) for name in _LIBRARIES},
+            "libraries": package_versions(_LIBRARIES, "not installed under this name"),
             "faces": [
                 {"frame": face["frame"], "box": face["box"], "score": face["scores"][index]} for face in verdict.faces
             ],
@@ -251,10 +251,3 @@ def _score(face: dict[str, Any] | None) -> str:
 
 def _box(face: dict[str, Any] | None) -> str:
     return "-" if face is None else " ".join(f"{corner:.1f}" for corner in face["box"])
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:  # OpenCV comes under several names
-        return "not installed under this name"

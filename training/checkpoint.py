@@ -320,13 +320,9 @@ def load_model(path: Path, *, mapped: bool = False) -> tuple[nn.Module, Checkpoi
     """
     checkpoint = read_checkpoint(path, mapped=mapped)
     spec = checkpoint.spec
-    if mapped:
-        model = _build_without_weights(spec)
-        if model is not None:
-            load_weights(model, checkpoint, assign=True)
-            return model.eval(), checkpoint
-    model = build_network(spec.network, spec.encoder)
-    load_weights(model, checkpoint)
+    bare = _build_without_weights(spec) if mapped else None
+    model = build_network(spec.network, spec.encoder) if bare is None else bare
+    load_weights(model, checkpoint, assign=bare is not None)
     return model.eval(), checkpoint
 
 

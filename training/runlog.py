@@ -7,11 +7,11 @@ import platform
 import subprocess
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfdc.artifacts import write_bytes, write_json
+from dfdc.devices import package_versions
 from dfdc.imaging import encode_png
 from training import preview
 
@@ -112,7 +112,7 @@ class RunLog:
 def versions() -> dict[str, str]:
     """Python, the libraries that matter, and the git revision (with "+changes" where the tree has some)."""
     names = ("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "numpy")
-    found = {"python": platform.python_version(), **{name: version(name) for name in names}, "revision": "unknown"}
+    found = {"python": platform.python_version(), **package_versions(names, "unknown"), "revision": "unknown"}
     root = Path(__file__).resolve().parents[1]
     if (root / ".git").exists():
         command = ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--abbrev=12"]
