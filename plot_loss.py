@@ -4,32 +4,104 @@
     python plot_loss.py --log-file logs/b7_*.log --select 1     # five seeds in one picture, the best epoch of each
 
 The curve is (fake_weight * fake loss + real loss) / 2, fake_weight 1.4: missed fakes were what cost most in the
-challenge. The plot is written as a PNG, and shown where there is a display.
+challenge. Where training kept an average of the weights (ema_decay), the averaged weights of an epoch are chosen from
+as well. Further validation sets are drawn, but not chosen by. The plot is written as a PNG, and shown where there is
+a display.
 """
 
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dfdc import parallel
 from dfdc.artifacts import write_bytes
 from dfdc.parallel import UsageError
+from dfdc.scoring import FAKE_WEIGHT, selection_loss
 
-FAKE_WEIGHT = 1.4
-_LINE = re.compile(r"epoch (\d+) fake ([\d.]+|-|nan|inf) real ([\d.]+|-|nan|inf)")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_NUMBER = r"(\d+\.\d+|-|nan|inf)"
+# The " |" at the end tells a whole line from one that was cut within a number.
+_LINE = re.compile(rf"epoch (\d+) (?:(average) |on ([A-Za-z0-9_-]+) )?fake {_NUMBER} real {_NUMBER} \|")
 
 
-def read_losses(path: Path) -> dict[int, tuple[float, float]]:
-    """Epoch -> (fake loss, real loss) from a run's .log or .jsonl; a repeated epoch counts as it was last.
+@dataclass(frozen=True)
+class Losses:
+    """Mean log losses of the fake and of the real held-out videos, in nats."""
 
-    Epochs without a validation, without one of the classes, or with a loss that is not finite are left out.
+    fake: float
+    real: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint that can be chosen: an epoch's own weights, or its averaged ones."""
+
+    epoch: int
+    averaged: bool
+    losses: Losses
+
+    @property
+    def suffix(self) -> str:
+        """What training puts behind the run's name for this checkpoint's file."""
+        return f"_{self.epoch}_ema" if self.averaged else f"_{self.epoch}"
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}, averaged weights" if self.averaged else f"epoch {self.epoch}"
+
+
+@dataclass
+class Run:
+    """A run's losses by epoch. An epoch is absent where it has no finite loss of both classes.
+
+    Attributes:
+        held_out: of the weights after each epoch, on the held-out fold.
+        average: of the average of the weights, on the same videos.
+        sets: of the weights after each epoch, on each further validation set by its name.
+    """
+
+    held_out: dict[int, Losses] = field(default_factory=dict)
+    average: dict[int, Losses] = field(default_factory=dict)
+    sets: dict[str, dict[int, Losses]] = field(default_factory=dict)
+
+    def forget(self, epoch: int) -> None:
+        """Drop an epoch that a resumed run trains again."""
+        for losses in (self.held_out, self.average, *self.sets.values()):
+            losses.pop(epoch, None)
+
+    def candidates(self) -> list[Candidate]:
+        """All checkpoints that have a loss, by epoch, an epoch's own weights first."""
+        found = [
+            Candidate(epoch, averaged, losses)
+            for averaged, series in ((False, self.held_out), (True, self.average))
+            for epoch, losses in series.items()
+        ]
+        return sorted(found, key=lambda candidate: (candidate.epoch, candidate.averaged))
+
+    def best(self, fake_weight: float, first_epoch: int = 0) -> list[Candidate]:
+        """The candidates from `first_epoch` on, the lowest selection loss first; of equals the earlier one."""
+        chosen = [candidate for candidate in self.candidates() if candidate.epoch >= first_epoch]
+        return sorted(chosen, key=lambda candidate: _selection(candidate.losses, fake_weight))
+
+
+def _selection(losses: Losses, fake_weight: float) -> float:
+    return selection_loss(losses.fake, losses.real, fake_weight)
+
+
+def read_run(path: Path) -> Run:
+    """Read a run's .log or .jsonl; a repeated epoch counts as it was last.
 
     Raises:
         UsageError: can't be read, or no epoch stands in it.
@@ -38,73 +110,130 @@ def read_losses(path: Path) -> dict[int, tuple[float, float]]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise UsageError(f"--log-file {path}: can't be read ({error.strerror})") from None
-    losses = {}
+    run = Run()
     for line in lines:
-        entry = _parse_json(line) if line.startswith("{") else _parse_text(line)
-        if entry and all(math.isfinite(loss) for loss in entry[1:]):
-            losses[entry[0]] = entry[1:]  # (fake, real)
-    if not losses:
+        (_add_json if line.startswith("{") else _add_text)(run, line)
+    if not run.candidates():
         raise UsageError(
             f"--log-file {path}: no epoch with a held-out fake and real loss stands in it; training writes such lines "
             "to logs/<run>.log after each validation, if the hold-out has both classes"
         )
-    return dict(sorted(losses.items()))
+    return run
 
 
-def _parse_text(line: str) -> tuple[int, float, float] | None:
+def _add_text(run: Run, line: str) -> None:
     match = _LINE.match(line)
-    return (int(match[1]), float(match[2]), float(match[3])) if match and "-" not in match.groups() else None
+    if not match:
+        return
+    epoch, fake, real = int(match[1]), *(float(number.replace("-", "nan")) for number in match.group(4, 5))
+    if match[2]:
+        _add(run.average, epoch, fake, real)
+    elif match[3]:
+        _add(run.sets.setdefault(match[3], {}), epoch, fake, real)
+    else:  # the line that an epoch begins with
+        run.forget(epoch)
+        _add(run.held_out, epoch, fake, real)
 
 
-def _parse_json(line: str) -> tuple[int, float, float] | None:
+def _add_json(run: Run, line: str) -> None:
     try:
         record = json.loads(line)
-        return int(record["epoch"]), float(record["video"]["log_loss_fake"]), float(record["video"]["log_loss_real"])
-    except (ValueError, KeyError, TypeError):
-        return None  # a start record, an epoch without validation, or a line cut by a kill
+    except ValueError:
+        return  # a line that was cut by a kill
+    if record.get("event") != "epoch":
+        return
+    epoch = record["epoch"]
+    run.forget(epoch)
+    _add_metrics(run.held_out, epoch, record.get("video", {}))
+    _add_metrics(run.average, epoch, record.get("video_ema", {}))
+    for name, groups in record.get("sets", {}).items():
+        _add_metrics(run.sets.setdefault(name, {}), epoch, groups["video"])
 
 
-def combine(fake: float, real: float, fake_weight: float = FAKE_WEIGHT) -> float:
-    """The number epochs are chosen by."""
-    return (fake_weight * fake + real) / 2
+def _add_metrics(series: dict[int, Losses], epoch: int, metrics: Mapping[str, float]) -> None:
+    _add(series, epoch, metrics.get("log_loss_fake", math.nan), metrics.get("log_loss_real", math.nan))
 
 
-def best_epochs(losses: dict[int, tuple[float, float]], fake_weight: float, count: int) -> list[int]:
-    """The `count` epochs with the lowest combined loss, best first."""
-    return sorted(losses, key=lambda epoch: (combine(*losses[epoch], fake_weight), epoch))[:count]
+def _add(series: dict[int, Losses], epoch: int, fake: float, real: float) -> None:
+    """Add an epoch's losses, unless one of them is missing or not finite."""
+    if math.isfinite(fake) and math.isfinite(real):
+        series[epoch] = Losses(fake, real)
 
 
-def plot(runs: dict[str, dict[int, tuple[float, float]]], best: dict[str, list[int]], fake_weight: float,
-         output: Path, show: bool) -> None:  # fmt: skip
-    """One picture: a run's fake and real loss and their combination, or the combinations of several runs."""
-    import matplotlib
+def draw(
+    runs: Mapping[str, Run], best: Mapping[str, Sequence[Candidate]], fake_weight: float, first_epoch: int = 0
+) -> Figure:
+    """One picture of a run with all its losses, or of several runs with their selection losses alone.
 
-    if not show:
-        matplotlib.use("Agg")
+    Args:
+        runs: the runs by name.
+        best: the candidates of each run that get a ring, by the run's name.
+        fake_weight: see selection_loss.
+        first_epoch: the epochs before it are shaded.
+    """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
-    figure, axis = plt.subplots(figsize=(8, 4.5))
-    for name, losses in runs.items():
-        epochs = list(losses)
-        if len(runs) == 1:
-            axis.plot(epochs, [losses[e][0] for e in epochs], color="tab:red", alpha=0.45, lw=1, label="fake videos")
-            axis.plot(epochs, [losses[e][1] for e in epochs], color="tab:green", alpha=0.45, lw=1, label="real videos")
-        combined = [combine(*losses[epoch], fake_weight) for epoch in epochs]
-        label = f"best: {', '.join(map(str, best[name]))}"
-        (line,) = axis.plot(epochs, combined, marker="o", ms=3, label=label if len(runs) == 1 else f"{name}, {label}")
-        axis.plot(best[name], [combine(*losses[e], fake_weight) for e in best[name]], "o", mfc="none", ms=10,
-                  mec=line.get_color())  # fmt: skip
-    axis.set(xlabel="epoch", ylabel=f"held-out log loss, ({fake_weight:g} x fake + real) / 2")
-    axis.set_title(next(iter(runs)) if len(runs) == 1 else f"{len(runs)} runs")
+    # Each run is a line of the legend.
+    figure, axis = plt.subplots(figsize=(8, 4.8 + 0.2 * len(runs)), layout="constrained")
+    if len(runs) == 1:
+        ((name, run),) = runs.items()
+        _draw_run(axis, run, best[name], fake_weight)
+        axis.set_title(name)
+    else:
+        _draw_runs(axis, runs, best, fake_weight)
+        axis.set_title(f"{len(runs)} runs")
+    drawn = min(candidate.epoch for run in runs.values() for candidate in run.candidates())
+    if drawn < first_epoch:
+        told = f"never chosen (--first-epoch {first_epoch})"
+        axis.axvspan(drawn - 0.5, first_epoch - 0.5, color="0.93", label=told)
+    axis.set(xlabel="epoch", ylabel=f"log loss, ({fake_weight:g} x fake + real) / 2")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="small")
-    figure.tight_layout()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=110, metadata={"Software": None})
-    if show:
-        plt.show()
+    figure.legend(loc="outside lower center", fontsize="small", ncols=3 if len(runs) == 1 else 1)
+    return figure
+
+
+def _draw_run(axis: Axes, run: Run, best: Sequence[Candidate], fake_weight: float) -> None:
+    epochs = sorted(run.held_out)
+    for part, colour in (("fake", "tab:red"), ("real", "tab:green")):
+        losses = [getattr(run.held_out[epoch], part) for epoch in epochs]
+        axis.plot(epochs, losses, color=colour, alpha=0.45, lw=1, label=f"{part} videos alone")
+    for label, colour, series, averaged in (
+        ("weights", "tab:blue", run.held_out, False),
+        ("averaged weights", "tab:orange", run.average, True),
+    ):
+        chosen = [candidate for candidate in best if candidate.averaged == averaged]
+        if chosen:
+            label += f", best: {', '.join(str(candidate.epoch) for candidate in chosen)}"
+        _curve(axis, series, fake_weight, "o-", color=colour, label=label)
+        _rings(axis, chosen, fake_weight, colour)
+    for number, (name, series) in enumerate(run.sets.items()):
+        _curve(axis, series, fake_weight, "o--", color=f"C{4 + number}", label=f"on {name}")
+
+
+def _draw_runs(
+    axis: Axes, runs: Mapping[str, Run], best: Mapping[str, Sequence[Candidate]], fake_weight: float
+) -> None:
+    for number, (name, run) in enumerate(runs.items()):
+        told = ", ".join(f"{candidate.epoch}{' averaged' * candidate.averaged}" for candidate in best[name])
+        _curve(axis, run.held_out, fake_weight, "o-", color=f"C{number}", label=f"{name}, best: {told}")
+        _curve(axis, run.average, fake_weight, ":", color=f"C{number}")
+        _rings(axis, best[name], fake_weight, f"C{number}")
+    if any(run.average for run in runs.values()):
+        axis.plot([], [], ":", color="black", label="averaged weights of the run with that colour")
+
+
+def _curve(axis: Axes, series: Mapping[int, Losses], fake_weight: float, marks: str, **style: str) -> None:
+    """The selection losses as a line, if there are any."""
+    if series:
+        epochs = sorted(series)
+        axis.plot(epochs, [_selection(series[epoch], fake_weight) for epoch in epochs], marks, ms=3, **style)
+
+
+def _rings(axis: Axes, candidates: Sequence[Candidate], fake_weight: float, colour: str) -> None:
+    losses = [_selection(candidate.losses, fake_weight) for candidate in candidates]
+    axis.plot([candidate.epoch for candidate in candidates], losses, "o", mfc="none", ms=10, mec=colour)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,39 +241,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--log-file", type=Path, required=True, nargs="+", metavar="LOG",
                         help="logs/<run>.log or .jsonl; several (five seeds, say) come into one picture")  # fmt: skip
     parser.add_argument("--fake-weight", type=float, default=FAKE_WEIGHT, help=f"({FAKE_WEIGHT})")
-    parser.add_argument("--best", type=int, default=3, metavar="N", help="how many epochs to mark (3)")
+    parser.add_argument("--first-epoch", type=int, default=0, metavar="N",
+                        help="draw earlier epochs, but never choose them (0); the winners' plot never chose epochs "
+                        "before 17, because early losses are noisy")  # fmt: skip
+    parser.add_argument("--best", type=int, default=3, metavar="N", help="how many checkpoints to mark (3)")
     parser.add_argument("--output", type=Path, metavar="PNG", help="(beside the first log: <run>.png)")
     parser.add_argument("--select", type=int, metavar="N",
                         help="write the names of each run's N best checkpoints to --select-file")  # fmt: skip
     parser.add_argument("--select-file", type=Path, default=Path("weights/selected.txt"), metavar="FILE",
                         help="for predict_folder.py --models @FILE (weights/selected.txt)")  # fmt: skip
     args = parser.parse_args(argv)
-    if not args.fake_weight > 0 or args.best < 1 or (args.select is not None and args.select < 1):
-        raise UsageError("--fake-weight must be over 0, --best and --select 1 or more")
-    runs = {path.name.removesuffix(".log").removesuffix(".jsonl"): read_losses(path) for path in args.log_file}
+    if not 0 < args.fake_weight < math.inf:
+        raise UsageError(f"--fake-weight {args.fake_weight:g}: a number over 0 is expected")
+    if args.best < 1:
+        raise UsageError(f"--best {args.best}: 1 or more is expected")
+    if args.select is not None and args.select < 1:
+        raise UsageError(f"--select {args.select}: 1 or more is expected")
+    runs = {path.name.removesuffix(".log").removesuffix(".jsonl"): read_run(path) for path in args.log_file}
     if len(runs) < len(args.log_file):
         raise UsageError("--log-file: the same run is given twice")
     if args.output and args.output.suffix.lower() != ".png":
         raise UsageError(f"--output {args.output}: a name that ends in .png is expected")
-    best = {name: best_epochs(losses, args.fake_weight, args.best) for name, losses in runs.items()}
-    first = next(iter(runs))
-    output = args.output or args.log_file[0].with_name(f"{first}.png")
+    ranked = {name: run.best(args.fake_weight, args.first_epoch) for name, run in runs.items()}
+    for name, candidates in ranked.items():
+        if not candidates:
+            last = runs[name].candidates()[-1].epoch
+            raise UsageError(f"--first-epoch {args.first_epoch}: the last epoch of {name} is {last}; give that or less")
+    best = {name: candidates[: args.best] for name, candidates in ranked.items()}
+    output = args.output or args.log_file[0].with_name(f"{next(iter(runs))}.png")
     display = sys.platform in ("win32", "darwin") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
-    plot(runs, best, args.fake_weight, output, display)
-    for name, epochs in best.items():
+    import matplotlib
+
+    if not display:
+        matplotlib.use("Agg")  # whatever MPLBACKEND says: a notebook's has no module here
+    figure = draw(runs, best, args.fake_weight, args.first_epoch)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=110, metadata={"Software": None})
+    if display:
+        import matplotlib.pyplot as plt
+
+        plt.show()
+    for name, candidates in best.items():
         if len(runs) > 1:
             print(name)
-        for epoch in epochs:
-            fake, real = runs[name][epoch]
-            print(f"epoch {epoch}: {combine(fake, real, args.fake_weight):.4f} (fake {fake:.4f}, real {real:.4f})")
+        for candidate in candidates:
+            loss, parts = _selection(candidate.losses, args.fake_weight), candidate.losses
+            print(f"{candidate}: {loss:.4f} (fake {parts.fake:.4f}, real {parts.real:.4f})")
     print(f"plot: {output}")
     if args.select:
-        chosen = {name: best_epochs(losses, args.fake_weight, args.select) for name, losses in runs.items()}
-        names = [f"{name}_{epoch}" for name, epochs in chosen.items() for epoch in epochs]
+        names = [name + candidate.suffix for name in runs for candidate in ranked[name][: args.select]]
         write_bytes(args.select_file, "".join(f"{name}\n" for name in names).encode())
         print(
             f"selected: {', '.join(names)} -> {args.select_file}; predict_folder.py takes --models @{args.select_file}"
         )
+        folder = args.select_file.parent
+        gone = [name for name in names if not (folder / name).exists()]
+        if gone and any(folder.glob(f"{glob.escape(next(iter(runs)))}_*")):
+            print(f"not in {folder} any more: {', '.join(gone)}; training's --keep left fewer", file=sys.stderr)
     return 0
 
 

@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
 # Trains the ensemble: five EfficientNet-B7 with five seeds, one after the other.
 #
-#   ./train.sh DATA_ROOT NUM_GPUS
+#   ./train.sh DATA_ROOT NUM_GPUS [FLAGS OF training/train_classifier.py]
 #   BATCH_SIZE=8 ./train.sh /dataset 2                # for GPUs with less than 12 GB
 #   PRETRAINED_PATH=b7.pth ./train.sh /dataset 2      # encoder weights from a file, without a network
 #   CONFIG=configs/demo.json SEEDS="111 555" ./train.sh DATA_ROOT 0    # on the CPU, small
+#   ./train.sh /dataset 2 --keep 3                    # the newest 3 and the best 3 epochs of each seed: 3 GB, not 11
 #
-# OUTPUT_DIR (weights) and LOG_DIR (logs) say where to write; take others for another DATA_ROOT.
-# Written for 2 GPUs with 12 GB or more (batch size 12 on each; larger batches may give better results). One B7 is
-# 40 epochs of 2500 batches. Run again, it goes on where it was stopped: finished seeds are not repeated, logs are
+# OUTPUT_DIR (weights) and LOG_DIR (logs) say where to write; take others for another DATA_ROOT. Paths among the flags
+# are looked for from this folder.
+# Written for 2 GPUs with 12 GB or more: 12 crops on each, 24 in a step (the winners had 24 or 48). One B7 is 40 epochs
+# of 2500 steps. Run again, it goes on where it was stopped: finished seeds are not repeated, logs are
 # appended to, and a seed that fails stops the script.
 set -euo pipefail
 unset CDPATH
 
 usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
-[ $# -eq 2 ] || { usage >&2; exit 2; }
+[ $# -ge 2 ] || { usage >&2; exit 2; }
 data_root=$1 num_gpus=$2
 [[ $num_gpus =~ ^[0-9]+$ ]] || { echo "train.sh: NUM_GPUS must be a number (0: train on the CPU), not '$num_gpus'" >&2; exit 2; }
 data_root=$(cd -- "$data_root" 2>/dev/null && pwd) || {
@@ -30,7 +32,7 @@ config=${CONFIG:-configs/b7.json}
 seeds=${SEEDS:-111 555 777 888 999}
 output=${OUTPUT_DIR:-weights}
 name=$(basename "$config" .json)
-options=(--config "$config" --data-dir "$data_root" --output-dir "$output" --resume auto)
+options=(--config "$config" --data-dir "$data_root" --output-dir "$output" --resume auto "${@:3}")
 [ -z "${BATCH_SIZE:-}" ] || options+=(--batch-size "$BATCH_SIZE")
 [ -z "${PRETRAINED_PATH:-}" ] || options+=(--pretrained-path "$PRETRAINED_PATH")
 [ -z "${LOG_DIR:-}" ] || options+=(--log-dir "$LOG_DIR")

@@ -35,6 +35,7 @@ def main() -> None:
 
     from dfdc import imaging, layout
     from training import dataset, occlusions
+    from training.config import OcclusionConfig
     from training.transforms import Augment, build_augmentation
 
     cv2.setNumThreads(1)
@@ -60,8 +61,9 @@ def main() -> None:
                 samples.append({"image": torch.from_numpy(values), "label": 1.0})
             default_collate(samples)
 
-    data = dataset.CropDataset(table, args.data_dir, layout.CROPS_DIR, args.size, train=True, occlusions=False)
-    full = dataset.CropDataset(table, args.data_dir, layout.CROPS_DIR, args.size, train=True)
+    data = dataset.CropDataset(table, args.data_dir, layout.CROPS_DIR, args.size, train=True)
+    shares = OcclusionConfig()
+    full = dataset.CropDataset(table, args.data_dir, layout.CROPS_DIR, args.size, train=True, occlusions=shares)
 
     def ours(source: dataset.CropDataset) -> None:
         for batch in batches:
@@ -78,7 +80,7 @@ def main() -> None:
         "ours, with occlusions": lambda: ours(full),
         "  read": lambda: [imaging.read_picture(path) for path in paths],
         "  occlude": lambda: [
-            occlusions.occlude(picture, None, mark, np.random.default_rng(index))
+            occlusions.occlude(picture, None, mark, np.random.default_rng(index), shares)
             for index, (picture, mark) in enumerate(zip(pictures, marks, strict=True))
         ],
         "  augment": lambda: [augment(picture, index) for index, picture in enumerate(pictures)],

@@ -16,7 +16,6 @@ import gc
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,7 +28,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="counted steps of each turn (20)")
     parser.add_argument("--turns", type=int, default=3, help="turns of each form; the best counts (3)")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", choices=("off", "on", "auto"), default="off", help="of ours (off)")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="in both forms")
     args = parser.parse_args()
 
     import torch
@@ -41,11 +41,12 @@ def main() -> None:
     from training.distributed import Ranks
     from training.model import build_network
     from training.optim import build_optimizer
-    from training.train_classifier import amp_type
+    from training.wrapping import amp_type, use_fast_kernels, wrap
 
     device = resolve_device(args.device)
     on_gpu = device.startswith("cuda")
-    config = replace(load_config(args.config), batch_size=args.batch_size, compile=args.compile, epochs=10**6)
+    changes = {"batch_size": args.batch_size, "compile": args.compile, "epochs": 10**6}
+    config = load_config(args.config, changes | {"gradient_checkpointing": args.gradient_checkpointing})
     torch.manual_seed(0)
     images = torch.randint(0, 256, (args.batch_size, config.size, config.size, 3), dtype=torch.uint8)
     labels = (torch.arange(args.batch_size) % 2).float()
@@ -54,7 +55,13 @@ def main() -> None:
     plain_type, our_type = torch.float16 if on_gpu else None, amp_type(config.precision, device)
 
     def build() -> torch.nn.Module:
-        return build_network(config.network, config.encoder, drop_path=config.drop_path, dropout=config.dropout)
+        return build_network(
+            config.network,
+            config.encoder,
+            drop_path=config.drop_path,
+            dropout=config.dropout,
+            gradient_checkpointing=config.gradient_checkpointing,
+        )
 
     def synchronize() -> None:
         if on_gpu:
@@ -89,13 +96,16 @@ def main() -> None:
     def ours() -> Callable[[int], None]:
         network = build().to(device, memory_format=torch.channels_last)
         optimizer, _ = build_optimizer(network, config.optimizer, device)
-        scaler = torch.amp.GradScaler(kind, enabled=our_type is torch.float16)
+        scaler = engine.make_scaler(device, our_type)
+        use_fast_kernels(device, our_type)
         pinned = images.pin_memory() if on_gpu else images
-        batch = {"image": pinned, "label": labels, "row": torch.arange(len(labels)), "error": [],
-                 "valid": torch.ones(len(labels), dtype=torch.bool)}  # fmt: skip
+        every = torch.ones(len(labels), dtype=torch.bool)
+        batch = {"image": pinned, "label": labels, "row": torch.arange(len(labels)), "error": []}
+        batch |= {"valid": every, "readable": every}
         ranks = Ranks(device=device)
         run = engine.Run(config, ranks, 0, network, optimizer, scaler, our_type, args.steps, lambda: False)
-        model = engine.wrap(run, frozen=False)
+        model, said = wrap(run, frozen=False)
+        print(said)
 
         def steps(count: int) -> None:
             run.steps_per_epoch = count

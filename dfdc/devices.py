@@ -78,14 +78,17 @@ def _c_function(name: str) -> Callable | None:
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
-def limit_threads(threads: int = 1) -> None:
-    """Keep OpenCV, and PyTorch if it is loaded, to `threads` threads in this process."""
+def limit_threads(threads: int = 1, *, of_torch: bool = True) -> None:
+    """Keep OpenCV, and (`of_torch`) PyTorch if it is loaded, to `threads` threads in this process.
+
+    Not to be called in a process that was forked from one in which OpenCV had threads: it would wait for them for ever.
+    """
     import sys
 
     import cv2
 
     cv2.setNumThreads(threads)
-    if "torch" in sys.modules:
+    if of_torch and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+FAKE_WEIGHT = 1.4  # of the fakes' loss in selection_loss: missed fakes cost most in the challenge
+
 
 class VideoScore(NamedTuple):
     """A video's probability of being fake, and the rule that made it from the faces' scores."""
@@ -102,6 +104,19 @@ def log_loss(labels: np.ndarray, scores: np.ndarray, eps: float = 1e-15) -> floa
     if not len(labels):
         return float("nan")
     return float(-np.mean(labels * np.log(scores) + (1 - labels) * np.log(1 - scores)))
+
+
+def selection_loss(fake: float, real: float, fake_weight: float = FAKE_WEIGHT) -> float:
+    """The number by which epochs are chosen: (fake_weight * fake + real) / 2, lower is better.
+
+    Source: the DFDC winners' choice of checkpoints, with their weight.
+
+    Args:
+        fake: mean log loss of the held-out fake videos, in nats, 0 or more.
+        real: the same of the real videos.
+        fake_weight: how much the loss of the fakes counts beside that of the reals.
+    """
+    return (fake_weight * fake + real) / 2
 
 
 def metrics(labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> dict[str, float | int]:

@@ -1,7 +1,10 @@
-"""Run by torchrun in test_distributed.py: one step on given batches, or training with one death.
+"""Run by torchrun in test_distributed.py.
 
-gradients OUT          each rank trains one step on its own, unequal share of fixed crops
-die-once MARKER ...    as train_classifier.py, but rank 1 is killed at step 7, the first time
+gradients OUT              each rank trains one step on its own, unequal share of fixed crops
+die-once MARKER ...        as train_classifier.py, but rank 1 is killed at step 7, the first time
+differ ...                 as train_classifier.py, but rank 1 gets "--seed 6" and finds no _last
+stop-at STEP ...           as train_classifier.py, but rank 1 gets a SIGTERM as it begins STEP, and rank 0 saves slowly
+overflow OUT               rank 1 has an infinite loss in the second of three steps
 """
 
 from __future__ import annotations
@@ -9,30 +12,30 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from training import distributed, engine, train_classifier
-from training.config import OptimizerConfig, TrainConfig
+from training import distributed, engine, losses, saving, train_classifier, wrapping
+from training.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from training.model import build_network
 from training.optim import build_optimizer
 
 LABELS = torch.tensor([1.0, 1, 1, 1, 1, 0, 0, 0])  # the first rank has fakes only
 
 
-def step_once(out: Path) -> None:
-    """Train one step and save the weights: with a rate of 1 and no momentum their change is the gradient."""
-    ranks = distributed.start("cpu")
+def make_run(ranks: distributed.Ranks, steps: int = 1, **options: float) -> tuple[engine.Run, dict]:
+    """A run of `steps` steps with a rate of 1 and no momentum, and this rank's share of the crops."""
+    settings = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "clip_grad_norm": 0.0, "learning_rate": 1.0}
     config = TrainConfig(
         encoder="test_convnext",
         size=32,
-        epochs=2,
-        optimizer=OptimizerConfig(
-            learning_rate=1.0, momentum=0.0, nesterov=False, weight_decay=0.0, clip_grad_norm=0.0
-        ),
+        epochs=1,
+        schedule=ScheduleConfig(type="constant"),
+        optimizer=OptimizerConfig(**{**settings, **options}),
     )
     torch.manual_seed(0)
     network = build_network("DeepFakeClassifier", "test_convnext")
@@ -41,34 +44,97 @@ def step_once(out: Path) -> None:
     )
     share = slice(ranks.rank * len(LABELS) // ranks.world_size, (ranks.rank + 1) * len(LABELS) // ranks.world_size)
     labels = LABELS[share]
+    every = torch.ones(len(labels), dtype=torch.bool)
     batch = {"image": images[share], "label": labels, "row": torch.arange(len(labels)), "error": [],
-             "valid": torch.ones(len(labels), dtype=torch.bool)}  # fmt: skip
+             "valid": every, "readable": every}  # fmt: skip
     optimizer, _ = build_optimizer(network, config.optimizer, "cpu")
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    run = engine.Run(config, ranks, 0, network, optimizer, scaler, None, 1, lambda: False)
-    engine.train_epoch(run, engine.wrap(run, frozen=False), [batch], 0)
+    scaler = engine.make_scaler("cpu", None)
+    return engine.Run(config, ranks, 0, network, optimizer, scaler, None, steps, lambda: False), batch
+
+
+def step_once(out: Path) -> None:
+    """Train one step and save the weights: their change is the gradient."""
+    ranks = distributed.start("cpu")
+    run, batch = make_run(ranks)
+    engine.train_epoch(run, wrapping.wrap(run, frozen=False)[0], [batch], 0)
     if ranks.is_main:
-        torch.save(network.state_dict(), out)
+        torch.save(run.model.state_dict(), out)
     distributed.barrier()
     distributed.stop()
 
 
-def die_once(marker: Path, arguments: list[str]) -> int:
-    """Train; rank 1 kills itself at step 7 unless `marker` says it did so already."""
+def overflow(out: Path) -> None:
+    """Train three steps, of which the second has an infinite loss with finite gradients on rank 1 alone."""
+    ranks = distributed.start("cpu")
+    run, batch = make_run(ranks, steps=3, learning_rate=0.1)
+    original, calls = losses.CRITERIA["bce"], []
+
+    def criterion(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return original(logits, targets) + (float("inf") if len(calls) == 2 and ranks.rank == 1 else 0.0)
+
+    losses.CRITERIA["bce"] = criterion
+    result = engine.train_epoch(run, wrapping.wrap(run, frozen=False)[0], [batch] * 3, 0)
+    torch.save({"weights": run.model.state_dict(), "result": result}, out.with_name(f"{out.name}{ranks.rank}"))
+    distributed.barrier()
+    distributed.stop()
+
+
+def at_step(number: int, act: object) -> None:
+    """Call `act` as rank 1 begins global step `number`."""
     original = engine.seed_step
 
     def seed_step(seed: int, step: int, rank: int) -> None:
-        if step == 7 and rank == 1 and not marker.exists():
-            marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if step == number and rank == 1:
+            act()
         original(seed, step, rank)
 
     engine.seed_step = seed_step
+
+
+def die_once(marker: Path, arguments: list[str]) -> int:
+    """Train; rank 1 kills itself at step 7 unless `marker` says it did so already."""
+
+    def die() -> None:
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    at_step(7, die)
     return train_classifier.main(arguments)
 
 
+def differ(arguments: list[str]) -> int:
+    """Train; rank 1 has another seed, and is on a machine whose weights/ is another folder."""
+    if os.environ["RANK"] == "1":
+        arguments = [*arguments, "--seed", "6", "--output-dir", f"{arguments[arguments.index('--output-dir') + 1]}2"]
+    return train_classifier.main(arguments)
+
+
+def stop_at(step: int, arguments: list[str]) -> int:
+    """Train; rank 1 is told to stop, and rank 0 takes its time to save."""
+    at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    original = saving.Saver.last
+
+    def slow(*args: object) -> None:
+        time.sleep(1.0)
+        original(*args)
+
+    saving.Saver.last = slow
+    status = train_classifier.main(arguments)
+    print(f"rank {os.environ['RANK']} leaves at {time.time():.2f} with {status}", flush=True)
+    return 0  # torchrun would end the others at once otherwise
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "gradients":
-        step_once(Path(sys.argv[2]))
+    what, *rest = sys.argv[1:]
+    if what == "gradients":
+        step_once(Path(rest[0]))
+    elif what == "overflow":
+        overflow(Path(rest[0]))
+    elif what == "differ":
+        sys.exit(train_classifier.parallel.run_main(lambda _: differ(rest)))
+    elif what == "stop-at":
+        sys.exit(stop_at(int(rest[0]), rest[1:]))
     else:
-        sys.exit(die_once(Path(sys.argv[2]), sys.argv[3:]))
+        sys.exit(die_once(Path(rest[0]), rest[1:]))

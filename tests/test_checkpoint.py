@@ -1,4 +1,4 @@
-"""Networks and checkpoints (training/model.py, training/checkpoint.py)."""
+"""Checkpoints (training/checkpoint.py)."""
 
 import io
 import zipfile
@@ -9,7 +9,6 @@ import pytest
 import timm
 import torch
 
-from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
 from training import checkpoint, model
 from training.checkpoint import CheckpointError, ModelSpec
 
@@ -154,92 +153,6 @@ def test_t37_weights_of_another_network_are_an_error(tmp_path):
     checkpoint.save_checkpoint(tmp_path / "a", tiny(), spec, epoch=0, bce_best=1, metrics={})
     with pytest.raises(CheckpointError, match="does not fit DeepFakeClassifier with test_resnet"):
         checkpoint.load_model(tmp_path / "a")
-
-
-def test_unknown_encoder_names_similar_ones():
-    with pytest.raises(model.ModelError, match=r"efficientnet_b9.*like it: .*efficientnet_b"):
-        model.build_network("DeepFakeClassifier", "efficientnet_b9")
-
-
-def test_pretrained_without_network_says_what_to_do(monkeypatch):
-    real = timm.create_model
-
-    def offline(name, pretrained=False, **options):
-        if pretrained:
-            raise OSError("Name or service not known")
-        return real(name, **options)
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(model.ModelError, match=r"can't be fetched .*--pretrained-path FILE"):
-        model.load_pretrained(tiny(), TINY)
-
-
-def test_pretrained_from_a_file(tmp_path):
-    torch.manual_seed(9)
-    source = timm.create_model(TINY)  # with its ImageNet classifier, as published weights have it
-    path = tmp_path / "weights.pth"
-    torch.save(source.state_dict(), path)
-    network = tiny()
-    assert "weights.pth" in model.load_pretrained_file(network, path)
-    assert torch.equal(network.encoder.conv_stem.weight, source.conv_stem.weight)
-    torch.save({"a": torch.zeros(1)}, path)
-    with pytest.raises(model.ModelError, match="does not fit the encoder"):
-        model.load_pretrained_file(network, path)
-
-
-def test_normalising_is_imagenets():
-    pixel = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 1, 1, 3)
-    expected = [(v / 255 - m) / s for v, m, s in zip((0, 128, 255), IMAGENET_MEAN, IMAGENET_STD, strict=True)]
-    found = model.Normalizer(IMAGENET_MEAN, IMAGENET_STD, "cpu")(pixel)
-    assert found.flatten().tolist() == pytest.approx(expected, abs=1e-6)
-    assert found.dtype == torch.float32
-    assert found.shape == (1, 3, 1, 1)
-
-
-def test_t40_a_frozen_encoders_batchnorm_is_frozen_as_well():
-    network = tiny()
-    model.freeze_encoder(network, True)
-    model.set_training_mode(network)
-    before = {name: value.clone() for name, value in network.encoder.state_dict().items()}
-    network(torch.randn(4, 3, 64, 64)).sum().backward()
-    assert all(torch.equal(value, before[name]) for name, value in network.encoder.state_dict().items())
-    assert all(p.grad is None for p in network.encoder.parameters())
-    assert network.fc.weight.grad is not None
-    model.freeze_encoder(network, False)
-    model.set_training_mode(network)
-    network(torch.randn(4, 3, 64, 64))
-    assert any(not torch.equal(value, before[name]) for name, value in network.encoder.state_dict().items())
-
-
-@pytest.mark.parametrize("network", sorted(model.NETWORKS))
-@pytest.mark.parametrize("encoder", [TINY, "test_convnext"])
-def test_every_network_trains_all_its_parameters(network, encoder):
-    torch.manual_seed(0)
-    built = model.build_network(network, encoder, dropout=0.1)
-    logits = built(torch.randn(2, 3, 64, 64))
-    assert logits.shape == (2, 1)
-    logits.sum().backward()
-    without = [name for name, parameter in built.named_parameters() if parameter.grad is None]
-    assert without == []
-
-
-def test_gwap_weighs_places_between_1_and_e():
-    pool = model.GlobalWeightedAvgPool2d(4)
-    maps = torch.randn(2, 4, 5, 3)
-    scores = torch.sigmoid(torch.einsum("c,nchw->nhw", pool.conv.weight[0, :, 0, 0], maps) + pool.conv.bias).exp()
-    weights = scores / scores.sum((1, 2), keepdim=True)
-    assert torch.allclose(pool(maps), (maps * weights[:, None]).sum((2, 3)), atol=1e-6)
-
-
-def test_srm_sees_noise_and_no_flat_colour():
-    filters = model.srm_filters()
-    assert filters.shape == (3, 3, 5, 5)
-    assert torch.allclose(filters.sum((2, 3)), torch.zeros(3, 3), atol=1e-6)
-    network = model.build_network("DeepFakeClassifierSRM", TINY).eval()
-    flat = network(torch.full((1, 3, 64, 64), 0.3)), network(torch.full((1, 3, 64, 64), 0.3) + 0)
-    assert torch.equal(*flat)
-    inner = torch.nn.functional.conv2d(torch.full((1, 3, 64, 64), 0.7), network.srm)
-    assert inner.abs().max() < 1e-5
 
 
 def test_a_tight_margin_is_in_the_checkpoint(tmp_path):

@@ -5,13 +5,16 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import ROOT, make_crops, run_script
 
-from training import checkpoint
+from training import checkpoint, distributed
 from training.model import build_network
 
 SCRIPT = "training/train_classifier.py"
@@ -112,7 +115,7 @@ def test_t42_two_ranks_are_one_with_twice_the_batch(one_process, tmp_path: Path)
 
 def test_two_accumulated_batches_are_one_with_twice_the_batch(one_process, tmp_path):
     root, *expected = one_process
-    launch(root, tmp_path / "accumulated", 1, 4, accumulate=2, batches_per_epoch=10)
+    launch(root, tmp_path / "accumulated", 1, 4, accumulate=2)
     assert_same_run(expected, result(tmp_path / "accumulated"))
 
 
@@ -180,6 +183,73 @@ def test_wrong_use_ends_all_ranks(crops_root, tmp_path):
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "has the folds 0, 1, 2" in err
+
+
+def test_t55_an_infinite_loss_on_one_rank_skips_the_step_on_all(tmp_path):
+    finish(torchrun("--standalone", "--nproc_per_node", 2, WORKER, "overflow", tmp_path / "out"))
+    one, two = (torch.load(tmp_path / f"out{rank}", weights_only=True) for rank in range(2))
+    assert one["result"]["skipped_steps"] == two["result"]["skipped_steps"] == 1
+    for name, value in one["weights"].items():
+        assert torch.equal(value, two["weights"][name]), name
+        assert torch.isfinite(value).all(), name
+    for key in ("train_fake", "train_real", "gradient_norm"):
+        assert one["result"][key] == two["result"][key] < 10
+
+
+def test_t56_ranks_that_differ_do_not_begin(crops_root, tmp_path):
+    config = write_config(tmp_path / "c.json", 4)
+    arguments = train_arguments(crops_root, tmp_path, config)
+    finish(torchrun("--standalone", "--nproc_per_node", 2, SCRIPT, *arguments, "--epochs", 1))
+    more = [*arguments, "--epochs", 2, "--resume", "auto"]
+    process = torchrun("--standalone", "--nproc_per_node", 2, WORKER, "differ", *more)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "the processes of this run differ, so it does not begin" in err
+    assert "epoch: 1 (rank 0), 0 (rank 1)" in err
+    assert "seed: 777 (rank 0), 6 (rank 1)" in err
+    assert not (tmp_path / "weights2").exists()
+
+
+def test_a_stop_on_one_rank_saves_and_all_leave_together(one_process, tmp_path):
+    """DDP x accumulation x a stop within an epoch x a resume, in two launches: as one process with the whole batch."""
+    root, *expected = one_process
+    out = tmp_path / "stopped"
+    config = write_config(tmp_path / "c.json", 2, accumulate=2)
+    arguments = [*train_arguments(root, out, config), "--resume", "auto"]
+    options = ["--standalone", "--nproc_per_node", 2]
+    printed = finish(torchrun(*options, WORKER, "stop-at", 2, *arguments))
+    left = {
+        words[1]: (float(words[4]), words[6]) for words in map(str.split, printed.splitlines()) if words[0] == "rank"
+    }
+    assert {status for _, status in left.values()} == {"143"}
+    assert abs(left["0"][0] - left["1"][0]) < 0.8  # though rank 0 saved for a second
+    (last,) = (out / "weights").glob("*_last")
+    assert checkpoint.read_checkpoint(last).training["step"] == 3
+    finish(torchrun(*options, SCRIPT, *arguments))
+    assert_same_run(expected, result(out))
+
+
+def test_t47_a_prefix_is_agreed_on_in_spite_of_what_the_dead_left():
+    """As after a node joined, which counts no restart: the agents' store holds what the group before it left."""
+    store = dist.HashStore()
+    store.set("hello/1", "left by a dead rank 1")
+    store.set("hello/2", "left by a dead rank 2")
+    found = {}
+
+    def take_part(rank, after):
+        time.sleep(after)
+        found[rank] = distributed.agree_on_prefix(store, rank, 3)
+
+    threads = [threading.Thread(target=take_part, args=(rank, after)) for rank, after in ((0, 0), (1, 0.2), (2, 0.4))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(found) == 3
+    assert len(set(found.values())) == 1
+    assert distributed.agree_on_prefix(store, 0, 1) != found[0]
+    with pytest.raises(TimeoutError, match="of 4 processes only 1 came together"):
+        distributed.agree_on_prefix(store, 0, 4, timeout=0.2)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")

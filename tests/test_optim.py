@@ -1,11 +1,11 @@
-"""Optimizers, schedules and losses (training/optim.py, training/losses.py)."""
+"""Optimizers and schedules (training/optim.py)."""
 
 from itertools import pairwise
 
 import pytest
 import torch
 
-from training import losses, optim
+from training import optim
 from training.config import OptimizerConfig, ScheduleConfig
 
 
@@ -81,72 +81,3 @@ def test_fused_equals_the_plain_optimizer(kind):
             opt.step()
     assert torch.allclose(ours, theirs, atol=1e-6)
     assert kind in name
-
-
-def loss_of(logits, labels, valid=None, smoothing=0.0, criterion=losses.bce):
-    logits, labels = torch.tensor(logits, requires_grad=True), torch.tensor(labels)
-    valid = torch.ones(len(labels), dtype=torch.bool) if valid is None else torch.tensor(valid)
-    sums = losses.class_sums(logits, labels, valid, criterion, smoothing)
-    loss = losses.combine(sums, losses.class_counts(labels, valid))
-    loss.backward()
-    return loss.item(), logits.grad
-
-
-def test_fake_and_real_apart_then_averaged():
-    logits, labels = [2.0, -1.0, 0.5, 3.0], [1.0, 0.0, 0.0, 0.0]
-    each = torch.nn.functional.binary_cross_entropy_with_logits(
-        torch.tensor(logits), torch.tensor(labels), reduction="none"
-    )
-    assert loss_of(logits, labels)[0] == pytest.approx((each[0] + each[1:].mean()).item() / 2)
-
-
-@pytest.mark.parametrize("label", [0.0, 1.0])
-def test_t41_a_batch_of_one_class_is_not_halved(label):
-    loss, gradient = loss_of([1.0, -2.0], [label, label])
-    each = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor([1.0, -2.0]), torch.full((2,), label))
-    assert loss == pytest.approx(each.item())
-    assert gradient.abs().sum() > 0
-
-
-def test_t41_a_batch_without_any_valid_crop_still_has_a_backward_pass():
-    loss, gradient = loss_of([1.0, -2.0], [0.0, 1.0], valid=[False, False])
-    assert loss == 0
-    assert gradient.tolist() == [0, 0]
-
-
-def test_an_invalid_crop_counts_for_nothing():
-    assert loss_of([1.0, -2.0, 9.0], [0.0, 1.0, 1.0], valid=[True, True, False])[0] == pytest.approx(
-        loss_of([1.0, -2.0], [0.0, 1.0])[0]
-    )
-
-
-def test_label_smoothing_clamps_the_targets():
-    loss, _ = loss_of([3.0], [1.0], smoothing=0.01)
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor([3.0]), torch.tensor([0.99]))
-    assert loss == pytest.approx(expected.item())
-
-
-def test_focal_is_its_formula():
-    p = torch.sigmoid(torch.tensor(0.7)).item()
-    loss, _ = loss_of([0.7], [1.0], criterion=losses.focal)
-    assert loss == pytest.approx((1 - p) ** 2 * -torch.log(torch.tensor(p)).item(), rel=1e-5)
-
-
-def test_hard_example_mining_keeps_the_hardest_of_each_class():
-    logits, labels = torch.tensor([3.0, -1.0, 0.2, 2.0, -2.0, 0.1]), torch.tensor([1.0, 1, 1, 0, 0, 0])
-    valid = torch.ones(6, dtype=torch.bool)
-    sums = losses.class_sums(logits, labels, valid, losses.bce, 0.0, hardest=2)
-    each = losses.bce(logits, labels)
-    assert sums.tolist() == pytest.approx([(each[1] + each[2]).item(), (each[3] + each[5]).item()])
-    assert losses.class_counts(labels, valid, 2).tolist() == [2, 2]
-
-
-def test_hard_example_mining_survives_an_empty_class():
-    logits, labels = torch.tensor([3.0, -1.0, 0.2], requires_grad=True), torch.tensor([1.0, 1, 1])
-    valid = torch.tensor([True, True, False])
-    sums = losses.class_sums(logits, labels, valid, losses.bce, 0.0, hardest=2)
-    counts = losses.class_counts(labels, valid, 2)
-    assert counts.tolist() == [2, 0]
-    losses.combine(sums, counts).backward()
-    assert logits.grad[1] != 0
-    assert logits.grad[2] == 0

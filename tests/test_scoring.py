@@ -68,6 +68,16 @@ def test_metrics_are_scikit_learns():
 
 
 @pytest.mark.parametrize(
+    ("fake", "real", "weight", "loss"),
+    [(0.4, 0.2, 1.4, 0.38), (0.2, 0.5, 1.4, 0.39), (0.3, 0.7, 1, 0.5), (0.5, 0.25, 3, 0.875), (0, 0.5, 1.4, 0.25)],
+)
+def test_selection_loss_by_hand(fake, real, weight, loss):
+    assert scoring.selection_loss(fake, real, weight) == pytest.approx(loss)
+    if weight == 1.4:
+        assert scoring.selection_loss(fake, real) == pytest.approx(loss), "the winners' weight of the fakes is 1.4"
+
+
+@pytest.mark.parametrize(
     ("labels", "scores", "rate"),
     [([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], 0.0), ([0, 0, 1, 1], [0.8, 0.9, 0.1, 0.2], 1.0),
      ([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4], 0.5), ([0, 1], [0.5, 0.5], 0.5)],

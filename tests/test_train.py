@@ -1,6 +1,5 @@
-"""The trainer as a whole (training/train_classifier.py, training/engine.py)."""
+"""The trainer as a whole (training/train_classifier.py)."""
 
-import json
 import os
 import shutil
 import signal
@@ -12,57 +11,22 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, run_script
+from training_runs import (
+    SCRIPT,
+    arguments,
+    epochs_of,
+    log_text,
+    path_of,
+    records,
+    same,
+    terminate_at,
+    train,
+    weights,
+    write_config,
+)
 
 from dfdc import layout
-from training import checkpoint, engine, train_classifier
-from training.dataset import FoldsError
-from training.engine import TrainingError
-
-SCRIPT = "training/train_classifier.py"
-
-
-def write_config(folder, **changes):
-    values = {
-        "encoder": "test_efficientnet", "pretrained": False, "drop_path": 0.2, "size": 32, "epochs": 2, "batch_size": 4,
-        "optimizer": {"type": "SGD", "learning_rate": 0.05}, **changes,
-    }  # fmt: skip
-    path = folder / "config.json"
-    path.write_text(json.dumps(values))
-    return path
-
-
-def arguments(root, out, config, *more):
-    return ["--config", config, "--data-dir", root, "--output-dir", out / "weights", "--log-dir", out / "logs",
-            "--prefix", "t_", "--device", "cpu", "--workers", 0, *more]  # fmt: skip
-
-
-def train(root, out, config, *more):
-    return train_classifier.main([str(value) for value in arguments(root, out, config, *more)])
-
-
-def weights(out, name="last", encoder="test_efficientnet"):
-    return checkpoint.read_checkpoint(out / "weights" / f"t_DeepFakeClassifier_{encoder}_0_{name}").state_dict
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def records(out):
-    (path,) = (out / "logs").glob("*.jsonl")
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def terminate_at(monkeypatch, global_step):
-    """Send this process a SIGTERM as it begins `global_step`."""
-    original = engine.seed_step
-
-    def seed_step(seed, step, rank):
-        if step == global_step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        original(seed, step, rank)
-
-    monkeypatch.setattr(engine, "seed_step", seed_step)
+from training import checkpoint, train_classifier
 
 
 def test_a_run_leaves_checkpoints_and_logs(crops_root, tmp_path, capsys):
@@ -71,7 +35,7 @@ def test_a_run_leaves_checkpoints_and_logs(crops_root, tmp_path, capsys):
     names = sorted(
         path.name.removeprefix("t_DeepFakeClassifier_test_efficientnet_0") for path in (tmp_path / "weights").iterdir()
     )
-    assert names == ["_0", "_1", "_best", "_config.json", "_last"]
+    assert names == ["_0", "_1", "_before", "_best", "_config.json", "_last"]
     logs = {
         path.name.removeprefix("t_DeepFakeClassifier_test_efficientnet_0") for path in (tmp_path / "logs").iterdir()
     }
@@ -93,17 +57,11 @@ def test_a_run_leaves_checkpoints_and_logs(crops_root, tmp_path, capsys):
     assert epochs[1]["video"]["count"] == 4  # two families of fold 0
     assert epochs[1]["frame"]["count"] == 12  # every second of six frames
     text = next((tmp_path / "logs").glob("*.log")).read_text().splitlines()
-    assert text[1].startswith("epoch 0 fake 0.")
+    assert text[2].startswith("epoch 0 fake 0.")
+    assert "checkpoints of all 2 epochs take" in text[1]
     assert "PyTorch fused SGD" in text[0]
     assert train(crops_root, tmp_path, config, "--resume", "auto") == 0
     assert "finished already" in capsys.readouterr().out
-
-
-def test_t50_a_run_does_not_overwrite_another(crops_root, tmp_path):
-    config = write_config(tmp_path, epochs=1)
-    train(crops_root, tmp_path, config)
-    with pytest.raises(train_classifier.UsageError, match="is there already"):
-        train(crops_root, tmp_path, config)
 
 
 def test_t36_seeds_are_different_runs_and_one_seed_is_one_run(crops_root, tmp_path):
@@ -161,35 +119,6 @@ def test_sigterm_saves_the_state_and_exits(crops_root, tmp_path, monkeypatch, ca
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
 
 
-def test_t37_resuming_something_else_is_an_error(crops_root, tmp_path):
-    config = write_config(tmp_path, epochs=1)
-    train(crops_root, tmp_path, config)
-    with pytest.raises(train_classifier.UsageError, match="has another seed"):
-        train(crops_root, tmp_path, config, "--resume", "auto", "--seed", 5, "--epochs", 2)
-    other = write_config(tmp_path, epochs=2, encoder="test_resnet")
-    path = tmp_path / "weights" / "t_DeepFakeClassifier_test_efficientnet_0_last"
-    with pytest.raises(train_classifier.UsageError, match="holds DeepFakeClassifier with test_efficientnet"):
-        train(crops_root, tmp_path, other, "--resume", path)
-
-
-def test_other_crops_are_not_the_same_run(crops_root, tmp_path):
-    config = write_config(tmp_path, epochs=1)
-    train(crops_root, tmp_path, config)
-    path = crops_root / layout.FOLDS_NAME
-    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
-    with pytest.raises(train_classifier.UsageError, match=r"has another folds\.csv"):
-        train(crops_root, tmp_path, config, "--resume", "auto")
-
-
-def test_weights_of_a_given_checkpoint_begin_a_new_run(crops_root, tmp_path):
-    config = write_config(tmp_path, epochs=1)
-    train(crops_root, tmp_path, config)
-    start = tmp_path / "weights" / "t_DeepFakeClassifier_test_efficientnet_0_0"
-    train(crops_root, tmp_path / "second", config, "--resume", start)
-    assert records(tmp_path / "second")[1]["epoch"] == 0
-    assert f"weights of {start}" in next((tmp_path / "second" / "logs").glob("*.log")).read_text()
-
-
 def test_an_average_of_the_weights_is_validated_saved_and_resumed(crops_root, tmp_path, monkeypatch):
     config = write_config(tmp_path, ema_decay=0.9)
     train(crops_root, tmp_path / "whole", config)
@@ -226,20 +155,11 @@ def test_every_choice_trains(crops_root, tmp_path, changes, more):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_training_is_the_same_training(crops_root, tmp_path):
     for name in ("plain", "compiled"):
-        config = write_config(tmp_path, epochs=1, batches_per_epoch=4, compile=name == "compiled")
+        config = write_config(tmp_path, epochs=1, batches_per_epoch=4, compile="on" if name == "compiled" else "off")
         assert train(crops_root, tmp_path / name, config) == 0
     plain, compiled = (weights(tmp_path / name, "0") for name in ("plain", "compiled"))
     assert plain.keys() == compiled.keys()
     assert all(torch.allclose(plain[key].float(), compiled[key].float(), atol=1e-4) for key in plain)
-
-
-def test_out_of_memory_says_what_to_change(crops_root, tmp_path, monkeypatch, capsys):
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-
-    monkeypatch.setattr(engine.losses, "combine", full)
-    assert train(crops_root, tmp_path, write_config(tmp_path)) == 1
-    assert "out of memory" in capsys.readouterr().err
 
 
 def test_freeze_epochs_trains_only_the_last_layer(crops_root, tmp_path):
@@ -253,24 +173,6 @@ def test_freeze_epochs_trains_only_the_last_layer(crops_root, tmp_path):
     for name in start:
         assert torch.equal(first[name], start[name]) == name.startswith("encoder."), name
     assert not torch.equal(second["encoder.conv_stem.weight"], start["encoder.conv_stem.weight"])
-
-
-def test_t52_a_loss_that_is_not_finite_stops_the_run(crops_root, tmp_path, monkeypatch, capsys):
-    config = write_config(tmp_path, epochs=2)
-    original = engine.losses.class_sums
-    calls = []
-
-    def breaks_at_19(*args):
-        calls.append(1)
-        return original(*args) * (float("nan") if len(calls) == 19 else 1.0)
-
-    monkeypatch.setattr(engine.losses, "class_sums", breaks_at_19)
-    assert train(crops_root, tmp_path, config) == 1
-    err = capsys.readouterr().err
-    assert "not finite at step 6 of epoch 1" in err
-    last = tmp_path / "weights" / "t_DeepFakeClassifier_test_efficientnet_0_last"
-    assert f"The last good checkpoint is {last}" in err
-    assert checkpoint.read_checkpoint(last).training["epoch"] == 1
 
 
 def test_t43_a_hold_out_with_one_class_trains_on(crops_root, tmp_path):
@@ -288,18 +190,32 @@ def test_t39_fewer_crops_than_a_batch_is_an_error(crops_root, tmp_path):
     config = write_config(tmp_path, batch_size=500)
     with pytest.raises(train_classifier.UsageError, match="48 crops, fewer than one step takes"):
         train(crops_root, tmp_path, config)
-    assert issubclass(FoldsError, ValueError)
 
 
-def test_t30_broken_crops_are_counted_in_training_and_validation(crops_root, tmp_path, capsys):
+def test_t59_broken_crops_are_counted_by_name_and_too_many_are_a_failure(crops_root, tmp_path, capsys):
     for video in ("real0", "fake1"):
         (layout.crops_path(crops_root, video) / "0_0.png").write_bytes(b"broken")
-    train(crops_root, tmp_path, write_config(tmp_path, epochs=1))
+    config = write_config(tmp_path, epochs=1)
+    assert train(crops_root, tmp_path, config) == 1
+    assert "validation: 1 of 12 crops could not be read" in capsys.readouterr().err
+    assert not path_of(tmp_path, "best").exists()
+    assert train(crops_root, tmp_path / "more", config, "--max-failed", 0.1) == 0
     out = capsys.readouterr().out
+    assert "1 crops could not be read and were left out" in out
     assert "fake1/0_0.png is not a readable picture" in out
     assert "validation: 1 crops could not be read" in out
-    record = records(tmp_path)[-1]
+    (record,) = epochs_of(tmp_path / "more")
+    assert (record["broken_training_crops"], record["broken_held_out_crops"]) == (1, 1)
     assert record["frame"]["count"] == 11
+    assert "1 crops unreadable" in log_text(tmp_path / "more")
+
+
+def test_t59_a_run_whose_crops_cant_be_read_fails_and_has_no_best(crops_root, tmp_path, capsys):
+    for path in (crops_root / "crops").glob("*[12345]/*.png"):
+        path.write_bytes(b"broken")
+    assert train(crops_root, tmp_path, write_config(tmp_path)) == 1
+    assert "could be read" in capsys.readouterr().err
+    assert not list((tmp_path / "weights").glob("*_best"))
 
 
 def test_t44_a_trailing_slash_is_the_same_place(crops_root, tmp_path):
@@ -311,11 +227,29 @@ def test_t44_a_trailing_slash_is_the_same_place(crops_root, tmp_path):
 
 @pytest.mark.parametrize(
     ("more", "said"),
-    [(["--data-dir", "/absent"], "can't be read"), (["--fold", "7"], "has the folds 0, 1, 2"),
-     (["--config", "/absent.json"], "/absent.json: can't be read"), (["--batch-size", "0"], "--batch-size 0"),
-     (["--resume", "/absent"], "there is no checkpoint /absent"), (["--seed", "-1"], "--seed -1"),
-     (["--devise", "cpu"], "--devise"), (["--device", "cuda:99"], "--device cuda:99")],
-)  # fmt: skip
+    [
+        (["--data-dir", "/absent"], "can't be read"),
+        (["--fold", "7"], "has the folds 0, 1, 2"),
+        (["--config", "/absent.json"], "/absent.json: can't be read"),
+        (["--batch-size", "0"], "batch_size: a number over 0"),
+        (["--set", "optimizr.type=SGD"], "did you mean optimizer"),
+        (["--set", "epochs=3", "--epochs", "4"], "are the same; give one"),
+        (["--validate-on", "celeb"], "--validate-on celeb: NAME=DATA_ROOT"),
+        (["--validate-on", "a=/absent"], "/absent/folds.csv: can't be read"),
+        (["--keep", "0"], "--keep 0: 1 or more"),
+        (["--max-failed", "nan"], "--max-failed nan"),
+        (["--max-failed", "2"], "--max-failed 2.0: 1 at most"),
+        (["--init-from", "/absent"], "there is no checkpoint /absent"),
+        (["--resume", "/absent"], "there is no checkpoint /absent"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--test-every", "0"], "--test-every 0: 1 or more"),
+        (["--save-every", "-1"], "--save-every -1.0: 0 or more"),
+        (["--padding-part", "2"], "--padding-part 2: 3 or more"),
+        (["--prefix", "a/b"], "--prefix a/b: it begins file names"),
+        (["--devise", "cpu"], "--devise"),
+        (["--device", "cuda:99"], "--device cuda:99"),
+    ],
+)
 def test_wrong_use_exits_2_with_a_message_before_anything_is_written(crops_root, tmp_path, more, said):
     if more[0] in ("--data-dir", "--devise", "--config"):  # once through the script as a user would
         done = run_script(SCRIPT, *arguments(crops_root, tmp_path, write_config(tmp_path)), *more)
@@ -340,10 +274,6 @@ def test_validation_is_not_trainings(crops_root, tmp_path):
     train(crops_root, tmp_path, config, "--test-every", 2)
     epochs = [record for record in records(tmp_path) if record["event"] == "epoch"]
     assert ["video" in record for record in epochs] == [False, True, True]
-
-
-def test_training_error_is_an_error():
-    assert issubclass(TrainingError, RuntimeError)
 
 
 def run_train_sh(root, out, config, seeds, **options):

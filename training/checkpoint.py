@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,14 @@ def save_checkpoint(
     bce_best: float,
     metrics: dict[str, float],
     training: dict[str, Any] | None = None,
+    average_of: Sequence[str] = (),
 ) -> None:
     """Write a checkpoint; a full disk or a kill leaves the one that was there.
+
+    Args:
+        metrics: of these very weights; empty where they were not validated.
+        training: what a run needs to go on.
+        average_of: names of the checkpoints whose mean this is.
 
     Raises:
         CheckpointError: it could not be written (the message says what to do).
@@ -110,6 +116,8 @@ def save_checkpoint(
     }
     if training is not None:
         content["training"] = training
+    if average_of:
+        content["average_of"] = list(average_of)
     try:
         with atomic_file(path) as temp:
             torch.save(content, temp)

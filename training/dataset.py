@@ -20,6 +20,9 @@ from training.transforms import Augment, fit
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
+
+    from training.config import OcclusionConfig
 
 VALIDATE_STRIDE = 2  # every second sampled frame, as the winners did
 
@@ -73,8 +76,13 @@ def split_folds(table: pd.DataFrame, fold: int, path: Path) -> tuple[pd.DataFram
             f"--fold {fold}: without it {path} holds {counts.get(0, 0)} real and {counts.get(1, 0)} fake crops, but "
             "both are needed to train; hold out another fold, or preprocess more parts"
         )
-    validated = held_out & ((table["frame"] // layout.FRAME_STRIDE) % VALIDATE_STRIDE == 0).to_numpy()
-    return train, table[validated if validated.any() else held_out].reset_index(drop=True)
+    return train, rows_to_validate(table[held_out])
+
+
+def rows_to_validate(table: pd.DataFrame) -> pd.DataFrame:
+    """Every second sampled frame of `table`; all of it where only others were sampled."""
+    chosen = (table["frame"] // layout.FRAME_STRIDE) % VALIDATE_STRIDE == 0
+    return table[chosen if chosen.any() else slice(None)].reset_index(drop=True)
 
 
 def check_crops(table: pd.DataFrame, crops: Path, folds: Path) -> None:
@@ -102,8 +110,19 @@ class CropDataset(Dataset):
 
     Returns:
         dict of image (uint8 [size, size, 3], RGB), label (0 or 1), row, error (a text where the crop could not be
-        read: its image is black then) and valid (whether it may count: it was read, and, with `only_changed`, it is
-        no fake in which nothing that was changed is to be seen).
+        read: its image is black then, see `fill_unreadable`) and valid (whether it may count: it was read, and, with
+        `only_changed`, it is no fake in which nothing that was changed is to be seen).
+
+    Args:
+        table: rows of folds.csv.
+        data_dir: DATA_ROOT.
+        crops_dir: folder of the crops in it.
+        size: of the pictures that the network takes, in pixels.
+        train: training samples, or validation ones.
+        seed: of the run.
+        occlusions: how often what is blacked out in training; None: never.
+        only_changed: whether fake crops without a visible change are not valid.
+        margin_part: the margin of the samples, a part of the face; MARGIN_PART as cropped.
     """
 
     def __init__(
@@ -115,7 +134,7 @@ class CropDataset(Dataset):
         *,
         train: bool,
         seed: int = 0,
-        occlusions: bool = True,
+        occlusions: OcclusionConfig | None = None,
         only_changed: bool = False,
         margin_part: int = MARGIN_PART,
     ) -> None:
@@ -158,7 +177,7 @@ class CropDataset(Dataset):
             if points is not None:
                 points = points - (tighten_offset(width, self._margin_part), tighten_offset(height, self._margin_part))
         if self._occlusions:
-            picture, mask = occlude(picture, mask, points, rng)
+            picture, mask = occlude(picture, mask, points, rng, self._occlusions)
         # After the occlusion: what is blacked out can't be seen. A fake without a mask gets the benefit of the doubt.
         valid = not (self._only_changed and mask is not None and not shows_change(mask))
         if self._augment is None:
@@ -253,7 +272,8 @@ class EpochSampler(Sampler):
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples -> image uint8 [n, size, size, 3], label float32 [n], row int64 [n], valid bool [n], error list of texts.
+    """Samples -> image uint8 [n, size, size, 3], label float32 [n], row int64 [n], valid bool [n], readable bool [n],
+    error list of texts.
 
     Pictures stay bytes until they are on the device: a quarter of the memory and the traffic of floats.
     """
@@ -265,4 +285,28 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "row": torch.tensor([sample["row"] for sample in samples], dtype=torch.int64),
         "error": [sample["error"] for sample in samples if sample["error"]],
         "valid": torch.tensor([sample["valid"] for sample in samples]),
+        "readable": torch.tensor([not sample["error"] for sample in samples]),
     }
+
+
+def fill_unreadable(batch: dict[str, Any], spare: torch.Tensor | None) -> torch.Tensor | None:
+    """Give the crops of a batch that could not be read the picture of one that could: in place, before the transfer.
+
+    They count for no loss, but they would go through batch norm: black pictures shift its statistics, and a batch of
+    another size is compiled anew.
+
+    Args:
+        batch: from `collate`.
+        spare: a picture of an earlier batch, uint8 [size, size, 3], for a batch of which nothing could be read.
+
+    Returns:
+        a picture for later batches; None where there is none yet.
+    """
+    if not batch["error"]:
+        return batch["image"][0].clone() if spare is None else spare
+    readable = batch["readable"]
+    if readable.any():
+        spare = batch["image"][readable][0].clone()
+    if spare is not None:
+        batch["image"][~readable] = spare
+    return spare

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gc
 import os
+import time
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,20 +52,49 @@ def start(device: str, local_rank: int | None = None) -> Ranks:
     backend = "nccl" if device.startswith("cuda") else "gloo"
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        dist.init_process_group(backend, store=_agents_store(), rank=rank, world_size=world_size)
+        dist.init_process_group(backend, store=_agents_store(rank, world_size), rank=rank, world_size=world_size)
     else:
         dist.init_process_group(backend)
     return Ranks(dist.get_rank(), local, dist.get_world_size(), device)
 
 
-def _agents_store() -> dist.Store:
-    """torchrun's own store, with names of their own for each of its restarts.
+def _agents_store(rank: int, world_size: int) -> dist.Store:
+    """torchrun's own store, with names of their own for these processes.
 
-    Its agent keeps one store for all attempts. Without a prefix the processes of a restart read the addresses
-    that those before them left there, and wait for the dead.
+    Its agent keeps one store for all that it starts: after a restart, and after a node joined or left, which counts
+    no restart. Without a prefix of its own a new group reads the addresses that those before it left, and waits for
+    the dead.
     """
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    return dist.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    return dist.PrefixStore(agree_on_prefix(store, rank, world_size), store)
+
+
+def agree_on_prefix(store: dist.Store, rank: int, world_size: int, timeout: float = 600.0) -> str:
+    """A text that only the processes of this group know, told by rank 0.
+
+    Each other rank leaves a name that nobody had before, and waits for rank 0's answer to that very name, so that
+    neither what a dead process left nor its answer is taken for that of a living one.
+
+    Raises:
+        TimeoutError: a rank did not come within `timeout` seconds.
+    """
+    own = uuid.uuid4().hex
+    if rank:
+        store.set(f"hello/{rank}", own)
+        prefix = store.get(f"welcome/{own}").decode()  # waits
+        store.add(f"{prefix}/heard", 1)
+        return prefix
+    answered: set[str] = set()
+    give_up = time.monotonic() + timeout
+    while store.add(f"{own}/heard", 0) < world_size - 1:
+        present = [key for key in (f"hello/{other}" for other in range(1, world_size)) if store.check([key])]
+        for name in {store.get(key).decode() for key in present} - answered:
+            store.set(f"welcome/{name}", own)
+            answered.add(name)
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"of {world_size} processes only {store.add(f'{own}/heard', 0) + 1} came together")
+        time.sleep(0.02)
+    return own
 
 
 def stop() -> None:

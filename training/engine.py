@@ -13,26 +13,38 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from dfdc.parallel import progress_bar
 from training import losses
 from training.config import TrainConfig
+from training.dataset import fill_unreadable
 from training.distributed import Ranks, gather_objects, sum_over_ranks
-from training.metrics import LossMeter, validation_metrics
-from training.model import Normalizer, freeze_encoder, set_training_mode
+from training.metrics import EpochMeter, epoch_means, validation_metrics
+from training.model import Normalizer, set_training_mode
 from training.optim import learning_rate, set_learning_rate
+from training.wrapping import Statistics
 
 if TYPE_CHECKING:
     import pandas as pd
     from timm.utils import ModelEmaV3
+
+# Reading a number from a GPU waits for it, so flags are read now and then there; on the CPU it costs nothing.
+CHECK_EVERY = {"cuda": 16, "cpu": 1}
+MOST_SKIPPED_IN_A_ROW = 20  # as many as a loss scale may need to come down from 65,536
+MOST_SKIPPED = 0.05  # of an epoch's steps, if that is more
 
 
 class TrainingError(RuntimeError):
     """Training can't go on; the message says at which step and why."""
 
 
+class NotFiniteError(TrainingError):
+    """Losses or gradients were not finite in too many steps."""
+
+
 class StopRequested(Exception):
-    """SIGTERM came; the state was saved after the step in progress."""
+    """SIGTERM came; what was done until then was saved."""
 
 
 @dataclass
@@ -48,29 +60,17 @@ class Run:
     amp_type: torch.dtype | None
     steps_per_epoch: int
     stop_requested: Callable[[], bool]
-    bce_best: float = float("inf")
+    max_failed: float = 0.05  # of the crops of an epoch, or of a validation, that can't be read
     average: ModelEmaV3 | None = None  # of the weights, kept beside them
-    data_digest: int = 0  # of folds.csv: a run goes on with the same crops
 
     @property
     def total_steps(self) -> int:
         return self.config.epochs * self.steps_per_epoch
 
-    def state(self, epoch: int, step: int, totals: list[float]) -> dict[str, Any]:
-        """What it takes to go on with `step` of `epoch`, besides the weights (plain values and tensors)."""
-        return {
-            "epoch": epoch,
-            "step": step,
-            "totals": totals,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "seed": self.seed,
-            "data": self.data_digest,
-            "ranks": self.ranks.world_size,
-            "steps_per_epoch": self.steps_per_epoch,
-            "config": self.config.to_dict(),
-            "average": self.average.module.state_dict() if self.average else None,
-        }
+    @property
+    def step_crops(self) -> int:
+        """Crops that a step sees, over all ranks."""
+        return self.config.batch_size * self.config.accumulate * self.ranks.world_size
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.amp_type is None:
@@ -78,23 +78,43 @@ class Run:
         return torch.autocast(self.ranks.device.split(":")[0], self.amp_type)
 
 
+@dataclass
+class ValidationSet:
+    """Crops to validate on.
+
+    Attributes:
+        name: of the log; empty for the fold that is held out.
+        table: all its rows of folds.csv.
+        loader: this rank's share of them.
+    """
+
+    name: str
+    table: pd.DataFrame
+    loader: Iterable[dict[str, Any]]
+
+
+@dataclass
+class Scored:
+    """What a validation found: metrics by kind, and the rows that could be read with their scores, [n] and [n]."""
+
+    metrics: dict[str, dict[str, float]]
+    broken: int
+    rows: np.ndarray
+    scores: np.ndarray
+
+
+def make_scaler(device: str, amp_type: torch.dtype | None) -> torch.amp.GradScaler:
+    """The scaler of the loss for fp16; for other types one that stays at 1, as it also skips steps that are not finite.
+
+    That it skips them on the device, without being asked, is why it is there in all cases.
+    """
+    kind = device.split(":")[0]
+    return torch.amp.GradScaler(kind) if amp_type is torch.float16 else torch.amp.GradScaler(kind, init_scale=1.0)
+
+
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Dropout and drop path draw from (seed, step, rank): a resumed run draws what it would have drawn."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
-
-
-def wrap(run: Run, *, frozen: bool) -> nn.Module:
-    """The network as training calls it: with or without its encoder frozen, in DistributedDataParallel if need be.
-
-    DDP notes which parameters train when it is made, so that freezing and thawing take a new one.
-    """
-    freeze_encoder(run.model, frozen)
-    if run.config.compile:
-        run.model.compile()
-    if run.ranks.world_size == 1:
-        return run.model
-    on_gpu = run.ranks.device.startswith("cuda")
-    return DistributedDataParallel(run.model, [run.ranks.local_rank] if on_gpu else None)
 
 
 def train_epoch(
@@ -103,112 +123,158 @@ def train_epoch(
     loader: Iterable[dict[str, Any]],
     epoch: int,
     first_step: int = 0,
-    totals: list[float] | None = None,
-    after_step: Callable[[int, int, list[float], bool], None] | None = None,
+    meter_state: dict[str, float] | None = None,
+    after_step: Callable[[int, int, dict[str, float], bool], None] | None = None,
 ) -> dict[str, float]:
     """Train for the steps `first_step` .. steps_per_epoch - 1 of `epoch`.
+
+    A step whose loss or gradient is not finite on any rank changes nothing: neither weights, nor the optimizer's
+    state, nor batch norm's statistics.
 
     Args:
         model: from `wrap`.
         loader: gives `accumulate` batches for each step.
-        totals: the loss meter's, of the steps before `first_step`.
-        after_step: called now and then with the epoch, the number of the next step, the loss totals, and whether a
+        meter_state: EpochMeter's, of the steps before `first_step`.
+        after_step: called now and then with the epoch, the number of the next step, the meter's state, and whether a
             stop was asked for on any rank.
 
     Raises:
-        TrainingError: a loss is not finite.
+        NotFiniteError: too many steps were skipped.
+        TrainingError: too many crops can't be read.
         StopRequested: a stop was asked for, on any rank.
     """
     config, ranks = run.config, run.ranks
     device = ranks.device
     normalizer = Normalizer(config.normalize.mean, config.normalize.std, device)
-    criterion = losses.CRITERIA[config.loss]
-    meter = LossMeter(device)
-    if totals:
-        meter.totals += torch.tensor(totals, dtype=torch.float64, device=device)
-    # Reading a number from a GPU waits for it, so flags are read now and then there; on the CPU it costs nothing.
-    check_every = 16 if device.startswith("cuda") else 1
-    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    meter = EpochMeter(device, meter_state)
+    statistics = Statistics(run.model)
+    check_every = CHECK_EVERY[device.split(":")[0]]
     set_training_mode(run.model)
-    started, waited, images_seen, errors = time.monotonic(), 0.0, 0, []
-    bar = progress_bar(total=run.steps_per_epoch, initial=first_step, desc=f"epoch {epoch}", unit="step",
-                       disable=not ranks.is_main)  # fmt: skip
-    batches = iter(loader)
-    for step in range(first_step, run.steps_per_epoch):
-        wait_from = time.monotonic()
-        window = [_to_device(batch, device) for batch in islice(batches, config.accumulate)]
-        waited += time.monotonic() - wait_from
-        errors += [error for batch in window for error in batch["error"]]
+    started, waited, errors, spare = time.monotonic(), 0.0, [], None
+    title = {"desc": f"epoch {epoch}", "unit": "step", "total": run.steps_per_epoch, "initial": first_step}
+    with progress_bar(**title, disable=not ranks.is_main) as bar:
+        batches = iter(loader)
+        for step in range(first_step, run.steps_per_epoch):
+            wait_from = time.monotonic()
+            window = []
+            for batch in islice(batches, config.accumulate):
+                spare = fill_unreadable(batch, spare)
+                errors += batch["error"]
+                window.append(_to_device(batch, device))
+            waited += time.monotonic() - wait_from
+            if spare is None:
+                raise TrainingError(f"none of the first crops of epoch {epoch} could be read; {errors[0]}")
 
-        global_step = epoch * run.steps_per_epoch + step
-        seed_step(run.seed, global_step, ranks.rank)
-        set_learning_rate(
-            run.optimizer,
-            learning_rate(
+            global_step = epoch * run.steps_per_epoch + step
+            seed_step(run.seed, global_step, ranks.rank)
+            rate = learning_rate(
                 global_step, run.total_steps, run.steps_per_epoch, config.optimizer.learning_rate, config.schedule
-            ),
-        )
-        # Each class is normalised by its count over all ranks and accumulated batches, so that these together
-        # are one large batch, however the classes fall among them.
-        local = sum(losses.class_counts(batch["label"], batch["valid"], config.ohem_samples) for batch in window)
-        flags = torch.cat([local, torch.full((1,), float(run.stop_requested()), device=device)])
-        flags = sum_over_ranks(flags)
-        counts = flags[:2]
-        step_sums = torch.zeros(2, device=device)
-        for index, batch in enumerate(window):
-            # Gradients are exchanged once, after the last of the accumulated batches.
-            hold = isinstance(model, DistributedDataParallel) and index < len(window) - 1
-            with model.no_sync() if hold else contextlib.nullcontext():
-                with run.autocast():
-                    logits = model(normalizer(batch["image"]))[:, 0]
-                sums = losses.class_sums(
-                    logits, batch["label"], batch["valid"], criterion, config.label_smoothing, config.ohem_samples
-                )
-                if config.loss_normalization == "global":
-                    loss = losses.combine(sums, counts) * ranks.world_size  # a sum over ranks, and DDP averages
-                else:
-                    loss = losses.combine(sums, local)  # the mean over ranks of each one's own means
-                run.scaler.scale(loss).backward()
-            step_sums += sums.detach()
-        if config.optimizer.clip_grad_norm:
-            run.scaler.unscale_(run.optimizer)
-            nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_grad_norm)
-        run.scaler.step(run.optimizer)
-        run.scaler.update()
-        run.optimizer.zero_grad(set_to_none=True)
-        if run.average:
-            run.average.update(run.model)
+            )
+            set_learning_rate(run.optimizer, rate)
+            # Each class is normalised by its count over all ranks and accumulated batches, so that these together
+            # are one large batch, however the classes fall among them.
+            local = sum(losses.class_counts(batch["label"], batch["valid"], config.ohem_samples) for batch in window)
+            own_flags = float(run.stop_requested()), float(sum(len(batch["error"]) for batch in window))
+            shared = sum_over_ranks(torch.cat([local, *(local.new_full((1,), flag) for flag in own_flags)]))
+            counts, stop_flag, broken = shared[:2], shared[2], shared[3]
+            statistics.keep()
+            sums = _backward(run, model, normalizer, window, local, counts)
+            norm = _step(run)
+            statistics.restore_where(~torch.isfinite(norm))
+            if run.average:
+                run.average.update(run.model)
+            meter.add(step, sum_over_ranks(sums), counts, norm, broken)
+            bar.update()
 
-        meter.add(step, step_sums, local)
-        images_seen += sum(len(batch["label"]) for batch in window) * ranks.world_size
-        bar.update()
-        if (step + 1) % check_every == 0 or step + 1 == run.steps_per_epoch:
-            _check(meter, epoch)
-            seconds = time.monotonic() - started
-            bar.set_postfix_str(f"{images_seen / seconds:.1f} img/s, data wait {waited / seconds:.0%}", refresh=False)
-            stop = flags[2].item() > 0
-            if after_step:
-                after_step(epoch, step + 1, meter.totals.tolist(), stop)
-            if stop:
-                bar.close()
-                raise StopRequested(f"stopped after step {step + 1} of epoch {epoch}")
-    bar.close()
-    seconds = time.monotonic() - started
-    result = meter.means(sum_over_ranks(meter.totals.clone()))
-    result |= {"images_per_second": images_seen / seconds, "data_wait": waited / seconds, "seconds": seconds}
+            if (step + 1) % check_every == 0 or step + 1 == run.steps_per_epoch:
+                state = meter.state()
+                _check(run, state, epoch, errors)
+                seconds = time.monotonic() - started
+                speed = (step + 1 - first_step) * run.step_crops / seconds
+                bar.set_postfix_str(f"{speed:.1f} img/s, data wait {waited / seconds:.0%}", refresh=False)
+                stop = stop_flag.item() > 0
+                if after_step:
+                    after_step(epoch, step + 1, state, stop)
+                if stop:
+                    raise StopRequested(f"stopped after step {step + 1} of epoch {epoch}")
+    seconds = max(1e-9, time.monotonic() - started)
+    speed = (run.steps_per_epoch - first_step) * run.step_crops / seconds
+    result = epoch_means(meter.state())
+    result |= {"images_per_second": speed, "data_wait": waited / seconds, "seconds": seconds}
     result["learning_rate"] = run.optimizer.param_groups[0]["lr"]
-    broken = list(chain.from_iterable(gather_objects(errors)))
-    if broken:
-        result["broken_crops"] = len(broken)
-        if ranks.is_main:
-            print(f"{len(broken)} crops could not be read and were left out, {broken[0]} for one", flush=True)
+    if run.amp_type is torch.float16:
+        result["loss_scale"] = run.scaler.get_scale()
+    names = list(chain.from_iterable(gather_objects(errors)))
+    if names and ranks.is_main:
+        print(f"{len(names)} crops could not be read and were left out, {names[0]} for one", flush=True)
     return result
 
 
-def _check(meter: LossMeter, epoch: int) -> None:
-    bad = meter.bad_step()
-    if bad is not None:
-        raise TrainingError(f"the loss is not finite at step {bad} of epoch {epoch}")
+def _backward(
+    run: Run,
+    model: nn.Module,
+    normalizer: Normalizer,
+    window: list[dict[str, Any]],
+    local: torch.Tensor,
+    counts: torch.Tensor,
+) -> torch.Tensor:
+    """Gradients of a step's batches; returns this rank's `class_sums` of them, [2].
+
+    Args:
+        window: the batches that this rank accumulates.
+        local, counts: `class_counts` of them, and of all ranks', [2] each.
+    """
+    config = run.config
+    criterion = losses.CRITERIA[config.loss]
+    step_sums = torch.zeros_like(local)
+    for index, batch in enumerate(window):
+        # Gradients are exchanged once, after the last of the accumulated batches.
+        hold = isinstance(model, DistributedDataParallel) and index < len(window) - 1
+        with model.no_sync() if hold else contextlib.nullcontext():
+            with run.autocast():
+                logits = model(normalizer(batch["image"]))[:, 0]
+            sums = losses.class_sums(
+                logits, batch["label"], batch["valid"], criterion, config.label_smoothing, config.ohem_samples
+            )
+            if config.loss_normalization == "global":
+                loss = losses.combine(sums, counts) * run.ranks.world_size  # a sum over ranks, and DDP averages
+            else:
+                loss = losses.combine(sums, local)  # the mean over ranks of each one's own means
+            run.scaler.scale(losses.spread_not_finite(loss)).backward()
+        step_sums += sums.detach()
+    return step_sums
+
+
+def _step(run: Run) -> torch.Tensor:
+    """Clip the gradients and change the weights, unless a gradient is not finite; returns the norm before clipping.
+
+    The gradients, and so the norm, are the same on all ranks. Nothing waits for the device.
+    """
+    clip = run.config.optimizer.clip_grad_norm
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    run.scaler.unscale_(run.optimizer)
+    norm = clip_grad_norm_(parameters, clip) if clip else get_total_norm([p.grad for p in parameters])
+    run.scaler.step(run.optimizer)
+    run.scaler.update(None if run.amp_type is torch.float16 else 1.0)
+    run.optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def _check(run: Run, state: dict[str, float], epoch: int, errors: list[str]) -> None:
+    """Raise where an epoch can't end well any more. The state is all ranks', so that all of them raise."""
+    most = max(MOST_SKIPPED_IN_A_ROW, MOST_SKIPPED * run.steps_per_epoch)
+    if state["most_in_a_row"] > MOST_SKIPPED_IN_A_ROW or state["skipped"] > most:
+        raise NotFiniteError(
+            f"the loss or its gradient was not finite in {state['skipped']:.0f} steps of epoch {epoch}, "
+            f"{state['most_in_a_row']:.0f} of them in a row, last from step {state['first_in_a_row']:.0f} on"
+        )
+    crops = run.steps_per_epoch * run.step_crops
+    if state["broken"] > run.max_failed * crops:
+        example = f", {errors[0]} for one" if errors else ""
+        raise TrainingError(
+            f"{state['broken']:.0f} crops of epoch {epoch} could not be read{example}; that is more than --max-failed "
+            f"{run.max_failed:g} of its {crops}. Look after the disk, or run preprocessing again"
+        )
 
 
 def _to_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
@@ -219,26 +285,26 @@ def _to_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def validate(
-    run: Run, model: nn.Module, loader: Iterable[dict[str, Any]], table: pd.DataFrame
-) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Score the held-out crops, each once over all ranks; every rank returns what one process would.
+def validate(run: Run, model: nn.Module, held_out: ValidationSet) -> Scored:
+    """Score crops, each once over all ranks; every rank returns what one process would.
 
     Args:
         model: run.model, or the average of its weights.
-        loader: this rank's share of `table`.
-
-    Returns:
-        the metrics, and the rows of `table` that could be read with their scores, [n] and [n].
+        held_out: what is scored.
 
     Raises:
-        TrainingError: no crop could be read, or a score is not finite.
+        TrainingError: too many crops can't be read, or a score is not finite.
+        StopRequested: a stop was asked for, on any rank.
     """
     device = run.ranks.device
     model.eval()
     normalizer = Normalizer(run.config.normalize.mean, run.config.normalize.std, device)
-    rows, scores, errors = [], [], []
-    for batch in progress_bar(loader, desc="validate", unit="batch", disable=not run.ranks.is_main, leave=False):
+    rows, scores, errors, stopped = [], [], [], False
+    title = f"validate {held_out.name}".rstrip()
+    for batch in progress_bar(held_out.loader, desc=title, unit="batch", disable=not run.ranks.is_main, leave=False):
+        if run.stop_requested():
+            stopped = True
+            break
         batch = _to_device(batch, device)
         with run.autocast():
             logits = model(normalizer(batch["image"]))[:, 0]
@@ -246,18 +312,24 @@ def validate(
         scores.append(torch.sigmoid(logits.float())[batch["valid"]])
         errors += batch["error"]
     own = (torch.cat(rows).cpu().numpy(), torch.cat(scores).cpu().numpy()) if rows else (np.zeros(0, int), np.zeros(0))
-    shares = gather_objects((*own, errors))
+    shares = gather_objects((*own, errors, stopped))
+    if any(share[3] for share in shares):
+        raise StopRequested("stopped while validating")
     all_rows, all_scores = np.concatenate([s[0] for s in shares]), np.concatenate([s[1] for s in shares])
-    order = np.argsort(all_rows, kind="stable")
     broken = [error for share in shares for error in share[2]]
-    if not len(all_rows):
-        raise TrainingError(f"none of the held-out crops could be read; {broken[0] if broken else 'there are none'}")
+    where = f"validation on {held_out.name}" if held_out.name else "validation"
+    if len(broken) > run.max_failed * len(held_out.table) or not len(all_rows):
+        raise TrainingError(
+            f"{where}: {len(broken)} of {len(held_out.table)} crops could not be read, "
+            f"{broken[0] if broken else 'as there are none'} for one; that is more than --max-failed {run.max_failed:g}"
+        )
     if not np.isfinite(all_scores).all():
-        raise TrainingError("the network's scores of the held-out crops are not finite")
+        raise NotFiniteError(f"{where}: the network's scores are not finite")
     if broken and run.ranks.is_main:
-        print(f"validation: {len(broken)} crops could not be read and are not counted, {broken[0]} for one", flush=True)
+        print(f"{where}: {len(broken)} crops could not be read and are not counted, {broken[0]} for one", flush=True)
+    order = np.argsort(all_rows, kind="stable")
     all_rows, all_scores = all_rows[order], all_scores[order]
-    return {**validation_metrics(table, all_rows, all_scores), "broken_crops": len(broken)}, all_rows, all_scores
+    return Scored(validation_metrics(held_out.table, all_rows, all_scores), len(broken), all_rows, all_scores)
 
 
 def share_of_rows(count: int, ranks: Ranks) -> range:

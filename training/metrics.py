@@ -1,4 +1,4 @@
-"""Numbers of a run: means that stay on the device during an epoch, and the metrics of a validation."""
+"""Numbers of a run: what is counted on the device during an epoch, and the metrics of a validation."""
 
 from __future__ import annotations
 
@@ -13,35 +13,67 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class LossMeter:
-    """Mean fake and real loss of an epoch, and the first step whose loss was not finite, without a synchronize."""
+class EpochMeter:
+    """What is counted during an epoch, over all ranks: on the device, without waiting for it.
 
-    def __init__(self, device: str) -> None:
-        self.totals = torch.zeros(4, dtype=torch.float64, device=device)  # sums and counts of fakes and reals
-        self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+    Args:
+        device: a PyTorch device name.
+        state: from `state()`, to go on within an epoch.
+    """
 
-    def add(self, step: int, sums: torch.Tensor, counts: torch.Tensor) -> None:
-        """Add one step's `class_sums` and `class_counts`."""
-        bad = ~torch.isfinite(sums.detach()).all() & (self._bad_step < 0)
-        self._bad_step = torch.where(bad, step, self._bad_step)
-        self.totals += torch.cat([sums.detach(), counts]).double()
+    _NAMES = (
+        *("fake", "real", "fakes", "reals"),  # sums of losses, and of how many crops
+        *("steps", "norm", "largest_norm"),  # steps that were taken, the sum and the largest of their gradients' norms
+        *("skipped", "in_a_row", "most_in_a_row", "first_in_a_row"),  # steps that were not
+        "broken",  # crops that could not be read
+    )
 
-    def bad_step(self) -> int | None:
-        """The first step with a non-finite loss, or None. Waits for the device."""
-        step = int(self._bad_step.item())
-        return None if step < 0 else step
+    def __init__(self, device: str, state: dict[str, float] | None = None) -> None:
+        start = dict.fromkeys(self._NAMES, 0.0) | {"first_in_a_row": -1.0} | (state or {})
+        self._values = {name: torch.tensor(start[name], dtype=torch.float64, device=device) for name in self._NAMES}
 
-    def means(self, totals: torch.Tensor) -> dict[str, float]:
-        """train_fake, train_real and train_loss from totals that were summed over the ranks."""
-        fake, real, fakes, reals = totals.tolist()
-        result = {}
-        if fakes:
-            result["train_fake"] = fake / fakes
-        if reals:
-            result["train_real"] = real / reals
-        if result:
-            result["train_loss"] = sum(result.values()) / len(result)
-        return result
+    def add(
+        self, step: int, sums: torch.Tensor, counts: torch.Tensor, norm: torch.Tensor, broken: torch.Tensor
+    ) -> None:
+        """Add a step.
+
+        Args:
+            step: its number within the epoch.
+            sums, counts: `class_sums` and `class_counts` over all ranks, [2] each.
+            norm: of the gradient, a scalar; the step was skipped if it is not finite.
+            broken: crops of the step that could not be read, over all ranks, a scalar.
+        """
+        skipped = ~torch.isfinite(norm)
+        zero = torch.zeros((), dtype=torch.float64, device=norm.device)
+
+        def taken(value: torch.Tensor) -> torch.Tensor:
+            return torch.where(skipped, zero, value.detach().double())
+
+        values = self._values
+        for name, value in zip(("fake", "real", "fakes", "reals"), (*sums, *counts), strict=True):
+            values[name] = values[name] + taken(value)
+        values["steps"] = values["steps"] + ~skipped
+        values["norm"] = values["norm"] + taken(norm)
+        values["largest_norm"] = torch.maximum(values["largest_norm"], taken(norm))
+        values["first_in_a_row"] = torch.where(skipped & (values["in_a_row"] == 0), step, values["first_in_a_row"])
+        values["in_a_row"] = torch.where(skipped, values["in_a_row"] + 1, zero)
+        values["most_in_a_row"] = torch.maximum(values["most_in_a_row"], values["in_a_row"])
+        values["skipped"] = values["skipped"] + skipped
+        values["broken"] = values["broken"] + broken
+
+    def state(self) -> dict[str, float]:
+        """Everything as plain numbers. Waits for the device, once."""
+        return dict(zip(self._NAMES, torch.stack([self._values[name] for name in self._NAMES]).tolist(), strict=True))
+
+
+def epoch_means(state: dict[str, float]) -> dict[str, float]:
+    """The record of an epoch from `EpochMeter.state()`: losses of the classes that came, norms, what was left out."""
+    means = {f"train_{name}": state[name] / state[f"{name}s"] for name in ("fake", "real") if state[f"{name}s"]}
+    if means:
+        means["train_loss"] = sum(means.values()) / len(means)
+    if state["steps"]:
+        means |= {"gradient_norm": state["norm"] / state["steps"], "largest_gradient_norm": state["largest_norm"]}
+    return means | {"skipped_steps": int(state["skipped"]), "broken_training_crops": int(state["broken"])}
 
 
 def validation_metrics(table: pd.DataFrame, rows: np.ndarray, scores: np.ndarray) -> dict[str, dict[str, float]]:

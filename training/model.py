@@ -102,7 +102,16 @@ class DeepFakeClassifierSRM(DeepFakeClassifier):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised float images [n, 3, size, size] -> logits [n, 1]."""
-        return super().forward(torch.nn.functional.conv2d(images, self.srm.to(images.dtype), padding=2))
+        return super().forward(self.residual(images))
+
+    def residual(self, images: torch.Tensor) -> torch.Tensor:
+        """Float images [n, 3, h, w] -> what the filters find, float32 [n, 3, h, w].
+
+        In float32 whatever autocast says: differences of neighbours are small numbers between large ones, of which
+        bfloat16 loses 15 %.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            return nn.functional.conv2d(images.float(), self.srm, padding=2)
 
 
 def srm_filters() -> torch.Tensor:
@@ -122,6 +131,8 @@ NETWORKS = {
     "DeepFakeClassifierGWAP": DeepFakeClassifierGWAP,
     "DeepFakeClassifierSRM": DeepFakeClassifierSRM,
 }
+# Of each network, before its last layer, as the winners had it.
+DROPOUT = {"DeepFakeClassifier": 0.0, "DeepFakeClassifierGWAP": 0.5, "DeepFakeClassifierSRM": 0.5}
 
 
 def create_encoder(name: str, drop_path: float, *, pooled: bool = True) -> nn.Module:
@@ -150,9 +161,87 @@ def create_encoder(name: str, drop_path: float, *, pooled: bool = True) -> nn.Mo
     return encoder
 
 
-def build_network(network: str, encoder: str, *, drop_path: float = 0.0, dropout: float = 0.0) -> nn.Module:
-    """A network by its name in the configuration, with random weights. Nothing is fetched."""
-    return NETWORKS[network](encoder, drop_path, dropout)
+def build_network(
+    network: str,
+    encoder: str,
+    *,
+    drop_path: float = 0.0,
+    dropout: float | None = None,
+    gradient_checkpointing: bool = False,
+) -> nn.Module:
+    """A network by its name in the configuration, with random weights. Nothing is fetched.
+
+    Args:
+        network: a key of NETWORKS.
+        encoder: a timm model name.
+        drop_path: stochastic depth rate, for encoders that know it.
+        dropout: before the last layer; None for the network's own, see DROPOUT.
+        gradient_checkpointing: see `checkpoint_gradients`.
+
+    Raises:
+        ModelError: timm has no such encoder, or it does not know drop path or gradient checkpointing.
+    """
+    built = NETWORKS[network](encoder, drop_path, DROPOUT[network] if dropout is None else dropout)
+    if gradient_checkpointing:
+        checkpoint_gradients(built, encoder)
+    return built
+
+
+def checkpoint_gradients(model: nn.Module, encoder: str) -> None:
+    """Let the encoder compute its maps again in the backward pass instead of keeping them: less memory, more time.
+
+    After Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv:1604.06174). The second pass sees the
+    same dropout, as PyTorch restores the random state. BatchNorm's running statistics would be updated a second
+    time: there it gets others to update.
+
+    Raises:
+        ModelError: the encoder can't.
+    """
+    try:
+        model.encoder.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError):  # the second is timm's word for "not supported"
+        raise ModelError(
+            f"encoder {encoder!r} has no gradient checkpointing; set gradient_checkpointing to false"
+        ) from None
+    # Hooks of the whole network: they stay where its layers are converted to SyncBatchNorm, or it is wrapped in DDP.
+    model.register_forward_pre_hook(_before_forward)
+    model.register_forward_hook(_after_forward)
+
+
+def _before_forward(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    _set_recomputing(model, False)
+
+
+def _after_forward(model: nn.Module, inputs: tuple[torch.Tensor, ...], logits: torch.Tensor) -> None:
+    if logits.requires_grad:  # the gradient of the logits is the first of a backward pass
+        logits.register_hook(lambda gradient: _set_recomputing(model, True))
+
+
+def _set_recomputing(model: nn.Module, on: bool) -> None:
+    """Tell BatchNorm layers whether their next pass is one that was seen before."""
+    if torch.compiler.is_compiling():
+        return  # a compiled network updates once
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm):
+            if not hasattr(layer, "recomputing"):
+                layer.register_forward_pre_hook(_put_statistics_aside)
+                layer.register_forward_hook(_bring_statistics_back, always_call=True)  # a pass may stop half-way
+            layer.recomputing = on
+
+
+def _put_statistics_aside(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    # Not track_running_stats = False, nor eval: PyTorch checks that both passes keep the same tensors for backward.
+    if layer.recomputing and not torch.compiler.is_compiling():
+        layer.aside = dict(layer.named_buffers(recurse=False))
+        for name, buffer in layer.aside.items():
+            setattr(layer, name, torch.empty_like(buffer))
+
+
+def _bring_statistics_back(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    if layer.recomputing and not torch.compiler.is_compiling():
+        for name, buffer in layer.aside.items():
+            setattr(layer, name, buffer)
+        del layer.aside
 
 
 def load_pretrained(model: nn.Module, encoder: str) -> str:

@@ -1,22 +1,23 @@
 """Parts of a face blacked out, so that the network does not rest its verdict on one of them.
 
-After the winners' "cutout with a meaning": an eye, the nose or the mouth by the five landmarks, half of the face,
+After the winners' "cutout with a meaning": the eyes, the mouth or the nose by the five landmarks, half of the face,
 or half of the picture. An occlusion never takes all changed pixels of a fake away, as it would then be a real
 one with the wrong label: the same pixels are blacked out in the SSIM mask before that decides.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+
 import cv2
 import numpy as np
 
 from dfdc.imaging import shows_change
+from training.config import OcclusionConfig
 
-# How often each happens to a crop. One crop has one at most: the last two happen where neither of the first two did.
-PART_PROBABILITY = 0.3  # eyes, nose or mouth
-HALF_FACE_PROBABILITY = 0.2  # half of the face's outline, cut through the nose
-HALF_PICTURE_PROBABILITY = 0.1  # left, right, upper, lower half or a quadrant
-RANDOM_HALF_PROBABILITY = 0.1  # all on one side of a random line through the middle of the face
+KINDS = tuple(item.name for item in dataclasses.fields(OcclusionConfig))
+NEED_LANDMARKS = ("eyes", "mouth", "nose", "half_face")
 
 # A face's outline, from the chin along the cheeks and over the forehead, in units of the distance between the
 # eyes, with the middle of the eyes as origin and y towards the mouth; proportions of a mean adult face seen
@@ -27,33 +28,31 @@ _OUTLINE = np.array(
 
 
 def occlude(
-    picture: np.ndarray, mask: np.ndarray | None, landmarks: np.ndarray | None, rng: np.random.Generator
+    picture: np.ndarray,
+    mask: np.ndarray | None,
+    landmarks: np.ndarray | None,
+    rng: np.random.Generator,
+    shares: OcclusionConfig,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Black out something, or nothing, in a picture and its mask alike.
+    """Black out one thing, or nothing, in a picture and its mask alike.
+
+    One draw decides which. Where it falls on a kind that needs landmarks and there are none, nothing happens; nor
+    where no changed pixels of a fake would be left. (The winners drew another half of the picture there.)
 
     Args:
         picture: RGB uint8 [h, w, 3]; not written to.
         mask: uint8 [h, w], 255 * (1 - SSIM) for a fake; None for a real.
         landmarks: int [5, 2], x, y; None where there are none.
         rng: decides.
+        shares: how often each kind happens.
 
     Returns:
-        the picture and the mask; the same objects where nothing was blacked out.
+        the picture and the mask; the same objects where nothing happened.
     """
-    height, width = picture.shape[:2]
-    roll, half = rng.random(), rng.random()
-    hidden = None
-    if landmarks is not None and roll < PART_PROBABILITY:
-        hidden = face_part(height, width, landmarks, rng)
-    elif landmarks is not None and roll < PART_PROBABILITY + HALF_FACE_PROBABILITY:
-        hidden = half_face(height, width, landmarks, rng)
-    elif half < HALF_PICTURE_PROBABILITY:
-        hidden = half_picture(height, width, rng)
-    elif half < HALF_PICTURE_PROBABILITY + RANDOM_HALF_PROBABILITY:
-        hidden = random_half(height, width, rng)
-    if hidden is None:
+    kind = draw_kind(rng, shares)
+    if kind is None or (landmarks is None and kind in NEED_LANDMARKS):
         return picture, mask
-    visible = ~hidden
+    visible = ~hidden_pixels(kind, picture.shape[0], picture.shape[1], landmarks, rng)
     if mask is not None:
         covered = mask * visible
         if shows_change(mask) and not shows_change(covered):
@@ -62,21 +61,47 @@ def occlude(
     return picture * visible[..., None], mask
 
 
-def face_part(height: int, width: int, landmarks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """bool [height, width]: both eyes, the nose or the mouth, as thick strokes along the landmarks."""
+def draw_kind(rng: np.random.Generator, shares: OcclusionConfig) -> str | None:
+    """One of KINDS with its share, or None with what is left."""
+    roll = rng.random()
+    limits = itertools.accumulate(dataclasses.astuple(shares))
+    return next((kind for kind, limit in zip(KINDS, limits, strict=True) if roll < limit), None)
+
+
+def hidden_pixels(
+    kind: str, height: int, width: int, landmarks: np.ndarray | None, rng: np.random.Generator
+) -> np.ndarray:
+    """bool [height, width]: what an occlusion of this kind blacks out.
+
+    Args:
+        kind: one of KINDS.
+        landmarks: int [5, 2]: left eye, right eye, nose, left and right corner of the mouth; not None for
+            NEED_LANDMARKS.
+        rng: decides which half.
+    """
+    if kind == "half_picture":
+        return half_picture(height, width, rng)
+    if kind == "random_half":
+        return random_half(height, width, rng)
+    if kind == "half_face":
+        return half_face(height, width, landmarks, rng)
     left_eye, right_eye, nose, left_mouth, right_mouth = np.asarray(landmarks, np.float64)
-    unit = max(2.0, float(np.linalg.norm(right_eye - left_eye)))
-    middle = (left_eye + right_eye) / 2
-    strokes = (
-        ((left_eye, right_eye), 0.55),
-        ((middle + (nose - middle) * 0.35, nose), 0.6),
-        ((left_mouth, right_mouth), 0.5),
-    )
-    (start, end), thickness = strokes[rng.integers(len(strokes))]
-    hidden = np.zeros((height, width), np.uint8)
-    points = [tuple(round(float(value)) for value in point) for point in (start, end)]
-    cv2.line(hidden, points[0], points[1], 1, max(1, int(unit * thickness * rng.uniform(0.8, 1.2))))
-    return hidden.astype(bool)
+    eye_distance = np.linalg.norm(right_eye - left_eye)
+    if kind == "eyes":
+        return stroke(height, width, left_eye, right_eye, eye_distance // 4)
+    if kind == "nose":
+        return stroke(height, width, nose, (left_eye + right_eye) / 2, eye_distance // 4)
+    return stroke(height, width, left_mouth, right_mouth, np.linalg.norm(right_mouth - left_mouth) // 3)
+
+
+def stroke(height: int, width: int, start: np.ndarray, end: np.ndarray, grown: float) -> np.ndarray:
+    """bool [height, width]: a line of 2 pixels from start to end (x, y), `grown` pixels wider to all sides.
+
+    As the winners' binary_dilation by `grown` steps, each to the four neighbours, so that its ends are pointed.
+    """
+    line = np.zeros((height, width), np.uint8)
+    cv2.line(line, start.astype(int).tolist(), end.astype(int).tolist(), 1, thickness=2)
+    return cv2.dilate(line, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)), iterations=int(grown)).astype(bool)
 
 
 def face_outline(landmarks: np.ndarray) -> np.ndarray:
@@ -91,24 +116,22 @@ def face_outline(landmarks: np.ndarray) -> np.ndarray:
 
 
 def half_face(height: int, width: int, landmarks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """bool [height, width]: one side of the face's outline: left, right, above or below the nose."""
-    outline = cv2.convexHull(face_outline(landmarks))
-    hidden = np.zeros((height, width), np.uint8)
-    cv2.fillConvexPoly(hidden, outline, 1)
-    nose = np.asarray(landmarks, np.float64)[2]
-    rows, columns = np.mgrid[:height, :width]  # rows run over the height, columns over the width
-    side = (columns < nose[0], columns >= nose[0], rows < nose[1], rows >= nose[1])[rng.integers(4)]
-    return hidden.astype(bool) & side
+    """bool [height, width]: one side of the face's outline: left, right, above or below its centroid."""
+    face = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(face, [face_outline(landmarks)], 1)
+    moments = cv2.moments(face)
+    area = max(1.0, moments["m00"])  # 0 where the outline lies outside the picture
+    left = np.arange(width) < int(moments["m10"] / area)
+    upper = np.arange(height)[:, None] < int(moments["m01"] / area)
+    return face.astype(bool) & (left, ~left, upper, ~upper)[rng.integers(4)]
 
 
 def half_picture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """bool [height, width]: a half (left, right, upper, lower) or a quadrant of the picture."""
-    top, left = (0, height // 2)[rng.integers(2)], (0, width // 2)[rng.integers(2)]
-    rows, columns = slice(top, top + (height + 1) // 2), slice(left, left + (width + 1) // 2)
-    shape = rng.integers(3)
-    hidden = np.zeros((height, width), bool)
-    hidden[rows if shape != 1 else slice(None), columns if shape != 0 else slice(None)] = True
-    return hidden
+    """bool [height, width]: the left, right, upper or lower half, or two quadrants across from each other."""
+    # Rows are counted by the height, columns by the width. (The winners' code took half the width for both.)
+    left = np.broadcast_to(np.arange(width) < width // 2, (height, width))
+    upper = np.broadcast_to(np.arange(height)[:, None] < height // 2, (height, width))
+    return (left, ~left, upper, ~upper, left == upper, left != upper)[rng.integers(6)]
 
 
 def random_half(height: int, width: int, rng: np.random.Generator) -> np.ndarray:

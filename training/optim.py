@@ -14,7 +14,7 @@ def build_optimizer(model: torch.nn.Module, config: OptimizerConfig, device: str
     """The optimizer of a network, and a sentence for the log that says which implementation it is.
 
     APEX's fused ones where it is importable (on CUDA), PyTorch's fused ones otherwise. The encoder is a group of its
-    own: a fused SGD needs momentum for all parameters of a group or for none, and a frozen encoder starts later.
+    own: APEX's SGD needs momentum for all parameters of a group or for none, and a frozen encoder starts later.
     """
     encoder = list(model.encoder.parameters())
     ids = {id(parameter) for parameter in encoder}
@@ -35,7 +35,13 @@ def build_optimizer(model: torch.nn.Module, config: OptimizerConfig, device: str
             fused = FusedAdam(parameters, adam_w_mode=config.type == "AdamW", **options)
             return fused, f"APEX FusedAdam ({config.type})"
     kind = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[config.type]
-    return kind(parameters, fused=True, **options), f"PyTorch fused {config.type}"
+    optimizer = kind(parameters, fused=True, **options)
+    if options.get("momentum"):
+        # Made now, as zeros, which is what a first step takes them for. The fused SGD makes them in its first step,
+        # and leaves in them whatever the memory held if that step is skipped.
+        for parameter in model.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer, f"PyTorch fused {config.type}"
 
 
 def learning_rate(step: int, total_steps: int, steps_per_epoch: int, base: float, config: ScheduleConfig) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,49 +13,37 @@ import numpy as np
 from dfdc import layout
 from dfdc.imaging import read_picture
 from training import dataset, occlusions
-from training.config import TrainConfig
-from training.transforms import build_augmentation, fit
+from training.config import OcclusionConfig, TrainConfig
+from training.transforms import Augment, build_augmentation, fit
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+# What a tile says of an occlusion, and how many are drawn; the first three look the same each time.
+_OCCLUSIONS = {
+    "eyes": ("eyes", 1),
+    "nose": ("nose", 1),
+    "mouth": ("mouth", 1),
+    "half_face": ("half of the face", 3),
+    "half_picture": ("half or two quadrants", 3),
+    "random_half": ("random half", 3),
+}
+_COLUMNS = 6
+
+
 def draw_grid(args: argparse.Namespace, config: TrainConfig, folds_path: Path) -> None:
-    """Write the grid to args.augmentation_grid: a fake crop, alone and by each transform and occlusion."""
+    """Write the grid to args.augmentation_grid: a fake crop, alone, and by each thing that can happen to it."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     train_rows, _ = dataset.split_folds(dataset.read_folds(folds_path), args.fold, folds_path)
-    picture, mask, points = _find_example(train_rows, args)
-    height, width = picture.shape[:2]
-    rng = np.random.default_rng(args.seed)
-    size = config.size
-    tiles = [("crop of a fake", fit(picture, size)), ("its SSIM mask", fit(np.repeat(mask[..., None], 3, 2), size))]
-    outlined = picture.copy()
-    for x, y in points.tolist():
-        cv2.circle(outlined, (x, y), max(2, width // 50), (0, 255, 0), -1)
-    tiles.append(("five landmarks", fit(outlined, size)))
-    for name, transform in _single_transforms(size):
-        transform.set_random_seed(args.seed)
-        tiles.append((name, fit(transform(image=picture)["image"], size)))
-    hiding = {
-        "eyes, nose or mouth": lambda: occlusions.face_part(height, width, points, rng),
-        "half of the face": lambda: occlusions.half_face(height, width, points, rng),
-        "half or a quadrant": lambda: occlusions.half_picture(height, width, rng),
-        "random half": lambda: occlusions.random_half(height, width, rng),
-    }
-    for name, hide in hiding.items():
-        tiles += [(name, fit(picture * ~hide()[..., None], size)) for _ in range(3)]
-    every = dataset.Augment(size)
-    columns = 6
-    for number in range(-len(tiles) % columns + columns):
-        shown, _ = occlusions.occlude(picture, mask, points, rng)
-        tiles.append(("all together", every(shown, args.seed + number)))
-
-    rows = len(tiles) // columns
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * 1.9, rows * 2.1), squeeze=False)
+    shares = None if args.no_hardcore else config.occlusions
+    tiles = grid_tiles(*_find_example(train_rows, args), shares, config.size, args.seed)
+    rows = len(tiles) // _COLUMNS
+    figure, axes = plt.subplots(rows, _COLUMNS, figsize=(_COLUMNS * 1.9, rows * 2.1), squeeze=False)
     for axis, (name, tile) in zip(axes.flat, tiles, strict=True):
         axis.imshow(tile)
         axis.set_title(name, fontsize=8)
@@ -65,24 +54,44 @@ def draw_grid(args: argparse.Namespace, config: TrainConfig, folds_path: Path) -
     print(f"augmentation grid: {args.augmentation_grid}")
 
 
-def _single_transforms(size: int) -> list:
-    """(name, transform that always happens) for each of the augmentation list."""
-    import albumentations as A
+def grid_tiles(
+    picture: np.ndarray, mask: np.ndarray, points: np.ndarray, shares: OcclusionConfig | None, size: int, seed: int
+) -> list[tuple[str, np.ndarray]]:
+    """(name, RGB uint8 [size, size, 3]) in whole rows: the crop, each step and occlusion, and all together.
 
-    flat = []
-    for transform in build_augmentation(size):
-        if isinstance(transform, A.OneOf):
-            flat += list(transform)
-        else:
-            flat.append(transform)
-    shown = []
-    for transform in flat:
-        name = type(transform).__name__
-        if name in ("LongestMaxSize", "PadIfNeeded"):
-            continue  # every tile shows these
-        transform.p = 1.0
-        shown.append((name, A.Compose([transform])))
-    return shown
+    Args:
+        picture: a fake's crop, RGB uint8 [h, w, 3].
+        mask: its SSIM mask, uint8 [h, w].
+        points: int [5, 2], its landmarks.
+        shares: an occlusion that never happens is not shown; None: none happens.
+        size: of the network's input.
+        seed: decides.
+    """
+    rng, draws = np.random.default_rng(seed), random.Random(seed)
+    outlined = picture.copy()
+    for x, y in points.tolist():
+        cv2.circle(outlined, (x, y), max(2, picture.shape[1] // 50), (0, 255, 0), -1)
+    shown = [
+        ("crop of a fake", picture),
+        ("its SSIM mask", np.repeat(mask[..., None], 3, 2)),
+        ("five landmarks", outlined),
+    ]
+    for step in build_augmentation(size):
+        for transform in getattr(step, "transforms", [step]):  # those of a OneOf
+            name = type(transform).__name__
+            if name not in ("IsotropicResize", "PadIfNeeded"):  # every tile shows these
+                transform.set_random_state(rng, draws)
+                shown.append((name, transform(image=picture, force_apply=True)["image"]))
+    for kind, (name, times) in _OCCLUSIONS.items():
+        for _ in range(times if shares and getattr(shares, kind) else 0):
+            hidden = occlusions.hidden_pixels(kind, *picture.shape[:2], points, rng)
+            shown.append((name, picture * ~hidden[..., None]))
+    tiles = [(name, fit(image, size)) for name, image in shown]
+    augment = Augment(size)
+    for number in range(-len(tiles) % _COLUMNS + _COLUMNS):
+        occluded = occlusions.occlude(picture, mask, points, rng, shares)[0] if shares else picture
+        tiles.append(("all together", augment(occluded, seed + number)))
+    return tiles
 
 
 def _find_example(rows: pd.DataFrame, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Where a run writes, and its log: a line for people and a line of JSON for each epoch."""
+"""The log of a run: a line or more for people and a line of JSON for each epoch, TensorBoard, the most wrong crops."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import platform
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,39 +13,14 @@ from dfdc.artifacts import write_bytes, write_json
 from dfdc.devices import package_versions
 from dfdc.imaging import encode_png
 from training import preview
+from training.config import flatten
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
     from training.dataset import CropDataset
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """The files of a run. Path takes care that `weights` and `weights/` are one place."""
-
-    output_dir: Path
-    log_dir: Path
-    name: str
-
-    @property
-    def last(self) -> Path:
-        """Everything that it takes to go on."""
-        return self.output_dir / f"{self.name}_last"
-
-    @property
-    def best(self) -> Path:
-        """The weights of the epoch with the lowest held-out log loss."""
-        return self.output_dir / f"{self.name}_best"
-
-    def epoch(self, epoch: int) -> Path:
-        """The weights after `epoch`."""
-        return self.output_dir / f"{self.name}_{epoch}"
-
-    def average(self, epoch: int) -> Path:
-        """The average of the weights (ema_decay) after `epoch`."""
-        return self.output_dir / f"{self.name}_{epoch}_ema"
+    from training.saving import RunFiles
 
 
 class RunLog:
@@ -77,23 +51,27 @@ class RunLog:
             handle.write(line + "\n")
 
     def epoch(self, result: dict[str, Any]) -> None:
-        """One line for people, which plot_loss.py reads as well, and one of JSON."""
-        video = result.get("video", {})
+        """Lines for people, which plot_loss.py reads as well, and one of JSON.
 
-        def number(values: dict[str, Any], key: str) -> str:
-            return f"{values[key]:.4f}" if key in values else "-"
-
+        Args:
+            result: of the epoch; "video" are the metrics of the held-out videos, "video_ema" those of the averaged
+                weights, "sets" those of further validation sets by name.
+        """
+        name = f"epoch {result['epoch']}"
         self.say(
-            f"epoch {result['epoch']} fake {number(video, 'log_loss_fake')} real {number(video, 'log_loss_real')} | "
-            f"bce {number(video, 'log_loss_balanced')} auc {number(video, 'auc')} acc {number(video, 'accuracy')} | "
-            f"train {number(result, 'train_loss')} lr {result['learning_rate']:.3g} | "
-            f"{result['images_per_second']:.1f} img/s, data wait {result['data_wait']:.0%}, {result['seconds']:.0f} s"
+            f"{name} {_metrics_text(result.get('video', {}))} | "
+            f"train {_number(result, 'train_loss')} lr {result['learning_rate']:.3g} "
+            f"gradient {_number(result, 'gradient_norm')}{_left_out(result)} | "
+            f"{result['images_per_second']:.1f} img/s, data wait {result['data_wait']:.0%}, {result['seconds']:.0f} s, "
+            f"{result['peak_memory_mib']:.0f} MiB"
         )
+        if "video_ema" in result:
+            self.say(f"{name} average {_metrics_text(result['video_ema'])}")
+        for other, found in result.get("sets", {}).items():
+            self.say(f"{name} on {other} {_metrics_text(found['video'])}")
         self._write_json({"event": "epoch", **result})
-        for group, values in result.items():
-            for name, value in values.items() if isinstance(values, dict) else ((group, values),):
-                tag = f"{group}/{name}" if isinstance(values, dict) else f"run/{name}"
-                self._board.add_scalar(tag, value, result["epoch"])
+        for tag, value in flatten(result).items():
+            self._board.add_scalar(tag.replace(".", "/") if "." in tag else f"run/{tag}", value, result["epoch"])
         self._board.flush()
 
     def most_wrong(
@@ -107,6 +85,23 @@ class RunLog:
     def _write_json(self, record: dict[str, Any]) -> None:
         with self._json_path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(record) + "\n")
+
+
+def _number(values: dict[str, Any], key: str) -> str:
+    return f"{values[key]:.4f}" if key in values else "-"
+
+
+def _metrics_text(video: dict[str, float]) -> str:
+    return (
+        f"fake {_number(video, 'log_loss_fake')} real {_number(video, 'log_loss_real')} | "
+        f"bce {_number(video, 'log_loss_balanced')} auc {_number(video, 'auc')} acc {_number(video, 'accuracy')}"
+    )
+
+
+def _left_out(result: dict[str, Any]) -> str:
+    """What an epoch lost, if anything."""
+    lost = {"steps skipped": result["skipped_steps"], "crops unreadable": result["broken_training_crops"]}
+    return "".join(f", {count} {what}" for what, count in lost.items() if count)
 
 
 def versions() -> dict[str, str]:

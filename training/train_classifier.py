@@ -4,28 +4,25 @@
     torchrun --nproc_per_node 2 training/train_classifier.py --config configs/b7.json --data-dir DATA_ROOT --seed 111
 
 Writes <output-dir>/<prefix><network>_<encoder>_<fold>_<epoch> after each epoch, the same with _last (all that it
-takes to go on: --resume auto) and with _best (lowest held-out log loss), and logs/<the same>.log and .jsonl.
+takes to go on: --resume auto; the one before it is _before) and with _best (lowest held-out log loss), and
+logs/<the same>.log and .jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
-import glob
-import os
 import signal
 import sys
 import time
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dfdc import layout, parallel
-from dfdc.devices import DEVICE_HELP, available_cores, is_out_of_memory
-from dfdc.imaging import MARGIN_PART
+from dfdc import parallel
+from dfdc.artifacts import sha256_of
+from dfdc.devices import is_out_of_memory
 from dfdc.parallel import UsageError
 
 if TYPE_CHECKING:
@@ -35,199 +32,62 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.distributed import Ranks
     from training.engine import Run
-    from training.runlog import RunFiles
+    from training.resume import Choices
+    from training.saving import History, RunFiles
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--config", type=Path, default=Path("configs/b7.json"), help="settings (configs/b7.json)")
-    parser.add_argument("--data-dir", type=Path, required=True, metavar="DATA_ROOT", help="where preprocessing wrote")
-    parser.add_argument("--crops-dir", default=layout.CROPS_DIR, help="folder of the crops, in DATA_ROOT (crops)")
-    parser.add_argument("--folds-csv", type=Path, default=Path(layout.FOLDS_NAME),
-                        help="a relative path is looked for in DATA_ROOT, then here (folds.csv)")  # fmt: skip
-    parser.add_argument("--fold", type=int, default=0, help="the fold held out for validation (0)")
-    parser.add_argument("--seed", type=int, default=777, help="decides weights, order, draws and augmentation (777)")
-    parser.add_argument("--prefix", default="classifier_", help="begins the names of all files of this run")
-    parser.add_argument("--output-dir", type=Path, default=Path("weights"), help="for checkpoints (weights)")
-    parser.add_argument("--log-dir", type=Path, default=Path("logs"), help="for logs (logs)")
-    parser.add_argument("--resume", metavar="auto|FILE",
-                        help="auto: go on with this run's _last, or begin; FILE: go on from a checkpoint (its weights "
-                        "only, if it is no _last)")  # fmt: skip
-    parser.add_argument("--pretrained-path", type=Path, metavar="FILE", help="encoder weights, not fetched but read")
-    parser.add_argument("--epochs", type=int, help="instead of the configuration's")
-    parser.add_argument("--batch-size", type=int, help="per GPU, instead of the configuration's")
-    parser.add_argument("--label-smoothing", type=float, help="instead of the configuration's")
-    parser.add_argument("--freeze-epochs", type=int, default=0, metavar="N",
-                        help="train only the last layer in the first N epochs (0)")  # fmt: skip
-    parser.add_argument("--test-every", type=int, default=1, metavar="N", help="validate every N epochs (1)")
-    parser.add_argument("--save-every", type=float, default=10.0, metavar="MINUTES",
-                        help="write _last within an epoch, too (10; 0: only after epochs)")  # fmt: skip
-    parser.add_argument("--no-hardcore", action="store_true", help="no occlusions")
-    parser.add_argument("--no-oversample", action="store_true", help="an epoch is every crop once, no balanced draw")
-    parser.add_argument("--only-changed-frames", action="store_true",
-                        help="train on a fake crop only where its mask shows a change")  # fmt: skip
-    parser.add_argument("--padding-part", type=int, default=MARGIN_PART, metavar="N",
-                        help=f"margin, a 1/N of the face ({MARGIN_PART}, as cropped; more is tighter)")  # fmt: skip
-    parser.add_argument("--workers", type=int, default=-1, metavar="N",
-                        help="loader processes for each GPU (the cores shared among them; 0: none)")  # fmt: skip
-    parser.add_argument("--device", default="auto", help=DEVICE_HELP)
-    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # given by old launchers
-    parser.add_argument("--augmentation-grid", type=Path, metavar="FILE",
-                        help="only draw what augmentation does to some crops, to this PNG")  # fmt: skip
-    args = parser.parse_args(argv)
-    least_values = {"seed": 0, "freeze_epochs": 0, "test_every": 1, "save_every": 0, "workers": -1}
-    for name, least in (least_values | {"padding_part": MARGIN_PART}).items():
-        if not getattr(args, name) >= least:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)}: {max(least, 0)} or more is expected")
-    if "/" in args.prefix:
+def find_start(args: argparse.Namespace, config: TrainConfig, files: RunFiles) -> Checkpoint | None:
+    """The checkpoint that this start goes on from, or begins with; None for pretrained or random weights.
+
+    Start-up precedence: 1. the run's own `_last`, 2. --init-from, 3. pretrained, 4. scratch.
+    """
+    from training import checkpoint
+
+    if files.last.exists():
+        if args.resume != "auto" and not args.init_from:
+            raise UsageError(
+                f"{files.last} is there already, from a run of this name. Go on with it by --resume auto, or choose "
+                "another --prefix or --output-dir"
+            )
+        try:
+            found = checkpoint.read_checkpoint(files.last)
+        except checkpoint.CheckpointError as error:
+            if files.before.exists():
+                raise UsageError(f"{error}. The one before it goes on by: mv {files.before} {files.last}") from None
+            raise
+        if found.training is None:
+            raise UsageError(f"{files.last} is no state of a run; choose another --prefix or --output-dir")
+    elif args.init_from:
+        found = checkpoint.read_checkpoint(args.init_from)
+    else:
+        return None
+    if (found.spec.network, found.spec.encoder) != (config.network, config.encoder):
         raise UsageError(
-            f"--prefix {args.prefix}: it begins file names and can't hold a /; --output-dir names a folder"
+            f"{found.path} holds {found.spec.network} with {found.spec.encoder}, but the configuration says "
+            f"{config.network} with {config.encoder}"
         )
-    return args
-
-
-def resolve_config(args: argparse.Namespace) -> TrainConfig:
-    """The configuration file with the command line's changes; checked again as a whole."""
-    from training.config import ConfigError, load_config
-
-    try:
-        config = load_config(args.config)
-    except ConfigError as error:
-        raise UsageError(str(error)) from None
-    changes = {"epochs": args.epochs, "batch_size": args.batch_size, "label_smoothing": args.label_smoothing}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    for name, value in changes.items():
-        if name == "label_smoothing" and not 0 <= value < 0.5:
-            raise UsageError(f"--label-smoothing {value}: 0 or more, and under 0.5, is expected")
-        if name != "label_smoothing" and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {value}: 1 or more is expected")
-    return replace(config, **changes)
-
-
-def find_folds(args: argparse.Namespace) -> Path:
-    """--folds-csv, looked for in DATA_ROOT first."""
-    inside = args.data_dir / args.folds_csv
-    return args.folds_csv if args.folds_csv.is_file() and not inside.is_file() else inside
-
-
-def amp_type(precision: str, device: str) -> Any:
-    """What autocast uses: None is float32. `auto` takes bf16 where a GPU has it, fp16 on older ones."""
-    import torch
-
-    if precision == "auto":
-        if not device.startswith("cuda"):
-            return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if precision == "fp16" and device == "cpu":
-        raise UsageError("precision fp16 needs a GPU; take bf16, fp32 or auto")
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
-
-
-@dataclass
-class Data:
-    """The two loaders of a rank and what is known of them."""
-
-    sampler: Any
-    loader: Any
-    validation: Any
-    held_out: Any
-    steps_per_epoch: int
-    summary: str
-    digest: int  # of folds.csv
-
-
-def prepare_data(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> Data:
-    """Read folds.csv, check that its crops exist, and make this rank's loaders."""
-    import torch
-    from torch.utils.data import DataLoader, Subset
-
-    from training import dataset, engine
-
-    folds_path = find_folds(args)
-    train_rows, held_out = dataset.split_folds(dataset.read_folds(folds_path), args.fold, folds_path)
-    if ranks.is_main:
-        for rows in (train_rows, held_out):
-            dataset.check_crops(rows, args.data_dir / args.crops_dir, folds_path)
-    labels = train_rows["label"].to_numpy()
-    sampler = dataset.EpochSampler(labels, config.batch_size, args.seed, rank=ranks.rank, ranks=ranks.world_size,
-                                   max_batches=config.batches_per_epoch, oversample=not args.no_oversample)  # fmt: skip
-    steps_per_epoch = sampler.batches // config.accumulate
-    if steps_per_epoch == 0:
-        raise dataset.FoldsError(
-            f"an epoch has {sampler.rows} crops, fewer than one step takes "
-            f"({config.batch_size} crops x {ranks.world_size} processes x {config.accumulate}); lower --batch-size"
-        )
-    workers = args.workers
-    if workers < 0:
-        workers = max(1, min(16, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-    loading = {"num_workers": workers, "collate_fn": dataset.collate, "pin_memory": ranks.device.startswith("cuda"),
-               "persistent_workers": workers > 0, "worker_init_fn": start_loader_worker,
-               "generator": torch.Generator()}  # its own: the loader must not draw from the training's  # fmt: skip
-    reading = {"data_dir": args.data_dir, "crops_dir": args.crops_dir, "size": config.size,
-               "margin_part": args.padding_part}  # fmt: skip
-    train_set = dataset.CropDataset(train_rows, train=True, seed=args.seed, occlusions=not args.no_hardcore,
-                                    only_changed=args.only_changed_frames, **reading)  # fmt: skip
-    share = Subset(dataset.CropDataset(held_out, train=False, **reading), engine.share_of_rows(len(held_out), ranks))
-    return Data(
-        sampler,
-        DataLoader(train_set, batch_sampler=sampler, **loading),
-        DataLoader(share, batch_size=2 * config.batch_size, **loading),
-        held_out,
-        steps_per_epoch,
-        f"{len(labels)} crops to train on ({(labels == 0).sum()} real), {len(held_out)} to validate; "
-        + describe_unchanged(*dataset.unchanged_share(train_rows, args.data_dir)),
-        zlib.crc32(folds_path.read_bytes()),
-    )
-
-
-def describe_last(args: argparse.Namespace) -> str:
-    """What to do after a loss that was not finite: the last good checkpoint, if there is one."""
-    files = sorted(
-        args.output_dir.glob(f"{glob.escape(args.prefix)}*_{args.fold}_last"), key=lambda p: p.stat().st_mtime
-    )
-    if not files:
-        return "There is no checkpoint of this run yet; begin again with a smaller learning_rate"
-    return f"The last good checkpoint is {files[-1]}; go on from it by --resume, perhaps with a smaller learning_rate"
-
-
-def describe_unchanged(unchanged: int, masks: int) -> str:
-    """What the start-up line says of fake crops in which nothing was changed: they are label noise."""
-    if not masks:
-        return "no masks, so it is not known in how many fake crops something was changed"
-    return f"{unchanged} of {masks} fake crops ({unchanged / masks:.1%}) show no change"
+    return found
 
 
 def prepare_network(
-    args: argparse.Namespace, config: TrainConfig, ranks: Ranks, files: RunFiles
-) -> tuple[nn.Module, Checkpoint | None, str]:
-    """The network on its device, the checkpoint it goes on from, and a sentence about where its weights are from.
-
-    Start-up precedence: 1. this run's own checkpoint, 2. a given one, 3. pretrained, 4. scratch.
-    """
+    args: argparse.Namespace, config: TrainConfig, ranks: Ranks, start: Checkpoint | None
+) -> tuple[nn.Module, str]:
+    """The network on its device, and a sentence about where its weights are from."""
     import torch
 
     from training import checkpoint, distributed, model
 
     torch.manual_seed(args.seed)
-    network = model.build_network(config.network, config.encoder, drop_path=config.drop_path, dropout=config.dropout)
-    resumed = None
-    if args.resume == "auto" and files.last.exists():
-        resumed = checkpoint.read_checkpoint(files.last)
-    elif args.resume and args.resume != "auto":
-        resumed = checkpoint.read_checkpoint(Path(args.resume))
-    elif files.last.exists():
-        raise UsageError(
-            f"{files.last} is there already, from a run of this name. Go on with it by --resume auto, or choose "
-            "another --prefix or --output-dir"
-        )
-    if resumed:
-        if (resumed.spec.network, resumed.spec.encoder) != (config.network, config.encoder):
-            raise UsageError(f"{resumed.path} holds {resumed.spec.network} with {resumed.spec.encoder}, but the "
-                             f"configuration says {config.network} with {config.encoder}")  # fmt: skip
-        checkpoint.load_weights(network, resumed)
-        origin = f"weights of {resumed.path}"
+    network = model.build_network(
+        config.network,
+        config.encoder,
+        drop_path=config.drop_path,
+        dropout=config.dropout,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
+    if start:
+        checkpoint.load_weights(network, start)
+        origin = f"weights of {start.path}"
     elif args.pretrained_path:
         origin = model.load_pretrained_file(network, args.pretrained_path)
     elif config.pretrained:
@@ -246,91 +106,192 @@ def prepare_network(
         network, origin = convert_sync_batchnorm(network), f"{origin}; SyncBN"
     elif ranks.world_size > 1:
         origin += "; BatchNorm by process (SyncBN needs GPUs)"
-    return network, resumed, origin
+    return network, origin
 
 
 def train(args: argparse.Namespace) -> int:
     """Set up, and train epoch after epoch."""
-    import torch
-
     from dfdc.devices import resolve_device
-    from training import checkpoint, distributed, engine, optim
-    from training.runlog import RunFiles, RunLog
+    from training import arguments, checkpoint, distributed, engine, loading, optim, resume, saving, wrapping
+    from training.runlog import RunLog
 
-    config = resolve_config(args)
-    files = RunFiles(args.output_dir, args.log_dir, f"{args.prefix}{config.network}_{config.encoder}_{args.fold}")
+    config = arguments.resolve_config(args)
+    files = saving.run_files(args.output_dir, args.log_dir, args.prefix, config, args.fold)
     try:
         ranks = distributed.start(resolve_device(args.device), args.local_rank)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    data = prepare_data(args, config, ranks)  # before anything slow happens
-    network, resumed, origin = prepare_network(args, config, ranks, files)
+    data = loading.prepare_data(args, config, ranks)  # before anything slow happens
+    start = find_start(args, config, files)
+    state = start.training if start and start.path == files.last else None
+    amp = wrapping.amp_type(config.precision, ranks.device)
+    choices = resume.Choices(
+        config=config,
+        seed=args.seed,
+        fold=args.fold,
+        data=data.digest,
+        crops_dir=args.crops_dir,
+        padding_part=args.padding_part,
+        occlusions=not args.no_hardcore,
+        only_changed_frames=args.only_changed_frames,
+        oversample=not args.no_oversample,
+        freeze_epochs=args.freeze_epochs,
+        processes=ranks.world_size,
+    )
+    first_epoch, first_step = (state["epoch"], state["step"]) if state else (0, 0)
+    resume.agree(
+        {"epoch": first_epoch, "step": first_step, "computes in": str(amp), "code": resume.source_digest()}
+        | choices.flat()
+    )
+    changed = check_state(args, start, state, choices, data.steps_per_epoch)
+    network, origin = prepare_network(args, config, ranks, start)
+    wrapping.use_fast_kernels(ranks.device, amp)
     optimizer, optimizer_name = optim.build_optimizer(network, config.optimizer, ranks.device)
-    amp = amp_type(config.precision, ranks.device)
-    scaler = torch.amp.GradScaler(ranks.device.split(":")[0], enabled=amp is torch.float16)
-    stop_flag = StopFlag()
-    run = engine.Run(config, ranks, args.seed, network, optimizer, scaler, amp, data.steps_per_epoch, stop_flag,
-                     data_digest=data.digest)  # fmt: skip
+    run = engine.Run(
+        config,
+        ranks,
+        args.seed,
+        network,
+        optimizer,
+        engine.make_scaler(ranks.device, amp),
+        amp,
+        data.steps_per_epoch,
+        StopFlag(),
+        args.max_failed,
+    )
     if config.ema_decay:
         from timm.utils import ModelEmaV3
 
         run.average = ModelEmaV3(network, decay=config.ema_decay)
-    first_epoch, first_step, totals = restore(run, resumed)
+    meter_state, history = restore(run, state)
     if first_epoch >= config.epochs:
         if ranks.is_main:
             print(f"{files.name}: finished already, all {config.epochs} epochs")
         return 0
+    began_from = state["began_from"] if state else sha256_of(start.path) if start else None
+    spec = checkpoint.ModelSpec.from_config(config, args.padding_part)
+    saver = saving.Saver(files, spec, args.keep, history)
     log = RunLog(files, vars(args), config.to_dict()) if ranks.is_main else None
     if log:
-        begin = f" from epoch {first_epoch}, step {first_step}" if resumed and resumed.training else ""
+        begin = f" from epoch {first_epoch}, step {first_step}" if state else ""
         log.say(
-            f"{files.name}:{begin} {origin}; seed {args.seed}; {data.summary}; {data.steps_per_epoch} steps an epoch, "
-            f"{config.epochs} epochs; {ranks.world_size} x {ranks.device}, {amp or 'float32'}; {optimizer_name}"
+            f"{files.name}:{begin} {origin}; seed {args.seed}; {data.summary}; {data.steps_per_epoch} steps an epoch "
+            f"of {run.step_crops} crops, {config.epochs} epochs; {ranks.world_size} x {ranks.device}, "
+            f"{amp or 'float32'}; {optimizer_name}"
         )
+        for change in changed:
+            log.say(f"changed since: {change}")
+        log.say(saving.describe_disk(files, network, config, args.keep))
 
-    spec = checkpoint.ModelSpec.from_config(config, args.padding_part)
-    metrics: dict[str, float] = resumed.metrics if resumed else {}
     saved_at = time.monotonic()
 
-    def save_last(epoch: int, step: int, totals: list[float]) -> None:
+    def save_last(epoch: int, step: int, meter: dict[str, float], metrics: dict[str, float]) -> None:
         nonlocal saved_at
-        checkpoint.save_checkpoint(files.last, network, spec, epoch=epoch, bce_best=run.bce_best, metrics=metrics,
-                                   training=run.state(epoch, step, totals))  # fmt: skip
+        place = {
+            "recipe": resume.RECIPE,
+            "choices": choices.flat(),
+            "steps_per_epoch": data.steps_per_epoch,
+            "began_from": began_from,
+            "epoch": epoch,
+            "step": step,
+            "meter": meter,
+            "optimizer": optimizer.state_dict(),
+            "scaler": run.scaler.state_dict(),
+            "average": run.average.module.state_dict() if run.average else None,
+        }
+        saver.last(epoch * data.steps_per_epoch + step, epoch, network, metrics, place)
         saved_at = time.monotonic()
 
-    def after_step(epoch: int, step: int, totals: list[float], stop_requested: bool) -> None:
+    def after_step(epoch: int, step: int, meter: dict[str, float], stop_requested: bool) -> None:
         due = args.save_every and time.monotonic() - saved_at > args.save_every * 60
-        if ranks.is_main and (due or stop_requested):
-            save_last(epoch, step, totals)
+        # After an epoch's last step it is due in any case: the validation takes its time, too.
+        if ranks.is_main and (due or stop_requested or step == data.steps_per_epoch):
+            save_last(epoch, step, meter, {})
 
     model = None
     for epoch in range(first_epoch, config.epochs):
         if model is None or epoch == args.freeze_epochs:
-            model = engine.wrap(run, frozen=epoch < args.freeze_epochs)
+            model, said = wrapping.wrap(run, frozen=epoch < args.freeze_epochs)
+            if log and said:
+                log.say(said)
         data.sampler.set_epoch(epoch, first_step * config.accumulate)
         result = {"epoch": epoch, "step": (epoch + 1) * data.steps_per_epoch, "seed": args.seed}
-        result |= engine.train_epoch(run, model, data.loader, epoch, first_step, totals, after_step)
-        first_step, totals, improved = 0, None, False
+        result |= engine.train_epoch(run, model, data.loader, epoch, first_step, meter_state, after_step)
+        first_step, meter_state = 0, None
+        metrics: dict[str, float] = {}
+        averaged: dict[str, float] = {}
         if (epoch + 1) % args.test_every == 0 or epoch + 1 == config.epochs:
-            found, rows, scores = engine.validate(run, network, data.validation, data.held_out)
-            result |= found
-            metrics = found["video"]
+            found = engine.validate(run, network, data.held_out)
+            metrics = found.metrics["video"]
+            result |= found.metrics | {"broken_held_out_crops": found.broken}
             if run.average:
-                averaged, _, _ = engine.validate(run, run.average.module, data.validation, data.held_out)
-                result |= {f"{kind}_ema": values for kind, values in averaged.items() if isinstance(values, dict)}
+                of_average = engine.validate(run, run.average.module, data.held_out)
+                averaged = of_average.metrics["video"]
+                result |= {f"{kind}_ema": values for kind, values in of_average.metrics.items()}
+            others = {other.name: engine.validate(run, network, other) for other in data.others}
+            if others:
+                result["sets"] = {name: o.metrics | {"broken_crops": o.broken} for name, o in others.items()}
             if log:
-                log.most_wrong(epoch, data.validation.dataset.dataset, data.held_out, rows, scores)
-            bce = metrics.get("log_loss_balanced", metrics["log_loss"])  # the latter where one class is all there is
-            improved, run.bce_best = bce < run.bce_best, min(bce, run.bce_best)
+                log.most_wrong(epoch, data.crops, data.held_out.table, found.rows, found.scores)
         if log:
-            for path in [files.epoch(epoch)] + [files.best] * improved:
-                checkpoint.save_checkpoint(path, network, spec, epoch=epoch, bce_best=run.bce_best, metrics=metrics)
+            saver.epoch(epoch, network, metrics)
             if run.average:
-                checkpoint.save_checkpoint(files.average(epoch), run.average.module, spec, epoch=epoch,
-                                           bce_best=run.bce_best, metrics=result.get("video_ema", {}))  # fmt: skip
+                saver.epoch(epoch, run.average.module, averaged, averaged=True)
+            result["peak_memory_mib"] = wrapping.peak_memory(ranks.device)
             log.epoch(result)
-            save_last(epoch + 1, 0, [])
+            saver.thin_out(epoch)
+            save_last(epoch + 1, 0, {}, metrics)
     return 0
+
+
+def check_state(
+    args: argparse.Namespace,
+    start: Checkpoint | None,
+    state: dict[str, Any] | None,
+    choices: Choices,
+    steps_per_epoch: int,
+) -> list[str]:
+    """Changes since the run was saved, for the log.
+
+    Raises:
+        UsageError: it can't go on from `state`, or --init-from names another file than it began from.
+    """
+    from training import resume
+    from training.arguments import changes_asked
+
+    if not state:
+        return []
+    assert start is not None
+    if state.get("recipe") != resume.RECIPE:
+        raise UsageError(
+            f"{start.path} was written by another version of the trainer (recipe {state.get('recipe', 1)}, here "
+            f"{resume.RECIPE}), which trained otherwise. Begin a new run by --prefix; --init-from {start.path} takes "
+            "its weights"
+        )
+    faults, changes = resume.compare(choices.flat(), state["choices"], changes_asked(args))
+    if not faults and state["step"] and state["steps_per_epoch"] != steps_per_epoch:
+        faults.append(f"steps in an epoch (the crops) {state['steps_per_epoch']} -> {steps_per_epoch}")
+    if args.init_from and args.init_from.exists() and sha256_of(args.init_from) != state["began_from"]:
+        faults.append(f"--init-from: the run did not begin with {args.init_from}")
+    if faults:
+        raise UsageError(
+            f"{start.path} is of another run:\n  " + "\n  ".join(faults) + "\n"
+            "Resume with the same, or begin a new run by --prefix"
+        )
+    return changes
+
+
+def restore(run: Run, state: dict[str, Any] | None) -> tuple[dict[str, float] | None, History]:
+    """Put a `_last` checkpoint's state back; return the meter to go on with and what the epochs were worth."""
+    from training.saving import History
+
+    if state is None:
+        return None, History()
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.scaler.load_state_dict(state["scaler"])
+    if run.average:
+        run.average.module.load_state_dict(state["average"])
+    return state["meter"] or None, History(**state["history"])
 
 
 class StopFlag:
@@ -347,73 +308,47 @@ class StopFlag:
         return self._seen
 
 
-def restore(run: Run, resumed: Checkpoint | None) -> tuple[int, int, list[float] | None]:
-    """Put a `_last` checkpoint's state back; return the epoch, the step and the loss totals to go on from."""
-    state = resumed.training if resumed else None
-    if state is None:
-        return 0, 0, None
-    now, then = run.config.to_dict(), state["config"]
-    changed = [key for key in now if key != "epochs" and now[key] != then.get(key)]
-    changed += ["seed"] if state["seed"] != run.seed else []
-    changed += ["folds.csv"] if state["data"] != run.data_digest else []
-    changed += ["number of processes"] if state["ranks"] != run.ranks.world_size and state["step"] else []
-    if changed or (state["step"] and state["steps_per_epoch"] != run.steps_per_epoch):
-        what = ", ".join(changed) or "number of steps in an epoch (the crops)"
-        raise UsageError(f"{resumed.path} has another {what}; resume with the same, or begin a new run by --prefix")
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.scaler.load_state_dict(state["scaler"])
-    if run.average:
-        run.average.module.load_state_dict(state["average"])
-    run.bce_best = resumed.bce_best
-    return state["epoch"], state["step"], state["totals"]
-
-
-def start_loader_worker(_: int) -> None:
-    """One thread for each loader process: together they have all cores."""
-    import torch
-
-    from dfdc.devices import limit_threads
-
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the trainer's handler came along with the fork
-    torch.set_num_threads(1)
-    limit_threads(1)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_arguments(argv)
+    from training import arguments
+
+    args = arguments.parse_arguments(__doc__, argv)
     from training.checkpoint import CheckpointError
     from training.dataset import FoldsError
     from training.distributed import barrier, stop
-    from training.engine import StopRequested, TrainingError
+    from training.engine import NotFiniteError, StopRequested, TrainingError
     from training.model import ModelError
+    from training.saving import run_files
+
+    def fail(message: str) -> int:
+        print(f"train_classifier: {message}", file=sys.stderr)
+        return 1
 
     try:
         if args.augmentation_grid:
+            from training.loading import find_folds
             from training.preview import draw_grid
 
-            draw_grid(args, resolve_config(args), find_folds(args))
+            draw_grid(args, arguments.resolve_config(args), find_folds(args))
             return 0
         status = train(args)
         barrier()  # none leaves while another is still writing
         return status
     except (FoldsError, ModelError, CheckpointError) as error:
         raise UsageError(str(error)) from error
+    except NotFiniteError as error:
+        config = arguments.resolve_config(args)
+        files = run_files(args.output_dir, args.log_dir, args.prefix, config, args.fold)
+        return fail(f"{error}. {arguments.advise_after_not_finite(files, config)}")
     except TrainingError as error:
-        print(f"train_classifier: {error}. {describe_last(args)}", file=sys.stderr)
-        return 1
+        return fail(f"{error}")
     except (RuntimeError, MemoryError) as error:
-        if "DataLoader worker" in str(error) and "Terminated" in str(error):
-            # A SIGTERM to the whole process group ends the loaders before this process has read it.
-            print(
-                "train_classifier: stopped with its loaders; --resume auto goes on from the last save", file=sys.stderr
-            )
-            return 128 + signal.SIGTERM
         if not is_out_of_memory(error):
             raise
-        print(f"train_classifier: out of memory ({str(error).partition(chr(10))[0]}). Lower --batch-size, and raise "
-              '"accumulate" in the configuration by as much for the same result', file=sys.stderr)  # fmt: skip
-        return 1
+        first = str(error).partition("\n")[0]
+        advice = arguments.advise_after_out_of_memory(arguments.resolve_config(args))
+        return fail(f"out of memory ({first}). {advice}")
     except StopRequested as reason:
+        barrier()  # rank 0 may still be saving
         print(f"train_classifier: {reason}; --resume auto goes on from there", file=sys.stderr)
         return 128 + signal.SIGTERM
     finally:

@@ -1,17 +1,25 @@
-"""Augmentation as the winners published it, with today's albumentations, and the picture a network takes."""
+"""The winners' augmentation, with today's albumentations, and the picture a network takes.
+
+The law of each step is that of albumentations 0.4.6, which the winners ran; docs/recipe.md lists what differs. Where
+version 2 draws or rounds otherwise, the step is written here.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+import random
+from typing import Any
 
 import cv2
 import numpy as np
 
 from dfdc.imaging import center_pad, isotropic_resize
 
-if TYPE_CHECKING:
-    import albumentations
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would look for a newer version on the network
+import albumentations as A
+
+# For bytes and a 3x3 kernel cv2.GaussianBlur takes (1, 2, 1) / 4 where no sigma is given, not its formula's 0.8.
+_BLUR_SIGMA = 1 / np.sqrt(2 * np.log(2))
 
 
 class Augment:
@@ -21,75 +29,136 @@ class Augment:
         self._compose = build_augmentation(size)
 
     def __call__(self, picture: np.ndarray, seed: int) -> np.ndarray:
-        self._compose.set_random_seed(seed)
+        # One stream of random numbers for all steps. Compose.set_random_seed would start each of them at the same
+        # numbers, so that all draws of a sample were tied.
+        self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         return self._compose(image=picture)["image"]
 
 
-def fancy_pca(picture: np.ndarray, alphas: np.ndarray) -> np.ndarray:
-    """albumentations' FancyPCA within a grey level, 100 times as fast: as one 3x4 colour matrix.
-
-    After Krizhevsky et al. 2012 (NIPS), in the library's reading: with the eigenvectors V and eigenvalues e of the
-    colours' covariance, each colour c becomes c + V diag(alphas * e) (c - mean).
-
-    Args:
-        picture: RGB uint8 [h, w, 3].
-        alphas: [3].
-    """
-    # Plane by plane: products of long rows are fast, of three columns slow.
-    mean = np.array(cv2.mean(picture)[:3]) / 255
-    planes = [
-        plane.ravel() * np.float32(1 / 255) - np.float32(centre)
-        for plane, centre in zip(cv2.split(picture), mean, strict=True)
+def build_augmentation(size: int) -> A.Compose:
+    """The winners' list of steps, each with its probability."""
+    resizes = [
+        IsotropicResize(size, down, up)
+        for down, up in (
+            (cv2.INTER_AREA, cv2.INTER_CUBIC),
+            (cv2.INTER_AREA, cv2.INTER_LINEAR),
+            (cv2.INTER_LINEAR, cv2.INTER_LINEAR),
+        )
     ]
-    covariance = np.array([[float(one @ other) for other in planes] for one in planes]) / max(1, planes[0].size - 1)
-    values, vectors = np.linalg.eigh(covariance)
-    order = values[::-1].argsort()  # as the library sorts them
-    values, vectors = values[order], vectors[:, order]
-    stretch = vectors @ np.diag(alphas * values)
-    matrix = np.hstack([np.eye(3) + stretch, -(stretch @ mean)[:, None] * 255])
-    return cv2.transform(picture, matrix)
-
-
-def build_augmentation(size: int) -> albumentations.Compose:
-    """The list of the DFDC winning solution; names and units are albumentations 2's.
-
-    Its noise had a variance of 10-50 on 0..255, which is a standard deviation of 0.0124-0.0277 on 0..1. The two
-    shrinkings by area differ from the third in aliasing, the enlargings in sharpness.
-    """
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would look for a newer version on the network
-    import albumentations as A
-
-    class FancyPCA(A.FancyPCA):
-        def apply(self, img: np.ndarray, alpha_vector: np.ndarray, **params: Any) -> np.ndarray:
-            return fancy_pca(img, alpha_vector)
-
     return A.Compose(
         [
             A.ImageCompression(quality_range=(60, 100), p=0.5),
-            A.GaussNoise(std_range=(0.0124, 0.0277), p=0.1),
-            A.GaussianBlur(blur_limit=(3, 3), p=0.05),
+            GaussNoise(p=0.1),
+            A.GaussianBlur(blur_limit=(3, 3), sigma_limit=(_BLUR_SIGMA, _BLUR_SIGMA), p=0.05),
             A.HorizontalFlip(p=0.5),
-            A.OneOf(
-                [
-                    A.LongestMaxSize(size, interpolation=cv2.INTER_CUBIC, area_for_downscale="image"),
-                    A.LongestMaxSize(size, interpolation=cv2.INTER_LINEAR, area_for_downscale="image"),
-                    A.LongestMaxSize(size, interpolation=cv2.INTER_LINEAR),
-                ],
-                p=1,
-            ),
-            A.PadIfNeeded(size, size, border_mode=cv2.BORDER_CONSTANT),
-            A.OneOf([A.RandomBrightnessContrast(), FancyPCA(), A.HueSaturationValue()], p=0.7),
+            A.OneOf(resizes, p=1),
+            A.PadIfNeeded(size, size),
+            A.OneOf([A.RandomBrightnessContrast(), FancyPCA(), HueSaturationValue()], p=0.7),
             A.ToGray(p=0.2),
-            A.Affine(
-                translate_percent=(-0.1, 0.1),
-                scale=(0.8, 1.2),
-                keep_ratio=True,
-                rotate=(-10, 10),
-                border_mode=cv2.BORDER_CONSTANT,
-                p=0.5,
-            ),
+            ShiftScaleRotate(p=0.5),
         ]
     )
+
+
+class GaussNoise(A.ImageOnlyTransform):
+    """Gaussian noise in each colour of each pixel, with a variance of 10 to 50 (of 0..255).
+
+    albumentations 2 draws the standard deviation uniformly instead, and its noise from a generator without a seed.
+    """
+
+    def get_params(self) -> dict[str, Any]:
+        return {"variance": self.py_random.uniform(10, 50)}
+
+    def apply(self, img: np.ndarray, variance: float, **params: Any) -> np.ndarray:
+        noisy = self.random_generator.standard_normal(img.shape, np.float32)
+        noisy *= np.float32(np.sqrt(variance))
+        noisy += img
+        return np.clip(noisy, 0, 255, out=noisy).astype(np.uint8)
+
+
+class IsotropicResize(A.ImageOnlyTransform):
+    """The longer side becomes `size`, by OpenCV's interpolation `down` or `up`; the other side is truncated."""
+
+    def __init__(self, size: int, down: int, up: int) -> None:
+        super().__init__(p=1)
+        self.size, self.down, self.up = size, down, up
+
+    def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
+        return isotropic_resize(img, self.size, self.down, self.up)
+
+
+class FancyPCA(A.ImageOnlyTransform):
+    """One shift for all pixels, along the main directions of the picture's colours; see `fancy_pca`."""
+
+    def get_params(self) -> dict[str, Any]:
+        return {"alpha": self.py_random.gauss(0, 0.1)}
+
+    def apply(self, img: np.ndarray, alpha: float, **params: Any) -> np.ndarray:
+        return fancy_pca(img, alpha)
+
+
+class HueSaturationValue(A.ImageOnlyTransform):
+    """Hue shifted by -20 to 20 (of 180), saturation by -30 to 30 and value by -20 to 20 (of 255)."""
+
+    def get_params(self) -> dict[str, Any]:
+        draw = self.py_random.uniform
+        return {"hue": draw(-20, 20), "saturation": draw(-30, 30), "value": draw(-20, 20)}
+
+    def apply(self, img: np.ndarray, hue: float, saturation: float, value: float, **params: Any) -> np.ndarray:
+        return shift_hsv(img, hue, saturation, value)
+
+
+class ShiftScaleRotate(A.ImageOnlyTransform):
+    """Scaled by 0.8 to 1.2 and turned by -10 to 10 degrees about the centre, then shifted, over black.
+
+    Either axis is shifted by -0.1 to 0.1 of the side, by parts of a pixel; albumentations 2 shifts by whole ones.
+    """
+
+    def get_params(self) -> dict[str, Any]:
+        draw = self.py_random.uniform
+        return {"angle": draw(-10, 10), "scale": draw(0.8, 1.2), "dx": draw(-0.1, 0.1), "dy": draw(-0.1, 0.1)}
+
+    def apply(self, img: np.ndarray, angle: float, scale: float, dx: float, dy: float, **params: Any) -> np.ndarray:
+        height, width = img.shape[:2]
+        matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
+        matrix[:, 2] += dx * width, dy * height
+        return cv2.warpAffine(img, matrix, (width, height))
+
+
+def fancy_pca(picture: np.ndarray, alpha: float) -> np.ndarray:
+    """Shift all pixels by one colour: V^T (alpha * e) * 255, truncated.
+
+    V holds the eigenvectors of the colours' covariance (of values 0..1) as columns, e the eigenvalues, largest first.
+    Krizhevsky et al. 2012 (NIPS, section 4.1) say V and an alpha for each eigenvalue. albumentations 0.4.6 stacks
+    the rows of V as columns, which transposes it, and draws one alpha. Ours does so too: the published
+    weights were trained with it, and a shift of that size in any direction is all that is wanted.
+
+    Args:
+        picture: RGB uint8 [h, w, 3].
+        alpha: from N(0, 0.1).
+    """
+    # Plane by plane: products of long rows are fast, of three columns slow.
+    planes = [
+        plane.ravel() * np.float32(1 / 255) - np.float32(mean / 255)
+        for plane, mean in zip(cv2.split(picture), cv2.mean(picture), strict=False)
+    ]
+    covariance = np.array([[float(one @ other) for other in planes] for one in planes]) / max(1, planes[0].size - 1)
+    values, vectors = np.linalg.eigh(covariance)  # the smallest value first
+    shift = vectors[:, ::-1].T @ (alpha * values[::-1]) * 255
+    # Truncating whole number + shift is adding the floor of the shift.
+    return cv2.add(picture, (*np.floor(shift).tolist(), 0))
+
+
+def shift_hsv(picture: np.ndarray, hue: float, saturation: float, value: float) -> np.ndarray:
+    """Add to hue (modulo 180), saturation and value (0..255), truncated; grey pixels get a colour as well.
+
+    Args:
+        picture: RGB uint8 [h, w, 3].
+    """
+    levels = np.arange(256)
+    tables = (levels + hue) % 180, np.clip(levels + saturation, 0, 255), np.clip(levels + value, 0, 255)
+    hsv = cv2.LUT(cv2.cvtColor(picture, cv2.COLOR_RGB2HSV), np.stack(tables, -1).astype(np.uint8)[:, None])
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
 def fit(picture: np.ndarray, size: int) -> np.ndarray:

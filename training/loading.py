@@ -1,0 +1,203 @@
+"""The crops that a rank trains and validates on, and the processes that load them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from dfdc import layout
+from dfdc.devices import available_cores, limit_threads
+from dfdc.parallel import UsageError
+from training import dataset
+from training.engine import ValidationSet, share_of_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from training.config import TrainConfig
+    from training.distributed import Ranks
+
+_GRACE = 30  # seconds that a loader outlives a SIGTERM
+_SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass
+class Data:
+    """The loaders of a rank and what is known of them.
+
+    Attributes:
+        digest: checksum of folds.csv.
+        crops: the held-out samples, by their row.
+    """
+
+    sampler: dataset.EpochSampler
+    loader: DataLoader
+    held_out: ValidationSet
+    others: list[ValidationSet]
+    crops: dataset.CropDataset
+    steps_per_epoch: int
+    summary: str
+    digest: int
+
+
+@dataclass(frozen=True)
+class NamedSet:
+    """What --validate-on gave: NAME=DATA_ROOT[:fold]."""
+
+    name: str
+    root: Path
+    fold: int | None
+
+
+def parse_named_set(text: str) -> NamedSet:
+    """`NAME=DATA_ROOT` or `NAME=DATA_ROOT:fold`; a fold is digits after the last colon.
+
+    Raises:
+        UsageError: no name, a name with other characters than letters, digits, - and _, or no folder.
+    """
+    name, _, place = text.partition("=")
+    root, colon, fold = place.rpartition(":")
+    if not colon or not fold.isdecimal():
+        root, fold = place, ""
+    if not _SET_NAME.fullmatch(name) or not root:
+        raise UsageError(
+            f"--validate-on {text}: NAME=DATA_ROOT or NAME=DATA_ROOT:FOLD is expected (name: A-Z a-z 0-9 _ -)"
+        )
+    return NamedSet(name, Path(root), int(fold) if fold else None)
+
+
+def parse_named_sets(texts: Sequence[str]) -> list[NamedSet]:
+    """Each of `parse_named_set`; no name twice."""
+    named = [parse_named_set(text) for text in texts]
+    if len({one.name for one in named}) < len(named):
+        raise UsageError(f"--validate-on {', '.join(texts)}: the same name is given twice")
+    return named
+
+
+def find_folds(args: argparse.Namespace) -> Path:
+    """--folds-csv, looked for in DATA_ROOT first."""
+    inside = args.data_dir / args.folds_csv
+    return args.folds_csv if args.folds_csv.is_file() and not inside.is_file() else inside
+
+
+def prepare_data(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> Data:
+    """Read folds.csv, check that its crops exist, and make this rank's loaders.
+
+    Raises:
+        FoldsError: a folds.csv or crops that can't be used.
+    """
+    folds_path = find_folds(args)
+    train_rows, held_out = dataset.split_folds(dataset.read_folds(folds_path), args.fold, folds_path)
+    others = [(named, _named_rows(named)) for named in parse_named_sets(args.validate_on)]
+    summary = ""
+    if ranks.is_main:
+        for rows in (train_rows, held_out):
+            dataset.check_crops(rows, args.data_dir / args.crops_dir, folds_path)
+        for named, rows in others:
+            dataset.check_crops(rows, named.root / args.crops_dir, named.root / layout.FOLDS_NAME)
+        summary = _summary(train_rows, held_out, others, args.data_dir)
+    labels = train_rows["label"].to_numpy()
+    sampler = dataset.EpochSampler(
+        labels,
+        config.batch_size,
+        args.seed,
+        rank=ranks.rank,
+        ranks=ranks.world_size,
+        max_batches=config.batches_per_epoch * config.accumulate,
+        oversample=not args.no_oversample,
+    )
+    steps_per_epoch = sampler.batches // config.accumulate
+    if steps_per_epoch == 0:
+        raise dataset.FoldsError(
+            f"an epoch has {sampler.rows} crops, fewer than one step takes "
+            f"({config.batch_size} crops x {ranks.world_size} processes x {config.accumulate}); lower --batch-size"
+        )
+    limit_threads(1, of_torch=False)  # before the loaders are forked: see start_loader_worker
+    loading = loading_options(args.workers, on_gpu=ranks.device.startswith("cuda"))
+    reading = {"crops_dir": args.crops_dir, "size": config.size, "margin_part": args.padding_part}
+    train_set = dataset.CropDataset(
+        train_rows,
+        args.data_dir,
+        train=True,
+        seed=args.seed,
+        occlusions=None if args.no_hardcore else config.occlusions,
+        only_changed=args.only_changed_frames,
+        **reading,
+    )
+
+    def validation(name: str, root: Path, rows: pd.DataFrame) -> tuple[ValidationSet, dataset.CropDataset]:
+        crops = dataset.CropDataset(rows, root, train=False, **reading)
+        share = Subset(crops, share_of_rows(len(rows), ranks))
+        return ValidationSet(name, rows, DataLoader(share, batch_size=2 * config.batch_size, **loading)), crops
+
+    own, crops = validation("", args.data_dir, held_out)
+    return Data(
+        sampler,
+        DataLoader(train_set, batch_sampler=sampler, **loading),
+        own,
+        [validation(named.name, named.root, rows)[0] for named, rows in others],
+        crops,
+        steps_per_epoch,
+        summary,
+        zlib.crc32(folds_path.read_bytes()),
+    )
+
+
+def _named_rows(named: NamedSet) -> pd.DataFrame:
+    path = named.root / layout.FOLDS_NAME
+    table = dataset.read_folds(path)
+    if named.fold is not None:
+        table = table[table["fold"] == named.fold]
+        if not len(table):
+            raise dataset.FoldsError(f"--validate-on {named.name}: {path} has no fold {named.fold}")
+    return dataset.rows_to_validate(table)
+
+
+def loading_options(workers: int, *, on_gpu: bool) -> dict:
+    """What all loaders are made with; `workers` under 0: this machine's cores, shared among its ranks."""
+    if workers < 0:
+        workers = max(1, min(16, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    return {
+        "num_workers": workers,
+        "collate_fn": dataset.collate,
+        "pin_memory": on_gpu,
+        "persistent_workers": workers > 0,
+        "worker_init_fn": start_loader_worker,
+        "generator": torch.Generator(),  # its own: the loader must not draw from the training's
+    }
+
+
+def start_loader_worker(_: int) -> None:
+    """One thread for each loader process: together they have all cores.
+
+    OpenCV's number of threads came along with the fork. To set it here could wait for ever for threads that the
+    parent had. A SIGTERM to all processes of a job is the parent's to answer: it saves, and ends its loaders. So they
+    go on for a while, and end by themselves if it does not.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+    torch.set_num_threads(1)
+
+
+def _summary(
+    train_rows: pd.DataFrame, held_out: pd.DataFrame, others: list[tuple[NamedSet, pd.DataFrame]], root: Path
+) -> str:
+    """For the first line of the log: how many crops, and how many fakes in which nothing was changed (label noise)."""
+    unchanged, masks = dataset.unchanged_share(train_rows, root)
+    noise = (
+        f"{unchanged} of {masks} fake crops ({unchanged / masks:.1%}) show no change"
+        if masks
+        else "no masks, so it is not known in how many fake crops something was changed"
+    )
+    more = "".join(f", {len(rows)} of {named.name}" for named, rows in others)
+    reals = int((train_rows["label"] == 0).sum())
+    return f"{len(train_rows)} crops to train on ({reals} real), {len(held_out)} to validate{more}; {noise}"

@@ -1,0 +1,189 @@
+"""The checkpoint files of a run: one an epoch, the best, and all that it takes to go on."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dfdc.artifacts import atomic_file
+from dfdc.scoring import selection_loss
+from training import checkpoint
+from training.engine import NotFiniteError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from training.checkpoint import ModelSpec
+    from training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of a run. Path takes care that `weights` and `weights/` are one place."""
+
+    output_dir: Path
+    log_dir: Path
+    name: str
+
+    @property
+    def last(self) -> Path:
+        """Everything that it takes to go on."""
+        return self.output_dir / f"{self.name}_last"
+
+    @property
+    def before(self) -> Path:
+        """The `_last` before the newest."""
+        return self.output_dir / f"{self.name}_before"
+
+    @property
+    def best(self) -> Path:
+        """The weights, or averaged weights, with the lowest held-out log loss."""
+        return self.output_dir / f"{self.name}_best"
+
+    def epoch(self, epoch: int, averaged: bool = False) -> Path:
+        """The weights after `epoch`, or the average of the weights (ema_decay)."""
+        return self.output_dir / f"{self.name}_{epoch}{'_ema' * averaged}"
+
+
+@dataclass
+class History:
+    """What the epochs' checkpoints were worth, for `_best` and --keep.
+
+    Attributes:
+        best: the lowest balanced log loss yet, of all held-out videos.
+        losses: of each epoch's checkpoints, `selection_loss` of its better one (its own weights, or the average).
+    """
+
+    best: float = math.inf
+    losses: dict[int, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "losses": self.losses}
+
+
+def run_files(output_dir: Path, log_dir: Path, prefix: str, config: TrainConfig, fold: int) -> RunFiles:
+    """The files of the run of these settings."""
+    return RunFiles(output_dir, log_dir, f"{prefix}{config.network}_{config.encoder}_{fold}")
+
+
+class Saver:
+    """Writes the checkpoints of a run; the main process has the only one.
+
+    Args:
+        files: their names.
+        spec: what it takes to use them.
+        keep: the newest and the best so many epochs stay on the disk; None: all.
+        history: of the epochs so far.
+    """
+
+    def __init__(self, files: RunFiles, spec: ModelSpec, keep: int | None, history: History) -> None:
+        self._files, self._spec, self._keep, self.history = files, spec, keep, history
+        self._steps_of_last: int | None = None
+
+    def epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float], *, averaged: bool = False) -> None:
+        """Write the checkpoint of `epoch`; as `_best`, too, if no other had a lower balanced loss.
+
+        Args:
+            metrics: of these very weights; empty where they were not validated.
+        """
+        check_finite(model, self._files)
+        loss = balanced_loss(metrics)
+        improved = loss < self.history.best
+        self.history.best = min(loss, self.history.best)
+        path = self._files.epoch(epoch, averaged)
+        checkpoint.save_checkpoint(path, model, self._spec, epoch=epoch, bce_best=self.history.best, metrics=metrics)
+        if improved:
+            link_or_copy(path, self._files.best)
+        if metrics:
+            self.history.losses[epoch] = min(self.history.losses.get(epoch, math.inf), _selection_loss(metrics))
+
+    def last(self, steps: int, epoch: int, model: nn.Module, metrics: dict[str, float], state: dict[str, Any]) -> None:
+        """Write `_last`; the one before stays as `_before`, unless it was of the same step.
+
+        Args:
+            steps: that the weights were trained for, since the run began.
+        """
+        check_finite(model, self._files)
+        if steps != self._steps_of_last and self._files.last.exists():
+            link_or_copy(self._files.last, self._files.before)
+        self._steps_of_last = steps
+        checkpoint.save_checkpoint(
+            self._files.last,
+            model,
+            self._spec,
+            epoch=epoch,
+            bce_best=self.history.best,
+            metrics=metrics,
+            training=state | {"history": self.history.to_dict()},
+        )
+
+    def thin_out(self, epoch: int) -> None:
+        """Remove the checkpoints that are neither among the newest nor among the best; `epoch` is the newest."""
+        if self._keep is None:
+            return
+        best = sorted(self.history.losses, key=lambda e: (self.history.losses[e], e))[: self._keep]
+        kept = {*range(epoch - self._keep + 1, epoch + 1), *best}
+        for old in range(epoch + 1):
+            if old not in kept:
+                for averaged in (False, True):
+                    self._files.epoch(old, averaged).unlink(missing_ok=True)
+
+
+def balanced_loss(metrics: dict[str, float]) -> float:
+    """What `_best` is chosen by: both classes' log loss alike, or of the one that is there; infinite without any."""
+    return metrics.get("log_loss_balanced", metrics.get("log_loss", math.inf))
+
+
+def _selection_loss(metrics: dict[str, float]) -> float:
+    """What --keep ranks epochs by, as plot_loss.py does where the hold-out has both classes."""
+    if {"log_loss_fake", "log_loss_real"} <= metrics.keys():
+        return selection_loss(metrics["log_loss_fake"], metrics["log_loss_real"])
+    return balanced_loss(metrics)
+
+
+def check_finite(model: nn.Module, files: RunFiles) -> None:
+    """Raise NotFiniteError where a weight or a statistic is not finite, so that it reaches no checkpoint."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise NotFiniteError(f"{name} of the network is not finite, so {files.name} is not saved")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put `source` at `target` as well: a second name of the same file where the disk can, else a copy. Atomic."""
+    with atomic_file(target, durable=False) as temp:
+        temp.unlink(missing_ok=True)  # a leftover may be another checkpoint's second name: a copy would write into it
+        try:
+            os.link(source, temp)
+        except OSError:  # FAT, some network disks
+            shutil.copyfile(source, temp)
+
+
+def disk_need(model: nn.Module, epochs: int, keep: int | None, *, averaged: bool, optimizer_copies: int) -> int:
+    """Bytes that all checkpoints of a run take at the end.
+
+    Args:
+        keep: as in `Saver`.
+        averaged: whether each epoch has a second one.
+        optimizer_copies: numbers that the optimizer keeps for each weight.
+    """
+    weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    files = min(epochs, epochs if keep is None else 2 * keep) + (0 if keep is None else 1)  # and _best
+    return weights * (files * (1 + averaged) + 2 * (1 + optimizer_copies + averaged))
+
+
+def describe_disk(files: RunFiles, network: nn.Module, config: TrainConfig, keep: int | None) -> str:
+    """What the checkpoints will take, and what there is."""
+    copies = 1 if config.optimizer.type == "SGD" else 2
+    averaged = bool(config.ema_decay)
+    need = disk_need(network, config.epochs, keep, averaged=averaged, optimizer_copies=copies)
+    files.output_dir.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(files.output_dir).free
+    kept = f"the newest {keep} and the best {keep}" if keep else f"all {config.epochs}"
+    advice = "; that is too little: --keep N keeps fewer" if need > free else ""
+    return f"checkpoints of {kept} epochs take {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free{advice}"

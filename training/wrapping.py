@@ -1,0 +1,161 @@
+"""The network as a step calls it: frozen or not, compiled if that is faster, in DistributedDataParallel if need be.
+
+And what depends on the device it runs on: the type it computes in, the kernels, the memory.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dfdc.parallel import UsageError
+from training.distributed import gather_objects
+from training.losses import bce
+from training.model import Normalizer, freeze_encoder, set_training_mode
+
+if TYPE_CHECKING:
+    from training.engine import Run
+
+_WORTH_IT = 0.95  # the part of the time without it that compiled steps may take at most
+_TIMED = 3  # passes, after one that compiles and warms up
+
+
+def amp_type(precision: str, device: str) -> torch.dtype | None:
+    """What autocast uses: None is float32. `auto` takes bf16 where the run's own GPU has it, fp16 on older ones."""
+    if precision == "auto":
+        if not device.startswith("cuda"):
+            return None
+        with torch.cuda.device(device):  # the question is about the current device
+            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else torch.float16
+    if precision == "fp16" and device == "cpu":
+        raise UsageError("precision fp16 needs a GPU; take bf16, fp32 or auto")
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
+
+
+def use_fast_kernels(device: str, amp_type: torch.dtype | None) -> None:
+    """On a GPU: convolutions that were timed for their shape, and TF32 products where float32 is asked for.
+
+    TF32 has float32's range and 10 bits of mantissa; sums stay in float32.
+    """
+    if not device.startswith("cuda"):
+        return
+    torch.backends.cudnn.benchmark = True
+    if amp_type is None:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+
+
+def wrap(run: Run, *, frozen: bool) -> tuple[nn.Module, str]:
+    """The network as training calls it, and a sentence about how it was compiled (or nothing).
+
+    DDP notes which parameters train when it is made, so that freezing and thawing take a new one.
+    """
+    freeze_encoder(run.model, frozen)
+    model, said = compile_model(run)
+    if run.ranks.world_size == 1:
+        return model, said
+    on_gpu = run.ranks.device.startswith("cuda")
+    # A static graph lets DDP order its exchanges once. It may not be combined with no_sync (accumulation).
+    static = run.config.accumulate == 1 and model is run.model
+    wrapped = DistributedDataParallel(
+        model,
+        device_ids=[run.ranks.local_rank] if on_gpu else None,
+        gradient_as_bucket_view=True,  # gradients are not kept twice
+        static_graph=static,
+    )
+    return wrapped, said
+
+
+def compile_model(run: Run) -> tuple[nn.Module, str]:
+    """`compile` of the configuration: the network as it is, compiled, or (auto) the faster of both on this machine.
+
+    Raises:
+        RuntimeError: it can't be compiled, and `compile` is "on".
+    """
+    if run.config.compile == "off":
+        return run.model, ""
+    compiled = torch.compile(run.model)
+    if run.config.compile == "on":
+        return compiled, "compiled"
+    try:
+        with_it, reason = seconds_of(run, compiled), ""
+    except Exception as error:  # of the compiler that is not there, of PyTorch's own layers
+        first = (str(error).strip().splitlines() or ["no reason given"])[0]
+        with_it, reason = float("inf"), f"the network can't be compiled ({type(error).__name__}: {first})"
+    own = (with_it, seconds_of(run, run.model), reason)
+    times = gather_objects(own)  # all ranks must do the same
+    with_it, without = sum(t[0] for t in times), sum(t[1] for t in times)
+    failed = next((t[2] for t in times if t[2]), "")
+    if failed:
+        return run.model, f"{failed}; going on without"
+    if with_it < _WORTH_IT * without:
+        return compiled, f"compiled: {without / with_it:.2f} times as fast"
+    return run.model, f"compiling gains nothing here ({without / with_it:.2f} times as fast); going on without"
+
+
+def seconds_of(run: Run, model: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    """Seconds of a forward and a backward pass on random pictures; weights and statistics stay as they were."""
+    config, device = run.config, run.ranks.device
+    normalizer = Normalizer(config.normalize.mean, config.normalize.std, device)
+    shape = (config.batch_size, config.size, config.size, 3)
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random).to(device)
+    targets = torch.arange(config.batch_size, device=device, dtype=torch.float32) % 2
+    kept = [buffer.clone() for buffer in run.model.buffers()]
+    set_training_mode(run.model)
+
+    def one_pass() -> None:
+        with run.autocast():
+            logits = model(normalizer(images))[:, 0]
+        bce(logits.float(), targets).mean().backward()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+
+    try:
+        one_pass()
+        started = time.perf_counter()
+        for _ in range(_TIMED):
+            one_pass()
+        return (time.perf_counter() - started) / _TIMED
+    finally:
+        run.model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, before in zip(run.model.buffers(), kept, strict=True):
+                buffer.copy_(before)
+
+
+class Statistics:
+    """The running statistics of normalisation layers, so that a step that is skipped leaves no trace in them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        self._kept: list[torch.Tensor] = []
+
+    def keep(self) -> None:
+        """Note them before a step."""
+        self._kept = [buffer.clone() for buffer in self._buffers]
+
+    @torch.no_grad()
+    def restore_where(self, skipped: torch.Tensor) -> None:
+        """Put them back if `skipped` (a bool on the device, which is not waited for)."""
+        for buffer, before in zip(self._buffers, self._kept, strict=True):
+            buffer.copy_(torch.where(skipped, before, buffer))
+
+
+def peak_memory(device: str) -> float:
+    """MiB that the GPU's tensors took at most since the last call; on a CPU, that this process took at most."""
+    if device.startswith("cuda"):
+        peak = torch.cuda.max_memory_allocated(device) / 2**20
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak
+    import resource  # not on every system
+
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage's
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
