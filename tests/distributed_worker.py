@@ -1,10 +1,10 @@
 """Run by torchrun in test_distributed.py.
 
-gradients OUT              each rank trains one step on its own, unequal share of fixed crops
+steps OUT                  each rank trains on its own, unequal share of fixed crops: one step, and three of which
+                           the last rank alone has an infinite loss in the second; all ranks save what came of it
 die-once MARKER ...        as train_classifier.py, but rank 1 is killed at step 7, the first time
 differ ...                 as train_classifier.py, but rank 1 gets "--seed 6" and finds no _last
 stop-at STEP ...           as train_classifier.py, but rank 1 gets a SIGTERM as it begins STEP, and rank 0 saves slowly
-overflow OUT               rank 1 has an infinite loss in the second of three steps
 """
 
 from __future__ import annotations
@@ -52,30 +52,25 @@ def make_run(ranks: distributed.Ranks, steps: int = 1, **options: float) -> tupl
     return engine.Run(config, ranks, 0, network, optimizer, scaler, None, steps, lambda: False), batch
 
 
-def step_once(out: Path) -> None:
-    """Train one step and save the weights: their change is the gradient."""
+def steps(out: Path) -> None:
+    """One step, whose change of the weights is the gradient; and three, of which one overflows on one rank."""
     ranks = distributed.start("cpu")
     run, batch = make_run(ranks)
     engine.train_epoch(run, wrapping.wrap(run, frozen=False)[0], [batch], 0)
-    if ranks.is_main:
-        torch.save(run.model.state_dict(), out)
-    distributed.barrier()
-    distributed.stop()
+    found = {"gradients": run.model.state_dict()}
 
-
-def overflow(out: Path) -> None:
-    """Train three steps, of which the second has an infinite loss with finite gradients on rank 1 alone."""
-    ranks = distributed.start("cpu")
     run, batch = make_run(ranks, steps=3, learning_rate=0.1)
     original, calls = losses.CRITERIA["bce"], []
 
     def criterion(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        calls.append(1)
-        return original(logits, targets) + (float("inf") if len(calls) == 2 and ranks.rank == 1 else 0.0)
+        calls.append(1)  # the gradient stays finite
+        overflows = len(calls) == 2 and ranks.rank == ranks.world_size - 1
+        return original(logits, targets) + (float("inf") if overflows else 0.0)
 
     losses.CRITERIA["bce"] = criterion
     result = engine.train_epoch(run, wrapping.wrap(run, frozen=False)[0], [batch] * 3, 0)
-    torch.save({"weights": run.model.state_dict(), "result": result}, out.with_name(f"{out.name}{ranks.rank}"))
+    found["overflow"] = {"weights": run.model.state_dict(), "result": result}
+    torch.save(found, out.with_name(f"{out.name}{ranks.rank}"))
     distributed.barrier()
     distributed.stop()
 
@@ -128,10 +123,8 @@ def stop_at(step: int, arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     what, *rest = sys.argv[1:]
-    if what == "gradients":
-        step_once(Path(rest[0]))
-    elif what == "overflow":
-        overflow(Path(rest[0]))
+    if what == "steps":
+        steps(Path(rest[0]))
     elif what == "differ":
         sys.exit(train_classifier.parallel.run_main(lambda _: differ(rest)))
     elif what == "stop-at":

@@ -53,17 +53,19 @@ def test_weights_are_the_mean_and_the_metrics_their_own(run, tmp_path, capsys):
     assert printed[-2].split()[-2:] == [f"{mean.metrics[key]:.4f}" for key in ("log_loss_balanced", "auc")]
 
 
-def test_the_mean_of_equals_scores_as_training_said(run, tmp_path):
+@pytest.mark.parametrize(("name", "kind"), [("2", "video"), ("2_ema", "video_ema")])
+def test_the_mean_of_equals_scores_as_training_said(run, tmp_path, name, kind):
     """Two names of one checkpoint: the validation must give what the epoch's record says."""
     place = run[1]
     twin = path_of(place, "7")
-    twin.write_bytes(path_of(place, "2").read_bytes())
+    twin.write_bytes(path_of(place, name).read_bytes())
     try:
-        assert soup(run, "2", "7", out=tmp_path / "same") == 0
+        assert soup(run, name, "7", out=tmp_path / "same") == 0
     finally:
         twin.unlink()
     (record,) = (r for r in epochs_of(place) if r["epoch"] == 2)
-    assert read_checkpoint(tmp_path / "same").metrics == pytest.approx(record["video"], rel=1e-5)
+    assert record["video"]["log_loss"] != record["video_ema"]["log_loss"]
+    assert read_checkpoint(tmp_path / "same").metrics == pytest.approx(record[kind], rel=1e-5)
 
 
 def test_it_is_put_beside_the_first_and_replaces_nothing(run):

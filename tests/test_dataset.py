@@ -8,7 +8,10 @@ from torch.utils.data import DataLoader
 from dfdc import layout
 from dfdc.imaging import encode_png
 from training import dataset
+from training.config import OcclusionConfig
 from training.dataset import EpochSampler, FoldsError
+
+ALWAYS_EYES = OcclusionConfig(eyes=1, mouth=0, nose=0, half_face=0, half_picture=0)
 
 SEEDS = (111, 555, 777, 888, 999)
 
@@ -57,7 +60,7 @@ def test_t36_a_sample_depends_on_seed_epoch_and_row_only(crops_root):
     table = dataset.read_folds(crops_root / "folds.csv")
 
     def samples(seed, workers, keys):
-        data = dataset.CropDataset(table, crops_root, "crops", 64, train=True, seed=seed)
+        data = dataset.CropDataset(table, crops_root, "crops", 64, train=True, seed=seed, occlusions=OcclusionConfig())
         loader = DataLoader(data, batch_sampler=[keys], num_workers=workers, collate_fn=dataset.collate)
         return next(iter(loader))["image"].numpy()
 
@@ -80,11 +83,39 @@ def test_t36_five_seeds_share_no_augmentation(crops_root):
     assert len(set(found)) == len(found)
 
 
-def test_validation_samples_are_not_augmented(crops_root):
+def test_validation_samples_are_the_crops_scaled_and_padded_alone(crops_root):
+    """As Pillow shrinks and enlarges by area and cubic, within what two libraries differ."""
+    from PIL import Image
+
     table = dataset.read_folds(crops_root / "folds.csv")
-    data = dataset.CropDataset(table, crops_root, "crops", 64, train=False)
-    assert np.array_equal(data[3]["image"], data[3]["image"])
-    assert data[3]["image"].shape == (64, 64, 3)
+    data = dataset.CropDataset(table, crops_root, "crops", 120, train=False, occlusions=ALWAYS_EYES, only_changed=True)
+    for row in (0, 3, 40):
+        sample = data[row]
+        path = layout.crops_path(crops_root, str(table["video"][row])) / str(table["file"][row])
+        plain = np.array(Image.open(path).resize((100, 120), Image.Resampling.BICUBIC), int)
+        assert sample["image"].shape == (120, 120, 3)
+        assert not sample["image"][:, :10].any()
+        assert not sample["image"][:, 110:].any()
+        assert np.abs(sample["image"][:, 10:110].astype(int) - plain).mean() < 2
+        assert np.array_equal(sample["image"], data[(row, 7)]["image"])  # in any epoch
+        assert sample["valid"]
+
+
+def test_training_samples_are_augmented_and_occluded(crops_root):
+    table = dataset.read_folds(crops_root / "folds.csv")
+    plain = dataset.CropDataset(table, crops_root, "crops", 60, train=False)
+
+    def differing(occlusions):
+        data = dataset.CropDataset(table, crops_root, "crops", 60, train=True, occlusions=occlusions)
+        rows = range(len(table))
+        changed = [not np.array_equal(plain[row]["image"], data[(row, 0)]["image"]) for row in rows]
+        dark = [float((data[(row, 0)]["image"][10:50, 10:50] == 0).all(axis=2).mean()) for row in rows]
+        return np.mean(changed), np.mean(dark)
+
+    changed, dark = differing(None)
+    assert changed > 0.9  # nothing at all happens to 2 % of the crops
+    assert dark < 0.05
+    assert differing(ALWAYS_EYES)[1] > dark + 0.05
 
 
 def test_t30_a_broken_crop_is_named_and_not_replaced(crops_root):
@@ -94,7 +125,8 @@ def test_t30_a_broken_crop_is_named_and_not_replaced(crops_root):
     path.write_bytes(b"broken")
     data = dataset.CropDataset(table, crops_root, "crops", 64, train=False)
     batch = dataset.collate([data[row], data[row + 1]])
-    assert batch["valid"].tolist() == [False, True]
+    assert batch["valid"].tolist() == batch["readable"].tolist() == [False, True]
+    assert len(batch["error"]) == 1
     assert str(path) in batch["error"][0]
     assert batch["image"][0].sum() == 0
 
@@ -127,7 +159,7 @@ def test_a_broken_landmarks_file_is_named(crops_root):
     table = dataset.read_folds(crops_root / "folds.csv")
     for content in (b"", b"\x93NUMPY"):
         (layout.landmarks_path(crops_root, "real0") / "0_0.npy").write_bytes(content)
-        data = dataset.CropDataset(table, crops_root, "crops", 32, train=True)
+        data = dataset.CropDataset(table, crops_root, "crops", 32, train=True, occlusions=ALWAYS_EYES)
         sample = data[(0, 0)]
         assert (sample["valid"], bool(sample["error"])) == (False, True)
 
@@ -135,10 +167,14 @@ def test_a_broken_landmarks_file_is_named(crops_root):
 def test_padding_part_tightens_picture_mask_and_points_alike(crops_root, monkeypatch):
     table = dataset.read_folds(crops_root / "folds.csv")
     seen = []
-    monkeypatch.setattr(dataset, "occlude", lambda p, m, q, rng: seen.append((p.shape, m.shape, q.tolist())) or (p, m))
+    monkeypatch.setattr(
+        dataset, "occlude", lambda p, m, q, rng, shares: seen.append((p.shape, m.shape, q.tolist())) or (p, m)
+    )
     row = int(np.flatnonzero(table["label"] == 1)[0])
     for part in (3, 6):
-        dataset.CropDataset(table, crops_root, "crops", 32, train=True, margin_part=part)[(row, 0)]
+        dataset.CropDataset(table, crops_root, "crops", 32, train=True, margin_part=part, occlusions=ALWAYS_EYES)[
+            (row, 0)
+        ]
     (shape, mask, points), (tight_shape, tight_mask, tight_points) = seen
     assert (shape[:2], mask) == ((60, 50), (60, 50))
     assert tight_shape[:2] == tight_mask == (48, 40)  # 12 and 10 off less 36 // 6 and 30 // 6
@@ -216,3 +252,62 @@ def test_names_of_digits_stay_names(tmp_path):
     assert table["video"].astype(str).tolist() == ["007", "NA"]
     assert table["original"].astype(str).tolist() == ["007", "007"]
     assert isinstance(table["video"].dtype, pd.CategoricalDtype)
+
+
+def batch_of(readable, fill=50):
+    images = np.arange(len(readable), dtype=np.uint8)[:, None, None, None] + np.full((1, 4, 4, 3), fill, np.uint8)
+    return dataset.collate(
+        [
+            {"image": image * ok, "label": 0, "row": row, "error": "" if ok else "e", "valid": ok}
+            for row, (image, ok) in enumerate(zip(images, readable, strict=True))
+        ]
+    )
+
+
+def test_unreadable_crops_get_a_picture_that_could_be_read():
+    sound = batch_of([True, True])
+    first = dataset.fill_unreadable(sound, None)
+    assert sound["image"][:, 0, 0, 0].tolist() == [50, 51]
+    assert first[0, 0].tolist() == [50] * 3
+    assert dataset.fill_unreadable(batch_of([True], fill=9), first) is first  # no copy for each batch
+    some = batch_of([False, True, False, True], fill=100)
+    later = dataset.fill_unreadable(some, first)
+    assert some["image"][:, 0, 0, 0].tolist() == [101, 101, 101, 103]
+    some["image"][:] = 0
+    assert later[0, 0].tolist() == [101] * 3  # a copy: the batch's memory is used again
+    none = batch_of([False, False])
+    assert dataset.fill_unreadable(none, later) is later
+    assert none["image"][:, 0, 0, 0].tolist() == [101, 101]
+    assert none["valid"].tolist() == [False, False]
+    assert dataset.fill_unreadable(batch_of([False]), None) is None
+
+
+def test_a_fake_without_a_visible_change_is_not_valid_only_when_asked(crops_root):
+    """The mask of one fake shows its change only where the eyes are blacked out: by then nothing is left to see."""
+    table = dataset.read_folds(crops_root / "folds.csv")
+    row = int(np.flatnonzero(table["label"] == 1)[0])
+    path = layout.diffs_path(crops_root, str(table["video"][row])) / layout.diff_name(int(table["frame"][row]), 0)
+    path.write_bytes(encode_png(np.zeros((60, 50), np.uint8)))
+    for only_changed, occlusions in ((True, None), (True, ALWAYS_EYES), (False, ALWAYS_EYES)):
+        data = dataset.CropDataset(
+            table, crops_root, "crops", 32, train=True, only_changed=only_changed, occlusions=occlusions
+        )
+        assert data[(row, 0)]["valid"] is not only_changed
+    path.unlink()  # without a mask a fake gets the benefit of the doubt
+    data = dataset.CropDataset(table, crops_root, "crops", 32, train=True, only_changed=True)
+    assert data[(row, 0)]["valid"]
+    path.write_bytes(encode_png(np.zeros((9, 9), np.uint8)))  # a mask of another size is none
+    assert data[(row, 0)]["valid"]
+
+
+def test_samples_draw_anew_for_each_seed_epoch_and_row(crops_root, monkeypatch):
+    table = dataset.read_folds(crops_root / "folds.csv")
+    seeds = []
+    monkeypatch.setattr(dataset.Augment, "__call__", lambda self, picture, seed: seeds.append(seed) or picture)
+    for seed in (1, 2):
+        data = dataset.CropDataset(table, crops_root, "crops", 32, train=True, seed=seed)
+        for epoch in (0, 1):
+            for row in (0, 1):
+                data[(row, epoch)]
+    assert len(set(seeds)) == 8
+    assert all(0 <= seed < 2**31 for seed in seeds)

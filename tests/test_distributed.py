@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from conftest import ROOT, make_crops, run_script
 
-from training import checkpoint, distributed
+from training import checkpoint, distributed, train_classifier
 from training.model import build_network
 
 SCRIPT = "training/train_classifier.py"
@@ -74,9 +74,8 @@ def launch(root, out, processes, batch_size, **changes):
     """Train on the CPU, under torchrun if there are several processes; return the text it printed."""
     arguments = train_arguments(root, out, write_config(out.with_suffix(".json"), batch_size, **changes))
     if processes == 1:
-        done = run_script(SCRIPT, *arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert train_classifier.main([str(part) for part in arguments]) == 0
+        return ""
     return finish(torchrun("--standalone", "--nproc_per_node", processes, SCRIPT, *arguments))
 
 
@@ -119,14 +118,20 @@ def test_two_accumulated_batches_are_one_with_twice_the_batch(one_process, tmp_p
     assert_same_run(expected, result(tmp_path / "accumulated"))
 
 
-def test_gradients_do_not_depend_on_how_the_classes_fall_among_the_ranks(tmp_path):
-    single, double = tmp_path / "one", tmp_path / "two"
-    done = run_script(WORKER, "gradients", single)
+@pytest.fixture(scope="module")
+def fixed_steps(tmp_path_factory):
+    """What tests/distributed_worker.py's "steps" saves, by one process, and by each of two."""
+    place = tmp_path_factory.mktemp("steps")
+    done = run_script(WORKER, "steps", place / "one")
     assert done.returncode == 0, done.stderr
-    finish(torchrun("--standalone", "--nproc_per_node", 2, WORKER, "gradients", double))
+    finish(torchrun("--standalone", "--nproc_per_node", 2, WORKER, "steps", place / "two"))
+    return [torch.load(place / name, weights_only=True) for name in ("one0", "two0", "two1")]
+
+
+def test_gradients_do_not_depend_on_how_the_classes_fall_among_the_ranks(fixed_steps):
+    one, two = (found["gradients"] for found in fixed_steps[:2])
     torch.manual_seed(0)
     start = build_network("DeepFakeClassifier", ENCODER).state_dict()
-    one, two = (torch.load(path, weights_only=True) for path in (single, double))
     changed = 0
     for name, value in start.items():
         assert torch.allclose(one[name], two[name], rtol=0, atol=1e-6), name
@@ -134,14 +139,14 @@ def test_gradients_do_not_depend_on_how_the_classes_fall_among_the_ranks(tmp_pat
     assert changed > len(start) / 2
 
 
-def test_t47_two_nodes_on_the_loopback_are_one_with_two_processes(one_process, tmp_path):
-    root, *expected = one_process
-    out = tmp_path / "nodes"
-    arguments = train_arguments(root, out, write_config(tmp_path / "c.json", 4))
-    nodes = two_nodes(SCRIPT, *arguments)
-    printed = finish(*nodes)
-    assert_same_run(expected, result(out))
-    assert printed.count("epoch 0 fake") == 1
+def test_t55_an_infinite_loss_on_one_rank_skips_the_step_on_all(fixed_steps):
+    _, first, second = fixed_steps
+    assert first["overflow"]["result"]["skipped_steps"] == second["overflow"]["result"]["skipped_steps"] == 1
+    for name, value in first["overflow"]["weights"].items():
+        assert torch.equal(value, second["overflow"]["weights"][name]), name
+        assert torch.isfinite(value).all(), name
+    for key in ("train_fake", "train_real", "gradient_norm"):
+        assert first["overflow"]["result"][key] == second["overflow"]["result"][key] < 10
 
 
 def test_t47_an_old_launchers_flag_and_environment(crops_root, tmp_path):
@@ -162,7 +167,7 @@ def three_epochs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_a_killed_rank_is_restarted_and_goes_on_from_the_last_checkpoint(three_epochs, tmp_path, nodes):
+def test_t47_a_killed_rank_is_restarted_and_goes_on_from_the_last_checkpoint(three_epochs, tmp_path, nodes):
     root, config, expected = three_epochs
     out, marker = tmp_path / "killed", tmp_path / "died"
     command = [WORKER, "die-once", marker, *train_arguments(root, out, config), "--resume", "auto"]
@@ -177,29 +182,10 @@ def test_a_killed_rank_is_restarted_and_goes_on_from_the_last_checkpoint(three_e
     assert "from epoch 1, step 0" in log.read_text()
 
 
-def test_wrong_use_ends_all_ranks(crops_root, tmp_path):
-    arguments = train_arguments(crops_root, tmp_path, write_config(tmp_path / "c.json", 4))
-    process = torchrun("--standalone", "--nproc_per_node", 2, SCRIPT, *arguments, "--fold", 9)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "has the folds 0, 1, 2" in err
-
-
-def test_t55_an_infinite_loss_on_one_rank_skips_the_step_on_all(tmp_path):
-    finish(torchrun("--standalone", "--nproc_per_node", 2, WORKER, "overflow", tmp_path / "out"))
-    one, two = (torch.load(tmp_path / f"out{rank}", weights_only=True) for rank in range(2))
-    assert one["result"]["skipped_steps"] == two["result"]["skipped_steps"] == 1
-    for name, value in one["weights"].items():
-        assert torch.equal(value, two["weights"][name]), name
-        assert torch.isfinite(value).all(), name
-    for key in ("train_fake", "train_real", "gradient_norm"):
-        assert one["result"][key] == two["result"][key] < 10
-
-
 def test_t56_ranks_that_differ_do_not_begin(crops_root, tmp_path):
     config = write_config(tmp_path / "c.json", 4)
     arguments = train_arguments(crops_root, tmp_path, config)
-    finish(torchrun("--standalone", "--nproc_per_node", 2, SCRIPT, *arguments, "--epochs", 1))
+    assert train_classifier.main([str(part) for part in arguments]) == 0
     more = [*arguments, "--epochs", 2, "--resume", "auto"]
     process = torchrun("--standalone", "--nproc_per_node", 2, WORKER, "differ", *more)
     _, err = process.communicate(timeout=120)

@@ -28,8 +28,8 @@ from training.distributed import Ranks
 args = arguments.parse_arguments("", sys.argv[1:])
 data = loading.prepare_data(args, arguments.resolve_config(args), Ranks())
 for loader in (data.loader, data.held_out.loader):
-    print([tuple(batch["image"].shape) for batch in loader][0])
-del loader, data
+    print(tuple(next(iter(loader))["image"].shape))
+data.close()
 """
 
 
@@ -41,6 +41,22 @@ def test_loaders_start_after_this_process_used_opencvs_threads(crops_root, tmp_p
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:2] == ["(4, 32, 32, 3)", "(8, 32, 32, 3)"]
+
+
+def test_an_error_ends_the_loaders_at_once(crops_root, tmp_path):
+    """One with a traceback, which holds the loaders: the exit would wait for them."""
+    code = """
+import sys
+from training import engine, train_classifier
+engine.losses.combine = lambda *_: 1 / 0
+train_classifier.main(sys.argv[1:])
+"""
+    config = write_config(tmp_path)
+    command = [sys.executable, "-c", code, "--data-dir", crops_root, "--config", config, "--workers", "2"]
+    command += ["--output-dir", tmp_path / "weights", "--log-dir", tmp_path / "logs", "--device", "cpu"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT, timeout=25, check=False)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr.strip().splitlines()[-1]
 
 
 def prepared(root, tmp_path, *more, ranks=None, **changes):
@@ -100,6 +116,9 @@ def test_rows_and_ranks(crops_root, tmp_path):
     assert shares[0].summary
     assert not shares[1].summary  # only the main process looks through the stamps of all fakes
     assert whole.digest == shares[1].digest
+    gpu = prepared(crops_root, tmp_path, ranks=Ranks(device="cuda:0"))
+    assert [loader.pin_memory for loader in (whole.loader, gpu.loader, gpu.held_out.loader)] == [False, True, True]
+    assert (gpu.loader.batch_sampler.batches, gpu.held_out.loader.batch_size) == (12, 8)
     more = prepared(crops_root, tmp_path, accumulate=2, batches_per_epoch=3)
     assert (more.steps_per_epoch, more.sampler.batches) == (3, 6)
 

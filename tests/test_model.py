@@ -1,6 +1,7 @@
 """Networks (training/model.py)."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,23 @@ def test_pretrained_from_a_file(tmp_path):
     torch.save({"a": torch.zeros(1)}, path)
     with pytest.raises(model.ModelError, match="does not fit the encoder"):
         model.load_pretrained_file(network, path)
+
+
+class Touches:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_t46_a_file_of_pretrained_weights_runs_no_code(tmp_path):
+    torch.save({"state_dict": Touches(tmp_path / "ran")}, tmp_path / "evil.pth")
+    with pytest.raises(model.ModelError, match=r"evil.pth: can't be read"):
+        model.load_pretrained_file(tiny(), tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_normalising_is_imagenets():

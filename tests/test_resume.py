@@ -352,3 +352,53 @@ def test_t50_a_run_does_not_overwrite_another(crops_root, tmp_path):
     train(crops_root, tmp_path, config)
     with pytest.raises(train_classifier.UsageError, match="is there already"):
         train(crops_root, tmp_path, config)
+
+
+def test_all_that_a_state_holds_is_put_back():
+    from test_engine import everything, make_batch, make_run
+    from test_engine import train as train_steps
+    from timm.utils import ModelEmaV3
+
+    def run_with_average():
+        run = make_run(steps=2, optimizer={"type": "AdamW", "learning_rate": 0.1}, ema_decay=0.5)
+        run.scaler, run.average = engine.make_scaler("cpu", torch.float16), ModelEmaV3(run.model, decay=0.5)
+        return run
+
+    first, second = run_with_average(), run_with_average()
+    train_steps(first, [make_batch(1), make_batch(2)])
+    first.scaler.update(4.0)
+    state = {
+        "optimizer": first.optimizer.state_dict(),
+        "scaler": first.scaler.state_dict(),
+        "average": first.average.module.state_dict(),
+        "meter": {"fake": 1.0},
+        "history": {"best": 0.25, "losses": {3: 0.5}},
+    }
+    meter, history = train_classifier.restore(second, state)
+    second.model.load_state_dict(first.model.state_dict())
+    assert (meter, history.best, history.losses) == ({"fake": 1.0}, 0.25, {3: 0.5})
+    assert second.scaler.get_scale() == 4.0
+    assert same(first.average.module.state_dict(), second.average.module.state_dict())
+    assert same(everything(first), everything(second))
+    assert train_classifier.restore(second, state | {"meter": {}})[0] is None
+    assert train_classifier.restore(second, None)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("world", "device", "kind"),
+    [(2, "cuda:0", "SyncBatchNormAct"), (1, "cuda:0", "BatchNormAct2d"), (2, "cpu", "BatchNormAct2d")],
+)
+def test_batch_norm_is_synchronised_on_several_gpus(monkeypatch, tmp_path, world, device, kind):
+    from training.arguments import parse_arguments
+    from training.distributed import Ranks
+
+    moved = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *where, **how: moved.append((where, how)) or module)
+    args = parse_arguments("", ["--data-dir", "x"])
+    config = TrainConfig(encoder="test_efficientnet", pretrained=False)
+    ranks = Ranks(world_size=world, device=device)
+    network, origin = train_classifier.prepare_network(args, config, ranks, None)
+    assert {type(module).__name__ for module in network.modules() if "BatchNorm" in type(module).__name__} == {kind}
+    assert moved == [((device,), {"memory_format": torch.channels_last})]
+    assert ("SyncBN" in origin) is (world == 2)
+    assert ("BatchNorm by process" in origin) is (world == 2 and device == "cpu")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_script
 
-SCRIPTS = ["predict_folder.py", "plot_loss.py", "export_model.py", "training/train_classifier.py"]
+SCRIPTS = ["predict_folder.py", "plot_loss.py", "export_model.py"]
+SCRIPTS += ["training/train_classifier.py", "training/average_checkpoints.py"]
 SCRIPTS += [f"preprocessing/{path.name}" for path in sorted((ROOT / "preprocessing").glob("*.py"))
             if "__main__" in path.read_text()]  # fmt: skip
 HEAVY = (

@@ -4,6 +4,7 @@ Laws and numbers are those of the winners' list in albumentations 0.4.6.
 """
 
 import itertools
+import random
 
 import albumentations as A
 import cv2
@@ -187,6 +188,25 @@ def test_jpeg_quality_is_60_to_100(samples):
 )
 def test_ranges_are_the_published_ones_to_both_ends(samples, step, key, low, high):
     assert_uniform(drawn(samples, step, key), low, high)
+
+
+@pytest.mark.parametrize(
+    ("step", "limits"),
+    [
+        ("GaussNoise", {"variance": (10, 50)}),
+        ("HueSaturationValue", {"hue": (-20, 20), "saturation": (-30, 30), "value": (-20, 20)}),
+        ("ShiftScaleRotate", {"angle": (-10, 10), "scale": (0.8, 1.2), "dx": (-0.1, 0.1), "dy": (-0.1, 0.1)}),
+    ],
+)
+def test_the_ends_of_our_own_ranges(step, limits):
+    transform = steps_of(build_augmentation(64))[step]
+    transform.set_random_state(np.random.default_rng(0), random.Random(0))
+    many = [transform.get_params() for _ in range(5000)]
+    assert many[0].keys() == limits.keys()
+    for name, (low, high) in limits.items():
+        values = np.array([params[name] for params in many])
+        assert 0 <= values.min() - low < (high - low) * 10 / 5000
+        assert 0 <= high - values.max() < (high - low) * 10 / 5000
 
 
 def test_fancy_pcas_alpha_is_normal_with_a_tenth(samples):

@@ -49,6 +49,13 @@ class Data:
     summary: str
     digest: int
 
+    def close(self) -> None:
+        """End the processes of the loaders now: at the exit they would be waited for, see `start_loader_worker`."""
+        for loader in (self.loader, self.held_out.loader, *(other.loader for other in self.others)):
+            iterator = getattr(loader, "_iterator", None)  # PyTorch offers no other way to its processes
+            if iterator is not None:
+                iterator._shutdown_workers()
+
 
 @dataclass(frozen=True)
 class NamedSet:

@@ -110,7 +110,7 @@ def face_outline(landmarks: np.ndarray) -> np.ndarray:
     points = np.asarray(landmarks, np.float64)
     points = np.vstack([points, (points[0] + points[1]) / 2])
     system = np.hstack([template, np.ones((len(template), 1))])
-    affine = np.linalg.lstsq(system, points, rcond=None)[0]
+    affine = np.linalg.lstsq(system, points)[0]
     outline = np.hstack([_OUTLINE, np.ones((len(_OUTLINE), 1), np.float32)]) @ affine
     return np.rint(outline).astype(np.int32)
 
@@ -120,7 +120,7 @@ def half_face(height: int, width: int, landmarks: np.ndarray, rng: np.random.Gen
     face = np.zeros((height, width), np.uint8)
     cv2.fillPoly(face, [face_outline(landmarks)], 1)
     moments = cv2.moments(face)
-    area = max(1.0, moments["m00"])  # 0 where the outline lies outside the picture
+    area = moments["m00"] or 1.0  # 0 where the outline lies outside the picture
     left = np.arange(width) < int(moments["m10"] / area)
     upper = np.arange(height)[:, None] < int(moments["m01"] / area)
     return face.astype(bool) & (left, ~left, upper, ~upper)[rng.integers(4)]

@@ -11,6 +11,7 @@ logs/<the same>.log and .jsonl.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 import time
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.distributed import Ranks
     from training.engine import Run
+    from training.loading import Data
     from training.resume import Choices
     from training.saving import History, RunFiles
 
@@ -110,18 +112,25 @@ def prepare_network(
 
 
 def train(args: argparse.Namespace) -> int:
-    """Set up, and train epoch after epoch."""
+    """Join the other processes, look at the data, and train on it."""
     from dfdc.devices import resolve_device
-    from training import arguments, checkpoint, distributed, engine, loading, optim, resume, saving, wrapping
-    from training.runlog import RunLog
+    from training import arguments, distributed, loading
 
     config = arguments.resolve_config(args)
-    files = saving.run_files(args.output_dir, args.log_dir, args.prefix, config, args.fold)
     try:
         ranks = distributed.start(resolve_device(args.device), args.local_rank)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    data = loading.prepare_data(args, config, ranks)  # before anything slow happens
+    with contextlib.closing(loading.prepare_data(args, config, ranks)) as data:  # before anything slow happens
+        return train_on(data, args, config, ranks)
+
+
+def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
+    """Set up the network and its optimizer, and train epoch after epoch."""
+    from training import checkpoint, engine, optim, resume, saving, wrapping
+    from training.runlog import RunLog
+
+    files = saving.run_files(args.output_dir, args.log_dir, args.prefix, config, args.fold)
     start = find_start(args, config, files)
     state = start.training if start and start.path == files.last else None
     amp = wrapping.amp_type(config.precision, ranks.device)
