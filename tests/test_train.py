@@ -329,3 +329,18 @@ def test_one_process_of_a_machine_fetches_before_the_others_look(monkeypatch):
         ranks = distributed.Ranks(rank=local_rank, local_rank=local_rank)
         train_classifier.prepare_network(args, config, ranks, None)
         assert done == expected
+
+
+def test_a_state_is_saved_when_it_is_time(crops_root, tmp_path, monkeypatch):
+    from training import engine, saving
+
+    clock, saved = [0.0], []
+    monkeypatch.setattr(train_classifier.time, "monotonic", lambda: clock[0])
+    kept_seed, kept_save = engine.seed_step, saving.Saver.last
+    monkeypatch.setattr(engine, "seed_step", lambda *a: clock.__setitem__(0, clock[0] + 4 * 60) or kept_seed(*a))
+    monkeypatch.setattr(saving.Saver, "last", lambda self, steps, *a: saved.append(steps) or kept_save(self, steps, *a))
+    config = write_config(tmp_path, epochs=1)
+    for number, (minutes, expected) in enumerate([(10, [3, 6, 9, 12, 12]), (15, [4, 8, 12, 12]), (0, [12, 12])]):
+        saved.clear()
+        train(crops_root, tmp_path / str(number), config, "--save-every", minutes)
+        assert saved == expected  # after the last step, and with the epoch's metrics, in any case

@@ -8,7 +8,6 @@ one with the wrong label: the same pixels are blacked out in the SSIM mask befor
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import cv2
 import numpy as np
@@ -63,9 +62,8 @@ def occlude(
 
 def draw_kind(rng: np.random.Generator, shares: OcclusionConfig) -> str | None:
     """One of KINDS with its share, or None with what is left."""
-    roll = rng.random()
-    limits = itertools.accumulate(dataclasses.astuple(shares))
-    return next((kind for kind, limit in zip(KINDS, limits, strict=True) if roll < limit), None)
+    limits = np.cumsum(dataclasses.astuple(shares))
+    return (*KINDS, None)[np.searchsorted(limits, rng.random(), side="right")]
 
 
 def hidden_pixels(

@@ -152,7 +152,7 @@ def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: R
         {"epoch": first_epoch, "step": first_step, "computes in": str(amp), "code": resume.source_digest()}
         | choices.flat()
     )
-    changed = check_state(args, start, state, choices, data.steps_per_epoch)
+    changed = check_state(args, start, state, choices)
     network, origin = prepare_network(args, config, ranks, start)
     wrapping.use_fast_kernels(ranks.device, amp)
     optimizer, optimizer_name = optim.build_optimizer(network, config.optimizer, ranks.device)
@@ -199,7 +199,6 @@ def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: R
         place = {
             "recipe": resume.RECIPE,
             "choices": choices.flat(),
-            "steps_per_epoch": data.steps_per_epoch,
             "began_from": began_from,
             "epoch": epoch,
             "step": step,
@@ -254,11 +253,7 @@ def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: R
 
 
 def check_state(
-    args: argparse.Namespace,
-    start: Checkpoint | None,
-    state: dict[str, Any] | None,
-    choices: Choices,
-    steps_per_epoch: int,
+    args: argparse.Namespace, start: Checkpoint | None, state: dict[str, Any] | None, choices: Choices
 ) -> list[str]:
     """Changes since the run was saved, for the log.
 
@@ -278,8 +273,6 @@ def check_state(
             "its weights"
         )
     faults, changes = resume.compare(choices.flat(), state["choices"], changes_asked(args))
-    if not faults and state["step"] and state["steps_per_epoch"] != steps_per_epoch:
-        faults.append(f"steps in an epoch (the crops) {state['steps_per_epoch']} -> {steps_per_epoch}")
     if args.init_from and args.init_from.exists() and sha256_of(args.init_from) != state["began_from"]:
         faults.append(f"--init-from: the run did not begin with {args.init_from}")
     if faults:

@@ -140,7 +140,7 @@ def fancy_pca(picture: np.ndarray, alpha: float) -> np.ndarray:
     # Plane by plane: products of long rows are fast, of three columns slow.
     planes = [
         plane.ravel() * np.float32(1 / 255) - np.float32(mean / 255)
-        for plane, mean in zip(cv2.split(picture), cv2.mean(picture), strict=False)
+        for plane, mean in zip(cv2.split(picture), cv2.mean(picture)[:3], strict=True)
     ]
     covariance = np.array([[float(one @ other) for other in planes] for one in planes]) / max(1, planes[0].size - 1)
     values, vectors = np.linalg.eigh(covariance)  # the smallest value first
