@@ -190,6 +190,9 @@ def test_the_share_of_unchanged_fakes_is_read_from_the_stamps(crops_root):
     stamp = {"made": {"masks": 6, "unchanged": 2}, "files": artifacts.count_files(folder)}
     artifacts.write_json(folder / artifacts.STAMP_NAME, stamp)
     assert dataset.unchanged_share(table, crops_root) == (2, 6)
+    del stamp["made"]["unchanged"]
+    artifacts.write_json(folder / artifacts.STAMP_NAME, stamp)
+    assert dataset.unchanged_share(table, crops_root) == (0, 6)
 
 
 def test_split_holds_out_every_second_sampled_frame(crops_root):
@@ -311,3 +314,15 @@ def test_samples_draw_anew_for_each_seed_epoch_and_row(crops_root, monkeypatch):
                 data[(row, epoch)]
     assert len(set(seeds)) == 8
     assert all(0 <= seed < 2**31 for seed in seeds)
+    assert max(seeds) > 2**27  # of all 31 bits
+
+
+def test_augmentation_is_built_once_where_it_is_used(crops_root, monkeypatch):
+    built = []
+    original = dataset.Augment.__init__
+    monkeypatch.setattr(dataset.Augment, "__init__", lambda self, size: built.append(size) or original(self, size))
+    table = dataset.read_folds(crops_root / "folds.csv")
+    data = dataset.CropDataset(table, crops_root, "crops", 32, train=True)
+    assert built == []  # in a loader's process, not before
+    data[(0, 0)], data[(1, 0)]
+    assert built == [32]

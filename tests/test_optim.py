@@ -1,5 +1,7 @@
 """Optimizers and schedules (training/optim.py)."""
 
+import sys
+import types
 from itertools import pairwise
 
 import pytest
@@ -81,3 +83,25 @@ def test_fused_equals_the_plain_optimizer(kind):
             opt.step()
     assert torch.allclose(ours, theirs, atol=1e-6)
     assert kind in name
+
+
+def test_apex_is_taken_on_a_gpu_where_it_is(monkeypatch):
+    class Fused:
+        def __init__(self, parameters, **options):
+            self.parameters, self.options = parameters, options
+
+    apex = types.SimpleNamespace(FusedAdam=type("FusedAdam", (Fused,), {}), FusedSGD=type("FusedSGD", (Fused,), {}))
+    monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))
+    monkeypatch.setitem(sys.modules, "apex.optimizers", apex)
+    network = torch.nn.ModuleDict({"encoder": torch.nn.Linear(2, 2), "fc": torch.nn.Linear(2, 1)})
+    found = {}
+    for kind in ("SGD", "Adam", "AdamW"):
+        optimizer, said = optim.build_optimizer(network, OptimizerConfig(type=kind, learning_rate=0.3), "cuda:1")
+        found[kind] = type(optimizer).__name__, said, optimizer.options.get("adam_w_mode"), optimizer.options["lr"]
+        assert [len(group["params"]) for group in optimizer.parameters] == [2, 2]
+    assert found == {
+        "SGD": ("FusedSGD", "APEX FusedSGD", None, 0.3),
+        "Adam": ("FusedAdam", "APEX FusedAdam (Adam)", False, 0.3),
+        "AdamW": ("FusedAdam", "APEX FusedAdam (AdamW)", True, 0.3),
+    }
+    assert "PyTorch" in optim.build_optimizer(network, OptimizerConfig(), "cpu")[1]

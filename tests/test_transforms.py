@@ -237,6 +237,7 @@ def test_noise_has_its_variance_in_each_colour_of_each_pixel(variance):
 def test_noise_is_clipped_not_wrapped(level):
     noisy = apply("GaussNoise", np.full((40, 40, 3), level, np.uint8), variance=50)
     assert np.abs(noisy.astype(int) - level).max() < 60
+    assert (noisy == level).mean() > 0.4
 
 
 def test_blur_is_opencvs_3x3_kernel(picture):
@@ -265,7 +266,7 @@ def test_t31_the_three_resizes_differ_as_published(picture):
 def test_what_augmentation_may_do_nothing_to_is_what_prediction_sees(picture):
     resize, pad = (steps_of(build_augmentation(64))[name] for name in ("resize0", "PadIfNeeded"))
     for image in (picture, picture[:, :61], picture[:33, :61], picture[:64, :63]):
-        resized = resize(image=image)["image"]
+        resized = resize(image=image, force_apply=True)["image"]
         assert np.array_equal(pad(image=resized)["image"], fit(image, 64))
     assert fit(picture, 64).shape == (64, 64, 3)
     assert fit(picture, 64)[:, :9].sum() == 0  # 140 x 100 becomes 64 x 45, in the middle

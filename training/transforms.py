@@ -80,7 +80,7 @@ class IsotropicResize(A.ImageOnlyTransform):
     """The longer side becomes `size`, by OpenCV's interpolation `down` or `up`; the other side is truncated."""
 
     def __init__(self, size: int, down: int, up: int) -> None:
-        super().__init__(p=1)
+        super().__init__()
         self.size, self.down, self.up = size, down, up
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
