@@ -56,6 +56,11 @@ def pytorchs(kind, **options):
         ({"type": "exponential", "gamma": 0.5}, "ExponentialLR", {"gamma": 0.5**0.1}),
         ({"type": "linear", "lowest": 0.25}, "LinearLR", {"start_factor": 1, "end_factor": 0.25, "total_iters": 60}),
         ({"type": "cyclic", "every_epochs": 2}, "CyclicLR", {"base_lr": 0, "max_lr": 0.2, "step_size_up": 10}),
+        (
+            {"type": "cyclic", "every_epochs": 2, "lowest": 0.25},
+            "CyclicLR",
+            {"base_lr": 0.05, "max_lr": 0.2, "step_size_up": 10},
+        ),
         ({"type": "cosine"}, "CosineAnnealingLR", {"T_max": 60}),
         ({"type": "constant"}, "ConstantLR", {"factor": 1}),
     ],
@@ -105,3 +110,15 @@ def test_apex_is_taken_on_a_gpu_where_it_is(monkeypatch):
         "AdamW": ("FusedAdam", "APEX FusedAdam (AdamW)", True, 0.3),
     }
     assert "PyTorch" in optim.build_optimizer(network, OptimizerConfig(), "cpu")[1]
+
+
+@pytest.mark.parametrize(
+    ("momentum", "nesterov", "expected"), [(0.9, True, True), (0.9, False, False), (0.0, True, False)]
+)
+def test_nesterov_needs_momentum(momentum, nesterov, expected):
+    network = torch.nn.ModuleDict({"encoder": torch.nn.Linear(2, 2), "fc": torch.nn.Linear(2, 1)})
+    config = OptimizerConfig(momentum=momentum, nesterov=nesterov)
+    optimizer, _ = optim.build_optimizer(network, config, "cpu")
+    assert {group["nesterov"] for group in optimizer.param_groups} == {expected}
+    assert {group["fused"] for group in optimizer.param_groups} == {True}
+    assert len(optimizer.state) == (4 if momentum else 0)
