@@ -1,6 +1,7 @@
 """Checkpoints (training/checkpoint.py)."""
 
 import io
+import json
 import zipfile
 from pathlib import Path
 
@@ -161,3 +162,170 @@ def test_a_tight_margin_is_in_the_checkpoint(tmp_path):
     spec = ModelSpec.from_config(TrainConfig(encoder=TINY), margin_part=6)
     checkpoint.save_checkpoint(tmp_path / "a", tiny(), spec, epoch=0, bce_best=1, metrics={})
     assert checkpoint.read_checkpoint(tmp_path / "a").spec.margin_part == 6
+
+
+# The same as safetensors, mapped into memory, and what a file of neither kind is told.
+
+
+def exported(tmp_path, name="tiny.safetensors", network=None, **changes):
+    """A safetensors file as export_model.py writes it; `changes` to its description."""
+    from safetensors.torch import save_file
+
+    path = tmp_path / "made_from"
+    spec = ModelSpec("DeepFakeClassifier", TINY, 96, margin_part=4)
+    checkpoint.save_checkpoint(
+        path, network or tiny(), spec, epoch=3, bce_best=float("inf"), metrics={"auc": 0.5, "log_loss": float("nan")}
+    )
+    found = checkpoint.read_checkpoint(path)
+    texts = {key: value for key, value in (checkpoint.describe(found) | changes).items() if value is not None}
+    save_file(found.state_dict, tmp_path / name, metadata=texts)
+    return tmp_path / name, found
+
+
+def test_a_safetensors_file_reads_as_the_checkpoint_it_was_made_from(tmp_path):
+    path, source = exported(tmp_path)
+    found = checkpoint.read_checkpoint(path)
+    assert (found.spec, found.epoch, found.training) == (source.spec, 3, None)
+    assert np.isnan(found.bce_best)  # JSON has no infinity
+    assert found.metrics["auc"] == 0.5
+    assert np.isnan(found.metrics["log_loss"])
+    assert found.state_dict.keys() == source.state_dict.keys()
+    assert all(torch.equal(value, found.state_dict[name]) for name, value in source.state_dict.items())
+    texts = checkpoint.describe(source)
+    assert json.loads(texts["metrics"]) == {"auc": 0.5, "log_loss": None}
+    assert "NaN" not in "".join(texts.values())
+    assert "Infinity" not in "".join(texts.values())
+    assert checkpoint.load_model(path)[1].spec == source.spec
+
+
+def test_safetensors_are_known_by_name_or_content(tmp_path):
+    path, _ = exported(tmp_path)
+    renamed = path.rename(tmp_path / "no_suffix")
+    assert checkpoint.read_checkpoint(renamed).epoch == 3
+    assert checkpoint.is_safetensors(tmp_path / "ABSENT.SafeTensors")
+    assert not checkpoint.is_safetensors(tmp_path / "absent")
+    assert not checkpoint.is_safetensors(tmp_path)
+    assert not checkpoint.is_safetensors(tmp_path / "made_from")  # PyTorch's zip
+    whole = renamed.read_bytes()
+    length = 8 + int.from_bytes(whole[:8], "little")
+    short = tmp_path / "short"
+    for cut, expected in ((length, True), (length - 1, False), (8, False), (0, False)):
+        short.write_bytes(whole[:cut])
+        assert checkpoint.is_safetensors(short) is expected
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        checkpoint.read_checkpoint(tmp_path / "absent.safetensors")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes((tmp_path / "made_from").read_bytes())  # a pickle under that name is never unpickled
+    with pytest.raises(CheckpointError, match="is not a safetensors file that can be read"):
+        checkpoint.read_checkpoint(broken)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"version": None}, "does not say what network it is for"),
+        ({"model": None}, "does not say what network it is for"),
+        ({"version": "2"}, "has version 2, later than the 1"),
+        ({"version": "x"}, "its description is broken"),
+        ({"epoch": None}, "its description is broken"),
+        ({"metrics": "3"}, "its description is broken"),
+        ({"model": '{"network": "x"}'}, "its description of the model is broken"),
+    ],
+)
+def test_descriptions_that_cant_be_used_are_named(tmp_path, changes, said):
+    path, _ = exported(tmp_path, **changes)
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint.read_checkpoint(path)
+
+
+def test_descriptions_may_hold_more_than_ours(tmp_path):
+    path, source = exported(tmp_path, added="by another program")
+    assert checkpoint.read_checkpoint(path).spec == source.spec
+
+
+@pytest.mark.parametrize(("key", "bad"), [("size", 0), ("margin_part", 0), ("network", "none"), ("mean", [1, 2])])
+def test_specs_out_of_range_are_refused(tmp_path, key, bad):
+    spec = ModelSpec("DeepFakeClassifier", TINY, 1, margin_part=1).to_dict()
+    (spec["normalize"] if key == "mean" else spec)[key] = bad
+    path, _ = exported(tmp_path, model=json.dumps(spec))
+    with pytest.raises(CheckpointError, match="description of the model is broken"):
+        checkpoint.read_checkpoint(path)
+    spec = ModelSpec("DeepFakeClassifier", TINY, 1, margin_part=1)  # the least that is one
+    path, _ = exported(tmp_path, model=json.dumps(spec.to_dict()))
+    assert checkpoint.read_checkpoint(path).spec == spec
+
+
+@pytest.mark.parametrize("suffix", ["", ".safetensors"])
+def test_mapped_weights_are_the_files_own_and_score_alike(tmp_path, suffix):
+    network = tiny().eval()
+    path, _ = exported(tmp_path, network=network)
+    path = path if suffix else tmp_path / "made_from"
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        for mapped in (False, True):
+            loaded, found = checkpoint.load_model(path, mapped=mapped)
+            assert not loaded.training
+            assert torch.equal(loaded(images), network(images))
+            own = loaded.fc.weight.data_ptr() == found.state_dict["fc.weight"].data_ptr()
+            assert own is mapped
+            assert not any(value.is_meta for value in loaded.state_dict().values())
+
+
+def test_an_old_file_and_a_network_with_other_tables_are_read_in_the_plain_way(tmp_path, monkeypatch):
+    path = tmp_path / "old"
+    spec = ModelSpec("DeepFakeClassifier", TINY, 96)
+    checkpoint.save_checkpoint(tmp_path / "new", tiny(), spec, epoch=1, bce_best=0.5, metrics={})
+    torch.save(checkpoint.read_file(tmp_path / "new"), path, _use_new_zipfile_serialization=False)
+    assert checkpoint.load_model(path, mapped=True)[1].epoch == 1  # a form that can't be mapped
+
+    class WithTable(model.DeepFakeClassifier):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.register_buffer("table", torch.ones(2), persistent=False)
+
+    monkeypatch.setitem(model.NETWORKS, "DeepFakeClassifier", WithTable)
+    loaded, _ = checkpoint.load_model(tmp_path / "new", mapped=True)
+    assert loaded.table.tolist() == [1, 1]
+
+
+def test_the_winners_networks_are_known_by_their_width(tmp_path):
+    for width, (encoder, size) in {
+        2560: ("tf_efficientnet_b7", 380),
+        2048: ("tf_efficientnet_b5", 380),
+        1792: ("tf_efficientnet_b4", 380),
+        1536: ("tf_efficientnet_b3", 300),
+    }.items():
+        path = tmp_path / str(width)
+        weights = {"module.fc.weight": torch.zeros(1, width), "module.encoder.x": torch.zeros(1)}
+        torch.save({"epoch": 1, "state_dict": weights, "bce_best": 0.1}, path)
+        spec = checkpoint.read_checkpoint(path).spec
+        assert (spec.encoder.split(".")[0], spec.size, spec.margin_part) == (encoder, size, 3)
+        for name in ("module.fc.weight", "module.encoder.x"):
+            torch.save({"epoch": 1, "state_dict": {name: weights[name]}}, path)
+            with pytest.raises(CheckpointError, match="does not say what network it is for"):
+                checkpoint.read_checkpoint(path)
+    torch.save({"state_dict": {"fc.weight": torch.zeros(2560), "encoder.x": torch.zeros(1)}}, path)
+    with pytest.raises(CheckpointError, match=r"fc\.weight: \[2560\]"):
+        checkpoint.read_checkpoint(path)
+
+
+def test_broken_numbers_and_what_a_run_needs_are_told_apart(tmp_path):
+    path = tmp_path / "a"
+    spec = ModelSpec("DeepFakeClassifier", TINY, 96)
+    checkpoint.save_checkpoint(path, tiny(), spec, epoch=1, bce_best=0.5, metrics={})
+    content = checkpoint.read_file(path)
+    assert content.keys() == {"epoch", "state_dict", "bce_best", "metrics", "model", "version"}
+    checkpoint.save_checkpoint(
+        path, tiny(), spec, epoch=1, bce_best=0.5, metrics={}, training={"step": 3}, average_of=["x", "y"]
+    )
+    more = checkpoint.read_file(path)
+    assert (more["training"], more["average_of"]) == ({"step": 3}, ["x", "y"])
+    assert checkpoint.read_checkpoint(path).training == {"step": 3}
+    del content["epoch"], content["bce_best"], content["metrics"]
+    torch.save(content, path)
+    found = checkpoint.read_checkpoint(path)
+    assert (found.epoch, found.metrics) == (-1, {})
+    assert np.isnan(found.bce_best)
+    torch.save(content | {"epoch": "x"}, path)
+    with pytest.raises(CheckpointError, match="its epoch, bce_best or metrics is broken"):
+        checkpoint.read_checkpoint(path)

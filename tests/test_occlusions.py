@@ -136,7 +136,7 @@ def test_the_outline_holds_the_face_and_not_the_whole_crop():
             assert cv2.pointPolygonTest(outline, (x, y), True) > 5
         assert 60 * 80 < cv2.contourArea(outline) < 140 * 100 * 0.6
     # A mean face with its eyes 100 pixels apart: the outline is 210 wide, from 120 above the eyes to 195 below.
-    mean_face = np.array([(-50, 0), (50, 0), (0, 60), (-40, 105), (40, 105)]) + (500, 300)
+    mean_face = np.array([(450, 300), (550, 300), (500, 360), (460, 405), (540, 405)])
     outline = occlusions.face_outline(mean_face)
     assert np.abs(np.concatenate([outline.min(0), outline.max(0)]) - (395, 180, 605, 495)).max() <= 1
     turned = occlusions.face_outline(POINTS @ np.array([(0, 1), (-1, 0)]) + (120, 0))

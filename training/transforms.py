@@ -73,7 +73,7 @@ class GaussNoise(A.ImageOnlyTransform):
         noisy = self.random_generator.standard_normal(img.shape, np.float32)
         noisy *= np.float32(np.sqrt(variance))
         noisy += img
-        return np.clip(noisy, 0, 255, out=noisy).astype(np.uint8)
+        return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
 class IsotropicResize(A.ImageOnlyTransform):
@@ -139,8 +139,7 @@ def fancy_pca(picture: np.ndarray, alpha: float) -> np.ndarray:
     """
     # Plane by plane: products of long rows are fast, of three columns slow.
     planes = [
-        plane.ravel() * np.float32(1 / 255) - np.float32(mean / 255)
-        for plane, mean in zip(cv2.split(picture), cv2.mean(picture)[:3], strict=True)
+        plane.ravel() * np.float32(1 / 255) - np.float32(cv2.mean(plane)[0] / 255) for plane in cv2.split(picture)
     ]
     covariance = np.array([[float(one @ other) for other in planes] for one in planes]) / max(1, planes[0].size - 1)
     values, vectors = np.linalg.eigh(covariance)  # the smallest value first
