@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -228,6 +229,7 @@ def test_safetensors_are_known_by_name_or_content(tmp_path):
         ({"version": "2"}, "has version 2, later than the 1"),
         ({"version": "x"}, "its description is broken"),
         ({"epoch": None}, "its description is broken"),
+        ({"epoch": None, "bce_best": None, "metrics": None}, "its description is broken"),
         ({"metrics": "3"}, "its description is broken"),
         ({"model": '{"network": "x"}'}, "its description of the model is broken"),
     ],
@@ -268,6 +270,9 @@ def test_mapped_weights_are_the_files_own_and_score_alike(tmp_path, suffix):
             assert torch.equal(loaded(images), network(images))
             own = loaded.fc.weight.data_ptr() == found.state_dict["fc.weight"].data_ptr()
             assert own is mapped
+            if sys.platform == "linux" and not suffix:
+                assert (str(path) in Path("/proc/self/maps").read_text()) is mapped
+            del found
             assert not any(value.is_meta for value in loaded.state_dict().values())
 
 
