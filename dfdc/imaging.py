@@ -77,6 +77,11 @@ def center_pad(picture: np.ndarray, size: int) -> np.ndarray:
     return square
 
 
+def fit(picture: np.ndarray, size: int) -> np.ndarray:
+    """RGB uint8 [h, w, 3] -> [size, size, 3]: scaled and padded, as networks see a crop that is not augmented."""
+    return center_pad(isotropic_resize(picture, size), size)
+
+
 def ssim_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Where two pictures differ: 255 * (1 - SSIM), clipped to 0..255, each colour by itself and then grey.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dfdc.devices import available_cores, keep_freed_memory, release_freed_memory, run_halving
-from dfdc.imaging import center_pad, isotropic_resize, tighten
+from dfdc.imaging import fit, tighten
 from prediction.onnx_model import OnnxModel, is_onnx
 
 if TYPE_CHECKING:
@@ -177,10 +177,7 @@ class Ensemble:
     def _inputs(self, crops: Sequence[np.ndarray]) -> dict[tuple[int, int], np.ndarray]:
         """Crops as the networks take them, uint8 [n, size, size, 3], once for each size and margin."""
         kinds = {(spec.size, spec.margin_part) for spec in self.specs}
-        return {
-            (size, part): np.stack([center_pad(isotropic_resize(tighten(c, part), size), size) for c in crops])
-            for size, part in kinds
-        }
+        return {(size, part): np.stack([fit(tighten(crop, part), size) for crop in crops]) for size, part in kinds}
 
     def _score_part(self, index: int, images: np.ndarray) -> np.ndarray:
         return np.array(run_halving(lambda part: self._run(index, part), images), np.float32)

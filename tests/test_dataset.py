@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from dfdc import layout
 from dfdc.imaging import encode_png
-from training import dataset
+from training import dataset, transforms
 from training.config import OcclusionConfig
 from training.dataset import EpochSampler, FoldsError
 
@@ -306,7 +306,7 @@ def test_a_fake_without_a_visible_change_is_not_valid_only_when_asked(crops_root
 def test_samples_draw_anew_for_each_seed_epoch_and_row(crops_root, monkeypatch):
     table = dataset.read_folds(crops_root / "folds.csv")
     seeds = []
-    monkeypatch.setattr(dataset.Augment, "__call__", lambda self, picture, seed: seeds.append(seed) or picture)
+    monkeypatch.setattr(transforms.Augment, "__call__", lambda self, picture, seed: seeds.append(seed) or picture)
     for seed in (1, 2):
         data = dataset.CropDataset(table, crops_root, "crops", 32, train=True, seed=seed)
         for epoch in (0, 1):
@@ -319,8 +319,8 @@ def test_samples_draw_anew_for_each_seed_epoch_and_row(crops_root, monkeypatch):
 
 def test_augmentation_is_built_once_where_it_is_used(crops_root, monkeypatch):
     built = []
-    original = dataset.Augment.__init__
-    monkeypatch.setattr(dataset.Augment, "__init__", lambda self, size: built.append(size) or original(self, size))
+    original = transforms.Augment.__init__
+    monkeypatch.setattr(transforms.Augment, "__init__", lambda self, size: built.append(size) or original(self, size))
     table = dataset.read_folds(crops_root / "folds.csv")
     data = dataset.CropDataset(table, crops_root, "crops", 32, train=True)
     assert built == []  # in a loader's process, not before

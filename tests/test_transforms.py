@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from dfdc.imaging import center_pad, isotropic_resize
+from dfdc.imaging import center_pad, fit, isotropic_resize
 from training import preview, transforms
 from training.config import OcclusionConfig
-from training.transforms import Augment, build_augmentation, fancy_pca, fit, shift_hsv
+from training.transforms import Augment, build_augmentation, fancy_pca, shift_hsv
 
 SAMPLES = 3000
 COLOUR_STEPS = ("RandomBrightnessContrast", "FancyPCA", "HueSaturationValue")

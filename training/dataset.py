@@ -14,15 +14,15 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from dfdc import artifacts, layout
-from dfdc.imaging import MARGIN_PART, read_picture, shows_change, tighten, tighten_offset
+from dfdc.imaging import MARGIN_PART, fit, read_picture, shows_change, tighten, tighten_offset
 from training.occlusions import occlude
-from training.transforms import Augment, fit
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
     from training.config import OcclusionConfig
+    from training.transforms import Augment
 
 VALIDATE_STRIDE = 2  # every second sampled frame, as the winners did
 
@@ -181,6 +181,8 @@ class CropDataset(Dataset):
         # After the occlusion: what is blacked out can't be seen. A fake without a mask gets the benefit of the doubt.
         valid = not (self._only_changed and mask is not None and not shows_change(mask))
         if self._augment is None:
+            from training.transforms import Augment  # with albumentations: only the loaders of training need it
+
             self._augment = Augment(self._size)
         return self._augment(picture, int(rng.integers(2**31))), valid
 

@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 
 from dfdc import layout
-from dfdc.imaging import read_picture
+from dfdc.imaging import fit, read_picture
 from training import dataset, occlusions
 from training.config import OcclusionConfig, TrainConfig
-from training.transforms import Augment, build_augmentation, fit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +66,8 @@ def grid_tiles(
         size: of the network's input.
         seed: decides.
     """
+    from training.transforms import Augment, build_augmentation  # with albumentations: a run needs it in its loaders
+
     rng, draws = np.random.default_rng(seed), random.Random(seed)
     outlined = picture.copy()
     for x, y in points.tolist():

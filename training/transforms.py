@@ -1,4 +1,4 @@
-"""The winners' augmentation, with today's albumentations, and the picture a network takes.
+"""The winners' augmentation, with today's albumentations, which is imported with this module.
 
 The law of each step is that of albumentations 0.4.6, which the winners ran; docs/recipe.md lists what differs. Where
 version 2 draws or rounds otherwise, the step is written here.
@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dfdc.imaging import center_pad, isotropic_resize
+from dfdc.imaging import isotropic_resize
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would look for a newer version on the network
 import albumentations as A
@@ -158,8 +158,3 @@ def shift_hsv(picture: np.ndarray, hue: float, saturation: float, value: float) 
     tables = (levels + hue) % 180, np.clip(levels + saturation, 0, 255), np.clip(levels + value, 0, 255)
     hsv = cv2.LUT(cv2.cvtColor(picture, cv2.COLOR_RGB2HSV), np.stack(tables, -1).astype(np.uint8)[:, None])
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-
-
-def fit(picture: np.ndarray, size: int) -> np.ndarray:
-    """RGB uint8 [h, w, 3] -> [size, size, 3] without augmentation, as validation and prediction see it."""
-    return center_pad(isotropic_resize(picture, size), size)
