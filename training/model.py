@@ -108,7 +108,7 @@ class DeepFakeClassifierSRM(DeepFakeClassifier):
         """Float images [n, 3, h, w] -> what the filters find, float32 [n, 3, h, w].
 
         In float32 whatever autocast says: differences of neighbours are small numbers between large ones, of which
-        bfloat16 loses 15 %.
+        bfloat16 loses 4 to 17 % (of video frames at 380 x 380).
         """
         with torch.autocast(images.device.type, enabled=False):
             return nn.functional.conv2d(images.float(), self.srm, padding=2)
