@@ -138,20 +138,24 @@ def _add_text(run: Run, line: str) -> None:
 def _add_json(run: Run, line: str) -> None:
     try:
         record = json.loads(line)
-    except ValueError:
-        return  # a line that was cut by a kill
-    if record.get("event") != "epoch":
-        return
-    epoch = record["epoch"]
+        if record["event"] != "epoch":
+            return
+        epoch, series = int(record["epoch"]), {("video",): record.get("video", {})}
+        series[("average",)] = record.get("video_ema", {})
+        series |= {("set", name): found["video"] for name, found in record.get("sets", {}).items()}
+        losses = {kind: (_loss(metrics, "fake"), _loss(metrics, "real")) for kind, metrics in series.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return  # a line that was cut by a kill, or is not of the trainer's
     run.forget(epoch)
-    _add_metrics(run.held_out, epoch, record.get("video", {}))
-    _add_metrics(run.average, epoch, record.get("video_ema", {}))
-    for name, groups in record.get("sets", {}).items():
-        _add_metrics(run.sets.setdefault(name, {}), epoch, groups["video"])
+    _add(run.held_out, epoch, *losses[("video",)])
+    _add(run.average, epoch, *losses[("average",)])
+    for kind, pair in losses.items():
+        if kind[0] == "set":
+            _add(run.sets.setdefault(kind[1], {}), epoch, *pair)
 
 
-def _add_metrics(series: dict[int, Losses], epoch: int, metrics: Mapping[str, float]) -> None:
-    _add(series, epoch, metrics.get("log_loss_fake", math.nan), metrics.get("log_loss_real", math.nan))
+def _loss(metrics: Mapping[str, float], name: str) -> float:
+    return float(metrics.get(f"log_loss_{name}", math.nan))
 
 
 def _add(series: dict[int, Losses], epoch: int, fake: float, real: float) -> None:

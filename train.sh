@@ -24,6 +24,12 @@ data_root=$(cd -- "$data_root" 2>/dev/null && pwd) || {
     echo "train.sh: there is no folder '$1'; give the DATA_ROOT that preprocess_data.sh worked on" >&2
     exit 2
 }
+for flag in "${@:3}"; do
+    case $flag in --seed* | --prefix* | --device* | --config* | --data-dir* | --output-dir* | --log-dir*)
+        echo "train.sh: ${flag%%=*} is train.sh's own; use SEEDS, CONFIG, OUTPUT_DIR, LOG_DIR or NUM_GPUS" >&2
+        exit 2 ;;
+    esac
+done
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 bin=${VENV:-.venv}/bin
 [ ! -x "$bin/python" ] || PATH="$(cd "$bin" && pwd):$PATH"

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 from dfdc import layout
@@ -268,21 +269,19 @@ def batch_of(readable, fill=50):
 
 
 def test_unreadable_crops_get_a_picture_that_could_be_read():
-    sound = batch_of([True, True])
-    first = dataset.fill_unreadable(sound, None)
-    assert sound["image"][:, 0, 0, 0].tolist() == [50, 51]
-    assert first[0, 0].tolist() == [50] * 3
-    assert dataset.fill_unreadable(batch_of([True], fill=9), first) is first  # no copy for each batch
-    some = batch_of([False, True, False, True], fill=100)
-    later = dataset.fill_unreadable(some, first)
-    assert some["image"][:, 0, 0, 0].tolist() == [101, 101, 101, 103]
-    some["image"][:] = 0
-    assert later[0, 0].tolist() == [101] * 3  # a copy: the batch's memory is used again
-    none = batch_of([False, False])
-    assert dataset.fill_unreadable(none, later) is later
-    assert none["image"][:, 0, 0, 0].tolist() == [101, 101]
-    assert none["valid"].tolist() == [False, False]
-    assert dataset.fill_unreadable(batch_of([False]), None) is None
+    spare = torch.full((4, 4, 3), 77, dtype=torch.uint8)
+    for readable, expected in (
+        ([True, True], [100, 101]),
+        ([False, True, False, True], [101, 101, 101, 103]),
+        ([True, False], [100, 100]),
+        ([False, False], [77, 77]),
+    ):
+        batch = batch_of(readable, fill=100)
+        dataset.fill_unreadable(batch, spare)
+        assert batch["image"][:, 0, 0, 0].tolist() == expected
+        assert batch["valid"].tolist() == readable
+    with pytest.raises(ValueError, match="no crop of a batch could be read, and there is no other picture; e"):
+        dataset.fill_unreadable(batch_of([False]), None)
 
 
 def test_a_fake_without_a_visible_change_is_not_valid_only_when_asked(crops_root):

@@ -455,6 +455,21 @@ def test_t51_a_window_is_shown_where_there_is_a_display_after_the_file_is_writte
     assert shown == [True]
 
 
+def test_json_lines_that_are_not_the_trainers_are_passed_over(tmp_path):
+    path = tmp_path / "run.jsonl"
+    good = {"event": "epoch", "epoch": 1, "video": {"log_loss_fake": 0.5, "log_loss_real": 0.25}}
+    odd = [
+        {"event": "epoch"},
+        {"event": "epoch", "epoch": 3, "video": None},
+        {"event": "epoch", "epoch": "x", "video": {}},
+        {"event": "epoch", "epoch": 4, "sets": {"a": {}}},
+        {"epoch": 5},
+        {"event": "epoch", "epoch": 1, "video": {"log_loss_fake": "text"}},
+    ]
+    path.write_text("\n".join(map(json.dumps, [good, *odd])) + "\n{}\n")
+    assert plot_loss.read_run(path) == Run(held_out={1: Losses(0.5, 0.25)})
+
+
 def test_a_choice_that_keep_removed_is_named(tmp_path, capsys):
     log = tmp_path / "run.log"
     log.write_text(LOG)

@@ -1,5 +1,6 @@
 """Going on with a run: places, choices, advice, several starts (training/resume.py, training/train_classifier.py)."""
 
+import copy
 import shlex
 import signal
 
@@ -74,7 +75,11 @@ def test_the_crops_of_a_step_must_stay_but_not_how_they_are_shared(now, good):
     assert bool(changed) is good
     assert bool(faults) is not good
     if not good:
-        assert faults[-1].endswith("; batch_size x accumulate x processes was 24 and must stay so")
+        assert faults[-1].endswith(" (batch_size x accumulate x processes was 24 and must stay so)")
+    for key, value in (("ohem_samples", 1), ("loss_normalization", "rank")):
+        faults, changed = resume.compare(choices(**now, **{key: value}), choices(**{key: value}), ())
+        assert not changed
+        assert faults[-1].endswith("as ohem_samples and loss_normalization depend on it)") or not good
 
 
 def test_rate_and_length_change_for_those_who_ask():
@@ -82,6 +87,8 @@ def test_rate_and_length_change_for_those_who_ask():
     assert resume.compare(after, before, {"epochs"}) == ([], ["epochs 40 -> 50, as asked for"])
     faults, changed = resume.compare(after, before, ())
     assert (faults, changed) == (["epochs 40 -> 50 (if that is meant: --set epochs=50)"], [])
+    assert resume.compare(after, before, (), finished=True) == ([], [])
+    assert resume.compare(choices(seed=2), before, (), finished=True)[0] == ["seed 1 -> 2"]
     assert resume.compare(choices(drop_path=0.1), before, {"drop_path"})[0] == ["drop_path 0.2 -> 0.1"]
 
 
@@ -151,7 +158,7 @@ def test_another_rate_is_taken_and_logged(stopped, tmp_path):
     assert "changed since: optimizer.learning_rate 0.05 -> 0.001, as asked for" in log_text(tmp_path)
     assert epochs_of(tmp_path)[0]["learning_rate"] < 0.001
     with pytest.raises(UsageError, match=r"--set optimizer\.learning_rate=0\.05"):
-        stopped("--resume", "auto")
+        stopped("--resume", "auto", "--epochs", 3)
 
 
 def rows_seen(monkeypatch):
@@ -348,20 +355,50 @@ def test_states_of_an_older_trainer_and_damaged_ones_say_what_to_do(crops_root, 
 
 
 def test_t50_a_run_does_not_overwrite_another(crops_root, tmp_path):
-    config = write_config(tmp_path, epochs=1)
+    config = write_config(tmp_path)
     train(crops_root, tmp_path, config)
-    with pytest.raises(train_classifier.UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="is there already"):
         train(crops_root, tmp_path, config)
+    last, before = path_of(tmp_path, "last"), path_of(tmp_path, "before")
+    last.unlink()  # it takes the most room, and is the first to be deleted
+    with pytest.raises(UsageError, match="it can't go on") as error:
+        train(crops_root, tmp_path, config, "--resume", "auto")
+    assert shlex.split(str(error.value).rpartition("state before: ")[2]) == ["mv", str(before), str(last)]
+    before.replace(last)
+    assert train(crops_root, tmp_path, config, "--resume", "auto") == 0
+    for name in ("last", "before", "best"):
+        path_of(tmp_path, name).unlink(missing_ok=True)
+    with pytest.raises(UsageError, match=r"_0 is there, from a run of this name, but .*_last is not"):
+        train(crops_root, tmp_path, config, "--seed", 5)
+
+
+def test_a_finished_run_is_finished_at_any_rate(crops_root, tmp_path, capsys):
+    """The rate was changed on request once: train.sh, run again without it, goes on with its other seeds."""
+    config = write_config(tmp_path, epochs=1)
+    train(crops_root, tmp_path, config, "--set", "optimizer.learning_rate=0.01")
+    assert train(crops_root, tmp_path, config, "--resume", "auto") == 0
+    assert "finished already" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="seed 777 -> 5"):
+        train(crops_root, tmp_path, config, "--resume", "auto", "--seed", 5)
+
+
+def test_another_type_to_compute_in_is_logged(crops_root, tmp_path):
+    config = write_config(tmp_path)
+    train(crops_root, tmp_path, config, "--epochs", 1)
+    state = torch.load(path_of(tmp_path, "last"), weights_only=True)
+    state["training"]["computes_in"] = "bfloat16"  # as a run with "auto" that came from another GPU
+    torch.save(state, path_of(tmp_path, "last"))
+    train(crops_root, tmp_path, config, "--epochs", 2, "--resume", "auto")
+    assert "changed since: computes in bfloat16 -> float32" in log_text(tmp_path)
 
 
 def test_all_that_a_state_holds_is_put_back():
     from test_engine import everything, make_batch, make_run
     from test_engine import train as train_steps
-    from timm.utils import ModelEmaV3
 
     def run_with_average():
         run = make_run(steps=2, optimizer={"type": "AdamW", "learning_rate": 0.1}, ema_decay=0.5)
-        run.scaler, run.average = engine.make_scaler("cpu", torch.float16), ModelEmaV3(run.model, decay=0.5)
+        run.scaler, run.average = engine.make_scaler("cpu", torch.float16), copy.deepcopy(run.model)
         return run
 
     first, second = run_with_average(), run_with_average()
@@ -370,18 +407,21 @@ def test_all_that_a_state_holds_is_put_back():
     state = {
         "optimizer": first.optimizer.state_dict(),
         "scaler": first.scaler.state_dict(),
-        "average": first.average.module.state_dict(),
+        "average": first.average.state_dict(),
+        "computes_in": "float16",
         "meter": {"fake": 1.0},
         "history": {"best": 0.25, "losses": {3: 0.5}},
     }
-    meter, history = train_classifier.restore(second, state)
+    assert train_classifier.restore(second, state, "bfloat16")[0] is not None
+    assert second.scaler.get_scale() == 65536  # a type has a scale of its own
+    meter, history = train_classifier.restore(second, state, "float16")
     second.model.load_state_dict(first.model.state_dict())
     assert (meter, history.best, history.losses) == ({"fake": 1.0}, 0.25, {3: 0.5})
     assert second.scaler.get_scale() == 4.0
-    assert same(first.average.module.state_dict(), second.average.module.state_dict())
+    assert same(first.average.state_dict(), second.average.state_dict())
     assert same(everything(first), everything(second))
-    assert train_classifier.restore(second, state | {"meter": {}})[0] is None
-    assert train_classifier.restore(second, None)[0] is None
+    assert train_classifier.restore(second, state | {"meter": {}}, "float16")[0] is None
+    assert train_classifier.restore(second, None, "float16")[0] is None
 
 
 @pytest.mark.parametrize(

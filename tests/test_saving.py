@@ -101,9 +101,11 @@ def test_the_state_before_the_newest_stays_and_the_same_step_does_not_push_it_ou
         saver.last(steps, mark, network, {}, {"mark": mark})
     assert (read_checkpoint(files.before).training["mark"], read_checkpoint(files.last).training["mark"]) == (2, 3)
     assert not files.before.samefile(files.last)
-    other = Saver(files, SPEC, None, History())  # a resumed run
+    other = Saver(files, SPEC, None, History(), steps=15)  # a resumed run
     other.last(15, 4, network, {}, {"mark": 4})
-    assert read_checkpoint(files.before).training["mark"] == 3
+    assert read_checkpoint(files.before).training["mark"] == 2
+    other.last(16, 5, network, {}, {"mark": 5})
+    assert read_checkpoint(files.before).training["mark"] == 4
     assert read_checkpoint(files.last).training["history"] == {"best": math.inf, "losses": {}}
 
 

@@ -5,7 +5,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-import timm.utils
+import timm
 import torch
 from conftest import make_crops
 from training_runs import ENCODER, train
@@ -78,7 +78,7 @@ def watched_run(monkeypatch, roots, out, config, *more):
     seen.watch(wrapping, "compile_model")
     seen.watch(checkpoint, "save_checkpoint")
     seen.watch(saving.Saver, "__init__", "Saver")
-    seen.watch(timm.utils.ModelEmaV3, "__init__", "ModelEmaV3")
+    seen.watch(engine, "update_average")
     seen.watch(engine, "Normalizer")
     path = out / "given.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ KEYS = [
                 "rank" if s.first("combine").counts is s.first("_backward").local else "global"
             ),
             "ohem_samples": lambda s: ({*s.all("class_sums", "hardest")} & {*s.all("class_counts", "hardest")}).pop(),
-            "ema_decay": lambda s: s.first("ModelEmaV3").decay,
+            "ema_decay": lambda s: s.first("update_average").decay,
             **{
                 f"occlusions.{name}": lambda s, name=name: getattr(s.first("CropDataset").occlusions, name)
                 for name in ("eyes", "mouth", "nose", "half_face", "half_picture", "random_half")
@@ -310,7 +310,7 @@ def test_defaults_arrive_too(monkeypatch, roots, tmp_path):
     assert seen.first("class_sums").logits.dtype == torch.float32
     assert seen.first("class_sums").criterion is losses.bce
     assert seen.first("class_sums").hardest == 0
-    assert seen.calls["ModelEmaV3"] == []
+    assert seen.calls["update_average"] == []
     assert seen.first("Saver").keep is None
     assert seen.first("clip_grad_norm_").max_norm == 1.0
 

@@ -207,13 +207,14 @@ def test_a_really_compiled_network_trains_alike():
 
 
 def test_peak_memory_is_told_in_mib():
+    """In a process of its own, which begins with the peak of the one that started it."""
     code = (
-        "from training.wrapping import peak_memory; before = peak_memory('cpu'); held = b'x' * (700 * 2**20); "
-        "print(before, peak_memory('cpu'))"
+        "from training.wrapping import peak_memory; before = peak_memory('cpu'); "
+        "held = b'x' * int((before + 300) * 2**20); print(before, peak_memory('cpu'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     before, after = map(float, done.stdout.split())
-    assert 650 < after - before < 750
+    assert before + 300 < after < before + 300 + 1000  # what Python and PyTorch take is besides
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

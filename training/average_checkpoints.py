@@ -59,8 +59,22 @@ def read_members(paths: Sequence[Path]) -> tuple[str, list[Checkpoint]]:
     return runs[0], members
 
 
+def fold_of(name: str) -> int:
+    """The fold that a run held out, by its name.
+
+    Raises:
+        UsageError: it is not a name as train_classifier.py gives it.
+    """
+    fold = name.rpartition("_")[2]
+    if not fold.isdecimal():
+        raise UsageError(f"{name} does not say which fold the run held out; give --fold")
+    return int(fold)
+
+
 def mean_weights(members: Sequence[Checkpoint]) -> dict[str, torch.Tensor]:
     """The mean of each weight and statistic, summed in float64; counters are the last member's.
+
+    Batch norm's statistics are averaged, too. Izmailov et al. compute them anew from the training crops.
 
     Raises:
         UsageError: the members have different weights.
@@ -130,7 +144,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--data-dir", type=Path, required=True, metavar="DATA_ROOT", help="where preprocessing wrote")
     add("--crops-dir", default=layout.CROPS_DIR, help="folder of the crops, in DATA_ROOT (crops)")
     add("--folds-csv", type=Path, default=Path(layout.FOLDS_NAME), help="in DATA_ROOT, or here (folds.csv)")
-    add("--fold", type=int, default=0, help="the fold that the run held out (0)")
+    add("--fold", type=int, help="the fold that the run held out (the last number of its name)")
     add("--output", type=Path, metavar="FILE", help="(<run>_soup beside the first checkpoint)")
     add("--batch-size", type=int, default=16, metavar="N", help="crops that are scored at once (16)")
     add("--workers", type=int, default=-1, metavar="N", help="loader processes (all cores; 0: none)")
@@ -153,6 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"--batch-size {args.batch_size}: 1 or more is expected")
     try:
         name, members = read_members(args.checkpoints)
+        if args.fold is None:
+            args.fold = fold_of(name)
         output = args.output or args.checkpoints[0].with_name(f"{name}_soup")
         if output.exists():
             raise UsageError(f"{output} is there already; name another file by --output")

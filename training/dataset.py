@@ -291,7 +291,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def fill_unreadable(batch: dict[str, Any], spare: torch.Tensor | None) -> torch.Tensor | None:
+def fill_unreadable(batch: dict[str, Any], spare: torch.Tensor | None) -> None:
     """Give the crops of a batch that could not be read the picture of one that could: in place, before the transfer.
 
     They count for no loss, but they would go through batch norm: black pictures shift its statistics, and a batch of
@@ -299,16 +299,15 @@ def fill_unreadable(batch: dict[str, Any], spare: torch.Tensor | None) -> torch.
 
     Args:
         batch: from `collate`.
-        spare: a picture of an earlier batch, uint8 [size, size, 3], for a batch of which nothing could be read.
+        spare: uint8 [size, size, 3], for a batch of which nothing could be read.
 
-    Returns:
-        a picture for later batches; None where there is none yet.
+    Raises:
+        ValueError: nothing could be read, and there is no spare.
     """
     if not batch["error"]:
-        return batch["image"][0].clone() if spare is None else spare
+        return
     readable = batch["readable"]
-    if readable.any():
-        spare = batch["image"][readable][0].clone()
-    if spare is not None:
-        batch["image"][~readable] = spare
-    return spare
+    picture = batch["image"][readable][0] if readable.any() else spare
+    if picture is None:
+        raise ValueError(f"no crop of a batch could be read, and there is no other picture; {batch['error'][0]}")
+    batch["image"][~readable] = picture

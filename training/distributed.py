@@ -112,6 +112,16 @@ def barrier() -> None:
         dist.barrier()
 
 
+def share_buffers(model: torch.nn.Module) -> None:
+    """Give all processes the main one's buffers: where batch norm is not synchronised, each has its own statistics.
+
+    Its checkpoint holds them, and DistributedDataParallel shares them before the next step as well.
+    """
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Sum of `values` over all processes, in place."""
     if dist.is_initialized():

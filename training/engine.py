@@ -23,11 +23,10 @@ from training.distributed import Ranks, gather_objects, sum_over_ranks
 from training.metrics import EpochMeter, epoch_means, validation_metrics
 from training.model import Normalizer, set_training_mode
 from training.optim import learning_rate, set_learning_rate
-from training.wrapping import Statistics
+from training.wrapping import Statistics, update_average
 
 if TYPE_CHECKING:
     import pandas as pd
-    from timm.utils import ModelEmaV3
 
 # Reading a number from a GPU waits for it, so flags are read now and then there; on the CPU it costs nothing.
 CHECK_EVERY = {"cuda": 16, "cpu": 1}
@@ -61,7 +60,8 @@ class Run:
     steps_per_epoch: int
     stop_requested: Callable[[], bool]
     max_failed: float = 0.05  # of the crops of an epoch, or of a validation, that can't be read
-    average: ModelEmaV3 | None = None  # of the weights, kept beside them
+    average: nn.Module | None = None  # of the weights, kept beside them
+    spare: torch.Tensor | None = None  # uint8 [size, size, 3], for batches of which nothing could be read
 
     @property
     def total_steps(self) -> int:
@@ -150,7 +150,7 @@ def train_epoch(
     statistics = Statistics(run.model)
     check_every = CHECK_EVERY[device.split(":")[0]]
     set_training_mode(run.model)
-    started, waited, errors, spare = time.monotonic(), 0.0, [], None
+    started, waited, errors = time.monotonic(), 0.0, []
     title = {"desc": f"epoch {epoch}", "unit": "step", "total": run.steps_per_epoch, "initial": first_step}
     with progress_bar(**title, disable=not ranks.is_main) as bar:
         batches = iter(loader)
@@ -158,12 +158,10 @@ def train_epoch(
             wait_from = time.monotonic()
             window = []
             for batch in islice(batches, config.accumulate):
-                spare = fill_unreadable(batch, spare)
+                fill_unreadable(batch, run.spare)
                 errors += batch["error"]
                 window.append(_to_device(batch, device))
             waited += time.monotonic() - wait_from
-            if spare is None:
-                raise TrainingError(f"none of the first crops of epoch {epoch} could be read; {errors[0]}")
 
             global_step = epoch * run.steps_per_epoch + step
             seed_step(run.seed, global_step, ranks.rank)
@@ -180,9 +178,10 @@ def train_epoch(
             statistics.keep()
             sums = _backward(run, model, normalizer, window, local, counts)
             norm = _step(run)
-            statistics.restore_where(~torch.isfinite(norm))
+            skipped = ~torch.isfinite(norm)
+            statistics.restore_where(skipped)
             if run.average:
-                run.average.update(run.model)
+                update_average(run.average, run.model, config.ema_decay, skipped)
             meter.add(step, sum_over_ranks(sums), counts, norm, broken)
             bar.update()
 
@@ -246,12 +245,15 @@ def _backward(
 
 
 def _step(run: Run) -> torch.Tensor:
-    """Clip the gradients and change the weights, unless a gradient is not finite; returns the norm before clipping.
+    """Clip the gradients and change the weights, unless their norm is not finite; returns the norm before clipping.
 
     The gradients, and so the norm, are the same on all ranks. Nothing waits for the device.
     """
     clip = run.config.optimizer.clip_grad_norm
     parameters = [p for group in run.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    # The scaler skips a step for a gradient that is not finite. Finite ones may have a norm that is not.
+    norm = get_total_norm([p.grad for p in parameters])
+    parameters[0].grad.mul_(torch.where(torch.isfinite(norm), 1.0, torch.nan))
     run.scaler.unscale_(run.optimizer)
     norm = clip_grad_norm_(parameters, clip) if clip else get_total_norm([p.grad for p in parameters])
     run.scaler.step(run.optimizer)

@@ -19,7 +19,7 @@ from dfdc import layout
 from dfdc.devices import available_cores, limit_threads
 from dfdc.parallel import UsageError
 from training import dataset
-from training.engine import ValidationSet, share_of_rows
+from training.engine import TrainingError, ValidationSet, share_of_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from training.distributed import Ranks
 
 _GRACE = 30  # seconds that a loader outlives a SIGTERM
+_LOOK_AT = 100  # crops, for one that can be read
 _SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -37,6 +38,7 @@ class Data:
 
     Attributes:
         digest: checksum of folds.csv.
+        digests_of_others: checksum of the rows of each further validation set, by name.
         crops: the held-out samples, by their row.
     """
 
@@ -48,6 +50,19 @@ class Data:
     steps_per_epoch: int
     summary: str
     digest: int
+    digests_of_others: dict[str, int]
+
+    def spare(self) -> torch.Tensor:
+        """A held-out crop that can be read, uint8 [size, size, 3]; see `dataset.fill_unreadable`.
+
+        Raises:
+            TrainingError: none of the first hundred can.
+        """
+        for row in range(min(_LOOK_AT, len(self.crops))):
+            sample = self.crops[row]
+            if not sample["error"]:
+                return torch.from_numpy(sample["image"])
+        raise TrainingError(f"none of the first {row + 1} held-out crops could be read; {sample['error']}")
 
     def close(self) -> None:
         """End the processes of the loaders now: at the exit they would be waited for, see `start_loader_worker`."""
@@ -157,6 +172,7 @@ def prepare_data(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) ->
         steps_per_epoch,
         summary,
         zlib.crc32(folds_path.read_bytes()),
+        {named.name: zlib.crc32(rows.to_csv().encode()) for named, rows in others},
     )
 
 

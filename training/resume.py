@@ -61,32 +61,42 @@ class Choices:
         return {name: _plain(value) for name, value in (flatten(self.config.to_dict()) | flags).items()}
 
 
-def compare(now: dict[str, Any], then: dict[str, Any], asked: Collection[str]) -> tuple[list[str], list[str]]:
+def compare(
+    now: dict[str, Any], then: dict[str, Any], asked: Collection[str], *, finished: bool = False
+) -> tuple[list[str], list[str]]:
     """What is not as it was: faults that keep a run from going on, and changes for the log.
 
     Args:
         now, then: `Choices.flat()` of this start, and of the run that was saved. A key of the configuration that came
             since is missing in `then` and counts as its default (see config.py).
         asked: the configuration's keys that the command line gave.
+        finished: the run has nothing left to learn, so that what may change on request does not matter.
     """
     then = flatten(TrainConfig().to_dict()) | then
     then = {name: _plain(value) for name, value in then.items()}
     faults, changes = [], []
-    same_step = _product(now) == _product(then)
+    # With these a step also depends on how its crops are shared.
+    by_share = bool(now["ohem_samples"]) or now["loss_normalization"] == "rank"
+    same_step = _product(now) == _product(then) and not by_share
+    why = f"batch_size x accumulate x processes was {_product(then)} and must stay so"
+    if by_share:
+        why = "it must stay, as ohem_samples and loss_normalization depend on it"
     for name, value in now.items():
         if name not in then or value == then[name]:
             continue
         change = f"{name} {then[name]} -> {value}"
-        if name in _STEP_CROPS:
-            (changes if same_step else faults).append(change)
+        if name in _STEP_CROPS and same_step:
+            changes.append(change)
+        elif name in _STEP_CROPS:
+            faults.append(f"{change} ({why})")
+        elif name in _ON_REQUEST and finished:
+            continue
         elif name in _ON_REQUEST and name in asked:
             changes.append(f"{change}, as asked for")
         elif name in _ON_REQUEST:
             faults.append(f"{change} (if that is meant: --set {name}={value})")
         else:
             faults.append(change)
-    if not same_step:
-        faults[-1] += f"; batch_size x accumulate x processes was {_product(then)} and must stay so"
     return faults, changes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import shutil
@@ -14,6 +15,7 @@ import torch
 from dfdc.artifacts import atomic_file
 from dfdc.scoring import selection_loss
 from training import checkpoint
+from training.checkpoint import CheckpointError
 from training.engine import NotFiniteError
 
 if TYPE_CHECKING:
@@ -45,6 +47,11 @@ class RunFiles:
     def best(self) -> Path:
         """The weights, or averaged weights, with the lowest held-out log loss."""
         return self.output_dir / f"{self.name}_best"
+
+    def leftovers(self) -> list[Path]:
+        """Checkpoints of a run of this name that are there; the state to go on with not among them."""
+        epochs = sorted(self.output_dir.glob(f"{glob.escape(self.name)}_[0-9]*"))
+        return [path for path in (self.before, self.best) if path.exists()] + epochs
 
     def epoch(self, epoch: int, averaged: bool = False) -> Path:
         """The weights after `epoch`, or the average of the weights (ema_decay)."""
@@ -80,11 +87,14 @@ class Saver:
         spec: what it takes to use them.
         keep: the newest and the best so many epochs stay on the disk; None: all.
         history: of the epochs so far.
+        steps: that the weights in `_last` were trained for, if there is one.
     """
 
-    def __init__(self, files: RunFiles, spec: ModelSpec, keep: int | None, history: History) -> None:
+    def __init__(
+        self, files: RunFiles, spec: ModelSpec, keep: int | None, history: History, steps: int | None = None
+    ) -> None:
         self._files, self._spec, self._keep, self.history = files, spec, keep, history
-        self._steps_of_last: int | None = None
+        self._steps_of_last = steps
 
     def epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float], *, averaged: bool = False) -> None:
         """Write the checkpoint of `epoch`; as `_best`, too, if no other had a lower balanced loss.
@@ -161,7 +171,10 @@ def link_or_copy(source: Path, target: Path) -> None:
         try:
             os.link(source, temp)
         except OSError:  # FAT, some network disks
-            shutil.copyfile(source, temp)
+            try:
+                shutil.copyfile(source, temp)
+            except OSError as error:
+                raise CheckpointError(f"{target} can't be written ({error}); free some space") from error
 
 
 def disk_need(model: nn.Module, epochs: int, keep: int | None, *, averaged: bool, optimizer_copies: int) -> int:
@@ -183,7 +196,10 @@ def describe_disk(files: RunFiles, network: nn.Module, config: TrainConfig, keep
     averaged = bool(config.ema_decay)
     need = disk_need(network, config.epochs, keep, averaged=averaged, optimizer_copies=copies)
     files.output_dir.mkdir(parents=True, exist_ok=True)
+    present = {path.stat().st_ino: path.stat().st_size for path in [*files.leftovers(), files.last] if path.exists()}
+    need = max(0, need - sum(present.values()))
     free = shutil.disk_usage(files.output_dir).free
     kept = f"the newest {keep} and the best {keep}" if keep else f"all {config.epochs}"
     advice = "; that is too little: --keep N keeps fewer" if need > free else ""
-    return f"checkpoints of {kept} epochs take {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free{advice}"
+    more = " more" if present else ""
+    return f"checkpoints of {kept} epochs take {need / 1e9:.1f} GB{more}, {free / 1e9:.1f} GB are free{advice}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import signal
 import sys
 import time
@@ -59,6 +60,12 @@ def find_start(args: argparse.Namespace, config: TrainConfig, files: RunFiles) -
             raise
         if found.training is None:
             raise UsageError(f"{files.last} is no state of a run; choose another --prefix or --output-dir")
+    elif leftovers := files.leftovers():
+        raise UsageError(
+            f"{leftovers[0]} is there, from a run of this name, but {files.last.name} is not, so that it can't go on. "
+            "Choose another --prefix or --output-dir"
+            + (f", or go on from the state before: mv {files.before} {files.last}" if files.before.exists() else "")
+        )
     elif args.init_from:
         found = checkpoint.read_checkpoint(args.init_from)
     else:
@@ -127,7 +134,7 @@ def train(args: argparse.Namespace) -> int:
 
 def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     """Set up the network and its optimizer, and train epoch after epoch."""
-    from training import checkpoint, engine, optim, resume, saving, wrapping
+    from training import checkpoint, distributed, engine, optim, resume, saving, wrapping
     from training.runlog import RunLog
 
     files = saving.run_files(args.output_dir, args.log_dir, args.prefix, config, args.fold)
@@ -148,11 +155,20 @@ def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: R
         processes=ranks.world_size,
     )
     first_epoch, first_step = (state["epoch"], state["step"]) if state else (0, 0)
+    computes_in = str(amp or "float32").removeprefix("torch.")
     resume.agree(
-        {"epoch": first_epoch, "step": first_step, "computes in": str(amp), "code": resume.source_digest()}
-        | choices.flat()
+        {
+            "epoch": first_epoch,
+            "step": first_step,
+            "computes in": computes_in,
+            "code": resume.source_digest(),
+            "--test-every": args.test_every,
+            "--max-failed": args.max_failed,
+            "--validate-on": data.digests_of_others,
+            **choices.flat(),
+        }
     )
-    changed = check_state(args, start, state, choices)
+    changed = check_state(args, start, state, choices, computes_in)
     network, origin = prepare_network(args, config, ranks, start)
     wrapping.use_fast_kernels(ranks.device, amp)
     optimizer, optimizer_name = optim.build_optimizer(network, config.optimizer, ranks.device)
@@ -169,17 +185,16 @@ def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: R
         args.max_failed,
     )
     if config.ema_decay:
-        from timm.utils import ModelEmaV3
-
-        run.average = ModelEmaV3(network, decay=config.ema_decay)
-    meter_state, history = restore(run, state)
+        run.average = copy.deepcopy(network).requires_grad_(False)
+    meter_state, history = restore(run, state, computes_in)
     if first_epoch >= config.epochs:
         if ranks.is_main:
             print(f"{files.name}: finished already, all {config.epochs} epochs")
         return 0
     began_from = state["began_from"] if state else sha256_of(start.path) if start else None
     spec = checkpoint.ModelSpec.from_config(config, args.padding_part)
-    saver = saving.Saver(files, spec, args.keep, history)
+    saver = saving.Saver(files, spec, args.keep, history, first_epoch * data.steps_per_epoch + first_step)
+    run.spare = data.spare()
     log = RunLog(files, vars(args), config.to_dict()) if ranks.is_main else None
     if log:
         begin = f" from epoch {first_epoch}, step {first_step}" if state else ""
@@ -205,9 +220,12 @@ def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: R
             "meter": meter,
             "optimizer": optimizer.state_dict(),
             "scaler": run.scaler.state_dict(),
-            "average": run.average.module.state_dict() if run.average else None,
+            "average": run.average.state_dict() if run.average else None,
+            "computes_in": computes_in,
         }
-        saver.last(epoch * data.steps_per_epoch + step, epoch, network, metrics, place)
+        # The epoch that the weights are of: the one before where the next has not begun.
+        of_epoch = epoch if step else epoch - 1
+        saver.last(epoch * data.steps_per_epoch + step, of_epoch, network, metrics, place)
         saved_at = time.monotonic()
 
     def after_step(epoch: int, step: int, meter: dict[str, float], stop_requested: bool) -> None:
@@ -229,11 +247,13 @@ def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: R
         metrics: dict[str, float] = {}
         averaged: dict[str, float] = {}
         if (epoch + 1) % args.test_every == 0 or epoch + 1 == config.epochs:
+            distributed.share_buffers(network)
             found = engine.validate(run, network, data.held_out)
             metrics = found.metrics["video"]
             result |= found.metrics | {"broken_held_out_crops": found.broken}
             if run.average:
-                of_average = engine.validate(run, run.average.module, data.held_out)
+                distributed.share_buffers(run.average)
+                of_average = engine.validate(run, run.average, data.held_out)
                 averaged = of_average.metrics["video"]
                 result |= {f"{kind}_ema": values for kind, values in of_average.metrics.items()}
             others = {other.name: engine.validate(run, network, other) for other in data.others}
@@ -244,7 +264,7 @@ def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: R
         if log:
             saver.epoch(epoch, network, metrics)
             if run.average:
-                saver.epoch(epoch, run.average.module, averaged, averaged=True)
+                saver.epoch(epoch, run.average, averaged, averaged=True)
             result["peak_memory_mib"] = wrapping.peak_memory(ranks.device)
             log.epoch(result)
             saver.thin_out(epoch)
@@ -253,7 +273,11 @@ def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: R
 
 
 def check_state(
-    args: argparse.Namespace, start: Checkpoint | None, state: dict[str, Any] | None, choices: Choices
+    args: argparse.Namespace,
+    start: Checkpoint | None,
+    state: dict[str, Any] | None,
+    choices: Choices,
+    computes_in: str,
 ) -> list[str]:
     """Changes since the run was saved, for the log.
 
@@ -272,7 +296,10 @@ def check_state(
             f"{resume.RECIPE}), which trained otherwise. Begin a new run by --prefix; --init-from {start.path} takes "
             "its weights"
         )
-    faults, changes = resume.compare(choices.flat(), state["choices"], changes_asked(args))
+    finished = state["epoch"] >= choices.config.epochs
+    faults, changes = resume.compare(choices.flat(), state["choices"], changes_asked(args), finished=finished)
+    if computes_in != state["computes_in"]:
+        changes.append(f"computes in {state['computes_in']} -> {computes_in}")
     if args.init_from and args.init_from.exists() and sha256_of(args.init_from) != state["began_from"]:
         faults.append(f"--init-from: the run did not begin with {args.init_from}")
     if faults:
@@ -283,16 +310,17 @@ def check_state(
     return changes
 
 
-def restore(run: Run, state: dict[str, Any] | None) -> tuple[dict[str, float] | None, History]:
+def restore(run: Run, state: dict[str, Any] | None, computes_in: str) -> tuple[dict[str, float] | None, History]:
     """Put a `_last` checkpoint's state back; return the meter to go on with and what the epochs were worth."""
     from training.saving import History
 
     if state is None:
         return None, History()
     run.optimizer.load_state_dict(state["optimizer"])
-    run.scaler.load_state_dict(state["scaler"])
+    if state["computes_in"] == computes_in:  # another type has a scale of its own
+        run.scaler.load_state_dict(state["scaler"])
     if run.average:
-        run.average.module.load_state_dict(state["average"])
+        run.average.load_state_dict(state["average"])
     return state["meter"] or None, History(**state["history"])
 
 

@@ -131,6 +131,21 @@ def seconds_of(run: Run, model: Callable[[torch.Tensor], torch.Tensor]) -> float
                 buffer.copy_(before)
 
 
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, skipped: torch.Tensor) -> None:
+    """Move the average of the weights and statistics towards those of `model`, unless the step was skipped.
+
+    Args:
+        skipped: a bool on the device, which is not waited for.
+    """
+    weight = torch.where(skipped, 0.0, 1 - decay)
+    for kept, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(value, weight.to(kept.dtype))
+        else:
+            kept.copy_(value)
+
+
 class Statistics:
     """The running statistics of normalisation layers, so that a step that is skipped leaves no trace in them."""
 
