@@ -3,7 +3,7 @@
 steps OUT                  each rank trains on its own, unequal share of fixed crops: one step, and three of which
                            the last rank alone has an infinite loss in the second; all ranks save what came of it
 die-once MARKER ...        as train_classifier.py, but rank 1 is killed at step 7, the first time
-differ ...                 as train_classifier.py, but rank 1 gets "--seed 6" and finds no _last
+differ ...                 as train_classifier.py, but rank 1 gets other flags and finds no _last
 stop-at STEP ...           as train_classifier.py, but rank 1 gets a SIGTERM as it begins STEP, and rank 0 saves slowly
 """
 
@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import itertools
 
 import torch
 
@@ -100,9 +102,11 @@ def die_once(marker: Path, arguments: list[str]) -> int:
 
 
 def differ(arguments: list[str]) -> int:
-    """Train; rank 1 has another seed, and is on a machine whose weights/ is another folder."""
+    """Train; rank 1 has other flags, and is on a machine whose weights/ is another folder."""
     if os.environ["RANK"] == "1":
-        arguments = [*arguments, "--seed", "6", "--output-dir", f"{arguments[arguments.index('--output-dir') + 1]}2"]
+        given = dict(itertools.pairwise(arguments))
+        arguments = [*arguments, "--seed", "6", "--output-dir", f"{given['--output-dir']}2", "--max-failed", "0.5"]
+        arguments += ["--test-every", "2", "--validate-on", f"x={given['--data-dir']}"]
     return train_classifier.main(arguments)
 
 

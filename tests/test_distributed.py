@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from conftest import ROOT, make_crops, run_script
 
-from training import checkpoint, distributed, train_classifier
+from training import average_checkpoints, checkpoint, distributed, train_classifier
 from training.model import build_network
 
 SCRIPT = "training/train_classifier.py"
@@ -182,6 +182,22 @@ def test_t47_a_killed_rank_is_restarted_and_goes_on_from_the_last_checkpoint(thr
     assert "from epoch 1, step 0" in log.read_text()
 
 
+def test_t58_the_metrics_of_several_processes_are_those_of_the_file(one_process, tmp_path):
+    """With batch norm, which has statistics of its own in each process here; and with an average of the weights."""
+    root, *_ = one_process
+    out = tmp_path / "two"
+    launch(root, out, 2, 2, encoder="test_efficientnet", ema_decay=0.5)
+    for name in ("0", "0_ema"):
+        (path,) = (out / "weights").glob(f"*_0_{name}")
+        twin = path.with_name(path.name.replace("_0_0", "_0_1"))
+        twin.write_bytes(path.read_bytes())
+        soup = tmp_path / f"soup{name}"
+        given = [path, twin, "--data-dir", root, "--workers", 0, "--device", "cpu", "--output", soup]
+        assert average_checkpoints.main([str(part) for part in given]) == 0
+        found, stored = (checkpoint.read_checkpoint(p).metrics for p in (soup, path))
+        assert found == pytest.approx(stored, rel=1e-5), name
+
+
 def test_t56_ranks_that_differ_do_not_begin(crops_root, tmp_path):
     config = write_config(tmp_path / "c.json", 4)
     arguments = train_arguments(crops_root, tmp_path, config)
@@ -193,6 +209,9 @@ def test_t56_ranks_that_differ_do_not_begin(crops_root, tmp_path):
     assert "the processes of this run differ, so it does not begin" in err
     assert "epoch: 1 (rank 0), 0 (rank 1)" in err
     assert "seed: 777 (rank 0), 6 (rank 1)" in err
+    assert "--test-every: 1 (rank 0), 2 (rank 1)" in err
+    assert "--max-failed: 0.05 (rank 0), 0.5 (rank 1)" in err
+    assert "--validate-on: {} (rank 0), {'x': " in err
     assert not (tmp_path / "weights2").exists()
 
 

@@ -9,7 +9,7 @@ import torch
 from conftest import no_faces
 
 import predict_folder
-from dfdc import faces
+from dfdc import faces, imaging
 from dfdc.parallel import UsageError
 from prediction import ensemble, inputs, pipeline, selftest
 from training.checkpoint import ModelSpec, save_checkpoint
@@ -105,7 +105,7 @@ def blind(original):
 
 @pytest.mark.parametrize(
     ("owner", "name", "change", "said"),
-    [(ensemble, "isotropic_resize", nearest, "a score differs by"),
+    [(imaging, "isotropic_resize", nearest, "a score differs by"),
      (Normalizer, "__init__", half_normal, "a score differs by"),
      (ensemble.Ensemble, "_inputs", blue_first, "a score differs by"),
      (faces.FaceDetector, "detect", moved(1.5), "a box differs by 1.50 pixels"),
