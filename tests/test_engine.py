@@ -1,5 +1,6 @@
 """An epoch and a validation (training/engine.py), against formulas and plain PyTorch."""
 
+import contextlib
 import copy
 import math
 
@@ -668,3 +669,37 @@ def test_the_loss_is_a_sum_over_ranks_where_ddp_averages(monkeypatch):
         changes.append(before - run.model.fc.weight.detach())
         monkeypatch.undo()
     assert torch.allclose(changes[0], changes[1], atol=1e-7)
+
+
+def test_a_step_sees_the_crops_of_all_batches_and_ranks():
+    run = make_run(accumulate=2)
+    run.ranks = Ranks(world_size=3)
+    assert run.step_crops == 24
+
+
+def test_the_last_step_is_looked_at_whatever_its_number(monkeypatch):
+    monkeypatch.setitem(engine.CHECK_EVERY, "cpu", 16)
+    steps = []
+    train(make_run(steps=20), [make_batch(1)] * 20, after_step=lambda epoch, step, *_: steps.append(step))
+    assert steps == [16, 20]
+
+
+def test_a_loss_scale_changes_neither_the_norm_nor_the_clipping():
+    ends = []
+    for scaled in (False, True):
+        run = make_run(optimizer={"clip_grad_norm": 0.01})
+        if scaled:
+            run.scaler, run.amp_type = engine.make_scaler("cpu", torch.float16), torch.float16
+            run.autocast = contextlib.nullcontext  # fp16 itself is for GPUs
+        result = train(run, [make_batch(1)])
+        ends.append((result["gradient_norm"], everything(run)))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-4)
+    for name, value in ends[0][1].items():
+        assert torch.allclose(value, ends[1][1][name], atol=1e-6), name
+
+
+def test_all_tensors_of_a_batch_go_to_the_device_and_texts_stay():
+    batch = make_batch(1, broken=(1,))
+    moved = engine._to_device(batch, "meta")
+    assert {name for name, value in moved.items() if name != "error" and value.is_meta} == batch.keys() - {"error"}
+    assert moved["error"] == batch["error"]
