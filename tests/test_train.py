@@ -204,7 +204,7 @@ def test_t59_a_run_whose_crops_cant_be_read_fails_and_has_no_best(crops_root, tm
     for path in (crops_root / "crops").glob("*[12345]/*.png"):
         path.write_bytes(b"broken")
     assert train(crops_root, tmp_path, write_config(tmp_path)) == 1
-    assert "could be read" in capsys.readouterr().err
+    assert "crops of epoch 0 could not be read" in capsys.readouterr().err
     assert not list((tmp_path / "weights").glob("*_best"))
 
 
