@@ -247,6 +247,9 @@ def test_a_missing_fold_or_class_is_an_error(crops_root):
     only_real = pd.concat([table[table["label"] == 0], table[table["fold"] == 0]])
     with pytest.raises(FoldsError, match="24 real and 0 fake"):
         dataset.split_folds(only_real, 0, crops_root)
+    only_fake = pd.concat([table[table["label"] == 1], table[table["fold"] == 0]])
+    with pytest.raises(FoldsError, match="0 real and 24 fake"):
+        dataset.split_folds(only_fake, 0, crops_root)
 
 
 def test_names_of_digits_stay_names(tmp_path):
@@ -300,6 +303,40 @@ def test_a_fake_without_a_visible_change_is_not_valid_only_when_asked(crops_root
     assert data[(row, 0)]["valid"]
     path.write_bytes(encode_png(np.zeros((9, 9), np.uint8)))  # a mask of another size is none
     assert data[(row, 0)]["valid"]
+
+
+def test_masks_are_read_for_fakes_only_where_they_decide_something(crops_root, monkeypatch):
+    table = dataset.read_folds(crops_root / "folds.csv")
+    read = []
+    original = dataset._load_mask
+    monkeypatch.setattr(dataset, "_load_mask", lambda path, shape: read.append(path) or original(path, shape))
+    rows = [int(np.flatnonzero(table["label"] == label)[0]) for label in (0, 1)]
+    for options, expected in (({}, 0), ({"only_changed": True}, 1), ({"occlusions": ALWAYS_EYES}, 1)):
+        read.clear()
+        data = dataset.CropDataset(table, crops_root, "crops", 32, train=True, **options)
+        for row in rows:
+            data[(row, 0)]
+        assert len(read) == expected
+
+
+def test_a_tight_crop_without_landmarks_is_a_sample(crops_root):
+    import shutil
+
+    table = dataset.read_folds(crops_root / "folds.csv")
+    shutil.rmtree(crops_root / "landmarks")
+    data = dataset.CropDataset(table, crops_root, "crops", 32, train=True, margin_part=6, occlusions=OcclusionConfig())
+    assert all(not data[(row, 0)]["error"] for row in range(len(table)))
+
+
+def test_a_batch_has_the_types_that_the_losses_take():
+    batch = batch_of([True, False])
+    assert [batch[name].dtype for name in ("image", "label", "row", "valid", "readable")] == [
+        torch.uint8,
+        torch.float32,
+        torch.int64,
+        torch.bool,
+        torch.bool,
+    ]
 
 
 def test_samples_draw_anew_for_each_seed_epoch_and_row(crops_root, monkeypatch):
