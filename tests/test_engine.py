@@ -703,3 +703,37 @@ def test_all_tensors_of_a_batch_go_to_the_device_and_texts_stay():
     moved = engine._to_device(batch, "meta")
     assert {name for name, value in moved.items() if name != "error" and value.is_meta} == batch.keys() - {"error"}
     assert moved["error"] == batch["error"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("amp", [None, torch.float16])
+def test_a_gpu_trains_as_the_cpu_does_and_no_step_waits_for_it(monkeypatch, amp):
+    ends = []
+    for device in ("cpu", "cuda:0"):
+        run = make_run(steps=8, optimizer={"learning_rate": 0.01, "momentum": 0.9, "clip_grad_norm": 1.0})
+        batches = [make_batch(step) for step in range(8)]
+        if device != "cpu":
+            run.model.to(device)
+            run.optimizer, _ = build_optimizer(run.model, run.config.optimizer, device)
+            run.ranks, run.amp_type, run.scaler = Ranks(device=device), amp, engine.make_scaler(device, amp)
+            for batch in batches:
+                batch.update({key: value.pin_memory() for key, value in batch.items() if key != "error"})
+            kept = engine.seed_step
+
+            def seed_step(seed, step, rank, kept=kept):
+                kept(seed, step, rank)
+                torch.cuda.set_sync_debug_mode("error" if 1 <= step < 7 else "default")
+
+            monkeypatch.setattr(engine, "seed_step", seed_step)
+        break_gradient(run, {3})
+        model, _ = wrapping.wrap(run, frozen=False)
+        try:
+            ends.append((engine.train_epoch(run, model, batches, 0), everything(run)))
+        finally:
+            if device != "cpu":
+                torch.cuda.set_sync_debug_mode("default")
+    assert ends[0][0]["skipped_steps"] == ends[1][0]["skipped_steps"] == 1
+    assert ends[1][0]["train_loss"] == pytest.approx(ends[0][0]["train_loss"], rel=0.02)
+    for name, value in ends[0][1].items():
+        if name in run.model.state_dict():
+            assert torch.allclose(value, ends[1][1][name].cpu(), atol=1e-2 if amp else 2e-3), name
