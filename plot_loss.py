@@ -12,7 +12,6 @@ a display.
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 import math
 import os
@@ -296,12 +295,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = [name + candidate.suffix for name in runs for candidate in ranked[name][: args.select]]
         write_bytes(args.select_file, "".join(f"{name}\n" for name in names).encode())
         print(
-            f"selected: {', '.join(names)} -> {args.select_file}; predict_folder.py takes --models @{args.select_file}"
+            f"selected: {', '.join(names)} -> {args.select_file}; to score with them: "
+            f"predict_folder.py --weights-dir {args.select_file.parent} --models @{args.select_file} --test-dir DIR"
         )
         folder = args.select_file.parent
         gone = [name for name in names if not (folder / name).exists()]
-        if gone and any(folder.glob(f"{glob.escape(next(iter(runs)))}_*")):
-            print(f"not in {folder} any more: {', '.join(gone)}; training's --keep left fewer", file=sys.stderr)
+        if gone:
+            print(
+                f"not in {folder}: {', '.join(gone)}. If they lie elsewhere, put --select-file there; if training's "
+                "--keep removed them, give it more",
+                file=sys.stderr,
+            )
     return 0
 
 

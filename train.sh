@@ -2,8 +2,9 @@
 # Trains the ensemble: five EfficientNet-B7 with five seeds, one after the other.
 #
 #   ./train.sh DATA_ROOT NUM_GPUS [FLAGS OF training/train_classifier.py]
-#   BATCH_SIZE=8 ./train.sh /dataset 2                # for GPUs with less than 12 GB
-#   PRETRAINED_PATH=b7.pth ./train.sh /dataset 2      # encoder weights from a file, without a network
+#   BATCH_SIZE=8 ./train.sh /dataset 2                # for GPUs with less than 12 GB: 16 crops in a step
+#   BATCH_SIZE=6 ./train.sh /dataset 2 --set accumulate=2    # the same, with the 24 crops of the recipe
+#   PRETRAINED_PATH=b7.pth ./train.sh /dataset 2      # encoder weights from a file, without internet
 #   CONFIG=configs/demo.json SEEDS="111 555" ./train.sh DATA_ROOT 0    # on the CPU, small
 #   ./train.sh /dataset 2 --keep 3                    # the newest 3 and the best 3 epochs of each seed: 3 GB, not 11
 #
@@ -17,7 +18,7 @@ unset CDPATH
 
 usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
-[ $# -ge 2 ] || { usage >&2; exit 2; }
+[ $# -ge 2 ] || { usage >&2; echo "train.sh: give DATA_ROOT and NUM_GPUS (0: train on the CPU)" >&2; exit 2; }
 data_root=$1 num_gpus=$2
 [[ $num_gpus =~ ^[0-9]+$ ]] || { echo "train.sh: NUM_GPUS must be a number (0: train on the CPU), not '$num_gpus'" >&2; exit 2; }
 data_root=$(cd -- "$data_root" 2>/dev/null && pwd) || {
@@ -25,8 +26,8 @@ data_root=$(cd -- "$data_root" 2>/dev/null && pwd) || {
     exit 2
 }
 for flag in "${@:3}"; do
-    case $flag in --seed* | --prefix* | --device* | --config* | --data-dir* | --output-dir* | --log-dir*)
-        echo "train.sh: ${flag%%=*} is train.sh's own; use SEEDS, CONFIG, OUTPUT_DIR, LOG_DIR or NUM_GPUS" >&2
+    case $flag in --seed* | --prefix* | --device* | --config* | --data-dir* | --output-dir* | --log-dir* | --batch-size*)
+        echo "train.sh: ${flag%%=*} is train.sh's own; use SEEDS, CONFIG, OUTPUT_DIR, LOG_DIR, BATCH_SIZE or NUM_GPUS" >&2
         exit 2 ;;
     esac
 done
@@ -57,9 +58,12 @@ for seed in $seeds; do
     "${launch[@]}" training/train_classifier.py "${options[@]}" --seed "$seed" --prefix "${name}_${seed}_" &
     child=$!
     trap 'kill -TERM "$child"; wait "$child"; exit 143' TERM INT
-    wait "$child"
+    wait "$child" || {
+        status=$?
+        echo "train.sh: seed $seed ended with status $status; run the same command again to go on" >&2
+        exit "$status"
+    }
 done
 printf '\nAll seeds are trained. Choose an epoch of each:\n'
-for seed in $seeds; do
-    printf '  python plot_loss.py --log-file %s\n' "${LOG_DIR:-logs}/${name}_${seed}_"*.log
-done
+printf '  python plot_loss.py --log-file %s/%s_*.log --select 1 --select-file %s/selected.txt\n' \
+    "${LOG_DIR:-logs}" "$name" "$output"

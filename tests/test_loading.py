@@ -130,7 +130,8 @@ def test_only_the_main_rank_looks_at_the_disk(crops_root, tmp_path, monkeypatch)
     data = prepared(crops_root, tmp_path, "--validate-on", f"x={crops_root}")
     assert calls == ["check", "check", "check", "stamps"]
     assert data.summary == (
-        "48 crops to train on (24 real), 12 to validate, 36 of x; 3 of 12 fake crops (25.0%) show no change"
+        "48 crops to train on (24 real), 12 to validate on, 36 of set x; set x holds videos that are trained on; "
+        "3 of 12 fake crops (25.0%) show no change"
     )
     calls.clear()
     prepared(crops_root, tmp_path, "--validate-on", f"x={crops_root}", ranks=Ranks(rank=1, world_size=2))

@@ -470,16 +470,16 @@ def test_json_lines_that_are_not_the_trainers_are_passed_over(tmp_path):
     assert plot_loss.read_run(path) == Run(held_out={1: Losses(0.5, 0.25)})
 
 
-def test_a_choice_that_keep_removed_is_named(tmp_path, capsys):
+def test_choices_that_are_not_there_are_named(tmp_path, capsys):
     log = tmp_path / "run.log"
     log.write_text(LOG)
     chosen = tmp_path / "weights" / "selected.txt"
     given = ["--log-file", str(log), "--select", "2", "--select-file", str(chosen)]
-    plot_loss.main(given)
-    assert capsys.readouterr().err == ""  # no checkpoint of the run is there: they lie elsewhere
-    (chosen.parent / "run_3").touch()
-    plot_loss.main(given)
-    assert f"not in {chosen.parent} any more: run_1; training's --keep left fewer" in capsys.readouterr().err
-    (chosen.parent / "run_1").touch()
-    plot_loss.main(given)
-    assert capsys.readouterr().err == ""
+    for present, missing in (((), "run_1, run_3"), (("run_3",), "run_1"), (("run_1",), "")):
+        chosen.parent.mkdir(exist_ok=True)
+        for name in present:
+            (chosen.parent / name).touch()
+        plot_loss.main(given)
+        out, err = capsys.readouterr()
+        assert f"predict_folder.py --weights-dir {chosen.parent} --models @{chosen}" in out
+        assert (f"not in {chosen.parent}: {missing}." in err) if missing else not err

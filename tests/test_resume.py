@@ -86,7 +86,10 @@ def test_rate_and_length_change_for_those_who_ask():
     before, after = choices(), choices(epochs=50)
     assert resume.compare(after, before, {"epochs"}) == ([], ["epochs 40 -> 50, as asked for"])
     faults, changed = resume.compare(after, before, ())
-    assert (faults, changed) == (["epochs 40 -> 50 (if that is meant: --set epochs=50)"], [])
+    assert (faults, changed) == (
+        ["epochs 40 -> 50 (to go on as before: --set epochs=40; to change it: --set epochs=50)"],
+        [],
+    )
     assert resume.compare(after, before, (), finished=True) == ([], [])
     assert resume.compare(choices(seed=2), before, (), finished=True)[0] == ["seed 1 -> 2"]
     assert resume.compare(choices(drop_path=0.1), before, {"drop_path"})[0] == ["drop_path 0.2 -> 0.1"]
@@ -157,7 +160,9 @@ def test_another_rate_is_taken_and_logged(stopped, tmp_path):
     assert stopped("--resume", "auto", "--set", "optimizer.learning_rate=0.001") == 0
     assert "changed since: optimizer.learning_rate 0.05 -> 0.001, as asked for" in log_text(tmp_path)
     assert epochs_of(tmp_path)[0]["learning_rate"] < 0.001
-    with pytest.raises(UsageError, match=r"--set optimizer\.learning_rate=0\.05"):
+    with pytest.raises(
+        UsageError, match=r"as before: --set optimizer\.learning_rate=0\.001; .* --set optimizer\.learning_rate=0\.05"
+    ):
         stopped("--resume", "auto", "--epochs", 3)
 
 
@@ -349,6 +354,10 @@ def test_states_of_an_older_trainer_and_damaged_ones_say_what_to_do(crops_root, 
     assert (source, target) == (str(before), str(last))
     before.replace(last)
     assert train(crops_root, tmp_path, config, "--resume", "auto", "--epochs", 1) == 0
+    last.write_bytes(b"damaged")  # and by now no state before it
+    before.unlink(missing_ok=True)
+    with pytest.raises(UsageError, match="Another --prefix with --init-from begins with an epoch's weights"):
+        train(crops_root, tmp_path, config, "--resume", "auto")
     last.write_bytes(path_of(tmp_path, "0").read_bytes())
     with pytest.raises(UsageError, match="is no state of a run"):
         train(crops_root, tmp_path, config, "--resume", "auto")

@@ -64,9 +64,10 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None) -> argp
         "--init-from",
         type=Path,
         metavar="FILE",
-        help="begin a new run with the weights of this checkpoint; once the run has a _last, it goes on from that",
+        help="begin a new run, where there is none of this name, with the weights of this checkpoint; once the run has "
+        "a _last, it goes on from that",
     )
-    add("--pretrained-path", type=Path, metavar="FILE", help="encoder weights, not fetched but read")
+    add("--pretrained-path", type=Path, metavar="FILE", help="encoder weights from a file, where there is no internet")
     add("--epochs", type=int, metavar="N", help="short for --set epochs=N")
     add("--batch-size", type=int, metavar="N", help="per GPU; short for --set batch_size=N")
     add("--label-smoothing", type=float, metavar="X", help="short for --set label_smoothing=X")
@@ -87,7 +88,7 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None) -> argp
         metavar="FRACTION",
         help="stop if a larger part of an epoch's crops can't be read (0.05)",
     )
-    add("--no-hardcore", action="store_true", help="no occlusions")
+    add("--no-hardcore", action="store_true", help="no blacking out of parts of the face")
     add("--no-oversample", action="store_true", help="an epoch is every crop once, no balanced draw")
     add(
         "--only-changed-frames",
@@ -99,7 +100,7 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None) -> argp
         type=int,
         default=MARGIN_PART,
         metavar="N",
-        help=f"margin, a 1/N of the face ({MARGIN_PART}, as cropped; more is tighter)",
+        help=f"margin as a part 1/N of the face; a larger N is tighter ({MARGIN_PART}: crops as they are)",
     )
     add(
         "--workers",
@@ -124,6 +125,8 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None) -> argp
             raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)}: {max(least, 0)} or more is expected")
     if args.max_failed > 1:
         raise UsageError(f"--max-failed {args.max_failed}: 1 at most is expected")
+    if args.augmentation_grid and args.augmentation_grid.suffix.lower() != ".png":
+        raise UsageError(f"--augmentation-grid {args.augmentation_grid}: a name that ends in .png is expected")
     if "/" in args.prefix:
         raise UsageError(
             f"--prefix {args.prefix}: it begins file names and can't hold a /; --output-dir names a folder"

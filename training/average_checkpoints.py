@@ -140,7 +140,7 @@ def validate(args: argparse.Namespace, soup: Checkpoint, model: torch.nn.Module)
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="of epochs of one run, or of their averages")
+    add("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="epochs of one run: RUN_30, or RUN_30_ema")
     add("--data-dir", type=Path, required=True, metavar="DATA_ROOT", help="where preprocessing wrote")
     add("--crops-dir", default=layout.CROPS_DIR, help="folder of the crops, in DATA_ROOT (crops)")
     add("--folds-csv", type=Path, default=Path(layout.FOLDS_NAME), help="in DATA_ROOT, or here (folds.csv)")
@@ -148,7 +148,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--output", type=Path, metavar="FILE", help="(<run>_soup beside the first checkpoint)")
     add("--batch-size", type=int, default=16, metavar="N", help="crops that are scored at once (16)")
     add("--workers", type=int, default=-1, metavar="N", help="loader processes (all cores; 0: none)")
-    add("--max-failed", type=float, default=0.05, metavar="FRACTION", help="largest unreadable part (0.05)")
+    add("--max-failed", type=float, default=0.05, metavar="FRACTION", help="stop if a larger part can't be read (0.05)")
     add("--device", default="auto", help=DEVICE_HELP)
     return parser.parse_args(argv)
 

@@ -160,7 +160,7 @@ def load_config(path: Path, changes: Mapping[str, Any] | None = None) -> TrainCo
         ConfigError: not there, not JSON, or faults in its keys and values, all of them listed.
     """
     values = _read_values(Path(path), ())
-    whose = f"{path} with what the command line says" if changes else str(path)
+    whose = f"{path} and the command line" if changes else str(path)
     for key, value in (changes or {}).items():
         if key == "base":
             raise ConfigError("base: it belongs into a file; --config names the file")
@@ -234,7 +234,10 @@ def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _build(kind: type, values: Any, prefix: str, faults: list[str]) -> Any:
     """An instance of the dataclass `kind` from JSON `values`; what is wrong is added to `faults`."""
     if not isinstance(values, dict):
-        faults.append(f"{prefix.rstrip('.') or 'the file'}: an object {{...}} is expected, not {values!r}")
+        keys = ", ".join(prefix + item.name for item in dataclasses.fields(kind))
+        faults.append(
+            f"{prefix.rstrip('.') or 'the file'}: an object {{...}} is expected, not {values!r}; keys: {keys}"
+        )
         return None
     hints = typing.get_type_hints(kind)
     fields = {item.name: item for item in dataclasses.fields(kind)}
@@ -244,7 +247,11 @@ def _build(kind: type, values: Any, prefix: str, faults: list[str]) -> Any:
         label = prefix + name
         if name not in fields:
             close = difflib.get_close_matches(name, fields)
-            hint = f"did you mean {prefix + close[0]}?" if close else f"known are {', '.join(fields)}"
+            hint = (
+                f"did you mean {prefix + close[0]}?"
+                if close
+                else f"known are {', '.join(flatten(kind().to_dict()) if kind is TrainConfig else fields)}"
+            )
             faults.append(f"{label}: unknown key; {hint}")
             continue
         if dataclasses.is_dataclass(hints[name]):

@@ -45,17 +45,17 @@ def read_folds(path: Path) -> pd.DataFrame:
         # Not read as categories: pandas would make numbers of names such as 007.
         table = table.astype({name: "category" for name in names if name in table})
     except (OSError, ValueError) as error:
-        raise FoldsError(f"--folds-csv {path}: can't be read ({error}); preprocessing step 5 writes it") from None
+        raise FoldsError(f"{path}: can't be read ({error}); preprocessing step 5 writes it") from None
     missing = [column for column in layout.FOLDS_COLUMNS if column not in table]
     if missing:
-        raise FoldsError(f"--folds-csv {path}: no column {', '.join(missing)}; preprocessing step 5 writes all six")
+        raise FoldsError(f"{path}: no column {', '.join(missing)}; preprocessing step 5 writes all six")
     if not len(table):
-        raise FoldsError(f"--folds-csv {path}: it has no rows")
+        raise FoldsError(f"{path}: it has no rows")
     for column in ("label", "frame", "fold"):
         if not pd.api.types.is_integer_dtype(table[column]):
-            raise FoldsError(f"--folds-csv {path}: column {column} holds something that is no whole number")
+            raise FoldsError(f"{path}: column {column} holds something that is no whole number")
     if not table["label"].isin((0, 1)).all():
-        raise FoldsError(f"--folds-csv {path}: label must be 0 (real) or 1 (fake)")
+        raise FoldsError(f"{path}: label must be 0 (real) or 1 (fake)")
     return table
 
 

@@ -221,6 +221,11 @@ def _summary(
         if masks
         else "no masks, so it is not known in how many fake crops something was changed"
     )
-    more = "".join(f", {len(rows)} of {named.name}" for named, rows in others)
+    more = "".join(f", {len(rows)} of set {named.name}" for named, rows in others)
+    more += "".join(
+        f"; set {named.name} holds videos that are trained on"
+        for named, rows in others
+        if named.root.resolve() == root.resolve() and set(rows["video"]) & set(train_rows["video"])
+    )
     reals = int((train_rows["label"] == 0).sum())
-    return f"{len(train_rows)} crops to train on ({reals} real), {len(held_out)} to validate{more}; {noise}"
+    return f"{len(train_rows)} crops to train on ({reals} real), {len(held_out)} to validate on{more}; {noise}"

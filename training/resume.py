@@ -94,7 +94,9 @@ def compare(
         elif name in _ON_REQUEST and name in asked:
             changes.append(f"{change}, as asked for")
         elif name in _ON_REQUEST:
-            faults.append(f"{change} (if that is meant: --set {name}={value})")
+            faults.append(
+                f"{change} (to go on as before: --set {name}={then[name]}; to change it: --set {name}={value})"
+            )
         else:
             faults.append(change)
     return faults, changes

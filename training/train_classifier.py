@@ -5,7 +5,7 @@
 
 Writes <output-dir>/<prefix><network>_<encoder>_<fold>_<epoch> after each epoch, the same with _last (all that it
 takes to go on: --resume auto; the one before it is _before) and with _best (lowest held-out log loss), and
-logs/<the same>.log and .jsonl.
+<log-dir>/<the same>.log and .jsonl.
 """
 
 from __future__ import annotations
@@ -50,21 +50,22 @@ def find_start(args: argparse.Namespace, config: TrainConfig, files: RunFiles) -
         if args.resume != "auto" and not args.init_from:
             raise UsageError(
                 f"{files.last} is there already, from a run of this name. Go on with it by --resume auto, or choose "
-                "another --prefix or --output-dir"
+                "another --prefix or --output-dir (train.sh: OUTPUT_DIR)"
             )
         try:
             found = checkpoint.read_checkpoint(files.last)
         except checkpoint.CheckpointError as error:
             if files.before.exists():
                 raise UsageError(f"{error}. The one before it goes on by: mv {files.before} {files.last}") from None
-            raise
+            raise UsageError(f"{error}. Another --prefix with --init-from begins with an epoch's weights") from None
         if found.training is None:
             raise UsageError(f"{files.last} is no state of a run; choose another --prefix or --output-dir")
     elif leftovers := files.leftovers():
         raise UsageError(
             f"{leftovers[0]} is there, from a run of this name, but {files.last.name} is not, so that it can't go on. "
-            "Choose another --prefix or --output-dir"
-            + (f", or go on from the state before: mv {files.before} {files.last}" if files.before.exists() else "")
+            "Another --prefix or --output-dir (train.sh: OUTPUT_DIR) begins a new run; "
+            f"--init-from {leftovers[-1]} with its weights"
+            + (f". Or go on from the state before: mv {files.before} {files.last}" if files.before.exists() else "")
         )
     elif args.init_from:
         found = checkpoint.read_checkpoint(args.init_from)
@@ -189,7 +190,7 @@ def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: R
     meter_state, history = restore(run, state, computes_in)
     if first_epoch >= config.epochs:
         if ranks.is_main:
-            print(f"{files.name}: finished already, all {config.epochs} epochs")
+            print(f"{files.name}: finished already, all {config.epochs} epochs; --epochs N for more")
         return 0
     began_from = state["began_from"] if state else sha256_of(start.path) if start else None
     spec = checkpoint.ModelSpec.from_config(config, args.padding_part)
@@ -197,7 +198,7 @@ def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: R
     run.spare = data.spare()
     log = RunLog(files, vars(args), config.to_dict()) if ranks.is_main else None
     if log:
-        begin = f" from epoch {first_epoch}, step {first_step}" if state else ""
+        begin = f" goes on from epoch {first_epoch}, step {first_step};" if state else ""
         log.say(
             f"{files.name}:{begin} {origin}; seed {args.seed}; {data.summary}; {data.steps_per_epoch} steps an epoch "
             f"of {run.step_crops} crops, {config.epochs} epochs; {ranks.world_size} x {ranks.device}, "
@@ -305,7 +306,7 @@ def check_state(
     if faults:
         raise UsageError(
             f"{start.path} is of another run:\n  " + "\n  ".join(faults) + "\n"
-            "Resume with the same, or begin a new run by --prefix"
+            "Resume with the same, or begin a new run by another --prefix (train.sh: OUTPUT_DIR)"
         )
     return changes
 
