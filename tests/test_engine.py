@@ -5,91 +5,26 @@ import copy
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from tiny_runs import (
+    assert_equal,
+    break_gradient,
+    everything,
+    held_out,
+    make_batch,
+    make_run,
+    network_input,
+    train,
+)
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from training import engine, losses, wrapping
-from training.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from training import engine, wrapping
+from training.config import ScheduleConfig
 from training.distributed import Ranks
-from training.engine import NotFiniteError, StopRequested, TrainingError, ValidationSet
+from training.engine import NotFiniteError, StopRequested, TrainingError
 from training.optim import build_optimizer
-
-SIZE = 8
-PLAIN = {"type": "SGD", "learning_rate": 1.0, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
-
-
-class Tiny(torch.nn.Module):
-    """Large enough for batch norm and a gradient, and done in no time."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1)
-        )
-        self.fc = torch.nn.Linear(4, 1)
-        self.seen = []
-
-    def forward(self, images):
-        self.seen.append(images.detach())
-        return self.fc(self.encoder(images).flatten(1))
-
-
-def make_run(steps=1, amp=None, optimizer=None, **changes):
-    torch.manual_seed(0)
-    clip = (optimizer or {}).pop("clip_grad_norm", 0.0)
-    settings = OptimizerConfig(**{**PLAIN, **(optimizer or {}), "clip_grad_norm": clip})
-    values = {"epochs": 1, "batch_size": 4, "label_smoothing": 0.0, "schedule": ScheduleConfig(type="constant")}
-    config = TrainConfig(optimizer=settings, **{**values, **changes})
-    model = Tiny()
-    built, _ = build_optimizer(model, config.optimizer, "cpu")
-    run = engine.Run(config, Ranks(), 0, model, built, engine.make_scaler("cpu", amp), amp, steps, lambda: False)
-    run.spare = torch.full((SIZE, SIZE, 3), 99, dtype=torch.uint8)
-    return run
-
-
-def make_batch(seed, labels=(1.0, 0, 1, 0), valid=None, broken=()):
-    rng = torch.Generator().manual_seed(seed)
-    count = len(labels)
-    images = torch.randint(1, 256, (count, SIZE, SIZE, 3), dtype=torch.uint8, generator=rng)
-    readable = torch.tensor([place not in broken for place in range(count)])
-    images[~readable] = 0
-    return {
-        "image": images,
-        "label": torch.tensor(labels),
-        "row": torch.arange(count) + 10 * seed,
-        "valid": (torch.ones(count, dtype=torch.bool) if valid is None else torch.tensor(valid)) & readable,
-        "readable": readable,
-        "error": [f"crop {place} of batch {seed}" for place in broken],
-    }
-
-
-def train(run, batches, **options):
-    batches = copy.deepcopy(batches)
-    model, _ = wrapping.wrap(run, frozen=False)
-    return engine.train_epoch(run, model, batches, 0, **options)
-
-
-def network_input(batch, config):
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (config.normalize.mean, config.normalize.std))
-    return (batch["image"].permute(0, 3, 1, 2).float() / 255 - mean) / std
-
-
-def everything(run):
-    """Weights, statistics and what the optimizer keeps, by name."""
-    values = {name: value.clone() for name, value in run.model.state_dict().items() if value.is_floating_point()}
-    for number, kept in enumerate(run.optimizer.state.values()):
-        values |= {f"{number}.{key}": v.clone() for key, v in kept.items() if isinstance(v, torch.Tensor)}
-    return values
-
-
-def assert_equal(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
-
 
 # What one step does, against autograd and formulas written here.
 
@@ -254,124 +189,6 @@ def test_the_step_seeds_by_run_global_step_and_rank(monkeypatch):
     assert seen == [(5, 5, 0)]
 
 
-# Steps that are not finite.
-
-
-def at_step(run, bad_steps, act):
-    """Call `act` in the forward pass of the given steps."""
-    calls = []
-
-    def hook(*_):
-        calls.append(1)
-        return act(*_) if len(calls) - 1 in bad_steps else None
-
-    return hook
-
-
-def break_gradient(run, bad_steps):
-    """An infinite gradient with a finite loss."""
-    calls = []
-
-    def hook(gradient):
-        calls.append(1)
-        return torch.full_like(gradient, math.inf) if len(calls) - 1 in bad_steps else None
-
-    run.model.fc.weight.register_hook(hook)
-
-
-def break_activation(run, bad_steps):
-    """A forward pass that overflows, batch norm's statistics included."""
-    run.model.encoder[0].register_forward_hook(at_step(run, bad_steps, lambda module, inputs, out: out * math.inf))
-
-
-def break_norm(run, bad_steps):
-    """Finite gradients whose norm is not."""
-    calls = []
-
-    def hook(gradient):
-        calls.append(1)
-        return torch.full_like(gradient, 3e38) if len(calls) - 1 in bad_steps else None
-
-    run.model.fc.weight.register_hook(hook)
-
-
-BREAK = {"gradient": break_gradient, "activation": break_activation, "norm": break_norm}
-
-
-@pytest.mark.parametrize("how", sorted(BREAK))
-@pytest.mark.parametrize("kind", ["SGD", "AdamW", "RMSprop"])
-@pytest.mark.parametrize("clip", [0.0, 1.0])
-@pytest.mark.parametrize("bad", [0, 2])
-def test_t55_a_step_that_is_not_finite_is_as_if_it_had_not_been(how, kind, clip, bad):
-    options = {"type": kind, "learning_rate": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
-    options["clip_grad_norm"] = clip
-    batches = [make_batch(step) for step in range(5)]
-    run = make_run(steps=5, optimizer=dict(options))
-    run.average = copy.deepcopy(run.model)
-    BREAK[how](run, {bad})
-    result = train(run, batches)
-    without = make_run(steps=4, optimizer=dict(options))
-    without.average = copy.deepcopy(without.model)
-    expected = train(without, batches[:bad] + batches[bad + 1 :])
-    assert_equal(everything(run), everything(without))
-    average, other = (r.average.state_dict() for r in (run, without))
-    assert all(torch.equal(average[name], other[name]) for name in average if "num_batches" not in name)
-    assert (result["skipped_steps"], expected["skipped_steps"]) == (1, 0)
-    for key in ("train_loss", "gradient_norm", "largest_gradient_norm"):
-        assert result[key] == pytest.approx(expected[key])
-
-
-def test_t52_a_loss_that_is_not_finite_skips_the_step_though_its_gradient_is_finite(monkeypatch):
-    monkeypatch.setitem(losses.CRITERIA, "bce", lambda logits, targets: logits * 0.5 + math.inf)
-    run = make_run()
-    before = everything(run)
-    assert train(run, [make_batch(1)])["skipped_steps"] == 1
-    assert_equal(before, everything(run))
-
-
-def test_t52_twenty_bad_steps_in_a_row_are_borne_and_no_more():
-    for bad, good in ((20, True), (21, False)):
-        run = make_run(steps=600)
-        break_gradient(run, set(range(3, 3 + bad)))
-        batches = [make_batch(step % 4) for step in range(600)]
-        if good:
-            assert train(run, batches)["skipped_steps"] == 20
-        else:
-            with pytest.raises(NotFiniteError, match=r"in 21 steps of epoch 0, 21 of them in a row, last from step 3"):
-                train(run, batches)
-
-
-def test_t59_too_many_skipped_steps_are_a_failure_also_when_apart():
-    run = make_run(steps=500)
-    break_gradient(run, set(range(0, 52, 2)))  # 26 of 500 are over 5 %
-    with pytest.raises(NotFiniteError, match="in 26 steps of epoch 0, 1 of them in a row"):
-        train(run, [make_batch(step % 4) for step in range(500)])
-
-
-def test_nothing_is_reported_before_it_was_checked():
-    """after_step may save: it must not see a state that is about to be refused."""
-    run = make_run(steps=40)
-    break_gradient(run, set(range(40)))
-    steps = []
-    with pytest.raises(NotFiniteError):
-        train(run, [make_batch(1)] * 40, after_step=lambda epoch, step, state, stop: steps.append(step))
-    assert steps == list(range(1, 21))
-
-
-def test_fp16_has_a_scale_of_its_own_and_other_types_stay_at_1():
-    assert engine.make_scaler("cpu", torch.float16).get_scale() == 65536
-    run = make_run(steps=3, amp=torch.bfloat16)
-    break_gradient(run, {1})
-    result = train(run, [make_batch(step) for step in range(3)])
-    assert run.scaler.get_scale() == 1
-    assert "loss_scale" not in result
-    half = make_run(steps=3)
-    half.scaler, half.amp_type = engine.make_scaler("cpu", torch.float16), torch.float16
-    half.autocast = lambda: torch.autocast("cpu", torch.bfloat16)  # fp16 itself is for GPUs
-    break_gradient(half, {1})
-    assert train(half, [make_batch(step) for step in range(3)])["loss_scale"] == 32768
-
-
 # Counting, stopping, and what could not be read.
 
 
@@ -492,14 +309,6 @@ def test_t59_too_many_broken_crops_stop_the_epoch_as_soon_as_that_is_certain():
 
 
 # Validation.
-
-
-def held_out(batches, videos=None, name=""):
-    labels = torch.cat([batch["label"] for batch in batches]).tolist()
-    videos = videos or [f"v{number}" for number in range(len(labels))]
-    table = pd.DataFrame({"video": videos, "label": np.array(labels, int)})
-    rows = torch.arange(len(labels)).split([len(batch["label"]) for batch in batches])
-    return ValidationSet(name, table, [{**batch, "row": own} for batch, own in zip(batches, rows, strict=True)])
 
 
 def test_validation_scores_in_evaluation_mode_and_in_the_tables_order():

@@ -402,8 +402,8 @@ def test_another_type_to_compute_in_is_logged(crops_root, tmp_path):
 
 
 def test_all_that_a_state_holds_is_put_back():
-    from test_engine import everything, make_batch, make_run
-    from test_engine import train as train_steps
+    from tiny_runs import everything, make_batch, make_run
+    from tiny_runs import train as train_steps
 
     def run_with_average():
         run = make_run(steps=2, optimizer={"type": "AdamW", "learning_rate": 0.1}, ema_decay=0.5)

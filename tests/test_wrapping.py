@@ -9,7 +9,7 @@ import types
 import pytest
 import torch
 from conftest import ROOT
-from test_engine import Tiny, everything, make_batch, make_run, train
+from tiny_runs import Tiny, everything, make_batch, make_run, train
 
 from dfdc.parallel import UsageError
 from training import wrapping
