@@ -2,7 +2,7 @@
 
     python benchmarks/bench_loader.py --data-dir demo --size 380
 
-Plain: PNG decode, the published augmentation list as albumentations runs it, normalised to float, float collation.
+Plain: PNG decode, the augmentation list with the library's own FancyPCA, normalised to float, float collation.
 Ours: training/dataset.py and training/transforms.py, which give bytes (normalised on the GPU, where it costs nothing).
 Both without occlusions, which are timed as a stage of their own. Times are the best of --repeats passes.
 """
