@@ -389,6 +389,7 @@ class Bar:
         self.updates += 1
 
     def set_postfix_str(self, text, refresh):
+        assert not refresh  # drawn with the next update, not twice
         self.texts.append(text)
 
 
@@ -507,11 +508,17 @@ def test_a_loss_scale_changes_neither_the_norm_nor_the_clipping():
         assert torch.allclose(value, ends[1][1][name], atol=1e-6), name
 
 
-def test_all_tensors_of_a_batch_go_to_the_device_and_texts_stay():
+def test_all_tensors_of_a_batch_go_to_the_device_and_texts_stay(monkeypatch):
     batch = make_batch(1, broken=(1,))
+    waits = []
+    original = torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda tensor, *a, **k: waits.append(not k.get("non_blocking")) or original(tensor, *a, **k)
+    )
     moved = engine._to_device(batch, "meta")
     assert {name for name, value in moved.items() if name != "error" and value.is_meta} == batch.keys() - {"error"}
     assert moved["error"] == batch["error"]
+    assert waits == [False] * 5  # pinned memory goes to a GPU while it computes
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

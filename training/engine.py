@@ -258,7 +258,7 @@ def _step(run: Run) -> torch.Tensor:
     norm = clip_grad_norm_(parameters, clip) if clip else get_total_norm([p.grad for p in parameters])
     run.scaler.step(run.optimizer)
     run.scaler.update(None if run.amp_type is torch.float16 else 1.0)
-    run.optimizer.zero_grad(set_to_none=True)
+    run.optimizer.zero_grad()
     return norm
 
 
