@@ -73,6 +73,7 @@ def test_nothing_is_reported_before_it_was_checked():
 
 def test_fp16_has_a_scale_of_its_own_and_other_types_stay_at_1():
     assert engine.make_scaler("cpu", torch.float16).get_scale() == 65536
+    assert engine.make_scaler("cpu", None).get_scale() == engine.make_scaler("cpu", torch.bfloat16).get_scale() == 1
     run = make_run(steps=3, amp=torch.bfloat16)
     break_gradient(run, {1})
     result = train(run, [make_batch(step) for step in range(3)])
