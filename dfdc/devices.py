@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+_WORTH_IT = 0.95  # the part of the time without it that compiled networks may take at most
 DEVICE_HELP = "auto, cpu, cuda or cuda:N (auto: CUDA where there is one)"
 
 
@@ -103,6 +104,18 @@ def package_versions(names: Iterable[str], unknown: str) -> dict[str, str]:
         except PackageNotFoundError:
             versions[name] = unknown
     return versions
+
+
+def judge_compiling(without: float, with_it: float) -> tuple[bool, str]:
+    """Whether compiled networks are worth keeping, and a sentence that says so.
+
+    Args:
+        without, with_it: seconds of the same work, as it is and compiled.
+    """
+    ratio = f"{without / with_it:.2f} times as fast"
+    if with_it < _WORTH_IT * without:
+        return True, f"compiled: {ratio}"
+    return False, f"compiling gains nothing here ({ratio}); going on without"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dfdc.devices import available_cores, keep_freed_memory, release_freed_memory, run_halving
+from dfdc.devices import available_cores, judge_compiling, keep_freed_memory, release_freed_memory, run_halving
 from dfdc.imaging import fit, tighten
 from prediction.onnx_model import OnnxModel, is_onnx
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # Faces times checkpoints of one kind: compiling a B7 takes a minute or two, and gains a third, or nothing on some CPUs.
 COMPILE_FROM = 20_000
-_WORTH_IT = 0.95  # the part of the time without it that compiled networks may take at most
 _CPU_BATCH, _GPU_BATCH = 1, 64  # on a CPU larger ones only take memory, and longer to get it from the kernel
 _MOST_THREADS = 8  # each has a batch of maps in memory
 
@@ -145,12 +144,8 @@ class Ensemble:
         if not only_if_faster:
             return "compiled"
         without = seconds(compiled=False)
-        self.compiled = with_it < _WORTH_IT * without
-        return (
-            f"compiled: {without / with_it:.2f} times as fast"
-            if self.compiled
-            else f"compiling gains nothing here ({without / with_it:.2f} times as fast); going on without"
-        )
+        self.compiled, said = judge_compiling(without, with_it)
+        return said
 
     def score(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Probability of fake by each checkpoint of each crop.

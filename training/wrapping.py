@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dfdc.devices import judge_compiling
 from dfdc.parallel import UsageError
 from training.distributed import gather_objects
 from training.losses import bce
@@ -22,7 +23,6 @@ from training.model import Normalizer, freeze_encoder, set_training_mode
 if TYPE_CHECKING:
     from training.engine import Run
 
-_WORTH_IT = 0.95  # the part of the time without it that compiled steps may take at most
 _TIMED = 3  # passes, after one that compiles and warms up
 
 
@@ -95,9 +95,8 @@ def compile_model(run: Run) -> tuple[nn.Module, str]:
     failed = next((t[2] for t in times if t[2]), "")
     if failed:
         return run.model, f"{failed}; going on without"
-    if with_it < _WORTH_IT * without:
-        return compiled, f"compiled: {without / with_it:.2f} times as fast"
-    return run.model, f"compiling gains nothing here ({without / with_it:.2f} times as fast); going on without"
+    keep, said = judge_compiling(without, with_it)
+    return (compiled if keep else run.model), said
 
 
 def seconds_of(run: Run, model: Callable[[torch.Tensor], torch.Tensor]) -> float:
