@@ -1,33 +1,31 @@
-"""Artifacts are complete or absent: atomic writes, stamps that tell fresh from stale, and the failure ledger.
+"""Artifacts are complete or absent: atomic writes, and stamps that tell fresh from stale.
 
-A folder of results carries a stamp (`.stamp.json`): the settings and the inputs it was made from. A step run
-again compares the stamp with what it would write now, and redoes the folder only where they differ.
+A folder of results carries a stamp (`.stamp.json`): the settings and the inputs it was made from, and what it holds. A
+step run again compares the stamp with what it would write now, and redoes the folder only where they differ.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
+import glob
 import hashlib
-import io
 import json
 import os
+import re
 import shutil
-import time
-import zlib
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dfdc.identity import FolderChecksum, folder_checksum, folder_listing
+
 STAMP_NAME = ".stamp.json"
-OUTCOMES = ("failed", "skipped", "incomplete")
-_TEMP_MARK = ".part-"  # in the name of everything unfinished: .<final name>.part-<pid>
+_TEMP_MARK = ".part-"  # in the name of everything unfinished: .<final name>.part-<process>-<when that began>
 
 
 def _temp_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}{_TEMP_MARK}{os.getpid()}")
+    own = os.getpid()
+    return path.with_name(f".{path.name}{_TEMP_MARK}{own}-{process_start(own)}")
 
 
 @contextlib.contextmanager
@@ -61,20 +59,42 @@ def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
     write_bytes(path, (json.dumps(value, indent=indent) + "\n").encode())  # ASCII: no file name can break it
 
 
+class NewFolder:
+    """A folder that is being filled; see `atomic_folder`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.content = FolderChecksum()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write `data` to the new file `name`; its content counts towards the folder's checksum."""
+        (self.path / name).write_bytes(data)
+        self.content.add(name, data)
+
+    def sync(self) -> None:
+        """Wait until the disk holds every file. A stamp that came to the disk before them would be a lie."""
+        for path in self.path.iterdir():
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+
+
 @contextlib.contextmanager
-def atomic_folder(path: Path, stamp: dict) -> Iterator[Path]:
+def atomic_folder(path: Path, stamp: dict) -> Iterator[NewFolder]:
     """Yield an empty folder beside `path`; on success it gets `stamp` and takes the place of `path`.
 
-    The stamp is completed with `files`, the number of files in the folder, when the block ends.
+    When the block ends, the stamp is completed with `files`, their number, `content`, a checksum of their names and
+    contents, and `listing`, a digest of their names, sizes and times. All are on the disk before they have their name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temp = _temp_path(path)
     shutil.rmtree(temp, ignore_errors=True)
     temp.mkdir()
     try:
-        yield temp
-        stamp = {**stamp, "files": count_files(temp)}
-        (temp / STAMP_NAME).write_text(json.dumps(stamp) + "\n", encoding="utf-8")
+        folder = NewFolder(temp)
+        yield folder
+        folder.sync()
+        held = {"files": folder.content.files, "content": folder.content.hexdigest(), "listing": folder_listing(temp)}
+        write_json(temp / STAMP_NAME, {**stamp, **held})
         # A folder can't be renamed over one that holds files. A kill between the two lines loses the old
         # folder only, and it was to be replaced anyway: the next run makes it again.
         remove(path)
@@ -89,13 +109,33 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     doomed = _temp_path(path.with_name(f"{path.name}.old"))
+    shutil.rmtree(doomed, ignore_errors=True)
     path.replace(doomed)
     shutil.rmtree(doomed)
 
 
-def remove_leftovers(folder: Path) -> int:
-    """Remove what killed runs left unfinished in `folder`; return how many things that were."""
-    leftovers = list(folder.glob(f".*{_TEMP_MARK}*")) if folder.is_dir() else []
+def remove_unless(folder: Path, inputs: dict) -> None:
+    """Remove `folder` if its stamp names other inputs than `inputs`, which were just read: it is of something else.
+
+    So that it can't be taken for good, should its successor fail.
+    """
+    stamp = read_json(folder / STAMP_NAME)
+    if not isinstance(stamp, dict) or any(stamp.get(key) != value for key, value in inputs.items()):
+        remove(folder)
+
+
+def remove_leftovers(folder: Path, of: str | None = None) -> int:
+    """Remove what killed runs left unfinished in `folder`; return how many things that were.
+
+    What belongs to a process that still runs stays.
+
+    Args:
+        of: the name of one file or folder, whose leftovers alone go.
+    """
+    if not folder.is_dir():
+        return 0
+    name = "*" if of is None else glob.escape(of)
+    leftovers = [path for path in folder.glob(f".{name}{_TEMP_MARK}*") if not _in_use(path)]
     for path in leftovers:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -104,48 +144,99 @@ def remove_leftovers(folder: Path) -> int:
     return len(leftovers)
 
 
-def count_files(folder: Path) -> int:
-    """Number of entries in `folder`, hidden ones aside."""
-    names = os.listdir(folder)  # noqa: PTH208 - Path.iterdir() makes a Path of each of millions of crops
-    return sum([not name.startswith(".") for name in names])
+def _in_use(path: Path) -> bool:
+    """Whether the process that makes `path`, which is in the name, is another one that still runs."""
+    name = re.search(rf"{re.escape(_TEMP_MARK)}(\d+)-(\d+)$", path.name)
+    return name is not None and int(name[1]) != os.getpid() and process_start(int(name[1])) == int(name[2])
+
+
+def process_start(number: int) -> int | None:
+    """When the process with this number began, in ticks of Linux's clock; None if there is none, or it has ended.
+
+    Numbers are given anew, above all in a container; with this, two processes are told apart. A process that has ended
+    keeps its number until its parent asks for it, and in a container nobody may. On other systems it is 0.
+    """
+    if not Path("/proc/self/stat").exists():
+        return 0 if _has_number(number) else None
+    try:
+        fields = Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])  # man 5 proc: state is field 3, starttime field 22
+
+
+def _has_number(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def read_stamp(folder: Path) -> dict | None:
-    """The stamp of a complete folder; None if it is absent, broken, or files were taken out since."""
-    try:
-        stamp = json.loads((folder / STAMP_NAME).read_bytes())
-        if not isinstance(stamp, dict) or stamp.get("files") != count_files(folder):
-            return None
-    except (OSError, ValueError):
+    """The stamp of a complete folder; None if it is absent, broken, or not what lies there any more.
+
+    Files with other times are read: a copied data set is the same one. That is noted, so that it costs once.
+
+    Raises:
+        OSError: the files are there, but can't be read.
+    """
+    stamp = read_json(folder / STAMP_NAME)
+    if not isinstance(stamp, dict) or not isinstance(stamp.get("content"), str):
         return None
+    listing = folder_listing(folder)
+    if stamp.get("listing") == listing:
+        return stamp
+    if folder_checksum(folder) != stamp["content"]:
+        return None
+    stamp["listing"] = listing
+    with contextlib.suppress(OSError):  # a disk that is read-only: looked at again each time
+        write_json(folder / STAMP_NAME, stamp)
     return stamp
 
 
-def stamp_digest(stamp: dict) -> str:
-    """A short digest of `stamp`, by which the next step knows what it was made from."""
-    return hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:16]
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None if it is not there, or broken.
+
+    Raises:
+        OSError: it is there, but can't be read.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecursionError):
+        return None
 
 
-def folder_digest(folder: Path) -> str | None:
-    """Digest of the stamp of a complete folder; None if it is not complete (see `read_stamp`)."""
+def folder_identity(folder: Path) -> str | None:
+    """What the next step knows of a folder it reads: its content, or what is listed if that is not what its stamp says.
+
+    None if there is no such folder.
+    """
     stamp = read_stamp(folder)
-    return None if stamp is None else stamp_digest(stamp)
+    if stamp is not None:
+        return stamp["content"]
+    return f"unstamped {folder_listing(folder)}" if folder.is_dir() else None
+
+
+def is_result(stamp: dict) -> bool:
+    """Whether a stamp says, in the right types, what was made (counts by kind), what it lacks, and why it failed."""
+    made, notes, failed = stamp.get("made"), stamp.get("notes"), stamp.get("failed")
+    return (
+        isinstance(made, dict)
+        and all(type(count) is int and count >= 0 for count in made.values())
+        and isinstance(notes, list)
+        and all(isinstance(note, str) for note in notes)
+        and (failed is None or isinstance(failed, str))
+    )
 
 
 def is_fresh(stamp: dict | None, expected: dict) -> bool:
-    """Whether every key of `expected` stands in `stamp` with the same value."""
-    return stamp is not None and all(stamp.get(key) == value for key, value in expected.items())
-
-
-def fingerprint(path: Path) -> dict:
-    """What tells one version of a (large) file from another: size, time of change, checksum of 64 blocks of it."""
-    stat = path.stat()
-    crc, block, blocks = 0, 4096, 64
-    with path.open("rb") as handle:
-        for index in range(blocks):  # evenly, so that a hole in the middle (a download that stopped) shows
-            handle.seek(max(0, stat.st_size - block) * index // (blocks - 1))
-            crc = zlib.crc32(handle.read(block), crc)
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "crc": crc}
+    """Whether `stamp` is a result, and every key of `expected` stands in it with the same value."""
+    return stamp is not None and is_result(stamp) and all(stamp.get(key) == value for key, value in expected.items())
 
 
 def sha256_of(path: Path) -> str:
@@ -155,51 +246,3 @@ def sha256_of(path: Path) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def same_file(recorded: object, path: Path) -> bool:
-    """Whether `path` is still what `recorded` (a `fingerprint`) was taken of.
-
-    A copied data set has other times, so the time only saves reading the file: equal size and time will do.
-    """
-    try:
-        stat = path.stat()
-    except OSError:
-        return False
-    if not isinstance(recorded, dict) or recorded.get("size") != stat.st_size:
-        return False
-    return recorded.get("mtime_ns") == stat.st_mtime_ns or recorded.get("crc") == fingerprint(path)["crc"]
-
-
-@dataclass
-class Ledger:
-    """`failures/<step>.csv`: what could not be done, and why, of this run.
-
-    Outcomes: `failed` (counts towards --max-failed), `skipped` (the data set does not hold what it takes) and
-    `incomplete` (the artifact is there, but not all of what it should hold).
-    """
-
-    path: Path
-    rows: dict[tuple[str, str], str] = field(default_factory=dict)
-    _written: float = field(default=0.0, repr=False)
-
-    def add(self, video: str, outcome: str, reason: str) -> None:
-        """Note that `video` has `outcome` for `reason`; on disk within a second or two, and at the end."""
-        if outcome not in OUTCOMES:
-            raise ValueError(f"ledger outcome {outcome!r} is none of {', '.join(OUTCOMES)}")
-        self.rows[(video, outcome)] = reason
-        if time.monotonic() - self._written > 1.0:
-            self.write()
-
-    def write(self) -> None:
-        """Write the whole ledger, sorted by video."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(["video", "outcome", "reason"])
-        writer.writerows([video, outcome, reason] for (video, outcome), reason in sorted(self.rows.items()))
-        write_bytes(self.path, buffer.getvalue().encode(errors="backslashreplace"))
-        self._written = time.monotonic()
-
-    def counts(self) -> Counter[str]:
-        """Number of rows by outcome."""
-        return Counter(outcome for _, outcome in self.rows)

@@ -1,15 +1,27 @@
-"""Atomic writes, stamps and the ledger (dfdc/artifacts.py)."""
+"""Atomic writes and stamps (dfdc/artifacts.py)."""
 
-import csv
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from dfdc import artifacts
+from dfdc import artifacts, identity
+
+OLD = 1_000_000_000
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def make(path, files, **stamp):
+    with artifacts.atomic_folder(path, stamp) as folder:
+        for name, data in files.items():
+            folder.write(name, data)
+    return path
 
 
 def test_t17_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
@@ -22,76 +34,258 @@ def test_t17_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
     assert names(tmp_path) == ["a.json"]
 
 
-def test_t17_a_failed_folder_is_absent(tmp_path):
-    path = tmp_path / "crops" / "video"
+def test_a_failed_write_of_a_file_that_was_never_begun_leaves_no_trace(tmp_path):
+    with pytest.raises(RuntimeError), artifacts.atomic_file(tmp_path / "deep" / "deeper" / "a.json"):
+        raise RuntimeError("before the first byte")
+    assert names(tmp_path / "deep" / "deeper") == []
+
+
+def test_t17_a_failed_folder_leaves_the_old_one(tmp_path):
+    path = make(tmp_path / "data" / "crops" / "video", {"0_0.png": b"old"})
     with pytest.raises(RuntimeError), artifacts.atomic_folder(path, {}) as folder:
-        (folder / "0_0.png").write_bytes(b"x")
+        folder.write("0_0.png", b"x")
         raise RuntimeError("killed")
-    assert names(tmp_path / "crops") == []
+    assert names(tmp_path / "data" / "crops") == ["video"]
+    assert (path / "0_0.png").read_bytes() == b"old"
 
 
 def test_folder_is_stamped_and_replaced_whole(tmp_path):
     path = tmp_path / "video"
     for contents in (("a", "b"), ("c",)):
-        with artifacts.atomic_folder(path, {"settings": len(contents)}) as folder:
-            for name in contents:
-                (folder / name).write_text(name)
+        make(path, {name: name.encode() for name in contents}, settings=len(contents))
     assert names(path) == [".stamp.json", "c"]
-    assert artifacts.read_stamp(path) == {"settings": 1, "files": 1}
+    stamp = artifacts.read_stamp(path)
+    assert stamp == {
+        "settings": 1,
+        "files": 1,
+        "content": identity.folder_checksum(path),
+        "listing": identity.folder_listing(path),
+    }
+    assert names(tmp_path) == ["video"]
 
 
-def test_a_folder_that_lost_a_file_is_not_trusted(tmp_path):
-    path = tmp_path / "video"
-    with artifacts.atomic_folder(path, {}) as folder:
-        (folder / "a").write_text("a")
-        (folder / "b").write_text("b")
-    (path / "a").unlink()
-    assert artifacts.read_stamp(path) is None
+def test_leftovers_of_the_same_process_are_overwritten(tmp_path):
+    """A process number may come again: what lies under the temporary name is not taken over."""
+    left = artifacts._temp_path(tmp_path / "video")
+    left.mkdir()
+    (left / "half.png").write_bytes(b"")
+    old = artifacts._temp_path(tmp_path / "video.old")
+    old.mkdir()
+    (old / "older.png").write_bytes(b"")
+    make(tmp_path / "video", {"a": b"1"})
+    assert names(make(tmp_path / "video", {"b": b"2"})) == [".stamp.json", "b"]
+    assert names(tmp_path) == ["video"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"files": 7}'])
+@pytest.mark.parametrize("durable", [True, False])
+def test_files_are_on_the_disk_before_they_have_their_name(tmp_path, monkeypatch, durable):
+    events = []
+    fsync, replace = os.fsync, type(tmp_path).replace
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (events.append(str(Path(f"/proc/self/fd/{handle}").readlink())), fsync(handle))
+    )
+    monkeypatch.setattr(type(tmp_path), "replace", lambda path, to: (events.append("renamed"), replace(path, to))[1])
+    artifacts.write_bytes(tmp_path / "file", b"data", durable=durable)
+    assert events == ([str(artifacts._temp_path(tmp_path / "file"))] if durable else []) + ["renamed"]
+
+
+def test_crops_are_on_the_disk_before_their_stamp_says_that_they_are_complete(tmp_path, monkeypatch):
+    events = []
+    fsync = os.fsync
+
+    def watch(handle):
+        path = str(Path(f"/proc/self/fd/{handle}").readlink())
+        events.append(Path(path).name.split(".part-")[0])
+        return fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    make(tmp_path / "video", {"0_0.png": b"a", "10_0.png": b"b"})
+    assert sorted(events[:2]) == ["0_0.png", "10_0.png"]
+    assert events[2:] == ["..stamp.json"]
+
+
+def test_a_folder_that_lost_a_file_or_got_another_is_not_trusted(tmp_path):
+    for change in (
+        lambda path: (path / "a").unlink(),
+        lambda path: (path / "c").write_bytes(b""),
+        lambda path: (path / "a").write_bytes(b""),  # what a crash of the machine may leave
+        lambda path: (path / "a").write_bytes(b"A"),
+        lambda path: (path / "a").rename(path / "d"),
+    ):
+        path = make(tmp_path / "video", {"a": b"a", "b": b"b"})
+        assert artifacts.read_stamp(path) is not None
+        change(path)
+        assert artifacts.read_stamp(path) is None
+
+
+def test_a_copied_folder_is_read_once_and_then_known(tmp_path, monkeypatch):
+    path = make(tmp_path / "video", {"a": b"a", "b": b"b"}, settings=7)
+    content = artifacts.read_stamp(path)["content"]
+    for name in "ab":
+        os.utime(path / name, ns=(OLD, OLD))
+    assert artifacts.read_stamp(path)["settings"] == 7
+    monkeypatch.setattr(artifacts, "folder_checksum", lambda folder: pytest.fail("it was read again"))
+    assert artifacts.read_stamp(path)["content"] == content
+
+
+def test_a_copied_folder_on_a_disk_that_cant_be_written_is_known_too(tmp_path, monkeypatch):
+    path = make(tmp_path / "video", {"a": b"a"})
+    os.utime(path / "a", ns=(OLD, OLD))
+
+    def refuse(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(artifacts, "write_json", refuse)
+    assert artifacts.read_stamp(path)["files"] == 1
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "7", '{"files": 1}', '{"content": 7}', '{"content": null}', "[" * 99999]
+)
 def test_broken_stamps_are_not_trusted(tmp_path, content):
     (tmp_path / ".stamp.json").write_text(content)
+    (tmp_path / "a").write_bytes(b"a")
     assert artifacts.read_stamp(tmp_path) is None
 
 
-def test_t17_leftovers_of_killed_runs_go(tmp_path):
-    (tmp_path / ".video.part-123").mkdir()
-    (tmp_path / ".video.part-123" / "x").write_text("")
-    (tmp_path / ".a.json.part-9").write_text("")
-    (tmp_path / "kept").write_text("")
-    assert artifacts.remove_leftovers(tmp_path) == 2
+def test_t61_a_stamp_that_cant_be_read_is_not_an_absent_one(tmp_path):
+    assert artifacts.read_json(tmp_path / "absent") is None
+    (tmp_path / "file").write_text("")
+    assert artifacts.read_json(tmp_path / "file" / "below") is None
+    with pytest.raises(IsADirectoryError):
+        artifacts.read_json(tmp_path)
+
+
+def test_the_identity_of_a_folder_is_its_content_or_what_is_listed(tmp_path):
+    path = make(tmp_path / "video", {"a": b"a", "b": b"b"})
+    content = artifacts.read_stamp(path)["content"]
+    assert artifacts.folder_identity(path) == content
+    (path / "b").unlink()
+    first = artifacts.folder_identity(path)
+    assert first == f"unstamped {identity.folder_listing(path)}"
+    (path / "a").write_bytes(b"another")  # no stamp is not the same as no stamp
+    assert artifacts.folder_identity(path) != first
+    assert artifacts.folder_identity(tmp_path / "absent") is None
+
+
+RESULT = {"made": {"crops": 3}, "notes": ["one"], "failed": None}
+
+
+def test_a_fresh_stamp_is_a_result_of_the_same_inputs():
+    assert artifacts.is_fresh({**RESULT, "settings": 1, "more": 2}, {"settings": 1})
+    assert artifacts.is_fresh({**RESULT, "failed": "why"}, {})
+    assert not artifacts.is_fresh(None, {})
+    assert not artifacts.is_fresh({**RESULT, "settings": 1}, {"settings": 2})
+    assert not artifacts.is_fresh({**RESULT, "settings": 1}, {"settings": 1, "crops": "a"})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"made": None}, {"made": {"crops": "3"}}, {"made": {"crops": -1}}, {"made": {"crops": True}}, {"notes": "one"},
+     {"notes": [1]}, {"failed": 7}, {"failed": False}],
+)  # fmt: skip
+def test_a_stamp_with_another_type_is_no_result(wrong):
+    assert artifacts.is_result(RESULT)
+    assert artifacts.is_result({**RESULT, "made": {"crops": 0}})
+    assert not artifacts.is_result({**RESULT, **wrong})
+    for key in wrong:
+        assert not artifacts.is_fresh({k: v for k, v in RESULT.items() if k != key}, {}) or key == "failed"
+
+
+def test_what_was_made_of_something_else_goes_and_the_rest_stays(tmp_path):
+    path = make(tmp_path / "video", {"a": b"a"}, crops="x", source={"size": 1})
+    artifacts.remove_unless(path, {"crops": "x"})
+    artifacts.remove_unless(path, {"crops": "x", "source": {"size": 1}})
+    assert path.is_dir()
+    artifacts.remove_unless(path, {"crops": "x", "source": {"size": 2}})
+    assert not path.exists()
+    path.mkdir()
+    artifacts.remove_unless(path, {"crops": "x"})  # without a stamp nobody knows what it is of
+    assert not path.exists()
+    artifacts.remove_unless(path, {"crops": "x"})
+
+
+def test_removing_takes_files_links_and_folders_and_follows_nothing(tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "a").write_bytes(b"a")
+    link, file, folder = tmp_path / "link", tmp_path / "file", tmp_path / "folder"
+    link.symlink_to(kept)
+    file.write_bytes(b"x")
+    folder.mkdir()
+    (folder / "x").write_bytes(b"x")
+    for path in (link, file, folder, tmp_path / "absent"):
+        artifacts.remove(path)
     assert names(tmp_path) == ["kept"]
+    assert names(kept) == ["a"]
 
 
-def test_fingerprint_tells_versions_apart_but_not_copies(tmp_path):
-    path = tmp_path / "video"
-    path.write_bytes(b"a" * 200_000)
-    recorded = artifacts.fingerprint(path)
-    assert artifacts.same_file(recorded, path)
-    os.utime(path, (1, 1))  # a copy: other times, the same content
-    assert artifacts.same_file(recorded, path)
-    path.write_bytes(b"b" + b"a" * 199_999)
-    assert not artifacts.same_file(recorded, path)
-    path.write_bytes(b"a" * 199_999)
-    assert not artifacts.same_file(recorded, path)
-    path.unlink()
-    assert not artifacts.same_file(recorded, path)
-    assert not artifacts.same_file(None, tmp_path)
+@pytest.fixture
+def ended():
+    """A process that has ended, and whose parent has not asked for it yet."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    while "Z" not in Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2]:
+        time.sleep(0.01)
+    yield process
+    process.wait()
 
 
-def test_ledger_names_video_outcome_and_reason(tmp_path):
-    ledger = artifacts.Ledger(tmp_path / "failures" / "step.csv")
-    ledger.add("b, with comma", "failed", 'it said "no"')
-    ledger.add("a", "skipped", "not on disk")
-    ledger.write()
-    with ledger.path.open(newline="") as handle:
-        rows = list(csv.reader(handle))
-    assert rows == [
-        ["video", "outcome", "reason"],
-        ["a", "skipped", "not on disk"],
-        ["b, with comma", "failed", 'it said "no"'],
-    ]
-    assert ledger.counts() == {"failed": 1, "skipped": 1}
-    with pytest.raises(ValueError, match="outcome"):
-        ledger.add("c", "broken", "")
+def test_t17_leftovers_of_killed_runs_go_and_those_of_a_running_one_stay(tmp_path, ended):
+    running = os.getppid()
+    began = artifacts.process_start(running)
+    own = f"{os.getpid()}-{artifacts.process_start(os.getpid())}"
+    for process in (f"{ended.pid}-5", own, f"{running}-{began - 1}", "99999999999999999999-5"):
+        (tmp_path / f".video.part-{process}").mkdir()
+        (tmp_path / f".video.part-{process}" / "x").write_text("")
+        (tmp_path / f".a.json.part-{process}").write_text("")
+    (tmp_path / ".b.part-").write_text("")
+    (tmp_path / ".b.part-123").write_text("")  # of an earlier version
+    (tmp_path / f".c.part-{running}-{began}").write_text("")
+    (tmp_path / "kept").write_text("")
+    assert artifacts.remove_leftovers(tmp_path, of="a.json") == 4
+    (tmp_path / ".a.jsonx.part-7").write_text("")
+    assert artifacts.remove_leftovers(tmp_path, of="a.json?") == 0  # a name, no pattern
+    assert artifacts.remove_leftovers(tmp_path) == 7
+    assert names(tmp_path) == [f".c.part-{running}-{began}", "kept"]
+    assert artifacts.remove_leftovers(tmp_path / "absent") == 0
+
+
+def test_a_leftover_that_another_run_takes_away_is_no_fault(tmp_path, monkeypatch):
+    (tmp_path / ".a.json.part-1-1").write_text("")
+    monkeypatch.setattr(artifacts, "_in_use", lambda path: path.unlink() is not None)
+    assert artifacts.remove_leftovers(tmp_path) == 1
+
+
+def test_when_a_process_began(ended):
+    before = artifacts.process_start(os.getpid())
+    assert before > 0
+    later = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert artifacts.process_start(later.pid) > before
+    assert artifacts.process_start(ended.pid) is None
+    later.kill()
+    later.wait()
+    assert artifacts.process_start(later.pid) is None
+    assert artifacts.process_start(1 << 40) is None
+
+
+def test_where_there_is_no_proc_a_number_has_to_do(monkeypatch, ended):
+    monkeypatch.setattr(type(Path()), "exists", lambda path: False)
+    assert artifacts.process_start(os.getpid()) == 0
+    assert artifacts.process_start(1) == 0  # somebody else's, maybe
+    assert artifacts.process_start(1 << 40) is None
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert artifacts.process_start(gone.pid) is None
+
+
+def test_checksums_are_those_of_the_standard(tmp_path):
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert artifacts.sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    path.write_bytes(b"a" * 1_000_000)  # B.3; a million bytes are less than a block
+    assert artifacts.sha256_of(path) == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"
+
+
+def test_json_is_indented_where_asked_for(tmp_path):
+    artifacts.write_json(tmp_path / "a.json", {"é": 1}, indent=1)
+    assert (tmp_path / "a.json").read_text() == '{\n "\\u00e9": 1\n}\n'
