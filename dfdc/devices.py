@@ -2,18 +2,61 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 _WORTH_IT = 0.95  # the part of the time without it that compiled networks may take at most
+_CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 DEVICE_HELP = "auto, cpu, cuda or cuda:N (auto: CUDA where there is one)"
 
 
-def available_cores() -> int:
-    """Cores this process may use (an affinity mask or a container's cpuset counts), at least 1."""
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def available_cores(cgroups: Path = _CGROUPS, own_cgroups: Path = _OWN_CGROUPS) -> int:
+    """Cores this process may use, at least 1: its affinity mask (a container's cpuset), and its container's quota.
+
+    A quota of one core and a half counts as two.
+
+    Args:
+        cgroups: where Linux shows its control groups, of version 1 or 2.
+        own_cgroups: the file that says in which of them this process is.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = filter(None, map(_cpu_quota, _own_groups(cgroups, own_cgroups)))
+    return min([cores, *quotas])
+
+
+def _own_groups(cgroups: Path, own_cgroups: Path) -> Iterator[Path]:
+    """The folders of the control groups that can limit this process's time: its own and those around it."""
+    for line in _kernel_text(own_cgroups).splitlines():
+        _, controllers, name = line.split(":", 2)
+        if not controllers:  # version 2, alone or beside version 1
+            mounts = [cgroups, cgroups / "unified"]
+        elif "cpu" in controllers.split(","):
+            mounts = [cgroups / controllers, cgroups / "cpu"]
+        else:
+            mounts = []
+        for mount in mounts:
+            # A container may be told its group's name outside, and see the group itself right at the mount.
+            group = mount / name.lstrip("/")
+            yield from (group, *group.parents[: len(group.parts) - len(mount.parts)])
+
+
+def _cpu_quota(group: Path) -> int | None:
+    """How many cores, rounded up, a control group may use; None where it sets no limit."""
+    version_2, version_1 = ["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+    words = [word for name in version_2 + version_1 for word in _kernel_text(group / name).split()]
+    times = [int(word) for word in words if word.isdecimal()]  # "max", or -1, in place of the first: no limit
+    return math.ceil(times[0] / times[1]) if len(times) == 2 else None
+
+
+def _kernel_text(path: Path) -> str:
+    """What a file of the kernel says; nothing where there is none: on another system, or without that limit."""
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""
 
 
 def resolve_device(name: str) -> str:

@@ -1,0 +1,61 @@
+"""How many cores a process may use (dfdc/devices.py); out of memory and compiling are in other files."""
+
+import pytest
+
+from dfdc import devices
+
+
+@pytest.fixture(autouse=True)
+def eight_cores(monkeypatch):
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda process: set(range(8 - process)), raising=False)
+
+
+def cores(tmp_path, own, files):
+    """What is found where /proc/self/cgroup says `own`, and the kernel's files say `files` (path -> text)."""
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    (tmp_path / "cpu.max").write_text("100000 100000\n")  # above where control groups are: none of them
+    (tmp_path / "own").write_bytes(own.encode("latin-1"))
+    return devices.available_cores(tmp_path / "cgroup", tmp_path / "own")
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("max 100000", 8), ("150000 100000", 2), ("200000 100000", 2), ("5000 100000", 1), ("9900000 100000", 8)],
+)
+def test_a_containers_quota_counts_rounded_up_and_never_above_the_mask(tmp_path, limit, expected):
+    assert cores(tmp_path, "0::/\n", {"cpu.max": limit}) == expected
+
+
+def test_the_tightest_of_the_own_group_and_those_around_it_counts(tmp_path):
+    files = {"a/b/cpu.max": "700000 100000", "a/cpu.max": "300000 100000", "cpu.max": "max 100000"}
+    assert cores(tmp_path, "0::/a/b\n", files) == 3
+    assert cores(tmp_path, "0::/a/b\n", {"a/b/cpu.max": "max 100000"}) == 3
+    assert cores(tmp_path, "0::/a/b\n", {"a/b/cpu.max": "100000 50000", "a/other/cpu.max": "1000 100000"}) == 2
+    assert cores(tmp_path, "0::/elsewhere:b/c\n", {"cpu.max": "600000 100000"}) == 6  # a name from outside
+    assert cores(tmp_path, "0::/elsewhere:b/c\n", {"elsewhere:b/c/cpu.max": "500000 100000"}) == 5
+
+
+def test_the_quota_is_looked_for_where_version_1_keeps_it(tmp_path):
+    own = "5:memory:/no text \xff\n4:cpuset:/c\n3:cpu,cpuacct:/docker/x\n0::/\n"
+    assert cores(tmp_path, own, {"memory/cpu.max": "1 1", "cpuset/c/cpu.cfs_quota_us": "1"}) == 8
+    group = "cpu,cpuacct/docker/x"
+    assert cores(tmp_path, own, {f"{group}/cpu.cfs_quota_us": "-1", f"{group}/cpu.cfs_period_us": "100000"}) == 8
+    assert cores(tmp_path, own, {f"{group}/cpu.cfs_quota_us": "410000"}) == 5
+    assert cores(tmp_path, own, {"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}) == 4
+    assert cores(tmp_path, own, {"unified/cpu.max": "100000 100000"}) == 1
+
+
+def test_without_control_groups_the_mask_counts_or_the_machine(tmp_path, monkeypatch):
+    assert devices.available_cores(tmp_path / "none", tmp_path / "none either") == 8
+    monkeypatch.delattr(devices.os, "sched_getaffinity")
+    monkeypatch.setattr(devices.os, "cpu_count", lambda: 5)
+    assert devices.available_cores(tmp_path / "none", tmp_path / "none either") == 5
+    monkeypatch.setattr(devices.os, "cpu_count", lambda: None)
+    assert devices.available_cores(tmp_path / "none", tmp_path / "none either") == 1
+
+
+def test_this_machine_answers():
+    assert 1 <= devices.available_cores() <= 8
