@@ -8,8 +8,20 @@
     failures/<step>.csv                        what could not be done, and why
     folds.csv                                  video,file,label,original,frame,fold
     report/index.html                          the page on all of this
+    rejected.csv                               video,frame,face[,reason]: crops a person does not want; may be absent
 
 Every path and naming rule of the project is written here and nowhere else.
+
+An entry of metadata.json is `"a.mp4": {"label": "REAL"}` or `{"label": "FAKE", "original": "b.mp4"}`. A FAKE may also
+name, as "donor", the video whose face it shows. Other keys are ignored.
+
+Names match by their composed Unicode form (NFC), since macOS unpacks archives into decomposed names (NFD). Two videos
+whose names differ only in that form, or in upper and lower case, are an error: on some disks their artifacts would be
+the same files.
+
+A line of rejected.csv names a video, with or without its suffix. An empty `frame` means all frames and an empty `face`
+all faces, so that both empty reject the whole video. What is rejected of an original is rejected of its fakes too.
+dfdc/rejections.py reads it, and the steps never write it.
 """
 
 from __future__ import annotations
@@ -17,8 +29,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 FRAME_STRIDE = 10  # boxes and crops come from every 10th frame
@@ -26,6 +40,7 @@ REAL, FAKE = "REAL", "FAKE"
 METADATA_NAME = "metadata.json"
 CROPS_DIR = "crops"
 FOLDS_NAME = "folds.csv"
+REJECTED_NAME = "rejected.csv"
 FOLDS_COLUMNS = ("video", "file", "label", "original", "frame", "fold")
 # What the steps write. Never parts, even with a metadata.json: the boxes of a video metadata.mp4 have that name.
 ARTIFACT_FOLDERS = frozenset(("bboxes", "landmarks", "diffs", "failures", "report"))
@@ -54,13 +69,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """One entry of a metadata.json. `id` is the file name without its suffix, and names all artifacts."""
+    """One entry of a metadata.json. `id` is the name there without its suffix, in NFC, and names all artifacts."""
 
     id: str
-    path: Path
+    path: Path  # as the file lies on disk; where it does not, as metadata.json has it
     part: str
     label: str
     original: str | None  # id of the REAL video a FAKE was made from
+    donor: str | None = None  # id of the video whose face a FAKE shows, where metadata.json says so
 
     @property
     def source(self) -> str:
@@ -68,14 +84,22 @@ class Video:
         return self.original or self.id
 
 
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A video that metadata.json lists and that can't be worked on, with the reason."""
+
+    video: Video
+    reason: str
+
+
 @dataclass
 class Dataset:
-    """All videos of a DATA_ROOT that can be worked on, and those that can't with the reason (`skipped`)."""
+    """All videos of a DATA_ROOT that can be worked on, and those that can't (`skipped`), both by their id."""
 
     root: Path
     parts: list[Part]
     videos: dict[str, Video] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, Skipped] = field(default_factory=dict)
     listed: dict[str, int] = field(default_factory=dict)  # part -> entries of its metadata.json, skipped ones too
 
     def reals(self) -> list[Video]:
@@ -142,18 +166,22 @@ def list_crops(folder: Path) -> list[tuple[int, int]]:
 # ------------------------------------------------------------------------------------------------ metadata
 def natural_key(name: str) -> list:
     """Sorting key by which part_2 comes before part_10."""
-    return [int(piece) if piece.isdigit() else piece.lower() for piece in re.split(r"(\d+)", name)]
+    return [int(piece) if piece.isdecimal() else piece.lower() for piece in re.split(r"(\d+)", name)]
 
 
 def find_parts(root: Path) -> list[Part]:
     """The folders right under `root` that hold a metadata.json, in natural order; artifact folders aside.
 
     Raises:
-        DataError: `root` is no folder, or holds no part.
+        DataError: `root` is no folder, or holds no part, or a link to a part or to artifacts that are not there.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder. Give the folder in which the dfdc_train_part_* folders lie")
-    folders = [path for path in root.iterdir() if path.is_dir() and path.name not in ARTIFACT_FOLDERS]
+    paths = [path for path in root.iterdir() if not path.name.startswith(".")]
+    away = sorted(str(path) for path in paths if path.is_symlink() and not path.exists() and not path.suffix)
+    if away:  # going on without would look as if the part had been taken away, and make artifacts anew elsewhere
+        raise DataError(f"{', '.join(away)}: links to what is not there. Is a disk away? Else remove them")
+    folders = [path for path in paths if path.is_dir() and path.name not in ARTIFACT_FOLDERS]
     found = [path for path in folders if (path / METADATA_NAME).is_file()]
     if found:
         return [Part(path) for path in sorted(found, key=lambda path: (natural_key(path.name), path.name))]
@@ -168,84 +196,156 @@ def find_parts(root: Path) -> list[Part]:
 def load_dataset(root: Path) -> Dataset:
     """Read every metadata.json under `root` and match fakes to their originals.
 
-    Entries whose file is not on disk, and fakes whose original is not, go to `skipped`.
+    Entries whose file is not on disk, and fakes whose original is not, go to `skipped`. So do links to nowhere.
 
     Raises:
         DataError: no parts, or faults in metadata.json files; all of them are named at once.
     """
     dataset = Dataset(root, find_parts(root))
     faults: list[str] = []
-    absent: dict[str, str] = {}
-    listed: dict[str, Path] = {}
+    twins: dict[str, Video] = {}
     for part in dataset.parts:
         entries, part_faults = _read_metadata(part)
         faults += part_faults
         dataset.listed[part.name] = len(entries)
-        on_disk = {path.name for path in part.path.iterdir()}
+        files = _files_in(part.path)
         for video in entries:
-            if video.id in listed:
-                faults.append(f"{listed[video.id]} and {video.path} have the same name; artifacts are named by it")
-                continue
-            listed[video.id] = video.path
-            if video.path.name in on_disk:
-                dataset.videos[video.id] = video
+            file = files.get(video.path.name) or files.get(_nfc(video.path.name))
+            if file and file.name != video.path.name:
+                video = replace(video, path=part.path / file.name)
+            twin = twins.setdefault(_caseless(video.id), video)
+            if twin is not video:
+                faults.append(f"{twin.path} and {video.path} {_likeness(twin, video)}; artifacts are named by it")
+            elif file is None:
+                dataset.skipped[video.id] = Skipped(video, f"{video.path} is not on disk")
+            elif _leads_nowhere(file):
+                reason = f"{video.path} is a link to a file that is not there; is a disk away?"
+                dataset.skipped[video.id] = Skipped(video, reason)
             else:
-                absent[video.id] = f"{video.path} is not on disk"
+                dataset.videos[video.id] = video
     if faults:
-        shown = "\n  ".join(faults[:20]) + (f"\n  ... and {len(faults) - 20} more" if len(faults) > 20 else "")
-        raise DataError(f"the metadata under {root} can't be used; mend it or take the part away:\n  {shown}")
+        raise DataError(
+            f"the metadata under {root} can't be used; mend it or take the part away:\n  {list_faults(faults)}"
+        )
 
-    for video in list(dataset.videos.values()):
-        if video.label == REAL:
-            continue
-        original = dataset.videos.get(video.original) if video.original else None
-        if original is None:
-            reason = f"its original {video.original} is not on disk" if video.original else "it names no original"
+    orphans = {}
+    for video in dataset.fakes():
+        original = dataset.videos.get(video.source)
+        if video.original is None:
+            reason = "it names no original"
+        elif original is None:
+            reason = f"its original {video.original} is not on disk"
         elif original.label != REAL:
             reason = f"its original {video.original} is not REAL"
         else:
             continue
-        absent[video.id] = reason
-        del dataset.videos[video.id]
-    dataset.skipped = absent
+        orphans[video.id] = Skipped(video, reason)
+    for name in orphans:
+        del dataset.videos[name]
+    dataset.skipped |= orphans
     return dataset
+
+
+def _files_in(folder: Path) -> dict[str, os.DirEntry[str]]:
+    """What lies in `folder`, by name and by the NFC form of the name."""
+    with os.scandir(folder) as entries:
+        files = {entry.name: entry for entry in entries}
+    return {_nfc(name): entry for name, entry in files.items()} | files
+
+
+def _leads_nowhere(file: os.DirEntry[str]) -> bool:
+    """Whether `file` is a link whose target is not there; only links are looked at."""
+    if not file.is_symlink():
+        return False
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False  # there is something: who reads it says what is wrong with it
+    return False
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _caseless(name: str) -> str:
+    """Equal for two names that can be the same file on a disk that ignores case and Unicode form."""
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
+
+
+def _likeness(first: Video, second: Video) -> str:
+    """What is the same in the names of two videos that can't lie side by side."""
+    if first.path.stem == second.path.stem:
+        return "have the same name"
+    return "have names that differ only in upper and lower case or in Unicode form (NFC, NFD)"
+
+
+def video_id(name: str) -> str:
+    """The id of a video that a person names with or without one of VIDEO_SUFFIXES."""
+    suffix = Path(name).suffix
+    return _nfc(name.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES else name)
+
+
+def list_faults(faults: Sequence[str]) -> str:
+    """The first 20 faults, one a line, and how many more there are."""
+    more = [f"... and {len(faults) - 20} more"] if len(faults) > 20 else []
+    return "\n  ".join([*faults[:20], *more])
+
+
+class _JsonObject(dict):
+    """A JSON object that knows which of its keys stand there more than once (`repeated`)."""
+
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        counts = Counter(key for key, _ in pairs) if len(self) != len(pairs) else {}
+        self.repeated = [key for key, count in counts.items() if count > 1]
 
 
 def _read_metadata(part: Part) -> tuple[list[Video], list[str]]:
     """The entries of a part and the faults in them. A name may only name a file right in the part's folder."""
     path = part.path / METADATA_NAME
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_JsonObject)
     except UnicodeDecodeError as error:
         return [], [f"{path}: not UTF-8 text ({error})"]
     except OSError as error:
         return [], [f"{path}: can't be read ({error.strerror})"]
     except (ValueError, RecursionError) as error:
         return [], [f"{path}: broken JSON ({error})"]
-    if not isinstance(metadata, dict):
+    if not isinstance(metadata, _JsonObject):
         return [], [f"{path}: a JSON object is expected, this is a {type(metadata).__name__}"]
 
-    videos, faults = [], []
+    faults = [f"{path}, entry {name!r}: it stands there more than once; leave one" for name in metadata.repeated]
+    videos = []
     for name, entry in metadata.items():
-        fault = _name_fault(name)
-        label = entry.get("label") if isinstance(entry, dict) else None
-        original = entry.get("original") if isinstance(entry, dict) else None
-        if fault:
-            pass
-        elif not isinstance(entry, dict):
-            fault = f"an object is expected, this is {entry!r}"
-        elif label not in (REAL, FAKE):
-            fault = f"label {label!r} is neither REAL nor FAKE"
-        elif original is not None and not isinstance(original, str):
-            fault = f"original {original!r} is not a file name"
-        elif original is not None and _name_fault(original):
-            fault = f"original: {_name_fault(original)}"
+        fault = _name_fault(name) or _entry_fault(entry)
         if fault:
             faults.append(f"{path}, entry {name!r}: {fault}")
             continue
-        source = Path(original).stem if original and label == FAKE else None
-        videos.append(Video(Path(name).stem, part.path / name, part.name, label, source))
+        label = entry["label"]
+        related = [entry.get(key) if label == FAKE else None for key in ("original", "donor")]
+        original, donor = (None if file is None else _nfc(Path(file).stem) for file in related)
+        videos.append(Video(_nfc(Path(name).stem), part.path / name, part.name, label, original, donor))
     return videos, faults
+
+
+def _entry_fault(entry: object) -> str | None:
+    """Why `entry` can't be what metadata.json says of a video, or None."""
+    if not isinstance(entry, _JsonObject):
+        return f"an object is expected, this is {entry!r}"
+    if entry.repeated:
+        return f"it has {' and '.join(map(repr, entry.repeated))} more than once; leave one"
+    if entry.get("label") not in (REAL, FAKE):
+        return f"label {entry.get('label')!r} is neither REAL nor FAKE"
+    for key in ("original", "donor"):
+        file = entry.get(key)
+        if file is not None and not isinstance(file, str):
+            return f"{key} {file!r} is not a file name"
+        if file is not None and _name_fault(file):
+            return f"{key}: {_name_fault(file)}"
+    return None
 
 
 def _name_fault(name: str) -> str | None:
