@@ -11,10 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dfdc import mtcnn
+
+DETECTOR_SETTINGS = mtcnn.SETTINGS  # all that decides which boxes come out, besides the thresholds
+
 # Thresholds of MTCNN's three stages by use, as in the winners' solution.
 DETECT_THRESHOLDS = (0.85, 0.95, 0.95)  # boxes of real videos: only sure faces become training data
 LANDMARK_THRESHOLDS = (0.65, 0.75, 0.75)  # five points in crops, which hold a face for certain
 PREDICT_THRESHOLDS = (0.7, 0.8, 0.8)  # scoring: a missed face is worse than a doubtful one
+
+# (longer side up to this many pixels, factor): what `--detector-scale auto` does, as the winners wrote it down.
+SCALE_LIMITS = ((299, 2.0), (1000, 1.0), (None, 0.5))
+MIDDLE_OVERLAP = 0.2  # IoU with the inner 3/5 of a crop that its own face has at least
 
 _CPU_PIXELS = 4 * 960 * 540  # a batch: on the CPU larger ones only take memory
 _GPU_PIXELS = 32 * 960 * 540
@@ -43,13 +51,12 @@ def detector_scale(setting: str | float, width: int, height: int) -> float:
     """The factor by which a frame is resized before detection.
 
     Args:
-        setting: "auto", or a factor. "auto" follows the longer side, as the winners wrote it down:
-            2 under 300 pixels, 1 up to 1000, 0.5 above.
+        setting: "auto", or a factor. "auto" follows the longer side: 2 under 300 pixels, 1 up to 1000, 0.5 above.
     """
     if setting != "auto":
         return float(setting)
     longer = max(width, height)
-    return 2.0 if longer < 300 else 1.0 if longer <= 1000 else 0.5
+    return next(factor for limit, factor in SCALE_LIMITS if limit is None or longer <= limit)
 
 
 def parse_detector_scale(text: str) -> str | float:
@@ -150,7 +157,7 @@ def middle_face(faces: Faces, width: int, height: int) -> int | None:
     inner = np.array([[width / 5, height / 5, width * 4 / 5, height * 4 / 5]])
     overlaps = box_iou(faces.boxes, inner)[:, 0]
     best = int(np.argmax(overlaps))
-    return best if overlaps[best] > 0.2 else None
+    return best if overlaps[best] > MIDDLE_OVERLAP else None
 
 
 @dataclass
@@ -159,6 +166,28 @@ class _Track:
     box: np.ndarray
     frame: int
     seen: int = 1
+
+
+@dataclass(frozen=True)
+class TrackerSettings:
+    """What decides who is the same person.
+
+    Attributes:
+        max_gap: frames after which a person not seen any more is given up.
+        trusted: sightings of a person from which on `max_gap` holds in full; below it is shortened in proportion.
+        least_gap: the part of `max_gap` that holds for anybody.
+        near: frames up to which a face may move by `reach_near` of its own size; `reach_far` after more.
+        most_growth: by which a face may grow or shrink between two sightings.
+    """
+
+    max_gap: int = 50
+    trusted: int = 5
+    least_gap: float = 0.4
+    near: int = 10
+    # In 10 frames (a third of a second) a head moves by less than its own size; twice that after 20 and more.
+    reach_near: float = 1.0
+    reach_far: float = 2.0
+    most_growth: float = 2.0
 
 
 class Tracker:
@@ -170,11 +199,11 @@ class Tracker:
     New faces take the next number, larger ones first.
     """
 
-    def __init__(self, max_gap: int = 50) -> None:
-        """`max_gap`: frames after which a person not seen any more is given up."""
+    def __init__(self, max_gap: int = TrackerSettings.max_gap) -> None:
+        """`max_gap`: see `TrackerSettings`."""
         self._tracks: list[_Track] = []
         self._next = 0
-        self._max_gap = max_gap
+        self._settings = TrackerSettings(max_gap)
 
     def update(self, frame: int, boxes: np.ndarray) -> list[int]:
         """The person number of each box.
@@ -186,9 +215,7 @@ class Tracker:
         from scipy.optimize import linear_sum_assignment
 
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-        self._tracks = [
-            track for track in self._tracks if frame - track.frame <= self._max_gap * np.clip(track.seen / 5, 0.4, 1)
-        ]
+        self._tracks = [track for track in self._tracks if frame - track.frame <= self._patience(track)]
         numbers: list[int | None] = [None] * len(boxes)
         if len(boxes) and self._tracks:
             known = np.stack([track.box for track in self._tracks])
@@ -206,6 +233,11 @@ class Tracker:
                 self._next += 1
         return [int(number) for number in numbers if number is not None]
 
+    def _patience(self, track: _Track) -> float:
+        """Frames for which `track` may be unseen."""
+        values = self._settings
+        return values.max_gap * float(np.clip(track.seen / values.trusted, values.least_gap, 1))
+
     def _costs(self, frame: int, known: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         def centres_and_sizes(b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return (b[:, :2] + b[:, 2:]) / 2, np.sqrt(np.clip((b[:, 2:] - b[:, :2]).prod(axis=1), 1, None))
@@ -214,7 +246,8 @@ class Tracker:
         size = np.maximum(sizes_k[:, None], sizes_b[None])
         moved = np.linalg.norm(centres_k[:, None] - centres_b[None], axis=-1) / size
         grown = size / np.minimum(sizes_k[:, None], sizes_b[None])
-        # In 10 frames (a third of a second) a head moves by less than its own size; twice that after 20 and more.
-        reach = np.array([1.0 if frame - track.frame <= 10 else 2.0 for track in self._tracks])[:, None]
+        values = self._settings
+        near = [frame - track.frame <= values.near for track in self._tracks]
+        reach = np.where(near, values.reach_near, values.reach_far)[:, None]
         overlap = box_iou(known, boxes)
-        return (moved < reach) & (grown < 2.0), moved + (1.0 - overlap) + 0.5 * np.log(grown)
+        return (moved < reach) & (grown < values.most_growth), moved + (1.0 - overlap) + 0.5 * np.log(grown)

@@ -5,6 +5,7 @@ Pictures are RGB uint8 [h, w, 3]; boxes are x1, y1, x2, y2 in pixels of the pict
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 
 MARGIN_PART = 3  # a third of the box is added on each side; published weights were trained on such crops
+SSIM_WINDOW = 7  # pixels a side
 CHANGED = 20  # a mask value (0..255) over this is a changed pixel; below lies compression noise
 MIN_CHANGED = 33  # changed pixels a crop must have to count as changed; the winners: more than 32
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -31,7 +33,7 @@ def margin_box(
     Returns:
         x1, y1, x2, y2 within the frame, or None where less than 2 x 2 pixels are left or a corner is not finite.
     """
-    if not np.all(np.isfinite(box)):
+    if not all(map(math.isfinite, box)):
         return None
     x1, y1, x2, y2 = (int(value) for value in box)
     margin_x, margin_y = (x2 - x1) // part, (y2 - y1) // part
@@ -100,7 +102,7 @@ def ssim_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """
     if first.shape != second.shape:
         raise ValueError(f"crops of different size: {list(first.shape)} and {list(second.shape)}")
-    if min(first.shape[:2]) < 7:
+    if min(first.shape[:2]) < SSIM_WINDOW:
         raise ValueError(f"a crop of {first.shape[1]}x{first.shape[0]} pixels is smaller than the 7x7 SSIM window")
     # With s = a + b and d = a - b, four window means do instead of five, and every sum of squares in a window is a
     # whole number under 2^24, exact in float32: 2 ab = (s^2 - d^2) / 2, a^2 + b^2 = (s^2 + d^2) / 2. Numerator and
@@ -108,7 +110,7 @@ def ssim_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     c1, c2 = 2 * (0.01 * 255) ** 2, 2 * (0.03 * 255) ** 2 * 48 / 49
 
     def window_mean(values: np.ndarray) -> np.ndarray:
-        return cv2.boxFilter(values, -1, (7, 7), borderType=cv2.BORDER_REFLECT)
+        return cv2.boxFilter(values, -1, (SSIM_WINDOW, SSIM_WINDOW), borderType=cv2.BORDER_REFLECT)
 
     s, d = cv2.add(first, second, dtype=cv2.CV_32F), cv2.subtract(first, second, dtype=cv2.CV_32F)
     variance_s, variance_d = window_mean(s * s), window_mean(d * d)
@@ -146,8 +148,8 @@ def tighten(picture: np.ndarray, part: int) -> np.ndarray:
 
 
 def tighten_offset(side: int, part: int) -> int:
-    """How many pixels `tighten` takes off each end of a side."""
-    return 0 if part <= MARGIN_PART else side // 5 - int(side * 3 / 5 / part)
+    """How many pixels `tighten` takes off each end of a side: a fifth of it, less a `part`-th of its inner 3/5."""
+    return side // 5 - 3 * side // (5 * part)
 
 
 def encode_png(picture: np.ndarray, level: int = 1) -> bytes:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dfdc.artifacts import atomic_file
+from dfdc.identity import regular
 
 if TYPE_CHECKING:
     import av
@@ -60,6 +61,7 @@ class VideoReader:
         width, height: of the picture as shown, after rotation, in pixels.
         frame_count: frames to be shown, counted by the packets; those a cut file announces but lacks included.
         fps: mean frames per second (0.0 if unknown).
+        duration: seconds that the frames are shown (0.0 if unknown).
         lost: numbers of the wanted frames that could not be decoded, filled by `frames`.
     """
 
@@ -76,8 +78,9 @@ class VideoReader:
         self._threads = threads
         self._stamps: array | None = None  # of the frames, in the order of showing; None where they mean nothing
         self._key_frames: list[_KeyFrame] = []  # to jump to; none where that is not to be relied on
+        self._unit = 0.0  # seconds of the stream's unit of time
         try:
-            if self.path.stat().st_size == 0:
+            if regular(self.path).st_size == 0:
                 raise VideoError(self.path, "the file has zero bytes")
         except OSError as error:
             raise VideoError(self.path, f"can't be opened: {error.strerror}") from error
@@ -93,7 +96,9 @@ class VideoReader:
             height, width = first.height, first.width
             self.height, self.width = (width, height) if self._quarter_turns % 2 else (height, width)
             self.fps = float(stream.average_rate or 0)
+            self._unit = float(stream.time_base or 0)
             self._look_through_packets()
+            self.duration = self.frame_count / self.fps if self.fps else 0.0
         except av.FFmpegError as error:
             raise VideoError(self.path, f"can't be decoded: {error.strerror}") from error
         finally:
@@ -169,6 +174,16 @@ class VideoReader:
             self._key_frames = [
                 _KeyFrame(*pair) for pair in zip(numbers.tolist(), shown_at[numbers].tolist(), strict=True)
             ]
+
+    def times(self) -> np.ndarray | None:
+        """float64 [frames]: when each frame is shown, in seconds after the first; None where the file does not say.
+
+        A cut file says it only of the frames that it holds.
+        """
+        if not self._stamps or not self._unit:
+            return None
+        stamps = np.frombuffer(self._stamps, np.int64)
+        return (stamps - stamps[0]) * self._unit
 
     def _decoded(self, stream: av.VideoStream) -> Iterator[tuple[av.VideoFrame, bool]]:
         """Decoded frames and whether they are sound.

@@ -132,6 +132,57 @@ def test_a_passer_by_does_not_become_the_next_one():
     assert tracker.update(30, np.array([box(10, 0)])) == [1]
 
 
+def test_a_long_track_is_one_person():
+    """Ten minutes in which somebody walks about, comes nearer, goes away, and looks aside for a second at times."""
+    tracker, rng = faces.Tracker(), np.random.default_rng(0)
+    x, y, side = 400.0, 300.0, 100.0
+    numbers = set()
+    for step in range(1800):
+        x, y = np.clip((x, y) + rng.uniform(-0.3, 0.3, 2) * side, 0, 1500)
+        side = float(np.clip(side * rng.uniform(0.86, 1.16), 30, 400))
+        if step < 5 or step % 20 not in (7, 8, 9):  # 40 frames between two sightings
+            numbers |= set(tracker.update(10 * step, np.array([box(x, y, side)])))
+    assert numbers == {0}
+
+
+def test_a_crowd_keeps_its_numbers():
+    """Thirty people about their places; a tenth of the faces is missed, and the order is another each time."""
+    tracker, rng = faces.Tracker(), np.random.default_rng(1)
+    places = np.array([(x * 160.0, y * 160.0) for x in range(6) for y in range(5)])
+    known = {}
+    for step in range(200):
+        seen = [person for person in range(30) if step < 5 or rng.random() > 0.1]
+        rng.shuffle(seen)
+        boxes = [box(*(places[person] + rng.uniform(-25, 25, 2)), rng.uniform(80, 100)) for person in seen]
+        for person, number in zip(seen, tracker.update(10 * step, np.array(boxes)), strict=True):
+            known.setdefault(person, set()).add(number)
+    assert {len(numbers) for numbers in known.values()} == {1}
+    assert len(set().union(*known.values())) == 30
+
+
+@pytest.mark.parametrize(("seen", "gap", "same"), [(1, 20, True), (1, 21, False), (2, 20, True), (3, 30, True),
+                                                   (3, 31, False), (5, 50, True), (5, 51, False)])  # fmt: skip
+def test_patience_grows_with_the_times_that_somebody_was_seen(seen, gap, same):
+    tracker = faces.Tracker()
+    for step in range(seen):
+        tracker.update(step, np.array([box(0, 0)]))
+    assert tracker.update(seen - 1 + gap, np.array([box(0, 0)])) == [0 if same else 1]
+
+
+@pytest.mark.parametrize(("gap", "moved", "grown", "same"), [(10, 99, 1.0, True), (10, 100, 1.0, False),
+                                                             (11, 199, 1.0, True), (11, 200, 1.0, False),
+                                                             (10, 0, 1.99, True), (10, 0, 2.0, False),
+                                                             (10, 0, 0.51, True), (10, 0, 0.5, False)])  # fmt: skip
+def test_how_far_a_face_may_move_and_grow(gap, moved, grown, same):
+    tracker = faces.Tracker()
+    for step in range(5):
+        tracker.update(step, np.array([box(0, 0)]))
+    side = 100 * grown
+    centre = 50 + moved
+    found = tracker.update(4 + gap, np.array([[centre - side / 2, 50 - side / 2, centre + side / 2, 50 + side / 2]]))
+    assert found == [0 if same else 1]
+
+
 def test_iou():
     values = faces.box_iou(np.array([box(0, 0), box(50, 0)]), np.array([box(0, 0), box(300, 0)]))
     assert values == pytest.approx(np.array([[1, 0], [1 / 3, 0]]))
