@@ -8,117 +8,155 @@ comes with its score and the number of the person, which stays the same through 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import artifacts, layout, parallel
-from dfdc.faces import DETECT_THRESHOLDS, FaceDetector, Tracker, detector_scale, parse_detector_scale
+from dfdc.boxes import Boxes, BoxesError, FaceBox, read_boxes
+from dfdc.faces import (
+    DETECT_THRESHOLDS,
+    DETECTOR_SETTINGS,
+    SCALE_LIMITS,
+    FaceDetector,
+    Tracker,
+    TrackerSettings,
+    detector_scale,
+    parse_detector_scale,
+)
+from dfdc.identity import fingerprint, same_file, same_record
 from dfdc.layout import FRAME_STRIDE, Video
-from dfdc.video import VideoReader
+from dfdc.rejections import load_rejections
+from dfdc.video import VideoError, VideoReader
+from preprocessing.orphans import prune
 
 if TYPE_CHECKING:
     import numpy as np
 
 STEP = "detect_original_faces"
+# Raised with every change that gives other boxes (decoder, detector, tracker, rounding): those of an older way are
+# stale. tests/test_versions.py has the boxes of a fixed clip for each version.
+VERSION = 2
 
 
-def step_settings(scale: str | float) -> dict:
-    """What the boxes depend on besides the video; a change makes old ones stale."""
-    return {"version": 1, "stride": FRAME_STRIDE, "thresholds": list(DETECT_THRESHOLDS), "detector_scale": scale}
+class DetectStep(parallel.Step):
+    """Boxes of one REAL video.
 
+    Args:
+        root: DATA_ROOT.
+        scale: --detector-scale, "auto" or a factor.
+    """
 
-def read_stamp(video: Video, root: Path, settings: dict) -> dict | None:
-    """The boxes file of `video` if it is complete and fresh."""
-    try:
-        boxes = json.loads(layout.bboxes_path(root, video.id).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    fresh = isinstance(boxes, dict) and artifacts.is_fresh(boxes, {"settings": settings})
-    return boxes if fresh and artifacts.same_file(boxes.get("source"), video.path) else None
+    name = STEP
+    preload = ("torch", "cv2", "av", "scipy.optimize")
 
+    def __init__(self, root: Path, scale: str | float) -> None:
+        self.root, self.scale = root, scale
+        self.settings = {
+            "version": VERSION,
+            "stride": FRAME_STRIDE,
+            "thresholds": list(DETECT_THRESHOLDS),
+            "detector_scale": scale,
+            "scale_limits": [list(limit) for limit in SCALE_LIMITS],
+            "detector": DETECTOR_SETTINGS,
+            "tracker": asdict(TrackerSettings()),
+        }
 
-def start(context: dict, device: str) -> dict:
-    """A worker's context: the detector is made once, on the worker's own device."""
-    import torch
+    def check(self, video: Video) -> dict | None:
+        boxes = self._stored(video)
+        fresh = boxes is not None and artifacts.is_fresh(boxes.stamp, {"settings": self.settings})
+        return boxes.stamp if fresh and same_file(boxes.stamp["source"], video.path) else None
 
-    torch.set_num_threads(1)
-    return {**context, "detector": FaceDetector(DETECT_THRESHOLDS, device)}
+    def _stored(self, video: Video) -> Boxes | None:
+        try:
+            return read_boxes(layout.bboxes_path(self.root, video.id))
+        except BoxesError:
+            return None  # of an earlier version, or broken: made anew
 
+    def start(self, device: str) -> None:
+        self.detector = FaceDetector(DETECT_THRESHOLDS, device)
 
-def detect(video: Video, context: dict) -> dict:
-    """Write the boxes of one video; return them, which is also their stamp."""
-    target = layout.bboxes_path(context["root"], video.id)
-    artifacts.remove(target)  # stale: if this fails, the next steps must not take it for good
-    source = artifacts.fingerprint(video.path)
-    with VideoReader(video.path) as reader:
-        scale = detector_scale(context["settings"]["detector_scale"], reader.width, reader.height)
-        batch_size = context["detector"].batch_size(reader.width, reader.height, scale)
-        tracker = Tracker()
-        frames: dict[str, list[dict]] = {}
-        batch: list[tuple[int, np.ndarray]] = []
-        for numbered in reader.frames(stride=FRAME_STRIDE):
-            batch.append(numbered)
-            if len(batch) == batch_size:
-                frames.update(_detect_batch(context["detector"], tracker, batch, scale))
-                batch = []
-        frames.update(_detect_batch(context["detector"], tracker, batch, scale))
-    faces = sum(map(len, frames.values()))
-    notes = [f"{len(reader.lost)} frames can't be decoded, the first is {reader.lost[0]}"] if reader.lost else []
-    boxes = {
-        "video": video.path.name,
-        "width": reader.width,
-        "height": reader.height,
-        "frame_count": reader.frame_count,
-        "source": source,
-        "settings": context["settings"],
-        "made": {"frames": len(frames), "faces": faces},
-        "failed": None if faces else f"no face found in {len(frames)} frames; is one to be seen?",
-        "notes": notes,
-        "frames": frames,
-    }
-    artifacts.write_json(target, boxes)
-    return {key: boxes[key] for key in ("made", "failed", "notes")}
+    def work(self, video: Video) -> dict:
+        """Write the boxes of one video; return their stamp."""
+        target = layout.bboxes_path(self.root, video.id)
+        source = fingerprint(video.path)
+        try:
+            boxes = self._detect(video, source)
+        except VideoError:
+            # Boxes of another video must not be taken for this one's. Those of this very video are no worse for it.
+            stored = self._stored(video)
+            if stored is None or not same_record(stored.stamp["source"], source):
+                artifacts.remove(target)
+            raise
+        boxes.write(target, video.path.name)
+        return boxes.stamp
 
+    def _detect(self, video: Video, source: dict) -> Boxes:
+        with VideoReader(video.path) as reader:
+            scale = detector_scale(self.scale, reader.width, reader.height)
+            batch_size = self.detector.batch_size(reader.width, reader.height, scale)
+            tracker = Tracker()
+            frames: dict[int, list[FaceBox]] = {}
+            batch: list[tuple[int, np.ndarray]] = []
+            for numbered in reader.frames(stride=FRAME_STRIDE):
+                batch.append(numbered)
+                if len(batch) == batch_size:
+                    frames.update(self._detect_batch(tracker, batch, scale))
+                    batch = []
+            frames.update(self._detect_batch(tracker, batch, scale))
+            shown = reader.times()
+        faces = sum(map(len, frames.values()))
+        lost = reader.lost
+        stamp = {
+            "source": source,
+            "settings": self.settings,
+            "made": {"frames": len(frames), "faces": faces},
+            "failed": None if faces else f"no face found in {len(frames)} frames; is one to be seen?",
+            "notes": [f"{len(lost)} frames can't be decoded, the first is {lost[0]}"] if lost else [],
+        }
+        times = {} if shown is None else {number: float(shown[number]) for number in frames if number < len(shown)}
+        return Boxes(reader.width, reader.height, reader.frame_count, reader.fps, reader.duration, times, frames, stamp)
 
-def _detect_batch(
-    detector: FaceDetector, tracker: Tracker, batch: Sequence[tuple[int, np.ndarray]], scale: float
-) -> dict[str, list[dict[str, Any]]]:
-    found = detector.detect([picture for _, picture in batch], scale)
-    frames = {}
-    for (number, _), faces in zip(batch, found, strict=True):
-        people = tracker.update(number, faces.boxes)
-        rows = [
-            {"face": person, "box": [round(float(corner), 3) for corner in box], "score": round(float(score), 5)}
-            for person, box, score in zip(people, faces.boxes, faces.scores, strict=True)
-        ]
-        frames[str(number)] = sorted(rows, key=lambda row: row["face"])
-    return frames
+    def _detect_batch(
+        self, tracker: Tracker, batch: Sequence[tuple[int, np.ndarray]], scale: float
+    ) -> dict[int, list[FaceBox]]:
+        found = self.detector.detect([picture for _, picture in batch], scale)
+        frames = {}
+        for (number, _), faces in zip(batch, found, strict=True):
+            people = tracker.update(number, faces.boxes)
+            # Not rounded: a corner that moves over a whole number moves the crop by a pixel.
+            rows = [
+                FaceBox(person, tuple(map(float, box)), float(score))
+                for person, box, score in zip(people, faces.boxes, faces.scores, strict=True)
+            ]
+            frames[number] = sorted(rows, key=lambda row: row.face)
+        return frames
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = parallel.step_parser(__doc__, device=True)
-    parser.add_argument("--detector-scale", type=parse_detector_scale, default="auto", metavar="auto|FACTOR",
-                        help="resize frames by this before detection; auto: x2 where the longer side is under "
-                        "300 pixels, x1 up to 1000, x0.5 above (auto)")  # fmt: skip
+    scale_help = (
+        "resize frames by this before detection; auto: x2 where the longer side is under 300 pixels, x1 up to 1000, "
+        "x0.5 above (auto)"
+    )
+    parser.add_argument(
+        "--detector-scale", type=parse_detector_scale, default="auto", metavar="auto|FACTOR", help=scale_help
+    )
     args = parser.parse_args(argv)
     dataset = layout.load_dataset(args.root_dir)
-    settings = step_settings(args.detector_scale)
+    rejections = load_rejections(args.root_dir)
     artifacts.remove_leftovers(args.root_dir / "bboxes")
-    step = parallel.Step(
-        STEP,
-        detect,
-        partial(read_stamp, root=args.root_dir, settings=settings),
-        context={"root": args.root_dir, "settings": settings},
-        start=start,
-        preload=("torch", "cv2", "av", "scipy.optimize"),
-    )
-    return parallel.run_step(step, args, dataset.reals(), dataset.skipped)
+    if args.prune is not None:
+        prune(dataset, STEP, args.prune)
+    rejected = {video.id: reason for video in dataset.reals() if (reason := rejections.whole(video))}
+    videos = [video for video in dataset.reals() if video.id not in rejected]
+    skipped = [(name, entry.reason) for name, entry in dataset.skipped.items() if entry.video.label == layout.REAL]
+    skipped += rejected.items()
+    return parallel.run_step(DetectStep(args.root_dir, args.detector_scale), args, videos, skipped)
 
 
 if __name__ == "__main__":

@@ -3,123 +3,197 @@
     python preprocessing/extract_crops.py --root-dir DATA_ROOT --crops-dir crops
 
 A FAKE is cut with its original's boxes, so that both crops show the same place. A third of the box is added on
-each side. The PNGs are lossless.
+each side. The PNGs are lossless. What rejected.csv names is not cut.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import artifacts, layout, parallel
-from dfdc.imaging import MARGIN_PART, crop_face, encode_png
+from dfdc.artifacts import NewFolder
+from dfdc.boxes import Boxes, BoxesError, read_boxes
+from dfdc.identity import digest_of, fingerprint, same_file, same_record
+from dfdc.imaging import MARGIN_PART, crop_face, encode_png, margin_box
 from dfdc.layout import Dataset, Video
-from dfdc.video import VideoReader
+from dfdc.parallel import FailVideo, SkipVideo
+from dfdc.rejections import Rejections, load_rejections
+from dfdc.video import VideoError, VideoReader
+from preprocessing import frame_matching, likeness
+from preprocessing.frame_matching import match_frames
+from preprocessing.orphans import prune
 
 STEP = "extract_crops"
-SETTINGS = {"version": 1, "margin_part": MARGIN_PART}
+# Raised with every change that gives other crops; tests/test_versions.py has those of a fixed clip for each version.
+VERSION = 2
+SETTINGS = {
+    "version": VERSION,
+    "margin_part": MARGIN_PART,
+    "matching": frame_matching.SETTINGS,
+    "looks": [likeness.LOOKS, likeness.TINY],
+}
+_REMEMBERED = 64  # boxes files: a fake comes soon after its original
+
+Places = dict[int, list[tuple[int, tuple[float, float, float, float]]]]  # frame -> (face, box) of what is cut there
 
 
-def boxes_digest(root: Path, original: str) -> str | None:
-    """Digest of an original's boxes file; None if there is none."""
-    path = layout.bboxes_path(root, original)
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
-
-
-def read_stamp(video: Video, root: Path, crops_dir: str, digest: Callable = boxes_digest) -> dict | None:
-    """The stamp of the crops of `video` if they are complete, and made of today's video and boxes.
+class CropStep(parallel.Step):
+    """Crops of one video.
 
     Args:
-        digest: `boxes_digest`, or that with a memory: an original and its fakes share their boxes.
+        root: DATA_ROOT.
+        crops_dir: name of the folder of the crops in it.
+        rejections: what is not to be cut.
+        png_level: compression; it decides nothing about what the crops show.
     """
-    stamp = artifacts.read_stamp(layout.crops_path(root, video.id, crops_dir))
-    expected = {"settings": SETTINGS, "boxes": digest(root, video.source)}
-    fresh = artifacts.is_fresh(stamp, expected) and artifacts.same_file(stamp["source"], video.path)
-    return stamp if fresh else None
 
+    name = STEP
+    preload = ("cv2", "av", "imagehash")
 
-def load_boxes(root: Path, original: str) -> dict:
-    """The boxes of an original.
+    def __init__(self, root: Path, crops_dir: str, rejections: Rejections, png_level: int = 1) -> None:
+        self.root, self.crops_dir, self.rejections, self.png_level = root, crops_dir, rejections, png_level
+        # The memory is this run's, and only the check's: a worker reads the boxes it cuts with itself.
+        self._remembered = lru_cache(_REMEMBERED)(self._boxes)
+        self._known_digests: dict[str, str | None] = {}  # by original, where nothing is rejected of any video
 
-    Raises:
-        SkipVideo: step 1 has none, or found no face.
-        FailVideo: the file is not what step 1 writes.
-    """
-    path = layout.bboxes_path(root, original)
-    try:
-        boxes = json.loads(path.read_text(encoding="utf-8"))
-        faces = sum(len(rows) for rows in boxes["frames"].values())
-        size = int(boxes["width"]), int(boxes["height"])
-    except FileNotFoundError:
-        ledger = layout.ledger_path(root, "detect_original_faces")
-        raise parallel.SkipVideo(f"there are no boxes of {original}; see {ledger}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise parallel.FailVideo(f"{path} is broken ({error!r}); remove it and run step 1 again") from None
-    if not faces:
-        raise parallel.SkipVideo(f"no face was found in {original}")
-    return {**boxes, "size": size}
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_remembered", "_known_digests")}
 
+    def check(self, video: Video) -> dict | None:
+        stamp = artifacts.read_stamp(self.folder(video))
+        if stamp is None:
+            return None
+        digest = self.boxes_digest(video)
+        if digest is None or not artifacts.is_fresh(stamp, {"settings": SETTINGS, "boxes": digest}):
+            return None
+        return stamp if same_file(stamp.get("source"), video.path) else None
 
-def extract(video: Video, context: dict) -> dict:
-    """Write the crops of one video; return their stamp."""
-    root = context["root"]
-    target = layout.crops_path(root, video.id, context["crops_dir"])
-    artifacts.remove(target)  # stale: if this fails, the next steps must not take it for good
-    digest, boxes = boxes_digest(root, video.source), load_boxes(root, video.source)
-    wanted = {int(frame): rows for frame, rows in boxes["frames"].items() if rows}
-    stamp = {
-        "settings": SETTINGS,
-        "boxes": digest,
-        "source": artifacts.fingerprint(video.path),
-        "made": {"crops": 0},
-        "failed": None,
-        "notes": [],
-    }
-    degenerate: list[str] = []
-    with VideoReader(video.path) as reader, artifacts.atomic_folder(target, stamp) as folder:
-        if (reader.width, reader.height) != boxes["size"]:
+    def boxes_digest(self, video: Video) -> str | None:
+        """Digest of all that crops take from the boxes; None if there are none that can be used."""
+        if self.rejections.rows:
+            return self._read_digest(video)
+        if video.source not in self._known_digests:
+            self._known_digests[video.source] = self._read_digest(video)
+        return self._known_digests[video.source]
+
+    def _read_digest(self, video: Video) -> str | None:
+        try:
+            boxes = self._remembered(video.source)
+        except BoxesError:
+            return None  # `work` says what is wrong with them
+        return None if boxes is None else self._inputs(boxes, self._places(boxes, video))
+
+    def folder(self, video: Video) -> Path:
+        return layout.crops_path(self.root, video.id, self.crops_dir)
+
+    def work(self, video: Video) -> dict:
+        """Write the crops of one video; return their stamp."""
+        try:
+            boxes = self._boxes(video.source)
+        except BoxesError as error:
+            raise FailVideo(f"{error}; run step 1 (detect_original_faces.py) again") from None
+        if boxes is None:
+            ledger = layout.ledger_path(self.root, "detect_original_faces")
+            raise SkipVideo(f"there are no boxes of {video.source}; see {ledger}")
+        source, places = fingerprint(video.path), self._places(boxes, video)
+        stamp = {"settings": SETTINGS, "boxes": self._inputs(boxes, places), "source": source}
+        stamp |= {"made": {"crops": 0}, "failed": None, "notes": [], "looks": []}
+        try:
+            if not boxes.faces:
+                raise SkipVideo(f"no face was found in {video.source}")
+            if not places:
+                raise SkipVideo(f"{layout.REJECTED_NAME} names all of its faces")
+            with VideoReader(video.path) as reader, artifacts.atomic_folder(self.folder(video), stamp) as folder:
+                self._cut(video, boxes, places, reader, folder, stamp)
+        except (VideoError, FailVideo, SkipVideo):
+            # Crops of another video or of other boxes must not be taken for these. Those of the same stay.
+            self._remove_another(video, stamp)
+            raise
+        return stamp
+
+    def _remove_another(self, video: Video, stamp: dict) -> None:
+        """Remove the crops of `video` if they were made of something else than `stamp` says."""
+        stored = artifacts.read_json(self.folder(video) / artifacts.STAMP_NAME)
+        if not isinstance(stored, dict):
+            stored = {}
+        if stored.get("boxes") != stamp["boxes"] or not same_record(stored.get("source"), stamp["source"]):
+            artifacts.remove(self.folder(video))
+
+    def _cut(
+        self, video: Video, boxes: Boxes, places: Places, reader: VideoReader, folder: NewFolder, stamp: dict
+    ) -> None:
+        """Write the crops, and what they lack into `stamp`."""
+        if (reader.width, reader.height) != (boxes.width, boxes.height):
             # Its boxes would cut something else. (T19: named, not passed over.)
-            sizes = "{}x{} pixels, but {} has {}x{}".format(reader.width, reader.height, video.source, *boxes["size"])
-            raise parallel.FailVideo(f"it has {sizes}, and they share boxes")
-        for number, frame in reader.frames(wanted):
-            for row in wanted[number]:
-                crop = crop_face(frame, row["box"])
-                name = layout.crop_name(number, row["face"])
-                if crop is None:
-                    degenerate.append(name)
-                    continue
-                (folder / name).write_bytes(encode_png(crop, context["png_level"]))
-                stamp["made"]["crops"] += 1
+            sizes = f"{reader.width}x{reader.height} pixels, but {video.source} has {boxes.width}x{boxes.height}"
+            raise FailVideo(f"it has {sizes}, and they share boxes")
+        match = match_frames(boxes, places, reader, video.source)
+        stamp["notes"] += match.notes
+        names = [layout.crop_name(number, face) for number in places for face, _ in places[number]]
+        looked_at = set(likeness.pick(names))
+        degenerate: list[str] = []
+        for number, frame in reader.frames(match.frames):
+            for original in match.frames[number]:
+                for face, box in places[original]:
+                    crop, name = crop_face(frame, box), layout.crop_name(original, face)
+                    if crop is None:
+                        degenerate.append(name)
+                        continue
+                    folder.write(name, encode_png(crop, self.png_level))
+                    stamp["made"]["crops"] += 1
+                    if name in looked_at:
+                        stamp["looks"].append(likeness.look(name, np.ascontiguousarray(crop)))
         if reader.lost:
             stamp["notes"].append(f"{len(reader.lost)} frames can't be decoded, the first is {reader.lost[0]}")
         if degenerate:
             stamp["notes"].append(f"{len(degenerate)} boxes hold no picture, the first is {degenerate[0]}")
         if not stamp["made"]["crops"]:
-            raise parallel.FailVideo("; ".join(stamp["notes"]) or "no crop could be cut")
-    return stamp
+            raise FailVideo("; ".join(stamp["notes"]) or "no crop could be cut")
+
+    def _boxes(self, original: str) -> Boxes | None:
+        return read_boxes(layout.bboxes_path(self.root, original))
+
+    def _places(self, boxes: Boxes, video: Video) -> Places:
+        """What is cut, by frame: the boxes less what is rejected."""
+        places: Places = {}
+        for number, faces in boxes.frames.items():
+            kept = [(f.face, f.box) for f in faces if not self.rejections.covers(video, number, f.face)]
+            if kept:
+                places[number] = kept
+        return places
+
+    def _inputs(self, boxes: Boxes, places: Places) -> str:
+        """Digest of all that crops take from the boxes: the very pixels that are cut, and when they are shown.
+
+        Boxes that move by less than a pixel, or are written in another way, change nothing.
+        """
+        size = boxes.width, boxes.height
+        cuts = [[n, face, margin_box(box, *size)] for n, faces in sorted(places.items()) for face, box in faces]
+        times = [round(boxes.times[number], 3) for number in sorted(places) if number in boxes.times]
+        return digest_of([size, boxes.frame_count, round(boxes.duration, 3), times, cuts])
 
 
-def with_boxes(dataset: Dataset, crops_dir: str) -> tuple[list[Video], dict[str, str]]:
+def with_boxes(dataset: Dataset, rejections: Rejections) -> tuple[list[Video], list[tuple[str, str]]]:
     """The videos whose source has a boxes file, and the rest with the reason."""
-    skipped = dict(dataset.skipped)
+    skipped = [(name, entry.reason) for name, entry in dataset.skipped.items()]
     videos = []
     sources = {video.source for video in dataset.videos.values()}
     with_file = {source for source in sources if layout.bboxes_path(dataset.root, source).is_file()}
     for video in dataset.videos.values():
-        if video.source in with_file:
+        reason = rejections.whole(video)
+        if reason is None and video.source not in with_file:
+            reason = f"there are no boxes of {video.source}; step 1 (detect_original_faces.py) makes them"
+        if reason is None:
             videos.append(video)
         else:
-            skipped[video.id] = f"there are no boxes of {video.source}; step 1 (detect_original_faces.py) makes them"
-            # Crops of a video that can't be read any more must not be trained on. Only what this step made goes.
-            crops = layout.crops_path(dataset.root, video.id, crops_dir)
-            if artifacts.read_stamp(crops) is not None:
-                artifacts.remove(crops)
+            skipped.append((video.id, reason))
     return videos, skipped
 
 
@@ -128,16 +202,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     dataset = layout.load_dataset(args.root_dir)
     layout.check_crops_dir(args.crops_dir, dataset.parts)
+    rejections = load_rejections(args.root_dir)
     artifacts.remove_leftovers(args.root_dir / args.crops_dir)
-    step = parallel.Step(
-        STEP,
-        extract,
-        # The memory is this run's, and only the check's: a worker reads the boxes it cuts with itself.
-        partial(read_stamp, root=args.root_dir, crops_dir=args.crops_dir, digest=cache(boxes_digest)),
-        context={"root": args.root_dir, "crops_dir": args.crops_dir, "png_level": args.png_level},
-        preload=("cv2", "av"),
-    )
-    return parallel.run_step(step, args, *with_boxes(dataset, args.crops_dir))
+    if args.prune is not None:
+        prune(dataset, STEP, args.prune, args.crops_dir)
+    step = CropStep(args.root_dir, args.crops_dir, rejections, args.png_level)
+    return parallel.run_step(step, args, *with_boxes(dataset, rejections))
 
 
 if __name__ == "__main__":

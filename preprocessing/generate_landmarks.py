@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,34 +18,92 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import artifacts, layout, parallel
-from dfdc.faces import LANDMARK_THRESHOLDS, FaceDetector, Faces, middle_face
+from dfdc.faces import (
+    DETECTOR_SETTINGS,
+    LANDMARK_THRESHOLDS,
+    MIDDLE_OVERLAP,
+    FaceDetector,
+    Faces,
+    middle_face,
+)
 from dfdc.imaging import read_picture
-from dfdc.layout import Dataset, Video
+from dfdc.layout import REAL, Dataset, Video
+from dfdc.rejections import Rejections, load_rejections
+from preprocessing.orphans import prune
 
 STEP = "generate_landmarks"
+# Raised with every change that gives other points; tests/test_versions.py has those of a fixed clip for each version.
+VERSION = 2
 CROPS_AT_ONCE = 64  # read before the detector is called; of any sizes, it takes as many as its memory allows
 SMALLEST = 0.2  # of a crop's shorter side; on 1049 crops, up to 0.25 changed no point
-SETTINGS = {"version": 1, "thresholds": list(LANDMARK_THRESHOLDS)}
+SETTINGS = {
+    "version": VERSION,
+    "thresholds": list(LANDMARK_THRESHOLDS),
+    "smallest": SMALLEST,
+    "middle_overlap": MIDDLE_OVERLAP,
+    "detector": DETECTOR_SETTINGS,
+}
 
 
-def crops_digest(root: Path, crops_dir: str, video: str) -> str | None:
-    """Digest of the stamp of a video's crops; None if they are not complete."""
-    return artifacts.folder_digest(layout.crops_path(root, video, crops_dir))
+class LandmarkStep(parallel.Step):
+    """Points in the crops of one REAL video.
 
+    Args:
+        root: DATA_ROOT.
+        crops_dir: name of the folder of the crops in it.
+    """
 
-def read_stamp(video: Video, root: Path, crops_dir: str) -> dict | None:
-    """The stamp of the landmarks of `video` if they are complete, and made of today's crops."""
-    stamp = artifacts.read_stamp(layout.landmarks_path(root, video.id))
-    expected = {"settings": SETTINGS, "crops": crops_digest(root, crops_dir, video.id)}
-    return stamp if artifacts.is_fresh(stamp, expected) else None
+    name = STEP
+    preload = ("torch", "cv2")
 
+    def __init__(self, root: Path, crops_dir: str) -> None:
+        self.root, self.crops_dir = root, crops_dir
 
-def start(context: dict, device: str) -> dict:
-    """A worker's context: the detector is made once, on the worker's own device."""
-    import torch
+    def check(self, video: Video) -> dict | None:
+        stamp = artifacts.read_stamp(layout.landmarks_path(self.root, video.id))
+        expected = {"settings": SETTINGS, "crops": artifacts.folder_identity(self._crops(video))}
+        return stamp if artifacts.is_fresh(stamp, expected) else None
 
-    torch.set_num_threads(1)
-    return {**context, "detector": FaceDetector(LANDMARK_THRESHOLDS, device)}
+    def _crops(self, video: Video) -> Path:
+        return layout.crops_path(self.root, video.id, self.crops_dir)
+
+    def start(self, device: str) -> None:
+        self.detector = FaceDetector(LANDMARK_THRESHOLDS, device)
+
+    def work(self, video: Video) -> dict:
+        """Write the landmarks of one video; return their stamp."""
+        crops = self._crops(video)
+        stamp = {
+            "settings": SETTINGS,
+            "crops": artifacts.folder_identity(crops),
+            "made": {"landmarks": 0},
+            "failed": None,
+            "notes": [],
+        }
+        without: list[str] = []
+        names = layout.list_crops(crops)
+        target = layout.landmarks_path(self.root, video.id)
+        artifacts.remove_unless(target, {"crops": stamp["crops"]})
+        with artifacts.atomic_folder(target, stamp) as folder:
+            for start in range(0, len(names), CROPS_AT_ONCE):
+                pictures = {}
+                for name in names[start : start + CROPS_AT_ONCE]:
+                    try:
+                        pictures[name] = read_picture(crops / layout.crop_name(*name))
+                    except OSError as error:
+                        stamp["notes"].append(f"{error}; remove {crops} and run step 2 again")
+                found = find_landmarks([*pictures.values()], self.detector)
+                for name, points in zip(pictures, found, strict=True):
+                    if points is None:
+                        without.append(layout.crop_name(*name))
+                        continue
+                    buffer = io.BytesIO()
+                    np.save(buffer, points)
+                    folder.write(layout.landmarks_name(*name), buffer.getvalue())
+                    stamp["made"]["landmarks"] += 1
+            if without:
+                stamp["notes"].append(f"no points in {len(without)} of {len(names)} crops, the first is {without[0]}")
+        return stamp
 
 
 def find_landmarks(pictures: Sequence[np.ndarray], detector: FaceDetector) -> list[np.ndarray | None]:
@@ -67,51 +124,18 @@ def _middle_points(picture: np.ndarray, faces: Faces) -> np.ndarray | None:
     return np.rint(np.clip(faces.landmarks[index], 0, (width - 1, height - 1))).astype(np.int16)
 
 
-def generate(video: Video, context: dict) -> dict:
-    """Write the landmarks of one video; return their stamp."""
-    root, crops_dir = context["root"], context["crops_dir"]
-    target = layout.landmarks_path(root, video.id)
-    artifacts.remove(target)
-    crops = layout.crops_path(root, video.id, crops_dir)
-    stamp = {
-        "settings": SETTINGS,
-        "crops": crops_digest(root, crops_dir, video.id),
-        "made": {"landmarks": 0},
-        "failed": None,
-        "notes": [],
-    }
-    without: list[str] = []
-    names = layout.list_crops(crops)
-    with artifacts.atomic_folder(target, stamp) as folder:
-        for start in range(0, len(names), CROPS_AT_ONCE):
-            pictures = {}
-            for name in names[start : start + CROPS_AT_ONCE]:
-                try:
-                    pictures[name] = read_picture(crops / layout.crop_name(*name))
-                except OSError as error:
-                    stamp["notes"].append(f"{error}; remove {crops} and run step 2 again")
-            for name, points in zip(pictures, find_landmarks([*pictures.values()], context["detector"]), strict=True):
-                if points is None:
-                    without.append(layout.crop_name(*name))
-                    continue
-                buffer = io.BytesIO()
-                np.save(buffer, points)
-                (folder / layout.landmarks_name(*name)).write_bytes(buffer.getvalue())
-                stamp["made"]["landmarks"] += 1
-        if without:
-            stamp["notes"].append(f"no points in {len(without)} of {len(names)} crops, the first is {without[0]}")
-    return stamp
-
-
-def with_crops(dataset: Dataset, crops_dir: str) -> tuple[list[Video], dict[str, str]]:
+def with_crops(dataset: Dataset, crops_dir: str, rejections: Rejections) -> tuple[list[Video], list[tuple[str, str]]]:
     """The REAL videos that have crops, and the rest with the reason."""
-    skipped = {video: reason for video, reason in dataset.skipped.items() if "is not on disk" in reason}
+    skipped = [(name, entry.reason) for name, entry in dataset.skipped.items() if entry.video.label == REAL]
     videos = []
     for video in dataset.reals():
-        if layout.crops_path(dataset.root, video.id, crops_dir).is_dir():
+        reason = rejections.whole(video)
+        if reason is None and not layout.crops_path(dataset.root, video.id, crops_dir).is_dir():
+            reason = "it has no crops; step 2 (extract_crops.py) makes them"
+        if reason is None:
             videos.append(video)
         else:
-            skipped[video.id] = "it has no crops; step 2 (extract_crops.py) makes them"
+            skipped.append((video.id, reason))
     return videos, skipped
 
 
@@ -120,16 +144,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     dataset = layout.load_dataset(args.root_dir)
     layout.check_crops_dir(args.crops_dir, dataset.parts)
+    rejections = load_rejections(args.root_dir)
     artifacts.remove_leftovers(args.root_dir / "landmarks")
-    step = parallel.Step(
-        STEP,
-        generate,
-        partial(read_stamp, root=args.root_dir, crops_dir=args.crops_dir),
-        context={"root": args.root_dir, "crops_dir": args.crops_dir},
-        start=start,
-        preload=("torch", "cv2"),
-    )
-    return parallel.run_step(step, args, *with_crops(dataset, args.crops_dir))
+    if args.prune is not None:
+        prune(dataset, STEP, args.prune)
+    step = LandmarkStep(args.root_dir, args.crops_dir)
+    return parallel.run_step(step, args, *with_crops(dataset, args.crops_dir, rejections))
 
 
 if __name__ == "__main__":

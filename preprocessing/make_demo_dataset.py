@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import artifacts
 from dfdc.devices import available_cores, limit_threads
+from dfdc.identity import fingerprint
 from dfdc.layout import FAKE, METADATA_NAME, REAL, VIDEO_SUFFIXES
 from dfdc.parallel import UsageError, progress_bar, run_main, worker_count
 from preprocessing.demo_swaps import GENERATORS, HELD_OUT
@@ -297,8 +298,8 @@ def make_demo_dataset(
 
 
 def _identity(path: Path) -> dict:
-    mark = artifacts.fingerprint(path)
-    return {"size": mark["size"], "crc": mark["crc"]}  # a copied file has another time, but is the same face
+    mark = fingerprint(path)
+    return {"size": mark["size"], "xxh3": mark["xxh3"]}  # a copied file has another time, but is the same face
 
 
 def _check_folder(out: Path, settings: dict) -> bool:

@@ -2,12 +2,8 @@
 
 import csv
 import json
-import os
 import shutil
-import signal
 import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -15,17 +11,21 @@ from conftest import (
     REAL_VIDEOS,
     ROOT,
     copy_dataset,
-    needs_real_videos,
     no_faces,
     numbered_frames,
+    on_both_kinds,
     run_script,
     write_part,
 )
 
 from dfdc import artifacts, layout
 from dfdc.imaging import read_picture, ssim_difference
+from dfdc.rejections import load_rejections
 from dfdc.video import VideoReader, write_video
-from preprocessing import extract_crops, generate_diffs, generate_landmarks
+from dfdc.workers import FailVideo
+from preprocessing import extract_crops, generate_landmarks
+from preprocessing.extract_crops import CropStep
+from preprocessing.generate_diffs import DiffStep
 
 STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs")
 
@@ -166,46 +166,6 @@ def test_what_is_missing_or_stale_is_redone_and_nothing_else(root):
     assert touched == crops | masks | {("bboxes", path.name)}
 
 
-def test_what_the_check_remembers_is_forgotten_with_the_run(root, monkeypatch):
-    """Fakes share what is known of their original's boxes and crops, but each run looks anew."""
-    steps = []
-    monkeypatch.setattr(extract_crops.parallel, "run_step", lambda step, *others: steps.append(step) or 0)
-    dataset = layout.load_dataset(root)
-    real = dataset.reals()[0]
-    fakes = [video for video in dataset.fakes() if video.source == real.id]
-    others = [video for video in dataset.fakes() if video.source != real.id]
-
-    def stale(script, videos):
-        assert script.main(["--root-dir", str(root)]) == 0
-        return [video.id for video in videos if steps[-1].read_stamp(video) is None]
-
-    assert fakes
-    assert stale(generate_diffs, fakes + others) == []
-    assert stale(extract_crops, [real, *fakes, *others]) == []
-    (layout.crops_path(root, real.id) / "10_0.png").unlink()
-    assert stale(generate_diffs, fakes + others) == [video.id for video in fakes]
-    assert stale(extract_crops, [real, *fakes, *others]) == [real.id]
-    path = layout.bboxes_path(root, real.id)
-    path.write_bytes(path.read_bytes() + b"\n")
-    assert stale(extract_crops, [real, *fakes, *others]) == [video.id for video in (real, *fakes)]
-
-
-def test_t17_a_step_killed_at_any_moment_is_completed(root):
-    expected = {name: (root / name).read_bytes() for name in snapshot(root) if name.startswith("crops/")}
-    shutil.rmtree(root / "crops")
-    command = [sys.executable, "preprocessing/extract_crops.py", "--root-dir", str(root), "--workers", "2"]
-    for seconds in (1.2, 1.6, 2.0):
-        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
-        time.sleep(seconds)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for folder in (root / "crops").glob("[!.]*"):
-            assert artifacts.read_stamp(folder) is not None
-    assert run_step("extract_crops", root).returncode == 0
-    assert {name: (root / name).read_bytes() for name in snapshot(root) if name.startswith("crops/")} == expected
-    assert not list((root / "crops").glob(".*"))
-
-
 def test_bad_videos_stand_in_the_ledger_and_the_others_go_on(demo_root, tmp_path):
     root = copy_dataset(demo_root, tmp_path / "root")
     dataset = layout.load_dataset(root)
@@ -234,8 +194,7 @@ def test_bad_videos_stand_in_the_ledger_and_the_others_go_on(demo_root, tmp_path
     assert rows["empty scene"][0] == "failed"
     assert "no face found in 3 frames" in rows["empty scene"][1]
     assert rows["absent"][0] == "skipped"
-    assert rows["orphan"] == ("skipped", "its original gone is not on disk")
-    assert rows[other.id][0] == "skipped"
+    assert not {"orphan", other.id} & rows.keys()  # fakes are not searched: step 2 is about them
     assert not layout.bboxes_path(root, zero.id).exists()
 
     done = run_step("extract_crops", root)
@@ -263,8 +222,8 @@ def test_a_failed_redo_leaves_nothing_stale(root):
     assert not layout.crops_path(root, video.id).exists()
 
 
-def context(root, **more):
-    return {"root": root, "crops_dir": "crops", "png_level": 1, **more}
+def crop_step(root):
+    return CropStep(root, "crops", load_rejections(root))
 
 
 def test_t19_missing_and_mismatching_partners_are_counted(root):
@@ -275,7 +234,7 @@ def test_t19_missing_and_mismatching_partners_are_counted(root):
     picture = read_picture(fake / "20_0.png")
     (fake / "20_0.png").write_bytes(extract_crops.encode_png(picture[:-1]))
     (fake / "30_0.png").write_bytes((real / "30_0.png").read_bytes())
-    stamp = generate_diffs.generate(video, context(root))
+    stamp = DiffStep(root, "crops").work(video)
     assert stamp["made"] == {"masks": 1, "unchanged": 1}
     text = "; ".join(stamp["notes"])
     assert "1 of the original's crops have no partner, the first is 10_0.png" in text
@@ -290,7 +249,7 @@ def test_t4_a_box_without_a_picture_costs_that_crop_only(root):
     boxes = json.loads(path.read_text())
     boxes["frames"]["10"][0]["box"] = [9000, 9000, 9100, 9100]
     artifacts.write_json(path, boxes)
-    stamp = extract_crops.extract(video, context(root))
+    stamp = crop_step(root).work(video)
     assert stamp["made"] == {"crops": 3}
     assert stamp["notes"] == ["1 boxes hold no picture, the first is 10_0.png"]
 
@@ -299,20 +258,20 @@ def test_a_fake_of_another_size_is_a_named_failure(root):
     video = layout.load_dataset(root).fakes()[0]
     video.path.unlink()
     write_video(video.path, [np.zeros((64, 64, 3), np.uint8)] * 31)
-    with pytest.raises(extract_crops.parallel.FailVideo, match=rf"64x64 pixels, but {video.source} has"):
-        extract_crops.extract(video, context(root))
+    with pytest.raises(FailVideo, match=rf"64x64 pixels, but {video.source} has"):
+        crop_step(root).work(video)
     assert not layout.crops_path(root, video.id).exists()
 
 
 def test_a_broken_boxes_file_is_named(root):
     video = layout.load_dataset(root).reals()[0]
     layout.bboxes_path(root, video.id).write_text('{"frames": 3}')
-    with pytest.raises(extract_crops.parallel.FailVideo, match=r"\.json is broken .* run step 1 again"):
-        extract_crops.extract(video, context(root))
+    with pytest.raises(FailVideo, match=r"\.json is not what step 1 writes .* run step 1"):
+        crop_step(root).work(video)
 
 
-@needs_real_videos
-def test_landmarks_are_those_of_the_library_one_crop_at_a_time():
+@on_both_kinds
+def test_landmarks_are_those_of_the_library_one_crop_at_a_time(kind, face_clips):
     from facenet_pytorch import MTCNN
 
     from dfdc.faces import DETECT_THRESHOLDS, LANDMARK_THRESHOLDS, FaceDetector
@@ -322,10 +281,12 @@ def test_landmarks_are_those_of_the_library_one_crop_at_a_time():
     finder, detector = FaceDetector(DETECT_THRESHOLDS), FaceDetector(LANDMARK_THRESHOLDS)
     library = MTCNN(margin=0, thresholds=list(LANDMARK_THRESHOLDS), device="cpu")
     crops = []
-    for name in ("d10", "d18", "s32"):
-        with VideoReader(REAL_VIDEOS / "faces" / f"{name}.mp4") as reader:
-            for _, frame in reader.frames(stride=60):
-                crops += [crop_face(frame, box) for box in finder.detect([frame], 0.5)[0].boxes]
+    real = [REAL_VIDEOS / "faces" / f"{name}.mp4" for name in ("d10", "d18", "s32")]
+    paths, stride, scale = (real, 60, 0.5) if kind == "real" else (sorted(face_clips.iterdir()), 20, 1.0)
+    for path in paths:
+        with VideoReader(path) as reader:
+            for _, frame in reader.frames(stride=stride):
+                crops += [crop_face(frame, box) for box in finder.detect([frame], scale)[0].boxes]
     found = generate_landmarks.find_landmarks(crops, detector)
     assert len(crops) >= 8
     for crop, points in zip(crops, found, strict=True):
@@ -382,8 +343,9 @@ def test_crops_of_a_video_that_broke_since_are_not_listed(root):
     family = {v.id for v in layout.load_dataset(root).videos.values() if v.source == video.id}
     video.path.unlink()
     video.path.write_bytes(b"")
-    for step in ("detect_original_faces", "extract_crops", "generate_folds"):
+    for step in ("detect_original_faces", "extract_crops"):
         assert run_step(step, root, "--max-failed", 1).returncode == 0
+    assert run_step("generate_folds", root).returncode == 0
     listed = {line.split(",")[0] for line in (root / "folds.csv").read_text().splitlines()}
     assert not family & listed
     assert listed

@@ -1,0 +1,55 @@
+"""Do two crops show the same place? Looked at where no face is: a fake differs from its original in the face alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+
+@dataclass(frozen=True)
+class BorderSettings:
+    """When the borders of two crops are taken for different.
+
+    Attributes:
+        part: width of the border, as a part of the side; a crop's face keeps a fifth of the side away from its edge.
+        side: pixels of the longer side that is looked at; compression and noise vanish in such small pictures.
+        difference: mean absolute difference of brightness (0..255) over which borders may be different.
+        likeness: correlation under which they are, then. Both must hold: a fake that is lighter all over is alike,
+            and flat walls correlate with nothing.
+    """
+
+    part: float = 0.1
+    side: int = 40
+    difference: float = 10.0
+    likeness: float = 0.8
+
+
+def compare_borders(first: np.ndarray, second: np.ndarray, settings: BorderSettings) -> tuple[float, float]:
+    """Mean absolute difference (0..255) and correlation (-1..1) of two crops' borders.
+
+    Args:
+        first, second: RGB uint8 [h, w, 3] of one size.
+    """
+    height, width = first.shape[:2]
+    scale = min(1.0, settings.side / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = [
+        cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA).astype(np.float64)
+        for picture in (first, second)
+    ]
+    inner_y, inner_x = (max(1, round(side * settings.part)) for side in (size[1], size[0]))
+    border = np.ones((size[1], size[0]), bool)
+    border[inner_y:-inner_y, inner_x:-inner_x] = False
+    one, other = (picture[border] for picture in small)
+    spread = float(one.std() * other.std())
+    covariance = float((one * other).mean() - one.mean() * other.mean())
+    return float(np.abs(one - other).mean()), covariance / spread if spread else 0.0
+
+
+def border_differs(first: np.ndarray, second: np.ndarray, settings: BorderSettings | None = None) -> bool:
+    """Whether two crops (RGB uint8 [h, w, 3], of one size) differ where no face is."""
+    settings = settings or BorderSettings()
+    difference, likeness = compare_borders(first, second, settings)
+    return difference > settings.difference and likeness < settings.likeness

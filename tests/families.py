@@ -1,0 +1,55 @@
+"""A small DATA_ROOT without a detector: an original and a fake of a few textured frames, with boxes written by hand."""
+
+import numpy as np
+from conftest import write_part
+
+from dfdc import layout
+from dfdc.boxes import Boxes, FaceBox
+from dfdc.identity import fingerprint
+from dfdc.video import VideoReader, write_video
+from preprocessing.detect_original_faces import DetectStep
+
+SIZE = (120, 160)
+FACE = (60.0, 40.0, 100.0, 84.0)
+
+
+def textured_frames(count, *, face=0, seed=1):
+    """Frames of a wall that moves by a pixel each, with a face of brightness `face` added in its middle."""
+    rng = np.random.default_rng(seed)
+    wall = np.kron(rng.integers(30, 220, (30, 80, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
+    for number in range(count):
+        frame = wall[: SIZE[0], 2 * number : 2 * number + SIZE[1]].copy()
+        x1, y1, x2, y2 = map(int, FACE)
+        inside = frame[y1 + 8 : y2 - 8, x1 + 8 : x2 - 8].astype(int) + face
+        frame[y1 + 8 : y2 - 8, x1 + 8 : x2 - 8] = np.clip(inside, 0, 255)
+        yield frame
+
+
+def write_boxes(root, video, *, boxes=None):
+    """The boxes of a REAL video as step 1 would write them, the same face on every tenth frame."""
+    with VideoReader(video.path) as reader:
+        numbers = range(0, reader.frame_count, layout.FRAME_STRIDE)
+        shown = reader.times()
+    faces = {number: [FaceBox(0, FACE, 0.999)] for number in numbers} if boxes is None else boxes
+    stamp = {
+        "source": fingerprint(video.path),
+        "settings": DetectStep(root, "auto").settings,
+        "made": {"frames": len(numbers), "faces": sum(map(len, faces.values()))},
+        "failed": None,
+        "notes": [],
+    }
+    times = {number: float(shown[number]) for number in numbers}
+    size = reader.width, reader.height, reader.frame_count, reader.fps, reader.duration
+    Boxes(*size, times, faces, stamp).write(layout.bboxes_path(root, video.id), video.path.name)
+
+
+def make_family(root, count=61, fps=25.0):
+    """real.mp4, fake.mp4 and the boxes; returns the data set."""
+    part = write_part(
+        root / "part_0", {"real.mp4": {"label": "REAL"}, "fake.mp4": {"label": "FAKE", "original": "real.mp4"}}
+    )
+    write_video(part / "real.mp4", textured_frames(count), fps=fps, crf=5)
+    write_video(part / "fake.mp4", textured_frames(count, face=60), fps=fps, crf=5)
+    dataset = layout.load_dataset(root)
+    write_boxes(root, dataset.videos["real"])
+    return dataset
