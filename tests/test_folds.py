@@ -1,49 +1,34 @@
-"""folds.csv (preprocessing/generate_folds.py)."""
+"""folds.csv (preprocessing/generate_folds.py): what is listed, hold-outs, and wrong use."""
 
-import csv
-import hashlib
-import os
-import shutil
-from collections import defaultdict
+import json
 
-import numpy as np
 import pytest
-from conftest import run_script, write_crop, write_part
+from conftest import run_script
+from folds_roots import (
+    all_videos,
+    folds_of,
+    ledger_of,
+    main,
+    make_part,
+    make_root,
+    picture_of,
+    put_crops,
+    refused,
+    rows_of,
+)
 
-from dfdc import layout
-from preprocessing import generate_folds
+from dfdc import artifacts, layout
+from preprocessing import folds_listing, generate_folds
 
 SCRIPT = "preprocessing/generate_folds.py"
 
 
-def make_root(root, parts, frames=3):
-    """One real and two fakes in each part, with crops of two persons."""
-    for part in parts:
-        metadata = {f"r{part}.mp4": {"label": "REAL"}}
-        metadata |= {f"f{part}{k}.mp4": {"label": "FAKE", "original": f"r{part}.mp4"} for k in "ab"}
-        folder = write_part(root / f"dfdc_train_part_{part}", metadata)
-        for seed, name in enumerate(metadata):
-            (folder / name).write_bytes(b"video")
-            for frame in range(frames):
-                for face in (0, 1):
-                    crop = layout.crops_path(root, name[:-4]) / layout.crop_name(frame * 10, face)
-                    write_crop(crop, seed=part * 1000 + seed * 100 + frame * 2 + face, size=(8, 8))
-    return root
-
-
-def rows_of(path):
-    with path.open(newline="") as handle:
-        return list(csv.DictReader(handle))
-
-
-def main(root, *arguments):
-    return generate_folds.main(["--root-dir", str(root), *map(str, arguments)])
-
-
+# ------------------------------------------------------------------------------------------------ what is listed
 def test_t20_what_was_cropped_is_what_is_listed(tmp_path, capsys):
     root = make_root(tmp_path, (0, 1, 7))
-    (layout.crops_path(root, "r0") / "1000_5.png").write_bytes(b"")  # beyond 320 frames and two persons
-    (layout.crops_path(root, "r0") / "notes.txt").write_bytes(b"")
+    put_crops(
+        root, "r0", {f"{frame}_5.png": picture_of(10**6 + frame) for frame in (1000, 0, 70)}
+    )  # any frames and persons
     (root / "crops" / "left over").mkdir()
     assert main(root) == 0
     rows = rows_of(root / "folds.csv")
@@ -52,22 +37,29 @@ def test_t20_what_was_cropped_is_what_is_listed(tmp_path, capsys):
     on_disk = {(p.parent.name, p.name) for p in (root / "crops").glob("*/*.png")}
     assert listed == on_disk
     assert len(rows) == len(listed)
-    row = next(row for row in rows if row["video"] == "f1a" and row["file"] == "20_1.png")
-    assert row == {"video": "f1a", "file": "20_1.png", "label": "1", "original": "r1", "frame": "20", "fold": "1"}
-    out = capsys.readouterr().out
-    assert "dfdc_train_part_7" in out
+    row = next(row for row in rows if row["video"] == "f1a" and row["file"] == "10_1.png")
+    assert row == {"video": "f1a", "file": "10_1.png", "label": "1", "original": "r1", "frame": "10", "fold": "1"}
+    out = capsys.readouterr().out.splitlines()
+    assert out == [
+        "fold    real   fake videos       real      fake crops  parts",
+        "   0       1      2                 3         8        dfdc_train_part_0",
+        "   1       1      2                 4         8        dfdc_train_part_1",
+        "   2       1      2                 4         8        dfdc_train_part_7",
+        f"generate_folds: 35 crops of 9 videos -> {root / 'folds.csv'}",
+    ]
 
 
-@pytest.mark.parametrize(
-    ("count", "splits", "expected"),
-    [(50, 16, {0: 0, 2: 0, 3: 1, 44: 14, 45: 15, 49: 15}), (3, 16, {0: 0, 1: 1, 2: 2}),
-     (4, 2, {0: 0, 1: 0, 2: 1, 3: 1}), (20, 16, {0: 0, 15: 15, 19: 15})],
-)  # fmt: skip
-def test_parts_go_to_folds_in_blocks(count, splits, expected):
-    folds = generate_folds.part_folds([f"p{i}" for i in range(count)], splits)
-    assert {index: folds[f"p{index}"] for index in expected} == expected
-    assert list(folds.values()) == sorted(folds.values())
-    assert set(folds.values()) == set(range(min(count, splits)))
+def test_many_parts_are_shown_by_the_first_and_the_last(tmp_path, capsys):
+    root = make_root(tmp_path, range(5))
+    main(root, "--n_splits", 2, "--out", "a.csv")
+    assert "dfdc_train_part_0, dfdc_train_part_1" in capsys.readouterr().out
+    main(root, "--val-ids", "none", "--out", "b.csv")
+    for part in range(5, 9):
+        make_part(root, part)
+    main(root, "--n_splits", 2, "--out", "c.csv")
+    table = capsys.readouterr().out
+    assert "dfdc_train_part_0, dfdc_train_part_1, dfdc_train_part_2, dfdc_train_part_3\n" in table
+    assert "dfdc_train_part_4 ... dfdc_train_part_8 (5 parts)" in table
 
 
 def test_t24_seed_decides_the_order(tmp_path):
@@ -79,178 +71,200 @@ def test_t24_seed_decides_the_order(tmp_path):
     assert sorted(a.splitlines()) == sorted(c.splitlines())
 
 
-def test_finished_folds_are_not_redone_and_stale_ones_are(tmp_path, capsys):
+def test_only_fresh_crops_are_listed_and_the_ledger_says_why(tmp_path, capsys, monkeypatch):
+    root = make_root(tmp_path, (0, 1, 2, 3))
+    put_crops(root, "f3a", {"0_0.png": picture_of(1)}, failed="nothing to see")
+    put_crops(root, "f3b", {})
+    (root / "dfdc_train_part_0" / "f0b.mp4").unlink()
+    options = {"stale": ["r1"], "rejected": ["f1a", "f1b"], "unpaired": ["f2a"], "unknown_pairs": ["f2b"]}
+    read = artifacts.read_json
+
+    def refuse(path):
+        if path.parent.name == "r2":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(artifacts, "read_json", refuse)
+    assert main(root, **options, unreadable=["r0", "f0a"]) == 0
+    monkeypatch.undo()
+    assert folds_of(root) == {"r0": 0, "f0a": 0, "f2b": 1, "r3": 2}
+    missing = root / "dfdc_train_part_0"
+    no_crops = layout.crops_path(root, "f3b")
+    assert ledger_of(root) == {
+        "r0": ("incomplete", f"{missing / 'r0.mp4'} can't be read (Input/output error)"),
+        "f0a": ("incomplete", f"{missing / 'f0a.mp4'} can't be read (Input/output error)"),
+        "f0b": ("skipped", f"{missing / 'f0b.mp4'} is not on disk"),
+        "r1": ("skipped", folds_listing.NOT_FRESH),
+        "f1a": ("skipped", "rejected: f1a"),
+        "f1b": ("skipped", "rejected: f1b"),
+        "f2a": ("skipped", "its border differs"),
+        "f2b": ("incomplete", f"{folds_listing.NOT_COMPARED}: its masks can't be read"),
+        "r2": ("skipped", f"its crops can't be read: {layout.crops_path(root, 'r2')}/.stamp.json: Permission denied"),
+        "f3a": ("skipped", "nothing to see"),
+        "f3b": ("skipped", f"{no_crops} holds no crops; step 2 (extract_crops.py) could cut none"),
+    }
+    run = json.loads(layout.ledger_path(root, "generate_folds").with_suffix(".json").read_text())
+    assert run == {"videos": 11, "looked_at": 11, "finished": True}
+    assert "not listed: 8 videos, listed with a note: 3; reasons: " in capsys.readouterr().out
+    main(root)
+    assert set(ledger_of(root)) == {"f0b", "f3a", "f3b"}
+
+
+def test_a_fake_that_was_not_compared_with_its_original_is_said_so(tmp_path):
+    root = make_root(tmp_path, (0, 1))
+    assert main(root, uncompared=["f0a"]) == 0
+    assert folds_of(root)["f0a"] == 0
+    assert ledger_of(root) == {"f0a": ("incomplete", folds_listing.NOT_COMPARED)}
+
+
+def test_t61_crops_that_cannot_be_read_now_do_not_shrink_the_file(tmp_path, monkeypatch):
     root = make_root(tmp_path, (0, 1))
     main(root)
-    os.utime(root / "folds.csv", (1, 1))
-    main(root)
-    assert (root / "folds.csv").stat().st_mtime == 1
-    assert "was complete" in capsys.readouterr().out
-    shutil.rmtree(layout.crops_path(root, "f0a"))
-    main(root)
-    assert not any(row["video"] == "f0a" for row in rows_of(root / "folds.csv"))
-    assert "f0a,skipped,it has no crops" in layout.ledger_path(root, "generate_folds").read_text()
+    read = artifacts.read_json
+
+    def refuse(path):
+        if path.parent.name == "f0a":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(artifacts, "read_json", refuse)
+    refused(root, said=["lists 1 video that can't be looked at now", "f0a: its crops can't be read", "--force-folds"])
+    assert main(root, "--force") == 0
+    assert "f0a" not in folds_of(root)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [("r0,0_0.png,0,r0,0,0", "r0,0_0.png,0,r0,0,1", "video r0 is in folds [0, 1]"),
-     ("f0a,0_0.png,1,r0,0,0", "f0a,0_0.png,1,r0,0,1", "r0 and its fakes are in folds [0, 1]"),
-     ("f0b,10_1.png,1,r0,10,0", "f0b,10_1.png,1,r0,10,1", "person 1 of r0 is in folds [0, 1]")],
-)  # fmt: skip
-def test_t23_leaks_are_seen_in_the_written_file(tmp_path, old, new, said):
+def test_t61_a_video_that_cannot_be_read_needs_crops_that_are_whole(tmp_path):
     root = make_root(tmp_path, (0, 1))
-    main(root)
-    path = root / "folds.csv"
-    dataset = layout.load_dataset(root)
-    assert generate_folds.find_leaks(path, dataset, "crops") == []
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-    assert said in generate_folds.find_leaks(path, dataset, "crops")
+    (layout.crops_path(root, "r0") / "0_0.png").write_bytes(b"broken")
+    assert main(root, unreadable=["r0", "f0a"]) == 0
+    assert "r0" not in folds_of(root)
+    assert folds_of(root)["f0a"] == 0
+    outcome, reason = ledger_of(root)["r0"]
+    assert outcome == "skipped"
+    assert "not complete and fresh" in reason
+    assert "Input/output error" in reason
 
 
-def test_t23_the_same_video_under_two_names_leaks(tmp_path, capsys):
+def test_the_other_steps_are_asked(tmp_path, monkeypatch):
+    from preprocessing import extract_crops, generate_diffs
+
     root = make_root(tmp_path, (0, 1))
-    shutil.copytree(layout.crops_path(root, "r0"), layout.crops_path(root, "r1"), dirs_exist_ok=True)
-    assert main(root) == 1
-    assert "r0 and r1 are the same video in different folds" in capsys.readouterr().err
-    assert not (root / "folds.csv").exists()
+    (root / "rejected.csv").write_text("video,frame,face\nf0b,,\n")
+    made = []
+
+    class Step:
+        def __init__(self, *arguments):
+            made.append(arguments)
+
+        def check(self, video):
+            stamp = artifacts.read_stamp(layout.crops_path(root, video.id))
+            return {**stamp, "failed": "no pair"} if len(made[-1]) == 2 and video.id == "f1a" else stamp
+
+    class CropStep(Step):
+        def check(self, video):
+            return artifacts.read_stamp(layout.crops_path(root, video.id))
+
+    class DiffStep(Step):
+        def check(self, video):
+            return {"failed": "no pair" if video.id == "f1a" else None}
+
+    monkeypatch.setattr(extract_crops, "CropStep", CropStep)
+    monkeypatch.setattr(generate_diffs, "DiffStep", DiffStep)
+    assert generate_folds.main(["--root-dir", str(root)]) == 0
+    assert folds_of(root).keys() == {"r0", "f0a", "r1", "f1b"}
+    (where, crops_dir, rejections), second = made
+    assert (where, crops_dir) == second == (root, "crops")
+    assert len(rejections.rows) == 1
+    assert "rejected" in ledger_of(root)["f0b"][1]
+    assert ledger_of(root)["f1a"] == ("skipped", "no pair")
 
 
-def reference_write(path, listings, seed):
-    """The plain way to write folds.csv: one row after the other."""
-    rows = [
-        (x.video.id, f"{frame}_{face}.png", int(x.video.label == "FAKE"), x.video.source, frame, x.fold)
-        for x in listings
-        for frame, face in x.crops.tolist()
-    ]
-    with path.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(("video", "file", "label", "original", "frame", "fold"))
-        writer.writerows(rows[index] for index in np.random.default_rng(seed).permutation(len(rows)))
+def test_without_crops_it_says_which_steps_make_them(tmp_path):
+    root = make_root(tmp_path, (0,))
+    refused(root, stale=["r0", "f0a", "f0b"], said=["holds no crops", "steps 1 and 2", str(root / "failures")])
+    assert len(ledger_of(root)) == 3
 
 
-def reference_leaks(path, dataset):
-    """The plain way to look for leaks: one row after the other, and every first crop is read."""
-    videos, families, people, first = defaultdict(set), defaultdict(set), defaultdict(set), {}
-    for row in rows_of(path):
-        video, fold, family = row["video"], int(row["fold"]), dataset.videos[row["video"]].source
-        videos[video].add(fold)
-        families[family].add(fold)
-        people[(row["file"].rpartition("_")[2][:-4], family)].add(fold)
-        if row["label"] == "0":
-            first[video] = min(first.get(video, row["file"]), row["file"])
-    pictures = defaultdict(list)
-    for video, name in first.items():
-        pictures[hashlib.sha256((layout.crops_path(dataset.root, video) / name).read_bytes()).digest()].append(video)
-    leaks = [f"video {video} is in folds {sorted(folds)}" for video, folds in videos.items() if len(folds) > 1]
-    leaks += [f"{name} and its fakes are in folds {sorted(x)}" for name, x in families.items() if len(x) > 1]
-    leaks += [f"person {face} of {name} is in folds {sorted(x)}" for (face, name), x in people.items() if len(x) > 1]
-    leaks += [
-        f"{' and '.join(sorted(names))} are the same video in different folds; remove one of them"
-        for names in pictures.values()
-        if len(set().union(*(videos[name] for name in names))) > 1
-    ]
-    return leaks
-
-
-ODD_NAMES = ("007", "0x1F", "1e5", "NA", "plain", "a, b", 'say "x"', " -lead", "é中", "#5")
-
-
-def make_odd_root(root):
-    """Ten families in five parts; most names would be changed by a careless reader or writer of CSV."""
-    for part in range(5):
-        metadata = {}
-        for number in (2 * part, 2 * part + 1):
-            real = ODD_NAMES[number]
-            fakes = [f"{real}{kind}" for kind in ("0", "_b")]
-            metadata[f"{real}.mp4"] = {"label": "REAL"}
-            metadata |= {f"{fake}.mp4": {"label": "FAKE", "original": f"{real}.mp4"} for fake in fakes}
-            for name in (real, *fakes):
-                folder = layout.crops_path(root, name)
-                folder.mkdir(parents=True)
-                for frame, face in ((0, 0), (10, 0), (20, 1), (100, number)):
-                    # Equal sizes; 7 and 8 show the same picture.
-                    (folder / layout.crop_name(frame, face)).write_bytes(bytes([frame, face, min(number, 7)]))
-        folder = write_part(root / f"part_{part}", metadata)
-        for name in metadata:
-            (folder / name).write_bytes(b"")
-    return root
-
-
-@pytest.mark.parametrize("rows_at_a_time", [5, 7, 100_000])
-def test_folds_and_leaks_are_those_of_the_plain_way(tmp_path, monkeypatch, rows_at_a_time):
-    for name in ("WRITE_ROWS", "READ_ROWS"):
-        monkeypatch.setattr(generate_folds, name, rows_at_a_time)
-    dataset = layout.load_dataset(make_odd_root(tmp_path / "root"))
-    listings = generate_folds.list_crops(dataset, "crops")
-    kept, _ = generate_folds.assign_folds(listings, dataset, 3, None)
-    ours, plain = tmp_path / "ours.csv", tmp_path / "plain.csv"
-    for seed in range(3):
-        assert generate_folds.write_folds(ours, kept, seed) == 120
-        reference_write(plain, kept, seed)
-        assert ours.read_bytes() == plain.read_bytes()
-        assert generate_folds.find_leaks(ours, dataset, "crops") == reference_leaks(plain, dataset)
-        header, *lines = ours.read_text(encoding="utf-8").splitlines(keepends=True)
-        rng = np.random.default_rng(seed)
-        for row in rng.choice(len(lines), 4 + 20 * seed, replace=False):  # a few leaks, then many
-            lines[row] = lines[row].rpartition(",")[0] + f",{rng.integers(12)}\n"
-        ours.write_text(header + "".join(lines), encoding="utf-8")
-        leaks = generate_folds.find_leaks(ours, dataset, "crops")
-        assert leaks == reference_leaks(ours, dataset)
-        assert {leak.split()[0] for leak in leaks} >= {"video", "person"}
-
-
-def test_a_written_file_that_is_no_table_is_refused(tmp_path):
-    dataset = layout.load_dataset(make_root(tmp_path, (0, 1)))
-    main(tmp_path)
-    path = tmp_path / "folds.csv"
-    text = path.read_text()
-    for broken in (text[:-4], text.replace("fold", "split"), text.replace("r0,0_0.png,0,r0,0,0", "r0,0_0.png,0,r0,0,")):
-        assert broken != text
-        path.write_text(broken)
-        with pytest.raises(ValueError, match=r"zip|fold|int"):
-            generate_folds.find_leaks(path, dataset, "crops")
-
-
-def test_pictures_have_equal_keys_if_they_are_equal(tmp_path):
-    contents = [b"a", b"b", b"a", b"long", b"", b"longer", b"lonely content"]
-    paths = [tmp_path / f"{number}.png" for number in range(len(contents))]
-    for path, content in zip(paths, contents, strict=True):
-        path.write_bytes(content)
-    keys = generate_folds.picture_keys(paths)
-    assert [keys.index(key) for key in keys] == [contents.index(content) for content in contents]
-
-
+# ------------------------------------------------------------------------------------------------------- hold-outs
 @pytest.mark.parametrize("as_folder", [False, True])
-def test_val_ids_hold_out_just_those_and_drop_their_relatives(tmp_path, as_folder):
-    root = make_root(tmp_path / "root", (0, 1, 2))
+def test_val_ids_hold_out_just_those_and_drop_their_families(tmp_path, capsys, as_folder):
+    root = make_root(tmp_path / "root", (0, 1, 2, 3), f3a="r1")
     ids = tmp_path / "ids"
     if as_folder:
         ids.mkdir()
-        for name in ("r0.mp4", "f1a.mp4"):
+        for name in ("r0.mp4", "f1a.mp4", "notes.txt"):
             (ids / name).write_bytes(b"")
     else:
-        ids.write_text("r0\nf1a.mp4\n\n")
+        ids.write_text("r0\n f1a.mp4 \n\n", encoding="utf-8-sig")
     assert main(root, "--val-ids", ids) == 0
-    folds = {row["video"]: int(row["fold"]) for row in rows_of(root / "folds.csv")}
-    assert {video for video, fold in folds.items() if fold == 0} == {"r0", "f1a"}
-    assert folds.keys() == {"r0", "f1a", "r2", "f2a", "f2b"}
+    assert folds_of(root) == {"r0": 0, "f1a": 0, "r2": 3, "f2a": 3, "f2b": 3}
+    said = "left out, being of the families of the hold-out: 7 videos (f0a, f0b, f1b, f3a, f3b, 2 more)\n"
+    assert said in capsys.readouterr().out
 
 
+def test_a_hold_out_that_cannot_be_listed_changes_nothing(tmp_path):
+    root = make_root(tmp_path / "root", (0, 1, 2))
+    ids = tmp_path / "ids"
+    ids.write_text("r1\n")
+    main(root, "--val-ids", ids)
+    refused(root, stale=["r1"], said=["1 of 1 video can't be listed, r1 among them", "--val-ids none --force"])
+    refused(root, "--force", stale=["r1"], said="r1 among them")
+    ids.write_text("r1\nstranger")
+    refused(root, "--val-ids", ids, "--force", said="1 of 2 videos can't be listed, stranger among them")
+    ids.write_text("r1\n")
+    (root / "dfdc_train_part_1" / "r1.mp4").rename(tmp_path / "r1.mp4")
+    refused(root, said="lists 1 video that can't be looked at now. Bring them back")
+    refused(root, "--force", said="1 of 1 video can't be listed, r1 among them")
+    (tmp_path / "r1.mp4").rename(root / "dfdc_train_part_1" / "r1.mp4")
+    assert main(root, "--val-ids", "none", "--force", stale=["r1"]) == 0
+    assert folds_of(root) == {name: int(name[1]) for name in all_videos(0, 1, 2) if name != "r1"}
+
+
+def test_one_fold_is_named(tmp_path, capsys):
+    root = make_root(tmp_path, (0,))
+    assert main(root) == 0
+    assert "only one fold has crops" in capsys.readouterr().out
+    make_part(root, 1)
+    assert main(root) == 0
+    assert "only one fold has crops" not in capsys.readouterr().out
+
+
+def test_donors_that_link_all_are_named(tmp_path, capsys):
+    root = make_root(tmp_path, (0, 1), f0a="r1")
+    assert main(root) == 0
+    assert set(folds_of(root).values()) == {0}
+    assert "donors link all 6 videos into one family" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------------ wrong use
 def test_wrong_use_exits_2_and_names_it(tmp_path):
     root = make_root(tmp_path / "root", (0, 1))
-    ids = tmp_path / "ids.txt"
-    ids.write_text("r0\nstranger\n")
+    (tmp_path / "empty").write_text("\n \n")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     for arguments, said in (
         (["--n_splits", 1], "--n_splits 1"),
         (["--seed", -1], "--seed -1"),
-        (["--val-ids", ids], "stranger"),
         (["--val-ids", tmp_path / "absent"], "absent"),
-        (["--crops-dir", "nothing"], "holds no crops"),
-        (["--workers", -3], "--workers -3"),
+        (["--val-ids", tmp_path / "empty"], "no video is named there"),
+        (["--val-ids", tmp_path / "bytes"], "can't be read"),
+        (["--crops-dir", "bboxes"], "--crops-dir bboxes"),
+        (["--out", "crops"], "--out crops"),
     ):
+        refused(root, *arguments, said=said)
+    assert main(root, "--n_splits", 2, "--seed", 0, "--crops-dir", "crops") == 0
+
+
+@pytest.mark.parametrize("value", ["-1", "65", "x", "", "1.5"])
+def test_bits_that_are_none_are_refused(tmp_path, capsys, value):
+    with pytest.raises(SystemExit) as end:
+        main(tmp_path, f"--similar={value}")
+    assert end.value.code == 2
+    assert f"{value!r} is neither off nor a number of bits from 0 to 64" in capsys.readouterr().err
+
+
+def test_the_script_exits_2_without_a_traceback(tmp_path):
+    root = make_root(tmp_path / "root", (0, 1))
+    for arguments, said in ((["--n_splits", 1], "--n_splits 1"), (["--crops-dir", "nothing"], "holds no crops")):
         done = run_script(SCRIPT, "--root-dir", root, *arguments)
         assert done.returncode == 2, (arguments, done.stderr)
         assert said in done.stderr

@@ -1,0 +1,196 @@
+"""folds.csv: its rows are written, read back, and looked through for what one fold gives away of another."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dfdc import layout
+from dfdc.layout import FAKE, FOLDS_COLUMNS, Dataset
+from preprocessing import likeness
+from preprocessing.fold_assignment import Listing, find_families
+
+WRITE_ROWS = 1 << 14  # at a time, so that few of them are in memory as text
+READ_ROWS = 512  # at a time: with more, Python's garbage collector looks through them, and takes three times as long
+
+
+@dataclass(frozen=True, slots=True)
+class FoldsRow:
+    """What many rows of a folds.csv have in common; `face` is the end of the file's name, `0.png` for one."""
+
+    video: str
+    face: str
+    label: str
+    original: str
+    fold: int
+
+
+def csv_field(text: str) -> str:
+    """`text` as one field of folds.csv, in quotes where it needs them."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow((text, ""))
+    return buffer.getvalue().removesuffix(",\n")
+
+
+def write_folds(path: Path, listings: Sequence[Listing], seed: int) -> int:
+    """Write the rows in an order that `seed` decides; return how many there are."""
+    owner = np.repeat(np.arange(len(listings), dtype=np.int32), [len(listing.crops) for listing in listings])
+    crops = np.concatenate([listing.crops for listing in listings])
+    order = np.random.default_rng(seed).permutation(len(owner))
+    # What the rows of a video have in common is made into text once; see FOLDS_COLUMNS for their order.
+    before = [f"{csv_field(listing.video.id)}," for listing in listings]
+    between = [f",{int(x.video.label == FAKE)},{csv_field(x.video.source)}," for x in listings]
+    after = [f",{listing.fold}\n" for listing in listings]
+
+    def line(at: int, frame: int, face: int) -> str:
+        return f"{before[at]}{layout.crop_name(frame, face)}{between[at]}{frame}{after[at]}"
+
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        handle.write(",".join(FOLDS_COLUMNS) + "\n")
+        for start in range(0, len(order), WRITE_ROWS):
+            rows = order[start : start + WRITE_ROWS]
+            columns = owner[rows].tolist(), crops[rows, 0].tolist(), crops[rows, 1].tolist()
+            handle.write("".join(map(line, *columns)))
+    return len(order)
+
+
+def read_distinct(path: Path) -> list[FoldsRow]:
+    """What a folds.csv says, without its repetitions, in order of the first row of each.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError, csv.Error: it is no folds.csv: another header, a row of another length, a fold that is no number.
+    """
+    columns = ("video", "file", "label", "original", "fold")
+    codes: dict[str, dict[str, int]] = {}  # a column's texts, numbered in order of their first row
+    for column in columns:
+        codes[column] = defaultdict(itertools.count().__next__)
+    pieces: dict[str, list[np.ndarray]] = {column: [np.zeros(0, np.int32)] for column in columns}
+    # Not pandas: it takes a column of videos called 007, 008, ... for numbers.
+    with path.open(encoding="utf-8", newline="") as handle:
+        reader = csv.reader(handle)
+        header = next(reader, [])
+        if header != list(FOLDS_COLUMNS):
+            raise ValueError(f"its first line is not {','.join(FOLDS_COLUMNS)}")
+        while rows := list(itertools.islice(reader, READ_ROWS)):
+            try:
+                fields = list(zip(*rows, strict=True))
+            except ValueError:
+                fields = []
+            if len(fields) != len(header):
+                raise ValueError(f"a line before line {reader.line_num + 1} has not {len(header)} values")
+            for column in columns:
+                numbers = map(codes[column].__getitem__, fields[header.index(column)])
+                pieces[column].append(np.fromiter(numbers, np.int32, len(rows)))
+    video, file, label, original, fold = (np.concatenate(pieces[column]) for column in columns)
+    videos, files, labels, originals, folds = (list(codes[column]) for column in columns)
+
+    ends = [name.rpartition("_")[2] for name in files]
+    faces = {end: number for number, end in enumerate(dict.fromkeys(ends))}
+    face = np.array([faces[end] for end in ends], np.int64)[file]
+    if not videos:
+        return []
+    shape = (len(videos), len(faces), len(labels), len(originals), len(folds))
+    _, rows_of_first = np.unique(np.ravel_multi_index((video, face, label, original, fold), shape), return_index=True)
+    numbers = [int(text) for text in folds]
+    return [
+        FoldsRow(videos[video[row]], ends[file[row]], labels[label[row]], originals[original[row]], numbers[fold[row]])
+        for row in np.sort(rows_of_first)
+    ]
+
+
+def find_leaks(path: Path, dataset: Dataset, listings: Iterable[Listing], similar: int | None) -> list[str]:
+    """What the written `path` gives away from one fold to another; each leak is one sentence.
+
+    Looked at, from the file, metadata.json and what step 2 kept of the crops: families (rows of one video, an original
+    and its fakes, one person of one original, donors), the very same picture under two names, and videos that look
+    alike. Real and fake videos count alike.
+
+    Args:
+        listings: with the looks of each video in the file.
+        similar: videos with at least two crops that differ in so many bits or fewer look alike; None: that is not
+            looked at.
+    """
+    rows = read_distinct(path)
+    video_folds: dict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        video_folds[row.video].add(row.fold)
+    held = [listing for listing in listings if listing.video.id in video_folds]
+    same = _same_pictures(video_folds, held)
+    leaks = _family_leaks(rows, video_folds, dataset)
+    leaks += [f"{name_some(videos, ' and ')} are the same video in different folds" for videos in same]
+    if similar is not None:
+        leaks += _alike_leaks(video_folds, held, similar, same)
+    return leaks
+
+
+def _family_leaks(rows: Sequence[FoldsRow], video_folds: Mapping[str, set[int]], dataset: Dataset) -> list[str]:
+    """Rows of one video, of one original and its fakes, of one person, and of one family that are in several folds."""
+    original_folds: dict[str, set[int]] = defaultdict(set)
+    person_folds: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for row in rows:
+        original = dataset.videos[row.video].source
+        original_folds[original].add(row.fold)
+        person_folds[(original, row.face)].add(row.fold)
+    family_folds: dict[str, set[int]] = defaultdict(set)
+    family_originals: dict[str, set[str]] = defaultdict(set)
+    videos = [dataset.videos[name] for name in video_folds]
+    families = find_families(videos)
+    for video in videos:
+        family_folds[families[video.id]] |= video_folds[video.id]
+        family_originals[families[video.id]].add(video.source)
+    said = [(f"video {video} is", folds) for video, folds in video_folds.items()]
+    said += [(f"{original} and its fakes are", folds) for original, folds in original_folds.items()]
+    said += [
+        (f"person {face.removesuffix('.png')} of {original} is", folds)
+        for (original, face), folds in person_folds.items()
+    ]
+    said += [
+        (f"fakes link {name_some(sorted(originals), ' and ')} by their donors; all these are", family_folds[family])
+        for family, originals in family_originals.items()
+        if len(originals) > 1
+    ]
+    return [f"{who} in folds {sorted(folds)}" for who, folds in said if len(folds) > 1]
+
+
+def _same_pictures(video_folds: Mapping[str, set[int]], listings: Sequence[Listing]) -> list[tuple[str, ...]]:
+    """Names, in order, of videos in different folds that have the very same pixels in a crop."""
+    holders: dict[bytes, set[str]] = defaultdict(set)
+    for listing in listings:
+        for look in listing.looks:
+            holders[look.pixels].add(listing.video.id)
+    groups = dict.fromkeys(tuple(sorted(videos)) for videos in holders.values())
+    apart = [videos for videos in groups if len(set().union(*(video_folds[video] for video in videos))) > 1]
+    return [videos for videos in apart if len(videos) > 1]
+
+
+def _alike_leaks(
+    video_folds: Mapping[str, set[int]], listings: Sequence[Listing], similar: int, same: Sequence[Sequence[str]]
+) -> list[str]:
+    """Videos in different folds that look alike; without those that are the `same`, which is said already."""
+    groups: dict[str, set[int]] = defaultdict(set)
+    for number, videos in enumerate(same):
+        for video in videos:
+            groups[video].add(number)
+    folds = [min(video_folds[listing.video.id]) for listing in listings]
+    leaks = []
+    for pair in likeness.find_alike([listing.looks for listing in listings], folds, similar):
+        first, second = sorted((listings[pair.first].video.id, listings[pair.second].video.id))
+        if groups[first].isdisjoint(groups[second]):
+            bits = " and ".join(map(str, pair.bits))
+            both = sorted(video_folds[first] | video_folds[second])
+            leaks.append(f"{first} and {second} look alike (crops differ in {bits} of 64 bits) and are in folds {both}")
+    return leaks
+
+
+def name_some(names: Sequence[str], between: str = ", ") -> str:
+    """The first five names, and how many more there are."""
+    more = [f"{len(names) - 5} more"] if len(names) > 5 else []
+    return between.join([*names[:5], *more])

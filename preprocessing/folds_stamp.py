@@ -1,0 +1,231 @@
+"""What an earlier step 5 left behind: the options and folds in its stamp, or in a folds.csv that has none.
+
+A model's score means something only if it never saw what is held out. So a hold-out, once made, stays: the options and
+folds of the first run are those of all later ones, until somebody asks for others with --force.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from dfdc import artifacts, identity
+from dfdc.layout import CROPS_DIR, FAKE, Dataset
+from dfdc.page import plural
+from dfdc.parallel import UsageError
+from preprocessing.fold_assignment import FORCE, Assignment, Listing
+from preprocessing.folds_file import FoldsRow
+from preprocessing.likeness import NEAR_BITS
+
+VERSION = 1  # of the stamp, and of the way from crops to folds.csv
+
+
+@dataclass(frozen=True)
+class Options:
+    """What folds.csv depends on besides the data.
+
+    Attributes:
+        n_splits: number of folds, the hold-out of `val_ids` aside.
+        seed: decides the order of the rows.
+        val_ids: the videos that are held out as fold 0, sorted; None: none but by part.
+        crops_dir: folder of the crops, in DATA_ROOT.
+        similar: largest distance of near crops in bits, for the leak check; None: that is not looked at.
+    """
+
+    n_splits: int = 16
+    seed: int = 777
+    val_ids: tuple[str, ...] | None = None
+    crops_dir: str = CROPS_DIR
+    similar: int | None = NEAR_BITS
+
+    def __str__(self) -> str:
+        return ", ".join(f"{_flag(name)} {_shown(name, value)}" for name, value in asdict(self).items())
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What stands beside a folds.csv.
+
+    Attributes:
+        assignment: the folds given out; where `val_ids` are held out, those in the file are one higher.
+        digest: of what the file lists, without a path: a data set that is moved is the same.
+        file: `identity.fingerprint` of the file.
+    """
+
+    options: Options
+    assignment: Assignment
+    digest: str
+    file: dict[str, Any]
+
+    def write(self, path: Path) -> None:
+        artifacts.write_json(path, {"version": VERSION, **asdict(self)})
+
+
+def stamp_path(target: Path) -> Path:
+    """Where the stamp of the folds.csv `target` lies."""
+    return target.with_name(f".{target.name}{artifacts.STAMP_NAME}")
+
+
+def read_stamp(path: Path) -> Stamp | None:
+    """The stamp; None if there is none, or it is not one that this version writes.
+
+    Raises:
+        OSError: it is there, but can't be read.
+    """
+    kept = artifacts.read_json(path)
+    if not isinstance(kept, dict) or kept.get("version") != VERSION:
+        return None
+    try:
+        # All of them: a default in the place of what was lost would take a hold-out back.
+        options = Options(**{key.name: kept["options"][key.name] for key in fields(Options)})
+        folds = Assignment(**{key.name: kept["assignment"][key.name] for key in fields(Assignment)})
+        stamp = Stamp(options, folds, kept["digest"], kept["file"])
+    except (KeyError, TypeError):
+        return None
+    if not _is_sound(options) or not all(map(_is_table, (folds.parts, folds.originals))):
+        return None
+    held = None if options.val_ids is None else tuple(options.val_ids)
+    if not isinstance(stamp.digest, str):
+        return None
+    return replace(stamp, options=replace(options, val_ids=held))
+
+
+def _is_sound(options: Options) -> bool:
+    """Whether options that were read have the types and values that this step writes."""
+    held, similar = options.val_ids, options.similar
+    return (
+        type(options.n_splits) is int
+        and options.n_splits >= 2
+        and type(options.seed) is int
+        and options.seed >= 0
+        and isinstance(options.crops_dir, str)
+        and (held is None or (isinstance(held, list) and bool(held) and all(isinstance(name, str) for name in held)))
+        and (similar is None or (type(similar) is int and 0 <= similar <= 64))
+    )
+
+
+def _is_table(folds: object) -> bool:
+    """Whether this is name -> number of a fold."""
+    return isinstance(folds, dict) and all(type(fold) is int and fold >= 0 for fold in folds.values())
+
+
+def listed_digest(listings: Iterable[Listing], options: Options) -> str:
+    """Digest of all that folds.csv is made from, and of what the leak check looks at."""
+    return identity.digest_of(
+        [
+            (VERSION, options.seed, options.similar),
+            [(x.video.id, x.video.label, x.video.source, x.family, x.fold, x.content) for x in listings],
+        ]
+    )
+
+
+def choose_options(given: Mapping[str, Any], earlier: Options, *, force: bool) -> Options:
+    """The earlier options with those that are given now.
+
+    Args:
+        given: fields of `Options` that stand on the command line.
+        force: whether they may differ.
+
+    Raises:
+        UsageError: they differ; the message says in what.
+    """
+    options = replace(earlier, **given)
+    old, new = asdict(earlier), asdict(options)
+    # What looks alike decides whether folds.csv is written, not what stands in it.
+    changes = [
+        f"{_flag(name)} from {_shown(name, old[name])} to {_shown(name, new[name])}"
+        for name in old
+        if old[name] != new[name] and name != "similar"
+    ]
+    if changes and not force:
+        raise UsageError(
+            f"folds.csv was made with other options, and a hold-out must not change by accident. This would change "
+            f"{'; '.join(changes)}. Leave that out to keep it, or do it with {FORCE}"
+        )
+    return options
+
+
+def _flag(name: str) -> str:
+    return "--n_splits" if name == "n_splits" else f"--{name.replace('_', '-')}"
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"{plural(len(value), 'video')} ({', '.join(value[:3])}{', ...' if len(value) > 3 else ''})"
+    if value is None:
+        return "off" if name == "similar" else "none"
+    return str(value)
+
+
+def adopt(
+    rows: Sequence[FoldsRow], dataset: Dataset, listed: Iterable[str], given: Mapping[str, Any]
+) -> tuple[Options, Assignment]:
+    """Options and folds of a folds.csv without a stamp; what it does not tell is as given, or as by default.
+
+    Fold 0 is taken for a hold-out of single videos if it splits a part. If it does not, but many relatives of its
+    videos (half as many as these, or more) are not in the file, nobody can tell: they may have got their crops since.
+
+    Args:
+        rows: what the file says.
+        listed: ids of the videos that can be listed now.
+        given: fields of `Options` that stand on the command line.
+
+    Raises:
+        ValueError: the file is of another data set, or nothing that this step writes.
+        UsageError: whether fold 0 is a hold-out can't be told.
+    """
+    folds = _video_folds(rows, dataset)
+    videos = dataset.videos | {name: skipped.video for name, skipped in dataset.skipped.items()}
+    zero = tuple(sorted(name for name, fold in folds.items() if fold == 0))
+    part_folds: dict[str, set[int]] = defaultdict(set)  # by the part of a video's original, so that families count too
+    for name, fold in folds.items():
+        part_folds[videos.get(videos[name].source, videos[name]).part].add(fold)
+    originals_held = {videos[name].source for name in zero}
+    split = any(0 in found and len(found) > 1 for found in part_folds.values())
+    left_out = sum(name not in folds and videos[name].source in originals_held for name in listed)
+    if zero and not split and 2 * left_out >= len(zero) and "val_ids" not in given:
+        raise UsageError(
+            f"folds.csv has no stamp of this version, and {plural(left_out, 'relative')} of the videos in its fold 0 "
+            "can be listed but are not in it. Was fold 0 made by --val-ids? Then give that again, else --val-ids none"
+        )
+    held = zero if zero and (split or given.get("val_ids") == zero) else None
+
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    assignment = Assignment()
+    for name, fold in folds.items():
+        if held is not None and fold == 0:
+            continue
+        source, base = videos[name].source, fold - (held is not None)
+        if assignment.originals.setdefault(source, base) != base:
+            raise ValueError(f"{source} and its fakes are in several folds")
+        counts[videos.get(source, videos[name]).part].update([base])
+    assignment.parts = {part: min(found, key=lambda fold: (-found[fold], fold)) for part, found in counts.items()}
+    used = max(assignment.originals.values(), default=0) + 1
+    n_splits = given.get("n_splits", 0)
+    unknown = {name: value for name, value in given.items() if name in ("seed", "crops_dir", "similar")}
+    n_splits = n_splits if n_splits >= used else max(used, Options.n_splits)
+    return Options(n_splits=n_splits, val_ids=held, **unknown), assignment
+
+
+def _video_folds(rows: Sequence[FoldsRow], dataset: Dataset) -> dict[str, int]:
+    """The fold of each video that metadata.json names; a part that was taken away is no fault.
+
+    Raises:
+        ValueError: it says something else than metadata.json, or has none of its videos.
+    """
+    videos = dataset.videos | {name: skipped.video for name, skipped in dataset.skipped.items()}
+    folds: dict[str, int] = {}
+    for row in rows:
+        video = videos.get(row.video)
+        if video is None:
+            continue
+        if (row.label, row.original) != (str(int(video.label == FAKE)), video.source):
+            raise ValueError(f"label and original of {row.video} are not those of metadata.json")
+        if row.fold < 0 or folds.setdefault(row.video, row.fold) != row.fold:
+            raise ValueError(f"{row.video} is in several folds, or in one below 0")
+    if not folds:
+        raise ValueError("no metadata.json names one of its videos")
+    return folds
