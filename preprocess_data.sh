@@ -3,29 +3,42 @@
 # they made (DATA_ROOT/report/index.html).
 #
 #   ./preprocess_data.sh DATA_ROOT [--workers N] [--device auto|cpu|cuda] [--detector-scale auto|FACTOR]
-#                                  [--png-level 0..9] [--max-failed FRACTION] [--force]
+#                                  [--png-level 0..9] [--max-failed FRACTION] [--crops-dir NAME]
+#                                  [--n_splits N] [--seed N] [--val-ids FILE|FOLDER|none] [--similar BITS|off]
+#                                  [--force] [--force-folds] [--prune]
 #
-# Stopped or killed, the same command goes on where it was; what is finished is not done again. Each step can be
-# run by itself as well, and has --help. benchmarks/RESULTS.md says what a video costs.
+# Stopped or killed, the same command goes on where it was; what is finished is not done again. Folds stay as they were
+# made, hold-out and all; to change them takes --force-folds. --prune removes what was made of videos that are in no
+# metadata.json any more. --force redoes the first four steps. Each step can be run by itself as well, and has --help.
+# benchmarks/RESULTS.md says what a video costs.
 set -euo pipefail
 unset CDPATH
 
-usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 [ $# -ge 1 ] || { usage >&2; exit 2; }
 case $1 in -h | --help) usage; exit 0 ;; esac
 data_root=$1
 shift
-common=() device=() detector=() png=()
+started_in=$PWD
+common=() prune=() crops=() device=() detector=() png=() folds=()
 while [ $# -gt 0 ]; do
     case $1 in
-        --workers | --max-failed | --device | --detector-scale | --png-level)
+        --workers | --max-failed | --device | --detector-scale | --png-level | --crops-dir | --n_splits | --n-splits | \
+            --seed | --val-ids | --similar)
             [ $# -ge 2 ] || { echo "preprocess_data.sh: $1 needs a value" >&2; exit 2; } ;;&
         --workers | --max-failed) common+=("$1" "$2"); shift 2 ;;
         --device) device+=("$1" "$2"); shift 2 ;;
         --detector-scale) detector+=("$1" "$2"); shift 2 ;;
         --png-level) png+=("$1" "$2"); shift 2 ;;
+        --crops-dir) crops+=("$1=$2"); shift 2 ;;
+        --n_splits | --n-splits | --seed | --similar) folds+=("$1" "$2"); shift 2 ;;
+        --val-ids)
+            case $2 in none | /*) folds+=("$1" "$2") ;; *) folds+=("$1" "$started_in/$2") ;; esac
+            shift 2 ;;
         --force) common+=("$1"); shift ;;
+        --force-folds) folds+=(--force); shift ;;
+        --prune) prune+=("$1"); shift ;;
         *) echo "preprocess_data.sh: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
     esac
 done
@@ -39,30 +52,32 @@ VENV=${VENV:-.venv}
 python=$VENV/bin/python
 [ -x "$python" ] || python=python3
 
+# The page says what is there now, however the run ends. Until then there is none: an old one would say that all is well.
 report() {
+    local status=$?
+    trap - EXIT
     printf '\n'
-    "$python" preprocessing/report.py --root-dir "$data_root"
+    "$python" preprocessing/report.py --root-dir "$data_root" "${crops[@]}" || true
+    [ "$status" -eq 0 ] || printf '\npreprocess_data.sh: stopped in step %d with status %d\n' "$number" "$status" >&2
+    exit "$status"
 }
-
-# A step in which too many videos failed ends the run, but not without the page that says which and why.
-stop() {
-    [ "$1" -ne 1 ] || report
-    exit "$1"
-}
-
 number=0
+rm -f "$data_root/report/index.html"
+trap report EXIT
+
+
 step() {
     local name=$1 started=$SECONDS
     shift
     number=$((number + 1))
     printf '\n[%d/5] %s\n' "$number" "$name"
-    "$python" "preprocessing/$name.py" --root-dir "$data_root" "$@" || stop $?
+    "$python" "preprocessing/$name.py" --root-dir "$data_root" "$@"
     printf '[%d/5] %s took %d s\n' "$number" "$name" $((SECONDS - started))
 }
 
-step detect_original_faces "${common[@]}" "${device[@]}" "${detector[@]}"   # REAL videos -> bboxes/
-step extract_crops "${common[@]}" "${png[@]}"                               # REAL and FAKE -> crops/
-step generate_landmarks "${common[@]}" "${device[@]}"                       # REAL crops -> landmarks/
-step generate_diffs "${common[@]}" "${png[@]}"                              # pairs of crops -> diffs/
-step generate_folds "${common[@]}"                                          # -> folds.csv
-report                                                                      # all of it -> report/index.html
+work=("${common[@]}" "${prune[@]}")
+step detect_original_faces "${work[@]}" "${device[@]}" "${detector[@]}"   # REAL videos -> bboxes/
+step extract_crops "${work[@]}" "${crops[@]}" "${png[@]}"                 # REAL and FAKE -> crops/
+step generate_landmarks "${work[@]}" "${crops[@]}" "${device[@]}"         # REAL crops -> landmarks/
+step generate_diffs "${work[@]}" "${crops[@]}" "${png[@]}"                # pairs of crops -> diffs/
+step generate_folds "${crops[@]}" "${folds[@]}"                           # -> folds.csv; then -> report/index.html

@@ -17,7 +17,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import artifacts, layout, parallel
+from dfdc.ledger import OUTCOMES
+from dfdc.page import plural
+from dfdc.rejections import load_rejections
 from preprocessing import report_page, report_pairs, report_scan
+from preprocessing.report_page import stopped
 from preprocessing.report_scan import Survey
 
 
@@ -30,8 +34,14 @@ def summarize(found: Survey) -> list[tuple[str, str]]:
     ]
     rows += [(kind, f"{total[kind]}") for kind in ("faces", "crops", "landmarks", "masks")]
     for step, ledger in found.ledgers.items():
-        counts = ", ".join(f"{ledger.outcomes[kind]} {kind}" for kind in artifacts.OUTCOMES)
-        rows.append((f"failures/{step}.csv", f"can't be read: {ledger.fault}" if ledger.fault else counts))
+        counts = ", ".join(f"{ledger.outcomes[kind]} {kind}" for kind in OUTCOMES)
+        told = f"can't be read: {ledger.fault}" if ledger.fault else f"{counts}{stopped(ledger.run)}"
+        rows.append((f"failures/{step}.csv", told if ledger.present else "not there: not run yet"))
+    orphans = sum(map(len, found.orphans.values()))
+    if orphans:
+        rows.append(("of no video any more", f"{orphans} artifacts (--prune removes them)"))
+    if found.rejected:
+        rows.append((layout.REJECTED_NAME, plural(len(found.rejected), "row")))
     return rows
 
 
@@ -44,6 +54,7 @@ def make_report(root: Path, crops_dir: str) -> tuple[Survey, Path]:
     page = layout.report_path(root)
     try:
         dataset = layout.load_dataset(root)
+        load_rejections(root)
     except layout.DataError as error:
         # A part is never written to, and a folder that is not there is not made.
         if root.is_dir() and not (root / layout.METADATA_NAME).is_file():

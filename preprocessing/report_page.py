@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dfdc.layout import FAKE, FRAME_STRIDE, REAL
+from dfdc.layout import FAKE, FRAME_STRIDE, REAL, REJECTED_NAME
+from dfdc.ledger import StepRun
 from dfdc.page import bullets, document, esc, image, number, percent, plural
 from preprocessing.report_pairs import Pair
-from preprocessing.report_scan import COVERAGE, STEPS, Fold, Group, Reason, StepLedger, Survey
+from preprocessing.report_scan import COVERAGE, EXAMPLES, STEPS, Fold, Group, Reason, StepLedger, Survey
 
 TITLES = {
     "detect_original_faces": "1 Faces",
@@ -73,11 +74,17 @@ def _head(found: Survey) -> str:
     total = found.tally.total()
     videos = total["real"] + total["fake"]
     failed = sum(ledger.outcomes["failed"] for ledger in found.ledgers.values())
-    absent = [TITLES[step].split()[1].lower() for step, ledger in found.ledgers.items() if not ledger.present]
-    state = f"Not run yet, or without a ledger: {', '.join(absent)}." if absent else "All five steps ran."
+    absent = [_word(step) for step, ledger in found.ledgers.items() if not ledger.present]
+    ended = [step for step, ledger in found.ledgers.items() if ledger.present and ledger.run and ledger.run.finished]
+    halted = [step for step, ledger in found.ledgers.items() if ledger.present and step not in ended]
+    state = "All five steps ran to their end." if len(ended) == len(STEPS) else ""
+    if absent:
+        state += f"Not run yet, or without a ledger: {', '.join(absent)}."
+    for step in halted:
+        state += f" {_word(step).capitalize()}{stopped(found.ledgers[step].run)}; run it again."
     if failed:
         state += f" {plural(failed, 'failure')}; the reasons stand below."
-    elif not absent and not any(ledger.fault for ledger in found.ledgers.values()):
+    elif len(ended) == len(STEPS) and not any(ledger.fault for ledger in found.ledgers.values()):
         state += " Nothing failed."
     links = (("pairs", "Pairs"), ("parts", "Parts"), ("faces", "Faces"), ("failures", "Failures"),
              ("folds", "Folds"), ("settings", "Settings"))  # fmt: skip
@@ -90,11 +97,35 @@ def _head(found: Survey) -> str:
     )
 
 
+def _word(step: str) -> str:
+    return TITLES[step].split()[1].lower()
+
+
+def stopped(run: StepRun | None) -> str:
+    """What to add to a step's name if it did not come to its end."""
+    if run is None:
+        return ": it is not known whether it came to its end"
+    if run.finished:
+        return ""
+    return f": stopped, or still running, after {run.looked_at} of {plural(run.videos, 'video')}"
+
+
 def _problems(found: Survey, pair_faults: Sequence[str]) -> str:
     texts = [found.folds_fault]
     for sentence, group in sorted(found.tally.problems.items()):
         texts.append(sentence.format(plural(group.count, "video")) + f": {_examples(group)}")
     texts += [f"failures/{step}.csv can't be read: {x.fault}" for step, x in found.ledgers.items() if x.fault]
+    for step, names in found.orphans.items():
+        if names:
+            group = Group(len(names), names[:EXAMPLES])
+            kept = f"{TITLES[step]}: {plural(len(names), 'artifact')} of no video in metadata.json any more"
+            texts.append(f"{kept} ({_examples(group)}); --prune removes them")
+    if found.absent_parts:
+        texts.append(f"Parts that folds.csv knows, and that are not here now: {', '.join(found.absent_parts)}")
+    if found.rejected_unknown:
+        group = Group(len(found.rejected_unknown), found.rejected_unknown[:EXAMPLES])
+        lacking = f"{REJECTED_NAME} names {plural(group.count, 'video')} that the data set lacks"
+        texts.append(f"{lacking}: {_examples(group)}")
     if pair_faults:
         more = f", and {len(pair_faults) - 1} more" if len(pair_faults) > 1 else ""
         texts.append(f"Pairs that can't be shown: {pair_faults[0]}{more}")
@@ -124,6 +155,8 @@ def _tiles(found: Survey) -> str:
         ("Landmarks", number(total["landmarks"]), f"on {percent(total['landmarks'], real_crops)} of the real crops"),
         ("Masks", number(total["masks"]), unchanged if total["masks"] else "real and fake compared"),
         ("Failures", number(outcomes["failed"]), f"{skipped} skipped"),
+        ("Rejected", number(len(found.rejected)), f"rows of {REJECTED_NAME}, not cut" if found.rejected else
+         f"no {REJECTED_NAME}, or an empty one"),
     )  # fmt: skip
     return '<dl class="tiles">' + "".join(
         f'<div class="tile"><dt>{name}</dt><dd class="big">{big}</dd><dd class="small">{small}</dd></div>'

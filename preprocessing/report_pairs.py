@@ -6,7 +6,7 @@ number of folders is looked into, so that it takes a moment for any size of data
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +17,7 @@ import numpy as np
 from dfdc import layout
 from dfdc.imaging import encode_jpeg, isotropic_resize, read_picture
 from dfdc.layout import Dataset, Video
+from dfdc.rejections import load_rejections
 
 MAX_PAIRS = 24
 MAX_FRAMES = 4  # of one fake, where there are few
@@ -57,7 +58,9 @@ def make_pairs(dataset: Dataset, crops_dir: str, limit: int = MAX_PAIRS) -> tupl
     faults: list[str] = []
     pairs: list[Pair] = []
     usable: list[_Candidate] = []
-    for tries, fake in enumerate(_spread_fakes(dataset)):
+    rejections = load_rejections(dataset.root)
+    wanted = [video for video in dataset.fakes() if rejections.whole(video) is None]
+    for tries, fake in enumerate(_spread_fakes(wanted)):
         if len(pairs) == limit or tries == MAX_TRIES:
             break
         candidate = _Candidate(fake, _pick_crops(dataset.root, crops_dir, fake, len(pairs)))
@@ -81,10 +84,10 @@ def spread(items: Sequence[_Item]) -> list[_Item]:
     return [items[i] for i in sorted(range(len(items)), key=lambda i: int(f"{i:0{bits}b}"[::-1], 2))]
 
 
-def _spread_fakes(dataset: Dataset) -> Iterator[Video]:
+def _spread_fakes(fakes: Iterable[Video]) -> Iterator[Video]:
     """Every fake: one of each part, then a second one of each, ... ."""
     by_part: dict[str, list[Video]] = {}
-    for video in dataset.fakes():
+    for video in fakes:
         by_part.setdefault(video.part, []).append(video)
     parts = spread([spread(sorted(videos, key=lambda video: video.id)) for videos in by_part.values()])
     for turn in range(max(map(len, parts), default=0)):

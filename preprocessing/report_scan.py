@@ -10,13 +10,18 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfdc import artifacts, layout, parallel
+from dfdc.boxes import BoxesError, read_boxes
+from dfdc.identity import count_files
 from dfdc.layout import FAKE, REAL, Dataset, Video
+from dfdc.ledger import OUTCOMES, StepRun, read_rows, read_run
+from dfdc.rejections import Rejection, load_rejections
+from preprocessing.orphans import absent_parts, find_orphans
 
 STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs", "generate_folds")
 COVERAGE = ("none", "< 25%", "25–49%", "50–74%", "75–99%", "all")
@@ -95,9 +100,13 @@ class Reason:
 
 @dataclass
 class StepLedger:
-    """One failures/<step>.csv. `outcomes` counts its rows; `fault` says why it can't be read."""
+    """One failures/<step>.csv. `outcomes` counts its rows; `fault` says why it can't be read.
+
+    `run` says how far the step came; None where that is not known (a step of an earlier version, or none).
+    """
 
     present: bool = False
+    run: StepRun | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     reasons: list[Reason] = field(default_factory=list)
     fault: str = ""
@@ -121,12 +130,17 @@ class Survey:
     folds: dict[int, Fold] = field(default_factory=dict)
     folds_fault: str = ""
     ledgers: dict[str, StepLedger] = field(default_factory=dict)
+    absent_parts: list[str] = field(default_factory=list)  # known to folds.csv, and not here now
+    orphans: dict[str, list[str]] = field(default_factory=dict)  # step -> names of what belongs to no video any more
+    rejected: list[Rejection] = field(default_factory=list)
+    rejected_unknown: list[str] = field(default_factory=list)
 
 
 def survey(dataset: Dataset, crops_dir: str) -> Survey:
-    """Count everything under the root of `dataset`."""
+    """Count everything under the root of `dataset`, videos aside that are rejected as a whole."""
     found = Survey(dataset)
-    videos = list(dataset.videos.values())
+    rejections = load_rejections(dataset.root)
+    videos = [video for video in dataset.videos.values() if rejections.whole(video) is None]
     batches = [videos[start : start + BATCH] for start in range(0, len(videos), BATCH)]
 
     def count(batch: Sequence[Video]) -> Tally:
@@ -152,6 +166,10 @@ def survey(dataset: Dataset, crops_dir: str) -> Survey:
         found.folds_fault = f"{layout.FOLDS_NAME} can't be read ({reason}); run step 5 (generate_folds.py) again."
     for step in STEPS:
         found.ledgers[step] = read_ledger(layout.ledger_path(dataset.root, step), dataset)
+    for step in STEPS[:-1]:
+        found.orphans[step] = [path.name for path in find_orphans(dataset, step, crops_dir)]
+    found.absent_parts = absent_parts(dataset)
+    found.rejected, found.rejected_unknown = list(rejections.rows), rejections.unknown(dataset)
     return found
 
 
@@ -173,19 +191,18 @@ def _count_video(tally: Tally, root: Path, crops_dir: str, video: Video) -> None
 
 def _count_boxes(tally: Tally, path: Path, video: Video) -> None:
     try:
-        boxes = json.loads(path.read_text(encoding="utf-8"))
-        frames = [{int(row["face"]) for row in rows} for rows in boxes["frames"].values()]
-        faces = _number(boxes["made"]["faces"])
-    except FileNotFoundError:
-        return  # its reason stands in the ledger
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        tally.complain("{} with a broken boxes file; remove it and run step 1 again", video.id)
+        boxes = read_boxes(path)
+    except (OSError, BoxesError):
+        tally.complain("{} whose boxes file is broken or of an earlier version; run step 1 again", video.id)
         return
-    tally.parts[video.part]["faces"] += faces
+    if boxes is None:
+        return  # its reason stands in the ledger
+    frames = [{face.face for face in faces} for faces in boxes.frames.values()]
+    tally.parts[video.part]["faces"] += boxes.faces
     tally.frame_faces.update(map(len, frames))
     tally.people[len(set().union(*frames))] += 1
     tally.coverage[_coverage_bin(sum(map(bool, frames)), len(frames))] += 1
-    tally.settings["detect_original_faces"][_settings(boxes)] += 1
+    tally.settings["detect_original_faces"][_settings(boxes.stamp)] += 1
 
 
 def _coverage_bin(part: int, whole: int) -> int:
@@ -209,8 +226,12 @@ def _count_folder(tally: Tally, step: str, kind: str, folder: Path, video: Video
         fault = "a broken stamp"
     if fault:
         sentence = f"{{}} whose {kind} have {fault}, so that the files were counted; {step}.py makes them anew"
+        try:
+            count = count_files(folder)
+        except OSError:
+            sentence, count = f"{{}} whose {kind} can't be read", 0
         tally.complain(sentence, video.id)
-        return artifacts.count_files(folder)
+        return count
     tally.settings[step][_settings(stamp)] += 1
     if kind == "masks":
         tally.parts[video.part]["unchanged"] += unchanged
@@ -263,10 +284,10 @@ def read_folds(path: Path, dataset: Dataset) -> dict[int, Fold]:
 # -------------------------------------------------------------------------------------------------- ledgers
 def read_ledger(path: Path, dataset: Dataset) -> StepLedger:
     """The rows of a ledger, those with similar reasons together, the most frequent first."""
-    ledger = StepLedger(present=path.exists())
+    ledger = StepLedger(present=path.exists(), run=read_run(path))
     kinds: dict[tuple[str, int], list[Reason]] = defaultdict(list)
     try:
-        for video, outcome, reason in _ledger_rows(path) if ledger.present else ():
+        for video, outcome, reason in read_rows(path) if ledger.present else ():
             ledger.outcomes[outcome] += 1
             # An incomplete video has a note for each thing it lacks. Other reasons are one sentence.
             for note in reason.split("; ") if outcome == "incomplete" else [reason]:
@@ -283,20 +304,9 @@ def read_ledger(path: Path, dataset: Dataset) -> StepLedger:
                 found.group.add(Group(1, [video]))
     except (OSError, ValueError, csv.Error) as error:
         return StepLedger(present=True, fault=_without_root(str(error), dataset.root))
-    order = {outcome: index for index, outcome in enumerate(artifacts.OUTCOMES)}
+    order = {outcome: index for index, outcome in enumerate(OUTCOMES)}
     ledger.reasons.sort(key=lambda reason: (order.get(reason.outcome, len(order)), -reason.group.count, reason.text))
     return ledger
-
-
-def _ledger_rows(path: Path) -> Iterator[list[str]]:
-    with path.open(encoding="utf-8", newline="") as handle:
-        rows = csv.reader(handle)
-        if next(rows, None) != ["video", "outcome", "reason"]:
-            raise ValueError("its first line is not video,outcome,reason")
-        for row in rows:
-            if len(row) != 3:
-                raise ValueError(f"line {rows.line_num} has {len(row)} values, not 3")
-            yield row
 
 
 def _without_root(text: str, root: Path) -> str:

@@ -2,22 +2,21 @@
 
 import base64
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, copy_dataset, make_crops, run_script, write_crop, write_part
+from conftest import copy_dataset, run_script, write_part
 
 from dfdc import artifacts, layout
-from preprocessing import report, report_page, report_pairs, report_scan
+from dfdc.imaging import encode_png
+from dfdc.ledger import Ledger
+from preprocessing import report, report_pairs, report_scan
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NASTY = "<b>&\"'.onerror=alert(1)"
@@ -95,12 +94,31 @@ def make_nasty(root, name=NASTY, families=1):
         for video in (real, fake):
             stamp = {"settings": {name: name}, "made": {"crops": 1}, "notes": [], "failed": None}
             with artifacts.atomic_folder(layout.crops_path(root, video), stamp) as folder:
-                write_crop(folder / layout.crop_name(0, 0), seed=family)
+                folder.write(layout.crop_name(0, 0), crop_bytes(seed=family))
     part = write_part(root / f"part {name}", metadata)
     for file in metadata:
         (part / file).write_bytes(b"x")
-    artifacts.Ledger(layout.ledger_path(root, "extract_crops"), {(name, "failed"): f"no {name} here"}).write()
+    write_ledger(root, "extract_crops", {(name, "failed"): f"no {name} here"})
     return root
+
+
+def crop_bytes(seed):
+    """A smooth random picture as PNG."""
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    return encode_png(cv2.resize(noise, (50, 60), interpolation=cv2.INTER_CUBIC))
+
+
+def write_ledger(root, step, rows, *, finished=True):
+    """(video, outcome) -> reason, as a step leaves them."""
+    ledger = Ledger(layout.ledger_path(root, step), 3)
+    for (video, outcome), reason in rows.items():
+        ledger.looked_at(video)
+        ledger.add(video, outcome, reason)
+    if finished:
+        ledger.finish()
+    ledger.write()
+    return ledger.path
 
 
 # ------------------------------------------------------------------------------------------------- content
@@ -116,7 +134,7 @@ def test_the_page_shows_what_is_there(preprocessed, page):
         assert rows[part.name] == [str(value) for value in values]
     assert int(rows["All parts"][4]) == 4 * len(dataset.videos)
     assert int(rows["All folds"][2]) == 4 * len(dataset.reals())
-    assert "All five steps ran. Nothing failed." in page.text
+    assert "All five steps ran to their end. Nothing failed." in page.text
     assert f"of {4 * len(dataset.reals())} frames show a face" in page.text
     assert "thresholds 0.85 / 0.95 / 0.95" in page.text
     assert "margin part 3" in page.text
@@ -163,7 +181,7 @@ def test_pairs_are_spread_evenly():
         for part in range(3)
         for index in range(9)
     }
-    first = list(report_pairs._spread_fakes(layout.Dataset(None, [], videos)))[:6]
+    first = list(report_pairs._spread_fakes(videos.values()))[:6]
     assert [video.part for video in first] == ["p0", "p2", "p1"] * 2
     assert [video.id[-1] for video in first] == ["0"] * 3 + ["8"] * 3
 
@@ -204,8 +222,7 @@ def test_similar_reasons_are_one_line(tmp_path):
     rows |= {(f"w{i}", "failed"): f"{tmp_path}/part/w {i}.mp4 is not a video" for i in range(3)}
     rows |= {("z", "failed"): "the file has zero bytes"}
     rows |= {(f"m{i}", "incomplete"): f"{i} of 9 masks show no change; {i} boxes hold no picture" for i in range(2, 5)}
-    path = layout.ledger_path(tmp_path, "extract_crops")
-    artifacts.Ledger(path, rows).write()
+    path = write_ledger(tmp_path, "extract_crops", rows)
     ledger = report_scan.read_ledger(path, layout.Dataset(tmp_path, []))
     lines = [(reason.outcome, reason.group.count, reason.text) for reason in ledger.reasons]
     assert lines == [
@@ -220,8 +237,7 @@ def test_similar_reasons_are_one_line(tmp_path):
 
 
 def test_reasons_without_end_are_counted_together(tmp_path):
-    path = layout.ledger_path(tmp_path, "extract_crops")
-    artifacts.Ledger(path, {(f"v{i}", "failed"): f"w{i} " * 3 for i in range(300)}).write()
+    path = write_ledger(tmp_path, "extract_crops", {(f"v{i}", "failed"): f"w{i} " * 3 for i in range(300)})
     ledger = report_scan.read_ledger(path, layout.Dataset(tmp_path, []))
     assert len(ledger.reasons) == report_scan.MAX_REASONS + 1
     assert sum(reason.group.count for reason in ledger.reasons) == 300
@@ -231,8 +247,8 @@ def test_reasons_without_end_are_counted_together(tmp_path):
 def test_failures_are_on_the_page_and_in_the_table(root, capsys):
     rows = {("gone", "skipped"): "it is not on disk"}
     for step in report_scan.STEPS:
-        artifacts.Ledger(layout.ledger_path(root, step), dict(rows)).write()
-    artifacts.Ledger(layout.ledger_path(root, "extract_crops"), rows | {("cut", "failed"): "it is cut short"}).write()
+        write_ledger(root, step, rows)
+    write_ledger(root, "extract_crops", rows | {("cut", "failed"): "it is cut short"})
     assert report.main(["--root-dir", str(root)]) == 0
     page = read_page(root)
     assert page.text.count("it is not on disk") == 1  # once for all steps
@@ -243,147 +259,72 @@ def test_failures_are_on_the_page_and_in_the_table(root, capsys):
     assert re.search(rf"page +{re.escape(str(layout.report_path(root)))}", out)
 
 
-# --------------------------------------------------------------------------------------- broken and missing
-def test_names_are_text_and_never_markup(tmp_path):
-    root = make_nasty(tmp_path / f"root {NASTY}")
-    (root / layout.FOLDS_NAME).write_text(f'video,label,fold\n"{NASTY.replace(chr(34), chr(34) * 2)}0",0,0\n')
-    report.make_report(root, "crops")
-    page = read_page(root)  # the parser fails at any tag or attribute that a name has made
-    assert "b" not in page.open
-    for text in (f"root {NASTY}", f"part {NASTY}", f"{NASTY}0_fake from {NASTY}0", f"no {NASTY} here"):
-        assert text in page.text
-    assert '<b>&"' not in layout.report_path(root).read_text().replace("&quot;", "")
-    assert any(f"fake, {NASTY}0_fake" in alt for alt in page.alts)
-
-
-def test_artifacts_without_stamps_or_metadata_are_counted_and_said(tmp_path):
-    root = make_crops(tmp_path / "root")
-    part = write_part(root / "part_0", {
-        **{f"real{i}.mp4": {"label": "REAL"} for i in range(6)},
-        **{f"fake{i}.mp4": {"label": "FAKE", "original": f"real{i}.mp4"} for i in range(5)},
-    })  # fmt: skip
-    for name in json.loads((part / "metadata.json").read_text()):
-        (part / name).write_bytes(b"x")
-    found, _ = report.make_report(root, "crops")
+def test_a_step_that_did_not_end_is_said_not_to_have_ended(root, capsys):
+    write_ledger(root, "extract_crops", {("a", "failed"): "zero bytes"}, finished=False)
+    layout.ledger_path(root, "generate_diffs").with_suffix(".json").unlink()  # as an earlier version leaves it
+    report.main(["--root-dir", str(root)])
     page = read_page(root)
-    assert found.tally.total()["crops"] == 6 * 11
-    assert "11 videos whose crops have no stamp, so that the files were counted" in page.text
-    assert "not in metadata.json" in page.text  # fake5, in folds.csv
-    assert "No boxes yet" in page.text
-    assert "Not run yet, or without a ledger: faces, crops, landmarks, masks, folds." in page.text
-    assert "Nothing is known of 1 Faces, 2 Crops, 3 Landmarks, 4 Masks, 5 Folds" in page.text
-    assert "Nothing failed" not in page.text
+    assert "Crops: stopped, or still running, after 1 of 3 videos; run it again." in page.text
+    assert "Masks: it is not known whether it came to its end; run it again." in page.text
+    assert "1 failure; the reasons stand below" in page.text
+    for promise in ("All five", "Nothing failed"):
+        assert promise not in page.text
+    out = capsys.readouterr().out
+    assert "1 failed, 0 skipped, 0 incomplete: stopped, or still running, after 1 of 3 videos" in out
 
 
-def test_broken_artifacts_are_said_and_the_rest_is_shown(root):
+def test_videos_that_are_rejected_as_a_whole_are_not_shown_or_counted(root, capsys):
     dataset = layout.load_dataset(root)
-    first, second = dataset.reals()[:2]
-    layout.bboxes_path(root, first.id).write_text("[" * 100_000)
-    (layout.crops_path(root, first.id) / artifacts.STAMP_NAME).write_text('{"made": {"crops": "many"}}')
-    (layout.landmarks_path(root, second.id) / artifacts.STAMP_NAME).write_bytes(b"\xff")
-    for points in layout.landmarks_path(root, second.id).glob("*.npy"):
-        points.write_bytes(b"PK\x03\x04")
-    layout.ledger_path(root, "generate_diffs").write_bytes(b"\xff\xfe")
-    layout.ledger_path(root, "generate_folds").write_text("video,outcome,reason\nonly one\n")
-    fake = next(video for video in dataset.fakes() if video.source == first.id)
-    for crop in layout.crops_path(root, fake.id).glob("*.png"):
-        crop.write_bytes(b"cut")
-    done = run_script("preprocessing/report.py", "--root-dir", root)
-    assert done.returncode == 0, done.stderr
+    real = dataset.reals()[0].id
+    family = [video.id for video in dataset.videos.values() if video.source == real]
+    before, _ = report.make_report(root, "crops")
+    (root / layout.REJECTED_NAME).write_text(f"video,frame,face\n{real},,\n")
+    found, _ = report.make_report(root, "crops")
+    assert found.tally.total()["crops"] == before.tally.total()["crops"] - 4 * len(family)
     page = read_page(root)
-    for text in ("1 video with a broken boxes file", "crops have a broken stamp", "landmarks have a broken stamp",
-                 "failures/generate_diffs.csv can't be read", "line 2 has 1 values, not 3",
-                 "Pairs that can't be shown:", "and 1 more"):  # fmt: skip
-        assert text in page.text
-    assert "failures/generate_diffs.csv          can't be read" in done.stdout
-    assert not any(f"fake, {fake.id}," in alt for alt in page.alts)
+    assert not any(name in alt for alt in page.alts for name in family)
+    (root / layout.REJECTED_NAME).write_text("film\n")
+    assert run_script("preprocessing/report.py", "--root-dir", root).returncode == 2
+    assert "rejected.csv" in read_page(root).text  # the page says what is wrong
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [(None, "There is no folds.csv"), ("video,file\n", "lacks the column label and fold"), ("", "lacks the column"),
-     ("video,label,fold\na,2,0\n", "line 2 is not a crop"), ("video,label,fold\na,0\n", "line 2 is not a crop"),
-     ("video,label,fold\n", "folds.csv lists no crop"), (b"\xff\xfe", "can't decode"),
-     ("video,label,fold\na,0,0\n", "Only one fold"),
-     ('video,label,fold\n"' + "a" * 200_000, "field larger than field limit")],
-)  # fmt: skip
-def test_folds_that_are_not_there_or_broken(tmp_path, text, said):
-    root = make_nasty(tmp_path)
-    if text is not None:
-        (root / layout.FOLDS_NAME).write_bytes(text if isinstance(text, bytes) else text.encode())
+def test_a_part_that_is_away_is_on_the_page(root, tmp_path):
+    part = layout.load_dataset(root).parts[0]
+    part.path.rename(tmp_path / "away")
     report.make_report(root, "crops")
-    assert said in read_page(root).text
+    assert f"Parts that folds.csv knows, and that are not here now: {part.name}" in read_page(root).text
 
 
-def test_no_fakes_and_no_artifacts(tmp_path):
-    part = write_part(tmp_path / "part_0", {"a.mp4": {"label": "REAL"}, "b.mp4": {"label": "REAL"}})
-    (part / "a.mp4").write_bytes(b"x")
-    report.make_report(tmp_path, "crops")
-    page = read_page(tmp_path)
-    assert "No pair can be shown" in page.text
-    assert "1 video in 1 part became 0 face crops" in page.text
-    assert ["part_0", "1", "0", "1", "0", "0", "0", "0"] in page.rows
+def test_crops_that_cant_be_read_are_on_the_page(root, monkeypatch):
+    refused = layout.load_dataset(root).reals()[0].id
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    (layout.crops_path(root, refused) / artifacts.STAMP_NAME).unlink()
+    monkeypatch.setattr(report_scan, "count_files", refuse)
+    report.make_report(root, "crops")
+    assert f"1 video whose crops can't be read: {refused}" in read_page(root).text
 
 
-@pytest.mark.parametrize("kind", ["empty", "broken", "absent", "part"])
-def test_unusable_data_gives_a_page_that_says_so(tmp_path, kind):
-    root = tmp_path / "root"
-    if kind != "absent":
-        root.mkdir()
-    if kind == "broken":
-        write_part(root / "part_0", '{"a": ')
-    if kind == "part":
-        write_part(root, {"a.mp4": {"label": "REAL"}})
-    done = run_script("preprocessing/report.py", "--root-dir", root)
-    assert done.returncode == 2
-    said = {
-        "empty": "holds a metadata.json",
-        "broken": "broken JSON",
-        "absent": "is not a folder",
-        "part": "itself a part",
-    }
-    assert said[kind] in done.stderr
-    assert str(root) in done.stderr
-    assert "Traceback" not in done.stderr
-    if kind in ("absent", "part"):  # nothing is made there
-        assert not (root / "report").exists()
-    else:
-        assert said[kind] in read_page(root).text
-        assert str(layout.report_path(root)) in done.stderr
-
-
-def test_crops_of_another_folder_and_a_place_that_is_taken(root):
-    (root / "crops").rename(root / "wide")
-    found, _ = report.make_report(root, "wide")
-    assert found.tally.total()["crops"] == 4 * len(found.dataset.videos)
-    assert run_script("preprocessing/report.py", "--root-dir", root, "--crops-dir", "../wide").returncode == 2
-    shutil.rmtree(root / "report")
-    (root / "report").write_text("a file")
-    done = run_script("preprocessing/report.py", "--root-dir", root, "--crops-dir", "wide")
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-
-
-def test_a_step_that_stops_the_run_is_followed_by_the_page(tmp_path):
-    part = write_part(tmp_path / "root" / "part_0", {"a.mp4": {"label": "REAL"}})
-    (part / "a.mp4").write_bytes(b"")
-    environment = {**os.environ, "VENV": str(Path(sys.executable).parents[1])}
-    done = subprocess.run(
-        [ROOT / "preprocess_data.sh", tmp_path / "root"], capture_output=True, text=True, env=environment, check=False
+def test_what_is_rejected_and_what_is_of_no_video_any_more_is_counted(root, capsys):
+    real = layout.load_dataset(root).reals()[0].id
+    (root / layout.REJECTED_NAME).write_text(f"video,frame,face,reason\n{real},10,0,a poster\nnobody,,,\n")
+    for name in ("gone", "gone too"):
+        with artifacts.atomic_folder(layout.crops_path(root, name), {}):
+            pass
+    (layout.bboxes_path(root, "gone")).write_text("{}")
+    report.main(["--root-dir", str(root)])
+    page = read_page(root)
+    assert (
+        "2 Crops: 2 artifacts of no video in metadata.json any more (gone, gone too); --prune removes them" in page.text
     )
-    assert done.returncode == 1, done.stdout + done.stderr
-    page = read_page(tmp_path / "root")
-    assert ["failed", "1", "the file has zero bytes", "a"] in page.rows
-    assert str(layout.report_path(tmp_path / "root")) in done.stdout
-
-
-def test_numbers_read_well():
-    assert [report_page.percent(*pair) for pair in ((0, 0), (0, 9), (9, 9), (1, 9999), (9998, 9999), (1, 3))] == [
-        "0 %", "0 %", "100 %", "0.1 %", "99.9 %", "33.3 %"]  # fmt: skip
-    assert report_page.number(119146) == "119,146"
-    bins = [report_scan._coverage_bin(*pair) for pair in ((0, 0), (0, 8), (1, 8), (2, 8), (4, 8), (7, 8), (8, 8))]
-    assert [report_scan.COVERAGE[index] for index in bins] == [
-        "none", "none", "< 25%", "25–49%", "50–74%", "75–99%", "all"]  # fmt: skip
+    assert "1 Faces: 1 artifact of no video in metadata.json any more (gone.json); --prune" in page.text
+    assert "rejected.csv names 1 video that the data set lacks: nobody" in page.text
+    assert "2 rows of rejected.csv, not cut" in page.text.replace("2rows", "2 rows")
+    out = capsys.readouterr().out
+    assert re.search(r"of no video any more +3 artifacts \(--prune removes them\)", out)
+    assert re.search(r"rejected.csv +2 rows", out)
 
 
 # ------------------------------------------------------------------------------------------- in a browser

@@ -1,0 +1,346 @@
+"""A spy for each flag of each preprocessing step, and of the driver that runs them."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+from conftest import ROOT, write_part
+from families import make_family
+
+from dfdc import artifacts, layout, parallel
+from dfdc.parallel import UsageError
+from dfdc.rejections import load_rejections
+from preprocessing import detect_original_faces, extract_crops, generate_diffs, generate_landmarks
+from preprocessing.extract_crops import CropStep
+from preprocessing.fold_assignment import Assignment
+from preprocessing.folds_stamp import Options, Stamp, stamp_path
+from preprocessing.orphans import find_orphans
+
+STEPS = {
+    "detect_original_faces": detect_original_faces,
+    "extract_crops": extract_crops,
+    "generate_landmarks": generate_landmarks,
+    "generate_diffs": generate_diffs,
+}
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    root = tmp_path_factory.mktemp("family") / "root"
+    dataset = make_family(root, count=21)
+    for video in dataset.videos.values():
+        CropStep(root, "crops", load_rejections(root)).work(video)
+    return root
+
+
+@pytest.fixture
+def root(family, tmp_path):
+    shutil.copytree(family, tmp_path / "root")
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """(step, args, videos, skipped) of each run."""
+    calls = []
+    monkeypatch.setattr(parallel, "run_step", lambda *arguments: calls.append(arguments) or 0)
+    return calls
+
+
+def run(name, root, *flags):
+    return STEPS[name].main(["--root-dir", str(root), *map(str, flags)])
+
+
+VIDEOS = {
+    "detect_original_faces": ["real"],
+    "extract_crops": ["real", "fake"],
+    "generate_landmarks": ["real"],
+    "generate_diffs": ["fake"],
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_step_gets_its_root_videos_and_arguments(root, seen, name):
+    assert run(name, root, "--workers", 3, "--max-failed", 0.3, "--force") == 0
+    step, args, videos, skipped = seen[0]
+    assert step.root == args.root_dir == root
+    assert (args.workers, args.max_failed, args.force) == (3, 0.3, True)
+    assert step.name == name
+    assert [video.id for video in videos] == VIDEOS[name]
+    assert list(skipped) == []
+
+
+@pytest.mark.parametrize("name", ["extract_crops", "generate_landmarks", "generate_diffs"])
+def test_crops_dir_arrives(root, seen, name):
+    (root / "crops").rename(root / "crops two")
+    run(name, root, "--crops-dir", "crops two")
+    step, _, videos, _ = seen[0]
+    assert step.crops_dir == "crops two"
+    assert [video.id for video in videos] == VIDEOS[name]
+    with pytest.raises(layout.DataError, match="--crops-dir bboxes"):
+        run(name, root, "--crops-dir", "bboxes")
+
+
+@pytest.mark.parametrize("name", ["extract_crops", "generate_diffs"])
+def test_png_level_arrives(root, seen, name):
+    run(name, root)
+    run(name, root, "--png-level", 7)
+    assert [call[0].png_level for call in seen] == [1, 7]
+
+
+def test_detector_scale_and_device_arrive(root, seen):
+    run("detect_original_faces", root)
+    run("detect_original_faces", root, "--detector-scale", 0.5, "--device", "cpu")
+    run("generate_landmarks", root, "--device", "cuda:1")
+    assert [call[0].scale for call in seen[:2]] == ["auto", 0.5]
+    assert [call[1].device for call in seen] == ["auto", "cpu", "cuda:1"]
+    with pytest.raises(SystemExit):
+        run("detect_original_faces", root, "--detector-scale", 5)
+
+
+FOLDERS = {
+    "detect_original_faces": "bboxes",
+    "extract_crops": "crops",
+    "generate_landmarks": "landmarks",
+    "generate_diffs": "diffs",
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_leftovers_of_a_killed_step_go(root, seen, name):
+    (root / FOLDERS[name]).mkdir(exist_ok=True)
+    left = root / FOLDERS[name] / ".real.part-99999999-1"
+    left.mkdir()
+    run(name, root)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_belongs_to_no_video_any_more_is_kept_until_prune(root, seen, name, capsys):
+    part = root / "part_0"
+    metadata = json.loads((part / "metadata.json").read_text())
+    metadata["away.mp4"] = {"label": "REAL"}  # named, but not on disk just now
+    metadata["away_fake.mp4"] = {"label": "FAKE", "original": "away.mp4"}
+    (part / "metadata.json").write_text(json.dumps(metadata))
+    folder = root / FOLDERS[name]
+    for video in ("away", "away_fake", "gone", "real", "fake"):
+        if name == "detect_original_faces":
+            folder.mkdir(exist_ok=True)
+            (folder / f"{video}.json").write_text("{}")
+        else:
+            with artifacts.atomic_folder(folder / video, {}):
+                pass
+    (folder / "a folder of somebody").mkdir()
+    (folder / ".hidden.json").write_text("{}")
+    (folder / "notes.txt").write_text("")
+    before = {path.name for path in folder.iterdir()}
+    ending = ".json" if name == "detect_original_faces" else ""
+    orphans = {f"gone{ending}"}
+    if name in ("detect_original_faces", "generate_landmarks"):  # of a fake there are neither boxes nor landmarks
+        orphans |= {f"fake{ending}", f"away_fake{ending}"}
+    if name == "generate_diffs":
+        orphans |= {"real", "away"}
+    assert {path.name for path in find_orphans(layout.load_dataset(root), name)} == orphans
+    run(name, root)
+    assert {path.name for path in folder.iterdir()} == before
+    capsys.readouterr()
+    run(name, root, "--prune")
+    assert {path.name for path in folder.iterdir()} == before - orphans
+    first = min(orphans)
+    assert capsys.readouterr().out == (
+        f"{name}: {len(orphans)} removed that belong to no video any more, {first} for one\n"
+    )
+    run(name, root, "--prune")
+    assert capsys.readouterr().out == ""
+
+
+def folds_of(root, *parts):
+    """The stamp of a folds.csv that was made from `parts`."""
+    stamp = Stamp(Options(), Assignment(dict.fromkeys(parts, 0), {}), "", {})
+    stamp.write(stamp_path(root / layout.FOLDS_NAME))
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_t61_what_was_made_of_a_part_that_is_away_is_not_pruned(root, seen, name):
+    folds_of(root, "part_0", "part_1", "part_2")
+    (root / "crops" / "gone").mkdir()
+    artifacts.write_json(root / "crops" / "gone" / artifacts.STAMP_NAME, {})
+    for flags in (["--prune"], ["--prune", "part_2"]):
+        with pytest.raises(
+            UsageError, match=r"--prune: .*part_1.* had videos in folds\.csv, and what was made of them"
+        ) as no:
+            run(name, root, *flags)
+    assert f"run {name}.py --prune part_1" in str(no.value)  # of the last attempt
+    assert (root / "crops" / "gone").exists()
+    assert run(name, root, "--prune", "part_1", "part_2") == 0
+    assert (root / "crops" / "gone").exists() == (name != "extract_crops")
+
+
+def test_crops_of_another_folder_are_pruned_there(root, seen):
+    for folder in ("crops", "crops2"):
+        with artifacts.atomic_folder(root / folder / "gone", {}):
+            pass
+    run("extract_crops", root, "--crops-dir", "crops2", "--prune")
+    assert (root / "crops" / "gone").exists()
+    assert not (root / "crops2" / "gone").exists()
+    assert find_orphans(layout.load_dataset(root), "generate_diffs") == []  # there is no folder of masks yet
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_rejected_videos_are_skipped_by_every_step(root, seen, name):
+    (root / layout.REJECTED_NAME).write_text("video,frame,face,reason\nreal,,,two people\n")
+    run(name, root)
+    _, _, videos, skipped = seen[0]
+    assert videos == []
+    reasons = {
+        "real": "rejected in rejected.csv: two people",
+        "fake": "its original real is rejected in rejected.csv: two people",
+    }
+    expected = {"detect_original_faces": {"real"}, "generate_landmarks": {"real"}, "generate_diffs": {"fake"}}
+    assert dict(skipped) == {video: reasons[video] for video in expected.get(name, {"real", "fake"})}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_rejected_csv_that_cant_be_read_stops_every_step(root, seen, name):
+    (root / layout.REJECTED_NAME).write_text("film,frame,face\n")
+    with pytest.raises(layout.DataError, match=r"rejected\.csv"):
+        run(name, root)
+    assert seen == []
+
+
+@pytest.mark.parametrize("name", ["generate_landmarks", "generate_diffs"])
+def test_videos_without_crops_are_skipped_with_the_reason(root, seen, name):
+    shutil.rmtree(root / "crops" / "real")
+    run(name, root)
+    _, _, videos, skipped = seen[0]
+    assert videos == []
+    assert (
+        skipped
+        == {
+            "generate_landmarks": [("real", "it has no crops; step 2 (extract_crops.py) makes them")],
+            "generate_diffs": [("fake", "real without crops; step 2 (extract_crops.py) makes them")],
+        }[name]
+    )
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_the_data_set_lacks_is_skipped(tmp_path, seen, name):
+    part = write_part(
+        tmp_path / "part",
+        {"absent.mp4": {"label": "REAL"}, "orphan.mp4": {"label": "FAKE", "original": "absent.mp4"}},
+    )
+    (part / "orphan.mp4").write_bytes(b"x")
+    run(name, tmp_path)
+    skipped = dict(seen[0][3])
+    real, fake = {"absent"}, {"orphan"}
+    about = {"detect_original_faces": real, "generate_landmarks": real, "generate_diffs": fake}
+    assert skipped.keys() == about.get(name, real | fake)
+
+
+# ----------------------------------------------------------------------------------------------- the driver
+@pytest.fixture
+def driver(tmp_path):
+    """Run preprocess_data.sh with a Python that only notes what it was called with; returns script -> arguments."""
+    log, fake = tmp_path / "calls.jsonl", tmp_path / "venv" / "bin" / "python"
+    fake.parent.mkdir(parents=True)
+    fake.write_text(
+        "#!/usr/bin/env -S python3 -SE\nimport json, sys\n"
+        f"print(json.dumps(sys.argv[1:]), file=open({str(log)!r}, 'a'))\n"
+        "sys.exit(1 if sys.argv[1].endswith('generate_diffs.py') and '7' in sys.argv else 0)\n"
+    )
+    fake.chmod(0o755)
+    data = tmp_path / "data root"
+    data.mkdir()
+
+    def run_driver(*arguments, cwd=tmp_path):
+        log.unlink(missing_ok=True)
+        environment = {**os.environ, "VENV": str(tmp_path / "venv")}
+        command = [str(ROOT / "preprocess_data.sh"), str(data), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
+        lines = log.read_text().splitlines() if log.exists() else []
+        calls = {}
+        for script, *given in map(json.loads, lines):
+            assert given[:2] == ["--root-dir", str(data)]
+            calls[script.split("/")[-1].removesuffix(".py")] = given[2:]
+        return done, calls
+
+    return run_driver
+
+
+ALL = (*STEPS, "generate_folds", "report")
+
+
+def test_the_driver_runs_all_steps_and_the_report_without_arguments(driver):
+    done, calls = driver()
+    assert done.returncode == 0
+    assert calls == {name: [] for name in ALL}
+    assert list(calls) == list(ALL)
+
+
+@pytest.mark.parametrize(
+    ("given", "reaches", "as_what"),
+    [
+        (["--workers", "3"], ALL[:4], ["--workers", "3"]),
+        (["--max-failed", "0.2"], ALL[:4], ["--max-failed", "0.2"]),
+        (["--force"], ALL[:4], ["--force"]),
+        (["--prune"], ALL[:4], ["--prune"]),
+        (["--device", "cpu"], ("detect_original_faces", "generate_landmarks"), ["--device", "cpu"]),
+        (["--detector-scale", "0.5"], ("detect_original_faces",), ["--detector-scale", "0.5"]),
+        (["--png-level", "9"], ("extract_crops", "generate_diffs"), ["--png-level", "9"]),
+        (["--crops-dir", "-x y"], ALL[1:], ["--crops-dir=-x y"]),
+        (["--n_splits", "4"], ("generate_folds",), ["--n_splits", "4"]),
+        (["--n-splits", "4"], ("generate_folds",), ["--n-splits", "4"]),
+        (["--seed", "5"], ("generate_folds",), ["--seed", "5"]),
+        (["--similar", "off"], ("generate_folds",), ["--similar", "off"]),
+        (["--val-ids", "none"], ("generate_folds",), ["--val-ids", "none"]),
+        (["--val-ids", "/a b/ids"], ("generate_folds",), ["--val-ids", "/a b/ids"]),
+        (["--force-folds"], ("generate_folds",), ["--force"]),
+    ],
+)  # fmt: skip
+def test_each_option_of_the_driver_reaches_its_steps_and_no_other(driver, given, reaches, as_what):
+    done, calls = driver(*given)
+    assert done.returncode == 0, done.stderr
+    assert calls == {name: as_what if name in reaches else [] for name in ALL}
+
+
+def test_a_relative_hold_out_is_where_the_user_is(driver, tmp_path):
+    (tmp_path / "deep er").mkdir()
+    _, calls = driver("--val-ids", "my ids.txt", cwd=tmp_path / "deep er")
+    assert calls["generate_folds"] == ["--val-ids", f"{tmp_path}/deep er/my ids.txt"]
+
+
+def test_wrong_options_of_the_driver_are_named(driver):
+    for given, said in ((["--n-splitz", "3"], "unknown argument '--n-splitz'"), (["--seed"], "--seed needs a value")):
+        done, calls = driver(*given)
+        assert (done.returncode, calls) == (2, {})
+        assert said in done.stderr
+
+
+def test_a_step_that_fails_ends_the_run_with_its_page(driver):
+    done, calls = driver("--png-level", "7")
+    assert done.returncode == 1
+    assert list(calls) == [*STEPS, "report"]
+    assert "preprocess_data.sh: stopped in step 4 with status 1" in done.stderr
+
+
+def test_an_old_page_does_not_outlive_the_beginning_of_a_run(driver, tmp_path):
+    """Had it been killed, the page would go on to say that all is well."""
+    page = layout.report_path(tmp_path / "data root")
+    page.parent.mkdir()
+    page.write_text("All five steps ran to their end.")
+    driver()  # whose report writes nothing here
+    assert not page.exists()
+    page.write_text("All five steps ran to their end.")
+    driver("--unknown")
+    assert page.exists()  # it has not begun
+
+
+def test_what_the_driver_passes_on_the_steps_take(monkeypatch, root, seen):
+    """The options above, given to the real scripts."""
+    for name in STEPS:
+        run(name, root, "--workers", 1, "--max-failed", 1, "--force", "--prune")
+    for name in ("extract_crops", "generate_landmarks", "generate_diffs"):
+        run(name, root, "--crops-dir=crops")
+    assert len(seen) == 7
