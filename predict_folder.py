@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dfdc import artifacts, layout, parallel
+from dfdc import artifacts, identity, layout, parallel
 from dfdc.devices import DEVICE_HELP, resolve_device
 from dfdc.faces import FaceDetector, parse_detector_scale
 from dfdc.imaging import MARGIN_PART
@@ -29,7 +29,7 @@ from dfdc.parallel import UsageError
 from dfdc.scoring import STRATEGIES
 from prediction.calibration import apply_temperature, check_enough, fit_to_file, read_temperature
 from prediction.ensemble import PRECISIONS, Ensemble, choose_precision, common_thresholds, worth_compiling
-from prediction.inputs import find_models, held_out_inputs, list_inputs, read_labels
+from prediction.inputs import check_held_out, find_models, held_out_inputs, list_inputs, read_labels
 from prediction.metrics_report import evaluate, print_report
 from prediction.onnx_model import check_model
 from prediction.pipeline import predict, reader_count
@@ -52,7 +52,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("submission.csv"), help="(submission.csv)")
     parser.add_argument("--fold", type=int, metavar="K",
                         help="--test-dir is a DATA_ROOT: score the videos of this fold of its folds.csv, and print "
-                        "log loss and AUC")  # fmt: skip
+                        "log loss and AUC; refused where a checkpoint was trained on them")  # fmt: skip
     parser.add_argument("--labels", type=Path, metavar="FILE",
                         help="metadata.json, or a CSV with filename,label: print log loss, AUC and more, of each "
                         "checkpoint and the ensemble, and draw a reliability plot beside the output")  # fmt: skip
@@ -123,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.calibrate:
         check_enough([labels[name] for name in videos if name in labels])
     paths = find_models(args.weights_dir, args.models)
+    held_out = [] if args.fold is None else check_held_out(videos, args.fold, paths)
     settings = {
         "models": [describe_file(path) for path in paths],
         "frames": FRAMES_PER_VIDEO,
@@ -138,6 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings["temperature"] = temperature
 
     summary: dict[str, Any] = {"statuses": dict(Counter(verdict.status for verdict in verdicts))}
+    if held_out:
+        summary["held_out"] = {"fold": args.fold, "by": held_out}
     evaluation = None if labels is None else evaluate(verdicts, labels)
     if evaluation:
         summary.update(evaluation.summary())
@@ -158,8 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def describe_file(path: Path) -> dict[str, Any]:
     """A checkpoint's name, size and checksum. Not its time of change: a copied checkpoint is the same one."""
-    found = artifacts.fingerprint(path)
-    return {"name": path.name, "size": found["size"], "crc": found["crc"]}
+    found = identity.fingerprint(path)
+    return {"name": path.name, "size": found["size"], "xxh3": found["xxh3"]}
 
 
 class Run(NamedTuple):
@@ -197,7 +200,8 @@ def score_videos(
             print(f"{len(progress.done)} of {len(videos)} were scored before; --force scores them again")
         todo = [path for name, path in videos.items() if name not in progress.done]
         if not todo:
-            thresholds = common_thresholds([check_model(path) for path in paths], [path.name for path in paths])
+            specs = [check_model(path)[0] for path in paths]
+            thresholds = common_thresholds(specs, [path.name for path in paths])
             settings["detector_thresholds"] = list(thresholds)
             return Run([progress.done[name] for name in videos], settings, progress.files, None)
         ensemble = Ensemble(paths, device, args.precision)
@@ -249,6 +253,9 @@ def print_summary(output: Path, verdicts: Sequence[Verdict], summary: dict) -> N
         names = ("log_loss", "auc", "average_precision", "equal_error_rate", "accuracy")
         shown = [f"{name.replace('_', ' ')} {values[name]:.4f}" for name in names if name in values]
         print(f"on {values['count']} labelled videos ({values['fakes']} fake): {', '.join(shown)}")
+    unknown = [said["name"] for said in summary.get("held_out", {}).get("by", []) if said["fold"] == "unknown"]
+    if unknown:
+        print(f"  (whether {', '.join(unknown)} learned from these videos is not known)")
     print(f"written: {output} and {output.with_suffix('.json')}")
 
 

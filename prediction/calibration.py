@@ -143,7 +143,7 @@ def read_temperature(path: Path, settings: dict[str, Any]) -> float:
     """The temperature in a file of `fit_to_file`.
 
     Args:
-        settings: of this run: its models (with their fingerprints) and strategy.
+        settings: of this run: its models (with size and checksum) and strategy.
 
     Raises:
         UsageError: can't be read, or was fitted for other checkpoints or another strategy.
@@ -151,15 +151,21 @@ def read_temperature(path: Path, settings: dict[str, Any]) -> float:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         temperature, strategy = float(content["temperature"]), content["strategy"]
-        fitted = {(model["size"], model["crc"]): model["name"] for model in content["models"]}
+        earlier = any("crc" in model for model in content["models"])
+        fitted = {(model["size"], None if earlier else model["xxh3"]): model["name"] for model in content["models"]}
         if not LOWEST <= temperature <= HIGHEST:
             raise ValueError(f"temperature {temperature} is not in {LOWEST}..{HIGHEST}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"--calibration {path}: not a file that --calibrate wrote ({type(error).__name__}: {error})"
         ) from None
+    if earlier:
+        raise UsageError(
+            f"--calibration {path}: an earlier version of this program wrote it, whose checksums do not tell every "
+            "checkpoint from every other. Fit one again by --calibrate"
+        )
     # By content: the mean does not change when a checkpoint is renamed or comes in another place.
-    given = {(model["size"], model["crc"]): model["name"] for model in settings["models"]}
+    given = {(model["size"], model["xxh3"]): model["name"] for model in settings["models"]}
     if fitted.keys() != given.keys() or len(content["models"]) != len(settings["models"]):
         raise UsageError(
             f"--calibration {path}: was fitted for other checkpoints ({', '.join(fitted.values())}) than "

@@ -6,13 +6,15 @@ import csv
 import difflib
 import json
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dfdc import layout
 from dfdc.parallel import UsageError
+from prediction.onnx_model import check_model
 
 _TEXT = "utf-8-sig"  # UTF-8, with or without the mark that some editors and spreadsheets put first
 
@@ -97,6 +99,61 @@ def held_out_inputs(folders: Sequence[Path], fold: int) -> tuple[dict[str, Path]
         )
     videos = [dataset.videos[video] for video in wanted]
     return {v.path.name: v.path for v in videos}, {v.path.name: int(v.label == layout.FAKE) for v in videos}
+
+
+def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> list[dict[str, Any]]:
+    """See that no checkpoint was trained on the videos of a fold. One that does not say is named on stderr.
+
+    Args:
+        names: file names of the fold's videos.
+
+    Returns:
+        what each checkpoint says: its name, fold, folds_sha256 and trained_on_videos; fold "unknown" if it does not.
+
+    Raises:
+        UsageError: one may have been trained on some of them, or can't be read.
+    """
+    from training.checkpoint import CheckpointError
+
+    videos = [layout.video_id(name) for name in names]
+    said: list[dict[str, Any]] = []
+    faults, folds = [], set()
+    for path in models:
+        try:
+            _, holdout = check_model(path)
+        except CheckpointError as error:
+            raise UsageError(str(error)) from error
+        if holdout is None:
+            print(
+                f"warning: {path.name} does not say what it was trained on; if on these videos, its scores flatter",
+                file=sys.stderr,
+            )
+            said.append({"name": path.name, "fold": "unknown"})
+            continue
+        learned = holdout.learned(videos)
+        if learned:
+            first = ", ".join(learned[:3]) + (", ..." if len(learned) > 3 else "")
+            faults.append(
+                f"{path.name}, which held out fold {holdout.fold}: {len(learned)} of {len(videos)} videos ({first})"
+            )
+            folds.add(holdout.fold)
+        facts = holdout.to_dict()
+        said.append({"name": path.name} | {key: facts[key] for key in ("fold", "folds_sha256", "trained_on_videos")})
+    if faults:
+        if fold in folds:
+            advice = (
+                "Score with the folds.csv it was trained with, if its first weights had not learned from them either"
+            )
+        else:
+            advice = " or ".join(f"Give --fold {own}" for own in sorted(folds))
+            advice += " (each checkpoint by itself)" if len(folds) > 1 else ""
+        raise UsageError(
+            f"--fold {fold}: a checkpoint may have been trained on these videos\n  "
+            + "\n  ".join(faults)
+            + f"\n{advice}; "
+            "or, if you mean to score what was learned, leave out --fold and give --labels"
+        )
+    return said
 
 
 def read_labels(path: Path) -> dict[str, int]:

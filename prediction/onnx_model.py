@@ -10,7 +10,7 @@ from dfdc.devices import available_cores
 if TYPE_CHECKING:
     import torch
 
-    from training.checkpoint import ModelSpec
+    from training.checkpoint import Holdout, ModelSpec
 
 SUFFIX = ".onnx"
 INPUT, OUTPUT = "images", "logits"
@@ -22,19 +22,23 @@ def is_onnx(path: Path) -> bool:
     return path.suffix.lower() == SUFFIX
 
 
-def check_model(path: Path) -> ModelSpec:
-    """See that a checkpoint or ONNX file can be used, and what it needs, without keeping it.
+def check_model(path: Path) -> tuple[ModelSpec, Holdout | None]:
+    """See that a checkpoint or ONNX file can be used, without keeping it.
+
+    Returns:
+        what it needs, and what it was not trained on; None where it does not say.
 
     Raises:
         CheckpointError: it can't be.
     """
     from training.checkpoint import read_checkpoint
 
-    return OnnxModel(path, "cpu").spec if is_onnx(path) else read_checkpoint(path, mapped=True).spec
+    found = OnnxModel(path, "cpu") if is_onnx(path) else read_checkpoint(path, mapped=True)
+    return found.spec, found.holdout
 
 
 class OnnxModel:
-    """A network in an ONNX file, run by ONNX Runtime in fp32; its `spec` comes from the file's metadata.
+    """A network in an ONNX file, run by ONNX Runtime in fp32; `spec` and `holdout` come from the file's metadata.
 
     Args:
         path: a file of export_model.py.
@@ -65,6 +69,7 @@ class OnnxModel:
             print(f"{path.name} runs on the CPU: ONNX Runtime has no {_CUDA} here (see README)")
         description = read_description(self._session.get_modelmeta().custom_metadata_map, path)
         self.spec: ModelSpec = description["spec"]
+        self.holdout: Holdout | None = description["holdout"]
         shapes = [(item.name, item.shape[1:]) for item in (*self._session.get_inputs(), *self._session.get_outputs())]
         if shapes != [(INPUT, [3, self.spec.size, self.spec.size]), (OUTPUT, [1])]:
             raise CheckpointError(f"{path}: its input and output {shapes} are not those of export_model.py")

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dfdc import artifacts, layout
+from dfdc import artifacts, identity, layout
 from dfdc.devices import package_versions
 from dfdc.imaging import crop_face, encode_jpeg, isotropic_resize, read_picture
 from dfdc.video import VideoError, VideoReader
@@ -96,10 +96,13 @@ def read_pictures(verdict: Verdict, recorded: Any, ensemble: Ensemble) -> Pictur
     if not verdict.faces:
         return Pictures()
     path = Path(verdict.path)
-    if not path.is_file():
-        return Pictures("the file is not there any more")
-    if not artifacts.same_file(recorded, path):
-        return Pictures("the file has changed since it was scored")
+    try:
+        if not path.is_file():
+            return Pictures("the file is not there any more")
+        if not identity.same_file(recorded, path):
+            return Pictures("the file has changed since it was scored")
+    except OSError as error:
+        return Pictures(f"the file can’t be read again ({error.strerror or 'damaged'})")
     suspects = most_suspicious(verdict.faces)
     shown = report_page.main_persons(verdict)[: report_page.SHOWN_PERSONS]
     wanted = {face["frame"] for face in suspects} | {person["thumbnail"]["frame"] for person in shown}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dfdc import artifacts
+from dfdc import artifacts, identity
 from dfdc.scoring import STRATEGIES, Strategy
 
 # With a verdict: ok; partial (some frames could not be decoded); too short (under 32 frames, all were read).
@@ -100,8 +100,9 @@ class Progress:
     """Verdicts on disk as they come, one JSON object a line, so that a stopped run can go on.
 
     The first line holds the settings; verdicts of other settings are not taken over. A verdict counts for the file it
-    was made of (size, time of change, checksum): a video that was added or changed since is scored, the others are not
-    scored again. What failed for a reason that may pass is tried again.
+    was made of (`identity.same_file`): a video that was added, mended or changed since is scored, the others are not
+    scored again. What failed for a reason that may pass is tried again, and so is a file that can't be read now; its
+    earlier verdict stays on disk, and counts when the same file is back.
 
     Attributes:
         done: the verdicts so far, by name.
@@ -113,24 +114,36 @@ class Progress:
         self.done: dict[str, Verdict] = {}
         self.files: dict[str, dict | None] = {}
         self._videos = videos
+        self._out_of_reach: list[dict] = []  # rows of files that can't be read now
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         if lines and not anew and _parse(lines[0]) == settings:
-            for line in lines[1:]:
-                self._take(_parse(line))  # None for a last line that a kill cut
+            rows = [row for row in map(_parse, lines[1:]) if self._is_of_a_file(row)]
+            for row in {row["verdict"]["filename"]: row for row in rows}.values():  # the last is of the newest file
+                self._take(row)
         elif lines and not anew:
             print(f"{path}: left by a run with other settings; beginning anew")
         self._settings, self._begun = settings, False
 
-    def _take(self, row: Any) -> None:
-        if not isinstance(row, dict) or row.keys() != {"file", "verdict"} or not isinstance(row["verdict"], dict):
-            return
+    def _is_of_a_file(self, row: Any) -> bool:
+        """Whether a line holds the verdict of one of our videos that could be read: not one that a kill cut."""
+        if not isinstance(row, dict) or row.keys() != {"file", "verdict"}:
+            return False
         values = row["verdict"]
-        if values.keys() != asdict(Verdict("", "")).keys() or values["filename"] not in self._videos:
+        if not isinstance(values, dict) or values.keys() != asdict(Verdict("", "")).keys():
+            return False
+        return row["file"] is not None and values["filename"] in self._videos
+
+    def _take(self, row: dict) -> None:
+        verdict = Verdict(**row["verdict"])
+        if verdict.status in PASSING_STATUSES:
             return
-        verdict = Verdict(**values)
-        self.done.pop(verdict.filename, None)  # a later line is of a later version of the file
         path = self._videos[verdict.filename]
-        if verdict.status not in PASSING_STATUSES and artifacts.same_file(row["file"], path):
+        try:
+            same = identity.same_file(row["file"], path)
+        except OSError:  # not known to be another: the video is tried again, and its new verdict says why that fails
+            self._out_of_reach.append(row)
+            return
+        if same:
             verdict.path = str(path)  # it may have been moved since
             self.done[verdict.filename], self.files[verdict.filename] = verdict, row["file"]
 
@@ -140,14 +153,14 @@ class Progress:
     def begin(self, name: str) -> None:
         """Note what a video is like before it is read; it may be replaced meanwhile."""
         try:
-            self.files[name] = artifacts.fingerprint(self._videos[name])
+            self.files[name] = identity.fingerprint(self._videos[name])
         except OSError:
             self.files[name] = None  # its verdict will say why
 
     def add(self, verdict: Verdict) -> None:
         """Keep a verdict."""
         if not self._begun:  # not earlier: a run that can't even begin must not cost what an earlier one left
-            rows = [self._settings, *(self._row(known) for known in self.done.values())]
+            rows = [self._settings, *self._out_of_reach, *(self._row(known) for known in self.done.values())]
             artifacts.write_bytes(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
             self._begun = True
         with self.path.open("a", encoding="utf-8") as handle:

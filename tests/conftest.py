@@ -24,6 +24,8 @@ from dfdc.faces import Faces  # noqa: E402 (the path is set above)
 needs_real_videos = pytest.mark.skipif(
     not REAL_VIDEOS.is_dir(), reason="the real videos (../shared/videos) are not here"
 )
+# The same test on generated videos, which every clone has, and on the real ones.
+on_both_kinds = pytest.mark.parametrize("kind", ["generated", pytest.param("real", marks=needs_real_videos)])
 
 
 def run_script(*arguments: object, env: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess:
@@ -96,6 +98,26 @@ def preprocessed(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     assert done.returncode == 0, done.stdout + done.stderr
     (root / "preprocess_data.out").write_text(done.stdout)
     return root
+
+
+@pytest.fixture(scope="session")
+def face_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with wide.mp4, square.mp4 and tall.mp4, each 60 frames of a made-up person; not to be written to."""
+    from dfdc.video import write_video
+    from preprocessing.demo_faces import frames, make_person, make_scene
+    from preprocessing.make_demo_dataset import load_portraits
+
+    folder = tmp_path_factory.mktemp("clips")
+    person = make_person(load_portraits(None)[0], np.random.default_rng(0))
+    made: set[str] = set()
+    for seed in range(20):
+        scene = make_scene(person, 60, (seed,))
+        name = "square" if scene.width == scene.height else "wide" if scene.width > scene.height else "tall"
+        if name not in made:
+            write_video(folder / f"{name}.mp4", (frame for frame, _ in frames(scene)), crf=scene.crf)
+            made.add(name)
+    assert len(made) == 3
+    return folder
 
 
 def copy_dataset(source: Path, target: Path) -> Path:

@@ -188,7 +188,7 @@ def test_the_share_of_unchanged_fakes_is_read_from_the_stamps(crops_root):
     table = dataset.read_folds(crops_root / "folds.csv")
     assert dataset.unchanged_share(table, crops_root) == (0, 0)
     folder = layout.diffs_path(crops_root, "fake1")
-    stamp = {"made": {"masks": 6, "unchanged": 2}, "files": artifacts.count_files(folder)}
+    stamp = {"made": {"masks": 6, "unchanged": 2}, "notes": [], "failed": None}
     artifacts.write_json(folder / artifacts.STAMP_NAME, stamp)
     assert dataset.unchanged_share(table, crops_root) == (2, 6)
     del stamp["made"]["unchanged"]

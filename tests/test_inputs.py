@@ -6,10 +6,12 @@ import os
 
 import numpy as np
 import pytest
+import skimage.data
 from conftest import numbered_frames
 from test_predict import details, make_checkpoint, run
 
 import predict_folder
+from dfdc import identity
 from dfdc.imaging import encode_png, read_picture
 from dfdc.parallel import UsageError
 from dfdc.video import write_video
@@ -126,6 +128,151 @@ def test_t14_a_broken_checkpoint_does_not_cost_what_was_scored(tmp_path):
     with pytest.raises(UsageError, match="broken is not a checkpoint"):
         run(tmp_path, tmp_path / "v", output, "--force", models=["broken"])
     assert (tmp_path / "o.csv.progress").read_bytes() == before
+
+
+def noisy_portrait(path):
+    """A clip of half a megabyte with a face."""
+    rng = np.random.default_rng(0)
+    portrait = skimage.data.astronaut()[:300, 60:400]
+    write_video(
+        path, (np.clip(portrait + rng.normal(0, 25, portrait.shape), 0, 255).astype(np.uint8) for _ in range(40))
+    )
+    return path
+
+
+def test_t62_a_video_that_was_mended_in_place_is_scored_again(tmp_path, capsys):
+    make_checkpoint(tmp_path, "a")
+    (tmp_path / "v").mkdir()
+    path = noisy_portrait(tmp_path / "v/v.mp4")
+    whole = path.read_bytes()
+    middle = len(whole) * 4 // 5
+    path.write_bytes(whole[:middle] + bytes(255 - byte for byte in whole[middle : middle + 64]) + whole[middle + 64 :])
+    output = tmp_path / "o.csv"
+    assert run(tmp_path, tmp_path / "v", output, models=["a"]) == 0
+    (damaged,) = details(output)["videos"]
+    assert damaged["status"] == "partial"
+    path.write_bytes(whole)
+    assert run(tmp_path, tmp_path / "v", output, models=["a"]) == 0
+    (mended,) = details(output)["videos"]
+    assert (mended["status"], mended["frames_lost"]) == ("ok", [])
+    assert "scored before" not in capsys.readouterr().out
+    os.utime(path, (1, 1))  # the same content at another time is the same video
+    run(tmp_path, tmp_path / "v", output, models=["a"])
+    assert "1 of 1 were scored before" in capsys.readouterr().out
+
+
+def kept_verdict(tmp_path, name="v.mp4", status="ok"):
+    """A file, its verdict in a progress file of the settings {}, and the videos that a run would be given."""
+    videos = {name: tmp_path / name}
+    videos[name].write_bytes(b"x" * 9)
+    progress = Progress(tmp_path / "p", {}, videos)
+    progress.begin(name)
+    progress.add(Verdict(name, status, score=0.5))
+    return videos
+
+
+@pytest.mark.parametrize("inside", ["the file's own", "nothing there", "a folder"])
+def test_a_file_that_cant_be_read_now_is_tried_again_and_its_verdict_waits(tmp_path, inside):
+    videos = kept_verdict(tmp_path)
+    path, aside = videos["v.mp4"], tmp_path / "aside"
+    path.rename(aside)
+    if inside == "a folder":
+        path.mkdir()
+    if inside != "the file's own":
+        for _ in range(2):
+            again = Progress(tmp_path / "p", {}, videos)
+            assert again.done == {}
+            again.begin("v.mp4")
+            again.add(Verdict("v.mp4", "unreadable", "why"))
+            assert again.done["v.mp4"].reason == "why"
+    if inside == "a folder":
+        path.rmdir()
+    aside.rename(path)
+    assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.5
+    path.write_bytes(b"y" * 9)
+    assert Progress(tmp_path / "p", {}, videos).done == {}
+
+
+def test_a_video_out_of_reach_says_why_and_costs_no_other(tmp_path, capsys):
+    make_checkpoint(tmp_path, "a")
+    (tmp_path / "v").mkdir()
+    for name in ("v.mp4", "w.mp4"):
+        write_video(tmp_path / "v" / name, numbered_frames(3))
+    output = tmp_path / "o.csv"
+    run(tmp_path, tmp_path / "v", output, models=["a"])
+    (tmp_path / "v/v.mp4").rename(tmp_path / "kept.mp4")
+    (tmp_path / "v/v.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    capsys.readouterr()
+    assert run(tmp_path, tmp_path / "v", output, models=["a"]) == 1
+    assert "1 of 2 were scored before" in capsys.readouterr().out
+    first, second = details(output)["videos"]
+    assert (first["status"], second["status"]) == ("unreadable", "no face")
+    assert "link" in first["reason"] or "No such file" in first["reason"]
+    (tmp_path / "kept.mp4").replace(tmp_path / "v/v.mp4")
+    run(tmp_path, tmp_path / "v", output, models=["a"])
+    assert "2 of 2 were scored before" in capsys.readouterr().out
+
+
+def test_of_several_verdicts_of_a_video_the_last_counts_and_is_looked_at_once(tmp_path, monkeypatch):
+    videos = kept_verdict(tmp_path)
+    again = Progress(tmp_path / "p", {}, videos)
+    again.add(Verdict("v.mp4", "ok", score=0.75))
+    looked_at = []
+    monkeypatch.setattr(identity, "same_file", lambda recorded, path: looked_at.append(path) or True)
+    assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.75
+    assert len(looked_at) == 1
+    again.add(Verdict("v.mp4", "error", "full"))
+    assert Progress(tmp_path / "p", {}, videos).done == {}
+
+
+def test_a_line_of_an_earlier_version_counts_by_size_and_time_only(tmp_path):
+    videos = kept_verdict(tmp_path)
+    progress = tmp_path / "p"
+    settings, row = map(json.loads, progress.read_text().splitlines())
+    row["file"] = {**row["file"], "crc": 7}
+    del row["file"]["xxh3"]
+    progress.write_text(f"{json.dumps(settings)}\n{json.dumps(row)}\n")
+    assert Progress(progress, {}, videos).done["v.mp4"].score == 0.5
+    os.utime(videos["v.mp4"], (1, 1))
+    assert Progress(progress, {}, videos).done == {}
+
+
+NO_VERDICTS = [
+    "{",
+    "[]",
+    "3",
+    '{"verdict": {}}',
+    '{"file": {}, "verdict": []}',
+    '{"file": {}, "verdict": {"status": "ok"}}',
+]
+
+
+@pytest.mark.parametrize("line", NO_VERDICTS)
+def test_lines_that_are_no_verdicts_cost_none(tmp_path, line):
+    videos = kept_verdict(tmp_path)
+    with (tmp_path / "p").open("a") as handle:
+        handle.write(f"{line}\n")
+    assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.5
+    assert Progress(tmp_path / "p", {}, {"w.mp4": tmp_path / "v.mp4"}).done == {}
+
+
+def test_checkpoints_are_told_apart_by_their_whole_content(tmp_path, capsys):
+    """The settings of an earlier version had the checksum of some blocks; a run with such a file begins anew."""
+    make_checkpoint(tmp_path, "a")
+    said = predict_folder.describe_file(tmp_path / "a")
+    assert said == {
+        "name": "a",
+        "size": (tmp_path / "a").stat().st_size,
+        "xxh3": identity.file_checksum(tmp_path / "a"),
+    }
+    (tmp_path / "v").mkdir()
+    write_video(tmp_path / "v/v.mp4", numbered_frames(3))
+    run(tmp_path, tmp_path / "v", tmp_path / "o.csv", models=["a"])
+    progress = tmp_path / "o.csv.progress"
+    progress.write_text(progress.read_text().replace('"xxh3"', '"crc"'))
+    capsys.readouterr()
+    run(tmp_path, tmp_path / "v", tmp_path / "o.csv", models=["a"])
+    assert "left by a run with other settings; beginning anew" in capsys.readouterr().out
 
 
 def test_any_name_survives_the_way_through_csv(tmp_path):

@@ -12,7 +12,7 @@ from dfdc.scoring import log_loss
 from prediction import calibration, metrics_report
 from prediction.verdict import Verdict
 
-MODELS = [{"name": "a", "size": 9, "mtime_ns": 1, "crc": 7}, {"name": "b", "size": 8, "mtime_ns": 2, "crc": 6}]
+MODELS = [{"name": "a", "size": 9, "mtime_ns": 1, "xxh3": "7"}, {"name": "b", "size": 8, "mtime_ns": 2, "xxh3": "6"}]
 SETTINGS = {"models": MODELS, "strategy": "confident"}
 
 
@@ -129,7 +129,7 @@ def test_a_temperature_is_refused_where_it_was_not_fitted_for(tmp_path):
     one, two = SETTINGS["models"]
     moved = {**SETTINGS, "models": [{**two, "mtime_ns": 5}, {**one, "name": "renamed"}]}
     assert calibration.read_temperature(path, moved) == json.loads(path.read_text())["temperature"]
-    for models in ([one], [one, one], [one, two, two], [{**one, "crc": 5}, two]):
+    for models in ([one], [one, one], [one, two, two], [{**one, "xxh3": "5"}, two]):
         with pytest.raises(UsageError, match="other checkpoints"):
             calibration.read_temperature(path, {**SETTINGS, "models": models})
     with pytest.raises(UsageError, match="--strategy confident, not mean"):
@@ -139,6 +139,9 @@ def test_a_temperature_is_refused_where_it_was_not_fitted_for(tmp_path):
         path.write_text(text)
         with pytest.raises(UsageError, match="not a file that --calibrate wrote"):
             calibration.read_temperature(path, SETTINGS)
+    path.write_text(good.replace("xxh3", "crc"))
+    with pytest.raises(UsageError, match="earlier version of this program wrote it"):
+        calibration.read_temperature(path, SETTINGS)
     with pytest.raises(UsageError, match=r"absent\.json"):
         calibration.read_temperature(tmp_path / "absent.json", SETTINGS)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from conftest import REAL_VIDEOS, needs_real_videos
+from conftest import REAL_VIDEOS, on_both_kinds
 from facenet_pytorch import MTCNN
 
 from dfdc import faces, mtcnn
@@ -42,16 +42,17 @@ def half_size_frames(path, count):
         return [faces._resize(frame, 0.5) for _, frame in reader.frames(wanted)]
 
 
-@needs_real_videos
-def test_faces_of_the_real_videos_are_the_librarys(both):
+@on_both_kinds
+def test_faces_of_videos_are_the_librarys(kind, both, face_clips):
     library, cascade = both
+    folder, count, least = (REAL_VIDEOS, 2, 30) if kind == "real" else (face_clips, 4, 12)
     total = 0
-    for path in list_videos(REAL_VIDEOS, recursive=True):
-        frames = half_size_frames(path, 2)
+    for path in list_videos(folder, recursive=True):
+        frames = half_size_frames(path, count)
         for frame, found in zip(frames, cascade.detect(frames), strict=True):
             assert_same_faces(library, found, frame)
             total += len(found[0])
-    assert total >= 30
+    assert total >= least
 
 
 @pytest.mark.parametrize("size", [(512, 512), (301, 207), (700, 900), (20, 20), (21, 400), (95, 64)])

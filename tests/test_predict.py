@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_VIDEOS, needs_real_videos, no_faces, numbered_frames, run_script
+from conftest import REAL_VIDEOS, no_faces, numbered_frames, on_both_kinds, run_script
 
 import predict_folder
 from dfdc import layout
@@ -431,14 +431,16 @@ def test_a_folder_without_videos_and_a_broken_checkpoint(weights, demo_videos, t
         run(tmp_path, demo_videos, tmp_path / "o.csv", models=["broken"])
 
 
-@needs_real_videos
-def test_real_videos_of_all_shapes_are_scored(weights, tmp_path):
+@on_both_kinds
+def test_videos_of_all_shapes_are_scored(kind, weights, face_clips, tmp_path):
     folder = tmp_path / "videos"
     folder.mkdir()
-    for name in ("d20.mp4", "d18.mp4"):
-        (folder / name).symlink_to(REAL_VIDEOS / "faces" / name)
+    real = [REAL_VIDEOS / "faces" / name for name in ("d20.mp4", "s18.mp4", "s20.mp4")]
+    for path in real if kind == "real" else face_clips.iterdir():
+        (folder / path.name).symlink_to(path)
     output = tmp_path / "out.csv"
     assert run(weights, folder, output) == 0
+    assert len(details(output)["videos"]) == 3
     for video in details(output)["videos"]:
         assert video["status"] == "ok"
         assert video["frames_read"] == 32

@@ -151,6 +151,21 @@ def test_setup_says_what_to_install_or_free(tmp_path, python, free_kb, said):
     assert said in done.stderr
 
 
+def test_each_skipped_test_is_named_with_its_reason(tmp_path):
+    lines = [
+        "import pytest",
+        "@pytest.mark.skip(reason='no moon')",
+        "@pytest.mark.parametrize('side', ['near', 'far'])",
+    ]
+    (tmp_path / "test_it.py").write_text("\n".join([*lines, "def test_moon(side): pass", "def test_sun(): pass"]))
+    command = (ROOT / "test.sh").read_text().splitlines()[-1]
+    options = command.split(" -m pytest ")[1].replace('"$@"', "").split()
+    done = run_script("-m", "pytest", "-c", ROOT / "pyproject.toml", *options, tmp_path, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    said = [line.rpartition("/")[2] for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
+    assert said == [f"test_it.py::test_moon[{side}] - Skipped: no moon" for side in ("near", "far")]
+
+
 def test_setup_again_does_nothing():
     environment = {**os.environ, "VENV": str(Path(sys.executable).parents[1])}
     done = subprocess.run([ROOT / "setup.sh"], capture_output=True, text=True, check=False, env=environment)

@@ -13,7 +13,7 @@ from test_predict import make_checkpoint
 from test_report import CHROMIUM, VOID, Page, browse
 
 import predict_folder
-from dfdc import artifacts
+from dfdc import identity
 from dfdc.parallel import UsageError
 from dfdc.video import write_video
 from prediction import report, report_chart, report_page
@@ -58,7 +58,7 @@ def video(tmp_path):
 
 
 def make(folder, verdicts, weights, strategy="confident", recorded=None, **settings):
-    files = recorded or {v.filename: artifacts.fingerprint(report.Path(v.path)) for v in verdicts}
+    files = recorded or {v.filename: identity.fingerprint(report.Path(v.path)) for v in verdicts}
     ensemble = Ensemble([weights / "a", weights / "b"], "cpu")
     report.make_report(folder / "r", verdicts, {"strategy": strategy, **settings}, ensemble, files)
     return {v.filename: Page((folder / "r/videos" / report.page_name(v.filename)).read_text()) for v in verdicts}
@@ -122,6 +122,15 @@ def test_no_verdict_says_why_and_a_video_that_changed_or_went_has_no_pictures(tm
     assert not any(page.sources for page in pages.values())
     index = Page((tmp_path / "r/index.html").read_text())
     assert [row[1] for row in index.rows] == ["Video", "gone.mp4", NASTY, "nobody.mp4"]
+
+
+def test_a_video_that_cant_be_read_any_more_is_said_to_be_so(tmp_path, video, weights, monkeypatch):
+    def refuses(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(identity, "regular", refuses)
+    page = make(tmp_path, [a_verdict(video, [[0.9, 0.9]] * 4)], weights, recorded={NASTY: {}})[NASTY]
+    assert "No pictures: the file can’t be read again (Permission denied)" in page.text
 
 
 def test_a_damaged_video_is_said_to_be_damaged(tmp_path, weights):
@@ -306,7 +315,7 @@ def test_a_browser_shows_the_pages_at_any_width(tmp_path, video, weights, width)
     scores[:2] = 0.97
     long = video.rename(tmp_path / ("averylongname" * 14 + ".mp4"))
     verdicts = [a_verdict(long, scores, [0, 1] * 16), Verdict("n" * 200, "unreadable", "the file has zero bytes")]
-    recorded = {long.name: artifacts.fingerprint(long)}
+    recorded = {long.name: identity.fingerprint(long)}
     make(tmp_path, verdicts, weights, recorded=recorded)
     for path, pictures in (
         (tmp_path / "r/index.html", 1),

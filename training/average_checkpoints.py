@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import layout, parallel
+from dfdc.artifacts import sha256_of
 from dfdc.devices import DEVICE_HELP
 from dfdc.parallel import UsageError
 
@@ -112,6 +113,12 @@ def validate(args: argparse.Namespace, soup: Checkpoint, model: torch.nn.Module)
     spec = soup.spec
     folds_path = loading.find_folds(args)
     _, rows = dataset.split_folds(dataset.read_folds(folds_path), args.fold, folds_path)
+    held = soup.holdout
+    if held and held.fold != args.fold and held.folds_sha256 == sha256_of(folds_path):
+        raise UsageError(
+            f"--fold {args.fold}: these checkpoints learned from it; of {folds_path} they held out fold {held.fold}: "
+            f"give --fold {held.fold}"
+        )
     dataset.check_crops(rows, args.data_dir / args.crops_dir, folds_path)
     crops = dataset.CropDataset(
         rows, args.data_dir, args.crops_dir, spec.size, train=False, margin_part=spec.margin_part
@@ -160,6 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from training import checkpoint
     from training.dataset import FoldsError
     from training.engine import TrainingError
+    from training.holdout import common_holdout
     from training.model import build_network
     from training.saving import balanced_loss
 
@@ -173,7 +181,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if output.exists():
             raise UsageError(f"{output} is there already; name another file by --output")
         newest = max(members, key=lambda member: member.epoch)
-        soup = replace(newest, path=output, state_dict=mean_weights(members), training=None)
+        holdout = common_holdout([member.holdout for member in members])
+        soup = replace(newest, path=output, state_dict=mean_weights(members), training=None, holdout=holdout)
         model = build_network(soup.spec.network, soup.spec.encoder)
         checkpoint.load_weights(model, soup)
         metrics = validate(args, soup, model).metrics["video"]
@@ -185,6 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             epoch=soup.epoch,
             bce_best=balanced_loss(metrics),
             metrics=metrics,
+            holdout=holdout,
             average_of=names,
         )
     except (checkpoint.CheckpointError, FoldsError) as error:

@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, read without running pickle code, and saying what they need.
 
 A file holds {"epoch", "state_dict", "bce_best", ...}, as the winners' did; those load here as well. Ours add
-"model" (network, encoder, size, normalize, margin_part, detector thresholds), "metrics" and "version"; the
-`last` file also holds what a run needs to go on.
+"model" (network, encoder, size, normalize, margin_part, detector thresholds), "metrics" and "version", and where it is
+known "data" (what was held out, see holdout.py); the `last` file also holds what a run needs to go on.
 
 A safetensors file holds the weights and, in its metadata, the same description as text; see `describe`.
 """
@@ -25,6 +25,7 @@ from dfdc.artifacts import atomic_file
 from dfdc.faces import PREDICT_THRESHOLDS
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD, MARGIN_PART
 from training.config import TrainConfig
+from training.holdout import Holdout
 from training.model import NETWORKS, build_network
 
 VERSION = 1
@@ -83,6 +84,7 @@ class Checkpoint:
     bce_best: float
     metrics: dict[str, float] = field(default_factory=dict)
     training: dict[str, Any] | None = None  # only in a `last` file
+    holdout: Holdout | None = None  # None: not known
 
 
 def save_checkpoint(
@@ -94,6 +96,7 @@ def save_checkpoint(
     bce_best: float,
     metrics: dict[str, float],
     training: dict[str, Any] | None = None,
+    holdout: Holdout | None = None,
     average_of: Sequence[str] = (),
 ) -> None:
     """Write a checkpoint; a full disk or a kill leaves the one that was there.
@@ -101,6 +104,7 @@ def save_checkpoint(
     Args:
         metrics: of these very weights; empty where they were not validated.
         training: what a run needs to go on.
+        holdout: what these weights were not trained on; None where that is not known.
         average_of: names of the checkpoints whose mean this is.
 
     Raises:
@@ -116,6 +120,8 @@ def save_checkpoint(
     }
     if training is not None:
         content["training"] = training
+    if holdout is not None:
+        content["data"] = holdout.to_dict()
     if average_of:
         content["average_of"] = list(average_of)
     try:
@@ -142,8 +148,10 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f"{path} is not a checkpoint: it has no state_dict")
     weights = {str(name).removeprefix("module."): value for name, value in weights.items()}
+    holdout = None
     if "model" in content:
         spec = _read_spec(content["model"], path)
+        holdout = _read_holdout(content.get("data"), path)
     else:
         spec = _guess_spec(weights, path)
         # The winners' encoders kept the ImageNet classifier, which their network never called.
@@ -153,7 +161,7 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
         metrics = dict(content.get("metrics", {}))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its epoch, bce_best or metrics is broken ({error})") from None
-    return Checkpoint(path, spec, weights, epoch, best, metrics, content.get("training"))
+    return Checkpoint(path, spec, weights, epoch, best, metrics, content.get("training"), holdout)
 
 
 def is_safetensors(path: Path) -> bool:
@@ -196,6 +204,8 @@ def describe(checkpoint: Checkpoint) -> dict[str, str]:
         "bce_best": _finite(checkpoint.bce_best),
         "metrics": {name: _finite(value) for name, value in checkpoint.metrics.items()},
     }
+    if checkpoint.holdout is not None:
+        values["data"] = checkpoint.holdout.to_dict()
     return {name: json.dumps(value, allow_nan=False) for name, value in values.items()}
 
 
@@ -204,7 +214,7 @@ def _finite(value: float) -> float | None:
 
 
 def read_description(texts: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """The other way round from `describe`: a Checkpoint's spec, epoch, bce_best and metrics.
+    """The other way round from `describe`: a Checkpoint's spec, epoch, bce_best, metrics and holdout.
 
     Args:
         texts: the metadata of the file; other programs may have added to it.
@@ -218,6 +228,7 @@ def read_description(texts: Mapping[str, str], path: Path) -> dict[str, Any]:
     try:
         version = int(json.loads(texts["version"]))
         values = {name: json.loads(texts[name]) for name in ("model", "epoch", "bce_best", "metrics")}
+        data = json.loads(texts.get("data", "null"))
         known = {
             "epoch": int(values["epoch"]),
             "bce_best": _number(values["bce_best"]),
@@ -227,7 +238,7 @@ def read_description(texts: Mapping[str, str], path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: its description is broken ({error!r})") from None
     if version > EXPORT_VERSION:
         raise CheckpointError(f"{path} has version {version}, later than the {EXPORT_VERSION} that is known here")
-    return {"spec": _read_spec(values["model"], path), **known}
+    return {"spec": _read_spec(values["model"], path), "holdout": _read_holdout(data, path), **known}
 
 
 def _number(value: Any) -> float:
@@ -286,6 +297,13 @@ def _read_spec(values: Any, path: Path) -> ModelSpec:
         return spec
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its description of the model is broken ({error!r})") from None
+
+
+def _read_holdout(values: Any, path: Path) -> Holdout | None:
+    try:
+        return None if values is None else Holdout.from_dict(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its description of the data it was trained on is broken ({error!r})") from None
 
 
 def _guess_spec(weights: dict[str, torch.Tensor], path: Path) -> ModelSpec:

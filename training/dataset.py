@@ -212,9 +212,9 @@ def unchanged_share(table: pd.DataFrame, root: Path) -> tuple[int, int]:
     """
     unchanged = masks = 0
     for video in table.loc[table["label"] == 1, "video"].unique():
-        stamp = artifacts.read_stamp(layout.diffs_path(root, str(video)))
-        if stamp:
-            masks += stamp["made"]["masks"]
+        stamp = artifacts.read_json(layout.diffs_path(root, str(video)) / artifacts.STAMP_NAME)
+        if isinstance(stamp, dict) and artifacts.is_result(stamp):
+            masks += stamp["made"].get("masks", 0)
             unchanged += stamp["made"].get("unchanged", 0)
     return unchanged, masks
 

@@ -20,6 +20,7 @@ from dfdc.devices import available_cores, limit_threads
 from dfdc.parallel import UsageError
 from training import dataset
 from training.engine import TrainingError, ValidationSet, share_of_rows
+from training.holdout import Holdout, read_holdout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +39,7 @@ class Data:
 
     Attributes:
         digest: checksum of folds.csv.
+        holdout: what of it is not trained on.
         digests_of_others: checksum of the rows of each further validation set, by name.
         crops: the held-out samples, by their row.
     """
@@ -50,6 +52,7 @@ class Data:
     steps_per_epoch: int
     summary: str
     digest: int
+    holdout: Holdout
     digests_of_others: dict[str, int]
 
     def spare(self) -> torch.Tensor:
@@ -119,7 +122,8 @@ def prepare_data(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) ->
         FoldsError: a folds.csv or crops that can't be used.
     """
     folds_path = find_folds(args)
-    train_rows, held_out = dataset.split_folds(dataset.read_folds(folds_path), args.fold, folds_path)
+    table = dataset.read_folds(folds_path)
+    train_rows, held_out = dataset.split_folds(table, args.fold, folds_path)
     others = [(named, _named_rows(named)) for named in parse_named_sets(args.validate_on)]
     summary = ""
     if ranks.is_main:
@@ -172,6 +176,7 @@ def prepare_data(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) ->
         steps_per_epoch,
         summary,
         zlib.crc32(folds_path.read_bytes()),
+        read_holdout(table, args.fold, folds_path),
         {named.name: zlib.crc32(rows.to_csv().encode()) for named, rows in others},
     )
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from training.checkpoint import ModelSpec
     from training.config import TrainConfig
+    from training.holdout import Holdout
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,20 @@ class Saver:
         keep: the newest and the best so many epochs stay on the disk; None: all.
         history: of the epochs so far.
         steps: that the weights in `_last` were trained for, if there is one.
+        holdout: what none of the weights learned from; None where that is not known.
     """
 
     def __init__(
-        self, files: RunFiles, spec: ModelSpec, keep: int | None, history: History, steps: int | None = None
+        self,
+        files: RunFiles,
+        spec: ModelSpec,
+        keep: int | None,
+        history: History,
+        steps: int | None = None,
+        holdout: Holdout | None = None,
     ) -> None:
         self._files, self._spec, self._keep, self.history = files, spec, keep, history
-        self._steps_of_last = steps
+        self._steps_of_last, self._holdout = steps, holdout
 
     def epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float], *, averaged: bool = False) -> None:
         """Write the checkpoint of `epoch`; as `_best`, too, if no other had a lower balanced loss.
@@ -107,7 +115,15 @@ class Saver:
         improved = loss < self.history.best
         self.history.best = min(loss, self.history.best)
         path = self._files.epoch(epoch, averaged)
-        checkpoint.save_checkpoint(path, model, self._spec, epoch=epoch, bce_best=self.history.best, metrics=metrics)
+        checkpoint.save_checkpoint(
+            path,
+            model,
+            self._spec,
+            epoch=epoch,
+            bce_best=self.history.best,
+            metrics=metrics,
+            holdout=self._holdout,
+        )
         if improved:
             link_or_copy(path, self._files.best)
         if metrics:
@@ -131,6 +147,7 @@ class Saver:
             bce_best=self.history.best,
             metrics=metrics,
             training=state | {"history": self.history.to_dict()},
+            holdout=self._holdout,
         )
 
     def thin_out(self, epoch: int) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.distributed import Ranks
     from training.engine import Run
+    from training.holdout import Holdout
     from training.loading import Data
     from training.resume import Choices
     from training.saving import History, RunFiles
@@ -136,6 +137,7 @@ def train(args: argparse.Namespace) -> int:
 def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     """Set up the network and its optimizer, and train epoch after epoch."""
     from training import checkpoint, distributed, engine, optim, resume, saving, wrapping
+    from training.holdout import describe_start
     from training.runlog import RunLog
 
     files = saving.run_files(args.output_dir, args.log_dir, args.prefix, config, args.fold)
@@ -194,7 +196,9 @@ def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: R
         return 0
     began_from = state["began_from"] if state else sha256_of(start.path) if start else None
     spec = checkpoint.ModelSpec.from_config(config, args.padding_part)
-    saver = saving.Saver(files, spec, args.keep, history, first_epoch * data.steps_per_epoch + first_step)
+    steps = first_epoch * data.steps_per_epoch + first_step
+    holdout = find_holdout(data.holdout, start, state)
+    saver = saving.Saver(files, spec, args.keep, history, steps, holdout)
     run.spare = data.spare()
     log = RunLog(files, vars(args), config.to_dict()) if ranks.is_main else None
     if log:
@@ -206,6 +210,8 @@ def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: R
         )
         for change in changed:
             log.say(f"changed since: {change}")
+        if doubt := describe_start(data.holdout, holdout):
+            log.say(f"{doubt}: the held-out metrics may flatter")
         log.say(saving.describe_disk(files, network, config, args.keep))
 
     saved_at = time.monotonic()
@@ -309,6 +315,21 @@ def check_state(
             "Resume with the same, or begin a new run by another --prefix (train.sh: OUTPUT_DIR)"
         )
     return changes
+
+
+def find_holdout(own: Holdout, start: Checkpoint | None, state: dict[str, Any] | None) -> Holdout | None:
+    """What the run's weights never learned from, those that it began with included; None where that is not known.
+
+    Args:
+        own: what the run holds out of its folds.csv; a resumed run has the same (see resume.py).
+        start: from `find_start`.
+        state: of a resumed run.
+    """
+    from training.holdout import common_holdout
+
+    if start is None or (state and state["began_from"] is None):
+        return own
+    return start.holdout if state else common_holdout([own, start.holdout])
 
 
 def restore(run: Run, state: dict[str, Any] | None, computes_in: str) -> tuple[dict[str, float] | None, History]:
