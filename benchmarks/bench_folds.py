@@ -27,7 +27,7 @@ PHASES = {  # function of generate_folds.py, or of dfdc.layout -> what the table
     "load_dataset": "read metadata",
     "list_crops": "list crops",
     "assign_folds": "assign folds",
-    "folds_digest": "digest",
+    "listed_digest": "digest",
     "write_folds": "write",
     "find_leaks": "look for leaks",
     "print_table": "print the table",

@@ -12,11 +12,21 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import artifacts, layout
+from dfdc.boxes import Boxes, FaceBox
+from dfdc.identity import fingerprint
 from dfdc.layout import FRAME_STRIDE, Video
-from preprocessing import detect_original_faces, extract_crops, generate_diffs, generate_landmarks
+from dfdc.rejections import Rejections
+from preprocessing import extract_crops, generate_diffs, generate_landmarks, likeness
+from preprocessing.detect_original_faces import DetectStep
+from preprocessing.extract_crops import CropStep
+from preprocessing.generate_diffs import DiffStep
+
+BOX = (100.125, 80.25, 420.375, 400.5)
 
 
 def crop_keys(original: int, crops: int) -> list[tuple[int, int]]:
@@ -29,7 +39,7 @@ def make_part(root: Path, number: int, originals: int, fakes: int, crops: int, *
     """Add part `number` with `originals` videos, `fakes` of each, and `crops` crops of every video.
 
     Args:
-        all_steps: make boxes, landmarks and masks as well, not only what the last step reads.
+        all_steps: make landmarks and masks as well, not only boxes and crops.
 
     Returns:
         The number of crops made.
@@ -52,62 +62,70 @@ def make_part(root: Path, number: int, originals: int, fakes: int, crops: int, *
             metadata[video.path.name] = {"label": video.label, "split": "train"}
             if video.original:
                 metadata[video.path.name]["original"] = real.path.name
-        if all_steps:
-            _make_boxes(root, real, keys)
+        _make_boxes(root, real, keys)
+        looks = _make_looks(family, keys)
         for video in family_videos:
-            _make_folders(root, video, keys, source, all_steps=all_steps)
+            _make_folders(root, video, keys, source, looks, all_steps=all_steps)
         source.unlink()
     (part / layout.METADATA_NAME).write_text(json.dumps(metadata), encoding="utf-8")
     return originals * (1 + fakes) * crops
 
 
 def _make_boxes(root: Path, real: Video, keys: list[tuple[int, int]]) -> None:
-    frames: dict[str, list[dict]] = {}
+    frames: dict[int, list[FaceBox]] = {}
     for frame, face in keys:
-        row = {"face": face, "box": [100.125, 80.25, 420.375, 400.5], "score": 0.99951}
-        frames.setdefault(str(frame), []).append(row)
-    boxes = {
-        "video": real.path.name,
-        "width": 1920,
-        "height": 1080,
-        "frame_count": FRAME_STRIDE * len(frames),
-        "source": artifacts.fingerprint(real.path),
-        "settings": detect_original_faces.step_settings("auto"),
+        frames.setdefault(frame, []).append(FaceBox(face, BOX, 0.99951))
+    stamp = {
+        "source": fingerprint(real.path),
+        "settings": DetectStep(root, "auto").settings,
         "made": {"frames": len(frames), "faces": len(keys)},
         "failed": None,
         "notes": [],
-        "frames": frames,
     }
-    path = layout.bboxes_path(root, real.id)
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(boxes), encoding="utf-8")
+    count = FRAME_STRIDE * len(frames)
+    times = {frame: frame / 30 for frame in frames}
+    boxes = Boxes(1920, 1080, count, 30.0, count / 30, times, frames, stamp)
+    boxes.write(layout.bboxes_path(root, real.id), real.path.name)
 
 
-def _make_folders(root: Path, video: Video, keys: list[tuple[int, int]], source: Path, *, all_steps: bool) -> None:
+def _make_looks(family: int, keys: list[tuple[int, int]]) -> list[dict]:
+    """What step 2 keeps of three crops; no two families look alike."""
+    rng = np.random.default_rng(family)
+    names = likeness.pick([layout.crop_name(*key) for key in keys])
+    return [likeness.look(name, rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for name in names]
+
+
+def _make_folders(
+    root: Path, video: Video, keys: list[tuple[int, int]], source: Path, looks: list[dict], *, all_steps: bool
+) -> None:
     result = {"failed": None, "notes": []}
+    crop_step = CropStep(root, layout.CROPS_DIR, Rejections())
     stamp = {
         "settings": extract_crops.SETTINGS,
-        "boxes": extract_crops.boxes_digest(root, video.source),
-        "source": artifacts.fingerprint(video.path),
+        "boxes": crop_step.boxes_digest(video),
+        "source": fingerprint(video.path),
         "made": {"crops": len(keys)},
+        "looks": looks,
     }
-    _link(layout.crops_path(root, video.id), {**stamp, **result}, [layout.crop_name(*key) for key in keys], source)
+    crops = layout.crops_path(root, video.id)
+    _link(crops, {**stamp, **result}, [layout.crop_name(*key) for key in keys], source)
     if not all_steps:
         return
     if video.label == layout.REAL:
         names = [layout.landmarks_name(*key) for key in keys]
-        crops = generate_landmarks.crops_digest(root, layout.CROPS_DIR, video.id)
-        stamp = {"settings": generate_landmarks.SETTINGS, "crops": crops, "made": {"landmarks": len(keys)}}
+        content = artifacts.folder_identity(crops)
+        stamp = {"settings": generate_landmarks.SETTINGS, "crops": content, "made": {"landmarks": len(keys)}}
         _link(layout.landmarks_path(root, video.id), {**stamp, **result}, names, source)
     else:
         names = [layout.diff_name(*key) for key in keys]
-        digests = generate_diffs.crops_digests(root, layout.CROPS_DIR, video)
+        contents = DiffStep(root, layout.CROPS_DIR).crops_identities(video)
         made = {"masks": len(keys), "unchanged": 0}
-        stamp = {"settings": generate_diffs.SETTINGS, "crops": digests, "made": made}
+        stamp = {"settings": generate_diffs.SETTINGS, "crops": contents, "made": made}
         _link(layout.diffs_path(root, video.id), {**stamp, **result}, names, source)
 
 
 def _link(folder: Path, stamp: dict, names: list[str], source: Path) -> None:
-    with artifacts.atomic_folder(folder, stamp) as temp:
+    with artifacts.atomic_folder(folder, stamp) as new:
         for name in names:
-            os.link(source, temp / name)
+            os.link(source, new.path / name)
+            new.content.add(name, source.read_bytes())
