@@ -5,16 +5,17 @@
 #   ./preprocess_data.sh DATA_ROOT [--workers N] [--device auto|cpu|cuda] [--detector-scale auto|FACTOR]
 #                                  [--png-level 0..9] [--max-failed FRACTION] [--crops-dir NAME]
 #                                  [--n_splits N] [--seed N] [--val-ids FILE|FOLDER|none] [--similar BITS|off]
-#                                  [--force] [--force-folds] [--prune]
+#                                  [--force] [--force-folds] [--prune [PART ...]]
 #
 # Stopped or killed, the same command goes on where it was; what is finished is not done again. Folds stay as they were
 # made, hold-out and all; to change them takes --force-folds. --prune removes what was made of videos that are in no
-# metadata.json any more. --force redoes the first four steps. Each step can be run by itself as well, and has --help.
+# metadata.json any more. --force redoes the first four steps. Each step can be run by itself as well, and has --help:
+# that of generate_folds.py explains --n_splits, --seed, --val-ids and --similar, that of extract_crops.py the others.
 # benchmarks/RESULTS.md says what a video costs.
 set -euo pipefail
 unset CDPATH
 
-usage() { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 [ $# -ge 1 ] || { usage >&2; exit 2; }
 case $1 in -h | --help) usage; exit 0 ;; esac
@@ -30,7 +31,9 @@ while [ $# -gt 0 ]; do
         --workers | --max-failed) common+=("$1" "$2"); shift 2 ;;
         --device) device+=("$1" "$2"); shift 2 ;;
         --detector-scale) detector+=("$1" "$2"); shift 2 ;;
-        --png-level) png+=("$1" "$2"); shift 2 ;;
+        --png-level)
+            case $2 in [0-9]) png+=("$1" "$2") ;; *) echo "preprocess_data.sh: --png-level $2: give 0 to 9" >&2; exit 2 ;; esac
+            shift 2 ;;
         --crops-dir) crops+=("$1=$2"); shift 2 ;;
         --n_splits | --n-splits | --seed | --similar) folds+=("$1" "$2"); shift 2 ;;
         --val-ids)
@@ -38,7 +41,9 @@ while [ $# -gt 0 ]; do
             shift 2 ;;
         --force) common+=("$1"); shift ;;
         --force-folds) folds+=(--force); shift ;;
-        --prune) prune+=("$1"); shift ;;
+        --prune)
+            prune+=("$1"); shift
+            while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do prune+=("$1"); shift; done ;;
         *) echo "preprocess_data.sh: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
     esac
 done
@@ -56,8 +61,12 @@ python=$VENV/bin/python
 report() {
     local status=$?
     trap - EXIT
-    printf '\n'
-    "$python" preprocessing/report.py --root-dir "$data_root" "${crops[@]}" || true
+    if [ "$status" -eq 2 ]; then # wrong usage: its message should be the last to be seen
+        "$python" preprocessing/report.py --root-dir "$data_root" "${crops[@]}" >/dev/null 2>&1 || true
+    else
+        printf '\n'
+        "$python" preprocessing/report.py --root-dir "$data_root" "${crops[@]}" || true
+    fi
     [ "$status" -eq 0 ] || printf '\npreprocess_data.sh: stopped in step %d with status %d\n' "$number" "$status" >&2
     exit "$status"
 }
@@ -74,6 +83,9 @@ step() {
     "$python" "preprocessing/$name.py" --root-dir "$data_root" "$@"
     printf '[%d/5] %s took %d s\n' "$number" "$name" $((SECONDS - started))
 }
+
+# What the last step would refuse, it refuses now, and not after days.
+"$python" preprocessing/generate_folds.py --root-dir "$data_root" "${crops[@]}" "${folds[@]}" --check-options
 
 work=("${common[@]}" "${prune[@]}")
 step detect_original_faces "${work[@]}" "${device[@]}" "${detector[@]}"   # REAL videos -> bboxes/

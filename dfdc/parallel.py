@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dfdc.devices import DEVICE_HELP, available_cores
-from dfdc.layout import DataError, Video, ledger_path
+from dfdc.layout import REJECTED_NAME, DataError, Video, ledger_path
 from dfdc.ledger import Ledger
 from dfdc.workers import FailVideo, Outcome, SkipVideo, WorkersError, do_all, outcome_of
 
@@ -119,7 +119,8 @@ def run_main(main: Callable[[Sequence[str] | None], int]) -> None:
         print(f"{Path(sys.argv[0]).name}: {place}{error.strerror or error}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on", file=sys.stderr)
+        anew = " (without --force, which would begin anew)" if "--force" in sys.argv else ""
+        print(f"\nstopped; run the same command again to go on{anew}", file=sys.stderr)
         status = 130
     sys.exit(status)
 
@@ -251,7 +252,7 @@ def _conclude(
     if videos and counts["failed"] > max_failed * videos:
         print(
             f"{name}: {counts['failed']} of {videos} videos failed, more than --max-failed {max_failed:g} "
-            f"allows. Look at {ledger.path}; mend or remove those videos, or raise --max-failed",
+            f"allows. Look at {ledger.path}; mend those videos, name them in {REJECTED_NAME}, or raise --max-failed",
             file=sys.stderr,
         )
         return 1

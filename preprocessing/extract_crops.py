@@ -23,12 +23,13 @@ from dfdc.boxes import Boxes, BoxesError, read_boxes
 from dfdc.identity import digest_of, fingerprint, same_file, same_record
 from dfdc.imaging import MARGIN_PART, crop_face, encode_png, margin_box
 from dfdc.layout import Dataset, Video
+from dfdc.page import plural
 from dfdc.parallel import FailVideo, SkipVideo
 from dfdc.rejections import Rejections, load_rejections
 from dfdc.video import VideoError, VideoReader
 from preprocessing import frame_matching, likeness
 from preprocessing.frame_matching import match_frames
-from preprocessing.orphans import prune
+from preprocessing.orphans import prune, rows_without_effect
 
 STEP = "extract_crops"
 # Raised with every change that gives other crops; tests/test_versions.py has those of a fixed clip for each version.
@@ -204,6 +205,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     layout.check_crops_dir(args.crops_dir, dataset.parts)
     rejections = load_rejections(args.root_dir)
     artifacts.remove_leftovers(args.root_dir / args.crops_dir)
+    idle = rows_without_effect(dataset, rejections)
+    if idle:
+        print(f"{layout.REJECTED_NAME}: nothing is rejected by {plural(len(idle), 'row')}: {'; '.join(idle[:5])}")
     if args.prune is not None:
         prune(dataset, STEP, args.prune, args.crops_dir)
     step = CropStep(args.root_dir, args.crops_dir, rejections, args.png_level)

@@ -223,8 +223,8 @@ def hold_out(listings: Sequence[Listing], val_ids: Sequence[str]) -> tuple[list[
         raise UsageError(
             f"--val-ids: {len(unknown)} of {plural(len(wanted), 'video')} can't be listed, {', '.join(unknown[:5])} "
             "among them. They must lie in a part of DATA_ROOT (any folder with a metadata.json), have gone through "
-            "step 2, and not be rejected; failures/generate_folds.csv has the reasons. Mend that, or name another "
-            "hold-out (--val-ids FILE --force, or --val-ids none --force)"
+            "step 2; failures/generate_folds.csv has the reasons of those that are in a metadata.json. Mend that, or "
+            f"give another hold-out (--val-ids FILE, or --val-ids none) with {FORCE}"
         )
     families = {listing.family for listing in listings if listing.video.id in wanted}
     kept, dropped = [], []

@@ -136,7 +136,7 @@ def with_pairs(dataset: Dataset, crops_dir: str, rejections: Rejections) -> tupl
         ]
         reason = rejections.whole(video)
         if reason is None and absent:
-            reason = f"{' and '.join(absent)} without crops; step 2 (extract_crops.py) makes them"
+            reason = f"{' and '.join(absent)} without crops; step 2 (extract_crops.py) makes them, or says why not"
         if reason is None:
             videos.append(video)
         else:

@@ -16,9 +16,11 @@ was held out is ever trained on by accident.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +188,10 @@ def print_notes(kept: Sequence[Listing], dropped: Sequence[Listing], notes: Sequ
             "only one fold has crops, so that nothing is left to train on when it is held out; add another part, "
             "or name a hold-out with --val-ids"
         )
+    first = Counter(listing.video.label for listing in kept if listing.fold == 0)
+    lacking = [label for label in (REAL, FAKE) if not first[label]]
+    if lacking:
+        print(f"fold 0, which training holds out unless told otherwise, has no {' and no '.join(lacking)} video")
     counts = ledger.counts()
     if counts:
         print(
@@ -235,6 +241,8 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
         help="videos in two folds are a leak if the hashes of their crops differ in so many of 64 bits or fewer, and "
         f"their colours agree; off: only the very same pixels are ({first.similar})",
     )
+    check = "check the options, and that they agree with those of folds.csv, and do no more"
+    parser.add_argument("--check-options", action="store_true", help=check)
     args = parser.parse_args(argv)
     # Not that of the first run: steps 2 to 4 do not know it.
     given = {"crops_dir": args.crops_dir}
@@ -248,6 +256,17 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     if args.val_ids is not None:
         given["val_ids"] = None if str(args.val_ids) == "none" else read_val_ids(args.val_ids)
     return args, given
+
+
+@contextlib.contextmanager
+def refusal_noted(ledger: Ledger, name: str) -> Iterator[None]:
+    """Let the ledger, and so the page, say why folds.csv (`name`) was not written."""
+    try:
+        yield
+    except UsageError as error:
+        ledger.add(name, "failed", f"refused: {error}")
+        ledger.finish()
+        raise
 
 
 def main(argv: Sequence[str] | None = None, open_checks: Callable[[Path, str], Checks] = open_checks) -> int:
@@ -269,52 +288,64 @@ def main(argv: Sequence[str] | None = None, open_checks: Callable[[Path, str], C
         options, assignment = Options(**given), Assignment()  # unless the file itself tells more
     else:
         options, assignment = change_options(given, stamp.options, stamp.assignment, force=args.force)
-        print(f"{STEP}: {'as before' if options == stamp.options else 'from now on'}: {options}")
+        if options == stamp.options:
+            print(f"{STEP}: as before: {options}")
+    if args.check_options:
+        return 0
 
     ledger = Ledger(layout.ledger_path(args.root_dir, STEP), len(dataset.videos))
-    checks = open_checks(args.root_dir, options.crops_dir)
-    listings, unreadable = list_crops(dataset, options.crops_dir, checks, ledger)
-    away = {name: skipped.reason for name, skipped in dataset.skipped.items()} | unreadable
-    if not listings:
-        missing = f", {plural(len(away), 'video')} can't be looked at now" if away else ""
-        raise UsageError(
-            f"{args.root_dir / options.crops_dir} holds no crops of the videos in metadata.json that are complete and "
-            f"fresh{missing}. Is a disk away? Else run steps 1 and 2 first (preprocess_data.sh runs all); "
-            f"{ledger.path} has the reasons"
-        )
-    if stamp is None:
-        options, assignment = take_over(target, dataset, listings, given, force=args.force)
-    first = 0 if options.val_ids is None else 1
-    assignment, notes = assign_folds(listings, dataset, options.n_splits, assignment, force=args.force, first=first)
-    gone = sorted(assignment.parts.keys() - {part.name for part in dataset.parts}, key=layout.natural_key)
-    if gone:
-        notes.append(f"not here now, and their folds are kept for them: {', '.join(gone)}")
-    kept, dropped = listings, []
-    if options.val_ids is not None:
-        if not args.force and not away.keys().isdisjoint(options.val_ids):
-            check_nothing_is_lost(target, away)
-        kept, dropped = hold_out(listings, options.val_ids)
-    digest = listed_digest(kept, options)
-    same = stamp is not None and target.is_file() and identity.same_file(stamp.file, target)
-    fresh = same and stamp.digest == digest and not args.force
-    if not fresh:
-        if not args.force:
-            check_nothing_is_lost(target, away)
-        if stamp is not None and target.is_file() and not same:
-            print(f"{target} was edited since this step wrote it; it is written anew")
-        try:
-            write(target, dataset, kept, options, assignment, digest)
-        except LeakError as error:
-            ledger.add(target.name, "failed", f"it was not written, since folds leak into each other: {error}")
-            ledger.finish()
-            print(
-                f"{STEP}: {target} was not written, since folds leak into each other:\n  {error}\n"
-                f"Remove one of the videos named, or put it into {args.root_dir / layout.REJECTED_NAME} and run step 2 "
-                "again. Where videos look alike and are not the same, give --similar a smaller number, or off",
-                file=sys.stderr,
+    with refusal_noted(ledger, target.name):
+        checks = open_checks(args.root_dir, options.crops_dir)
+        listings, unreadable = list_crops(dataset, options.crops_dir, checks, ledger)
+        away = {name: skipped.reason for name, skipped in dataset.skipped.items()} | unreadable
+        if not listings:
+            missing = f", {plural(len(away), 'video')} can't be looked at now" if away else ""
+            raise UsageError(
+                f"{args.root_dir / options.crops_dir} holds no crops of the videos in metadata.json that are complete "
+                f"and fresh{missing}. Is a disk away? Else run steps 1 and 2 first (preprocess_data.sh runs all); "
+                f"{ledger.path} has the reasons"
             )
-            return 1
+        if stamp is None:
+            options, assignment = take_over(target, dataset, listings, given, force=args.force)
+        first = 0 if options.val_ids is None else 1
+        assignment, notes = assign_folds(listings, dataset, options.n_splits, assignment, force=args.force, first=first)
+        gone = sorted(assignment.parts.keys() - {part.name for part in dataset.parts}, key=layout.natural_key)
+        if gone:
+            notes.append(f"not here now, and their folds are kept for them: {', '.join(gone)}")
+        kept, dropped = listings, []
+        if options.val_ids is not None:
+            if not args.force and not away.keys().isdisjoint(options.val_ids):
+                check_nothing_is_lost(target, away)
+            rejected = [
+                name for name in options.val_ids if name in dataset.videos and checks.rejected(dataset.videos[name])
+            ]
+            if rejected:
+                notes.append(f"rejected, and so not held out: {name_some(rejected)}")
+            kept, dropped = hold_out(listings, sorted(set(options.val_ids) - set(rejected)))
+        digest = listed_digest(kept, options)
+        same = stamp is not None and target.is_file() and identity.same_file(stamp.file, target)
+        fresh = same and stamp.digest == digest and not args.force
+        if not fresh:
+            if not args.force:
+                check_nothing_is_lost(target, away)
+            if stamp is not None and target.is_file() and not same:
+                print(f"{target} was edited since this step wrote it; it is written anew")
+            try:
+                write(target, dataset, kept, options, assignment, digest)
+            except LeakError as error:
+                ledger.add(target.name, "failed", f"it was not written, since folds leak into each other: {error}")
+                ledger.finish()
+                print(
+                    f"{STEP}: {target} was not written, since folds leak into each other:\n  {error}\n"
+                    f"Remove one of the videos named, or put it into {args.root_dir / layout.REJECTED_NAME} and run "
+                    "preprocess_data.sh again. Where videos look alike and are not the same, give --similar a smaller "
+                    "number, or off",
+                    file=sys.stderr,
+                )
+                return 1
     ledger.finish()
+    if stamp is not None and options != stamp.options:
+        print(f"{STEP}: from now on: {options}")
     print_table(kept)
     print_notes(kept, dropped, notes, ledger)
     rows = sum(len(listing.crops) for listing in kept)

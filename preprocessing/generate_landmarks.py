@@ -131,7 +131,7 @@ def with_crops(dataset: Dataset, crops_dir: str, rejections: Rejections) -> tupl
     for video in dataset.reals():
         reason = rejections.whole(video)
         if reason is None and not layout.crops_path(dataset.root, video.id, crops_dir).is_dir():
-            reason = "it has no crops; step 2 (extract_crops.py) makes them"
+            reason = "it has no crops; step 2 (extract_crops.py) makes them, or says why not"
         if reason is None:
             videos.append(video)
         else:

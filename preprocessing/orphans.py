@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dfdc import artifacts, layout
+from dfdc.boxes import BoxesError, read_boxes
 from dfdc.layout import FAKE, REAL, Dataset
 from dfdc.parallel import UsageError
+from dfdc.rejections import Rejection, Rejections
 from preprocessing.folds_stamp import read_stamp, stamp_path
 
 
@@ -43,6 +45,33 @@ def _has_stamp(folder: Path) -> bool:
         return False
 
 
+def rows_without_effect(dataset: Dataset, rejections: Rejections) -> list[str]:
+    """The rows of rejected.csv that name no video of the data set, or no face of its boxes, as they stand there."""
+    named = dataset.videos | {name: entry.video for name, entry in dataset.skipped.items()}
+    found = []
+    for row in rejections.rows:
+        video = named.get(row.video)
+        if video is None or not _has_face(dataset.root, video.source, row):
+            numbers = ("" if number is None else str(number) for number in (row.frame, row.face))
+            found.append(",".join((row.video, *numbers)))
+    return found
+
+
+def _has_face(root: Path, original: str, row: Rejection) -> bool:
+    """Whether boxes hold a face that `row` means; True where there are none that could be looked at."""
+    if row.frame is None and row.face is None:
+        return True
+    try:
+        boxes = read_boxes(layout.bboxes_path(root, original))
+    except (OSError, BoxesError):
+        return True
+    return boxes is None or any(
+        row.frame in (None, frame) and row.face in (None, face.face)
+        for frame, faces in boxes.frames.items()
+        for face in faces
+    )
+
+
 def absent_parts(dataset: Dataset) -> list[str]:
     """The parts that folds.csv was made from and that are not here now, in order."""
     stamp = read_stamp(stamp_path(dataset.root / layout.FOLDS_NAME))
@@ -59,13 +88,14 @@ def prune(dataset: Dataset, step: str, gone: Sequence[str], crops_dir: str = lay
     Raises:
         UsageError: another part is not here now: it may only be away.
     """
-    away = [part for part in absent_parts(dataset) if part not in gone]
-    if away:
-        raise UsageError(
-            f"--prune: {', '.join(away)} had videos in folds.csv, and what was made of them would go. Bring them back; "
-            f"or, if they are gone for good, run {step}.py --prune {' '.join(away)}"
-        )
     found = find_orphans(dataset, step, crops_dir)
+    away = [part for part in absent_parts(dataset) if part not in gone]
+    if found and away:
+        raise UsageError(
+            f"--prune: {len(found)} artifacts would go, {found[0].name} for one, which may be of a part that had a "
+            f"fold and is not here now: {', '.join(away)}. Bring it back; or, if it is gone for good, name it: "
+            f"--prune {' '.join(away)} (preprocess_data.sh takes the names too)"
+        )
     for path in found:
         artifacts.remove(path)
     if found:

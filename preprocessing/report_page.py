@@ -122,10 +122,10 @@ def _problems(found: Survey, pair_faults: Sequence[str]) -> str:
             texts.append(f"{kept} ({_examples(group)}); --prune removes them")
     if found.absent_parts:
         texts.append(f"Parts that folds.csv knows, and that are not here now: {', '.join(found.absent_parts)}")
-    if found.rejected_unknown:
-        group = Group(len(found.rejected_unknown), found.rejected_unknown[:EXAMPLES])
-        lacking = f"{REJECTED_NAME} names {plural(group.count, 'video')} that the data set lacks"
-        texts.append(f"{lacking}: {_examples(group)}")
+    if found.rejected_idle:
+        group = Group(len(found.rejected_idle), found.rejected_idle[:EXAMPLES])
+        idle = f"{REJECTED_NAME}: nothing is rejected by {plural(group.count, 'row')}, with no such video or face"
+        texts.append(f"{idle}: {'; '.join(group.examples)}")
     if pair_faults:
         more = f", and {len(pair_faults) - 1} more" if len(pair_faults) > 1 else ""
         texts.append(f"Pairs that can't be shown: {pair_faults[0]}{more}")
@@ -148,6 +148,7 @@ def _tiles(found: Survey) -> str:
     )
     frames = sum(found.tally.frame_faces.values())
     unchanged = f"{plural(total['unchanged'], 'mask')} show no change" if total["unchanged"] else "each shows a change"
+    rejecting = len(found.rejected) - len(found.rejected_idle)
     tiles = (
         ("Videos", number(total["real"] + total["fake"]), split),
         ("Faces", number(total["faces"]), f"on {number(frames)} frames of real videos"),
@@ -155,7 +156,7 @@ def _tiles(found: Survey) -> str:
         ("Landmarks", number(total["landmarks"]), f"on {percent(total['landmarks'], real_crops)} of the real crops"),
         ("Masks", number(total["masks"]), unchanged if total["masks"] else "real and fake compared"),
         ("Failures", number(outcomes["failed"]), f"{skipped} skipped"),
-        ("Rejected", number(len(found.rejected)), f"rows of {REJECTED_NAME}, not cut" if found.rejected else
+        ("Rejected", number(rejecting), f"rows of {REJECTED_NAME}, not cut" if found.rejected else
          f"no {REJECTED_NAME}, or an empty one"),
     )  # fmt: skip
     return '<dl class="tiles">' + "".join(

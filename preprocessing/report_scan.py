@@ -21,7 +21,7 @@ from dfdc.identity import count_files
 from dfdc.layout import FAKE, REAL, Dataset, Video
 from dfdc.ledger import OUTCOMES, StepRun, read_rows, read_run
 from dfdc.rejections import Rejection, load_rejections
-from preprocessing.orphans import absent_parts, find_orphans
+from preprocessing.orphans import absent_parts, find_orphans, rows_without_effect
 
 STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs", "generate_folds")
 COVERAGE = ("none", "< 25%", "25–49%", "50–74%", "75–99%", "all")
@@ -133,7 +133,7 @@ class Survey:
     absent_parts: list[str] = field(default_factory=list)  # known to folds.csv, and not here now
     orphans: dict[str, list[str]] = field(default_factory=dict)  # step -> names of what belongs to no video any more
     rejected: list[Rejection] = field(default_factory=list)
-    rejected_unknown: list[str] = field(default_factory=list)
+    rejected_idle: list[str] = field(default_factory=list)  # its rows that have no effect
 
 
 def survey(dataset: Dataset, crops_dir: str) -> Survey:
@@ -169,7 +169,7 @@ def survey(dataset: Dataset, crops_dir: str) -> Survey:
     for step in STEPS[:-1]:
         found.orphans[step] = [path.name for path in find_orphans(dataset, step, crops_dir)]
     found.absent_parts = absent_parts(dataset)
-    found.rejected, found.rejected_unknown = list(rejections.rows), rejections.unknown(dataset)
+    found.rejected, found.rejected_idle = list(rejections.rows), rows_without_effect(dataset, rejections)
     return found
 
 
@@ -183,10 +183,11 @@ def _count_video(tally: Tally, root: Path, crops_dir: str, video: Video) -> None
         counts["real_crops"] += crops
         _count_boxes(tally, layout.bboxes_path(root, video.id), video)
         folder = layout.landmarks_path(root, video.id)
-        counts["landmarks"] += _count_folder(tally, "generate_landmarks", "landmarks", folder, video)
+        counts["landmarks"] += crops and _count_folder(tally, "generate_landmarks", "landmarks", folder, video)
     else:
         counts["fake"] += 1
-        counts["masks"] += _count_folder(tally, "generate_diffs", "masks", layout.diffs_path(root, video.id), video)
+        folder = layout.diffs_path(root, video.id)
+        counts["masks"] += crops and _count_folder(tally, "generate_diffs", "masks", folder, video)
 
 
 def _count_boxes(tally: Tally, path: Path, video: Video) -> None:

@@ -350,5 +350,5 @@ def test_step_3_is_about_real_videos_only(cropped):
     assert [video.id for video in videos] == ["real"]
     reasons = dict(skipped)
     assert reasons.keys() == {"gone", "bare", "out"}
-    assert reasons["bare"] == "it has no crops; step 2 (extract_crops.py) makes them"
+    assert reasons["bare"] == "it has no crops; step 2 (extract_crops.py) makes them, or says why not"
     assert reasons["out"] == "rejected in rejected.csv"

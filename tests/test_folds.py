@@ -182,10 +182,44 @@ def test_the_other_steps_are_asked(tmp_path, monkeypatch):
 def test_without_crops_it_says_which_steps_make_them(tmp_path):
     root = make_root(tmp_path, (0,))
     refused(root, stale=["r0", "f0a", "f0b"], said=["holds no crops", "steps 1 and 2", str(root / "failures")])
-    assert len(ledger_of(root)) == 3
+    rows = ledger_of(root)
+    assert len(rows) == 4
+    assert rows["folds.csv"][1].startswith("refused: ")
+    run = json.loads(layout.ledger_path(root, "generate_folds").with_suffix(".json").read_text())
+    assert run["finished"] is True
 
 
 # ------------------------------------------------------------------------------------------------------- hold-outs
+def test_a_rejected_video_leaves_the_hold_out_with_a_line(tmp_path, capsys):
+    root = make_root(tmp_path / "root", (0, 1, 2))
+    ids = tmp_path / "ids"
+    ids.write_text("r0\nr1\n")
+    main(root, "--val-ids", ids)
+    capsys.readouterr()
+    assert main(root, rejected=["r1"]) == 0
+    assert [video for video, fold in folds_of(root).items() if fold == 0] == ["r0"]
+    out = capsys.readouterr().out
+    assert "rejected, and so not held out: r1\n" in out
+    assert "has no FAKE video" in out
+    assert main(root) == 0  # and it comes back
+    assert {video for video, fold in folds_of(root).items() if fold == 0} == {"r0", "r1"}
+
+
+def test_options_are_checked_before_any_work(tmp_path, capsys):
+    root = make_root(tmp_path / "root", (0, 1, 2))
+    assert main(root, "--check-options") == 0
+    assert not (root / "folds.csv").exists()
+    main(root, "--seed", 3)
+    capsys.readouterr()
+    assert main(root, "--check-options") == 0
+    assert "as before: " in capsys.readouterr().out
+    refused(root, "--check-options", "--seed", 4, said="--seed from 3 to 4")
+    refused(root, "--check-options", "--val-ids", tmp_path / "absent", said="absent")
+    before = (root / "folds.csv").read_bytes()
+    assert main(root, "--check-options", "--seed", 4, "--force") == 0
+    assert (root / "folds.csv").read_bytes() == before
+
+
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_val_ids_hold_out_just_those_and_drop_their_families(tmp_path, capsys, as_folder):
     root = make_root(tmp_path / "root", (0, 1, 2, 3), f3a="r1")
@@ -207,8 +241,9 @@ def test_a_hold_out_that_cannot_be_listed_changes_nothing(tmp_path):
     ids = tmp_path / "ids"
     ids.write_text("r1\n")
     main(root, "--val-ids", ids)
-    refused(root, stale=["r1"], said=["1 of 1 video can't be listed, r1 among them", "--val-ids none --force"])
+    refused(root, stale=["r1"], said=["1 of 1 video can't be listed, r1 among them", "--force-folds"])
     refused(root, "--force", stale=["r1"], said="r1 among them")
+    assert ledger_of(root)["folds.csv"][0] == "failed"
     ids.write_text("r1\nstranger")
     refused(root, "--val-ids", ids, "--force", said="1 of 2 videos can't be listed, stranger among them")
     ids.write_text("r1\n")

@@ -309,7 +309,9 @@ def test_crops_that_cant_be_read_are_on_the_page(root, monkeypatch):
 
 def test_what_is_rejected_and_what_is_of_no_video_any_more_is_counted(root, capsys):
     real = layout.load_dataset(root).reals()[0].id
-    (root / layout.REJECTED_NAME).write_text(f"video,frame,face,reason\n{real},10,0,a poster\nnobody,,,\n")
+    (root / layout.REJECTED_NAME).write_text(
+        f"video,frame,face,reason\n{real},10,0,a poster\nnobody,,,\n{real},11,,\n{real},,7,\n"
+    )
     for name in ("gone", "gone too"):
         with artifacts.atomic_folder(layout.crops_path(root, name), {}):
             pass
@@ -320,11 +322,12 @@ def test_what_is_rejected_and_what_is_of_no_video_any_more_is_counted(root, caps
         "2 Crops: 2 artifacts of no video in metadata.json any more (gone, gone too); --prune removes them" in page.text
     )
     assert "1 Faces: 1 artifact of no video in metadata.json any more (gone.json); --prune" in page.text
-    assert "rejected.csv names 1 video that the data set lacks: nobody" in page.text
-    assert "2 rows of rejected.csv, not cut" in page.text.replace("2rows", "2 rows")
+    idle = "rejected.csv: nothing is rejected by 3 rows, with no such video or face: nobody,,; "
+    assert f"{idle}{real},11,; {real},,7" in page.text
+    assert "1 rows of rejected.csv, not cut" in page.text.replace("1rows", "1 rows")
     out = capsys.readouterr().out
     assert re.search(r"of no video any more +3 artifacts \(--prune removes them\)", out)
-    assert re.search(r"rejected.csv +2 rows", out)
+    assert re.search(r"rejected.csv +4 rows", out)
 
 
 # ------------------------------------------------------------------------------------------- in a browser

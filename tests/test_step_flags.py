@@ -165,17 +165,19 @@ def folds_of(root, *parts):
 @pytest.mark.parametrize("name", STEPS)
 def test_t61_what_was_made_of_a_part_that_is_away_is_not_pruned(root, seen, name):
     folds_of(root, "part_0", "part_1", "part_2")
-    (root / "crops" / "gone").mkdir()
-    artifacts.write_json(root / "crops" / "gone" / artifacts.STAMP_NAME, {})
+    gone = root / FOLDERS[name] / ("gone.json" if name == "detect_original_faces" else "gone")
+    if name == "detect_original_faces":
+        gone.write_text("{}")
+    else:
+        artifacts.write_json(gone / artifacts.STAMP_NAME, {})
     for flags in (["--prune"], ["--prune", "part_2"]):
-        with pytest.raises(
-            UsageError, match=r"--prune: .*part_1.* had videos in folds\.csv, and what was made of them"
-        ) as no:
+        with pytest.raises(UsageError, match=r"--prune: 1 artifacts would go, gone.* is not here now: .*part_1") as no:
             run(name, root, *flags)
-    assert f"run {name}.py --prune part_1" in str(no.value)  # of the last attempt
-    assert (root / "crops" / "gone").exists()
+    assert "--prune part_1 (preprocess_data.sh takes" in str(no.value)  # of the last attempt
+    assert gone.exists()
     assert run(name, root, "--prune", "part_1", "part_2") == 0
-    assert (root / "crops" / "gone").exists() == (name != "extract_crops")
+    assert not gone.exists()
+    assert run(name, root, "--prune") == 0  # nothing is left that could go
 
 
 def test_crops_of_another_folder_are_pruned_there(root, seen):
@@ -219,8 +221,8 @@ def test_videos_without_crops_are_skipped_with_the_reason(root, seen, name):
     assert (
         skipped
         == {
-            "generate_landmarks": [("real", "it has no crops; step 2 (extract_crops.py) makes them")],
-            "generate_diffs": [("fake", "real without crops; step 2 (extract_crops.py) makes them")],
+            "generate_landmarks": [("real", "it has no crops; step 2 (extract_crops.py) makes them, or says why not")],
+            "generate_diffs": [("fake", "real without crops; step 2 (extract_crops.py) makes them, or says why not")],
         }[name]
     )
 
@@ -260,10 +262,15 @@ def driver(tmp_path):
         command = [str(ROOT / "preprocess_data.sh"), str(data), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
         lines = log.read_text().splitlines() if log.exists() else []
-        calls = {}
+        calls, checked = {}, []
         for script, *given in map(json.loads, lines):
             assert given[:2] == ["--root-dir", str(data)]
+            if given[-1] == "--check-options":  # what the last step will be called with
+                assert not calls
+                checked = given[2:-1]
+                continue
             calls[script.split("/")[-1].removesuffix(".py")] = given[2:]
+        assert checked == calls.get("generate_folds", checked)
         return done, calls
 
     return run_driver
@@ -286,6 +293,7 @@ def test_the_driver_runs_all_steps_and_the_report_without_arguments(driver):
         (["--max-failed", "0.2"], ALL[:4], ["--max-failed", "0.2"]),
         (["--force"], ALL[:4], ["--force"]),
         (["--prune"], ALL[:4], ["--prune"]),
+        (["--prune", "part 1", "part_2"], ALL[:4], ["--prune", "part 1", "part_2"]),
         (["--device", "cpu"], ("detect_original_faces", "generate_landmarks"), ["--device", "cpu"]),
         (["--detector-scale", "0.5"], ("detect_original_faces",), ["--detector-scale", "0.5"]),
         (["--png-level", "9"], ("extract_crops", "generate_diffs"), ["--png-level", "9"]),
@@ -312,7 +320,8 @@ def test_a_relative_hold_out_is_where_the_user_is(driver, tmp_path):
 
 
 def test_wrong_options_of_the_driver_are_named(driver):
-    for given, said in ((["--n-splitz", "3"], "unknown argument '--n-splitz'"), (["--seed"], "--seed needs a value")):
+    for given, said in ((["--n-splitz", "3"], "unknown argument '--n-splitz'"), (["--seed"], "--seed needs a value"),
+                        (["--png-level", "12"], "--png-level 12: give 0 to 9")):  # fmt: skip
         done, calls = driver(*given)
         assert (done.returncode, calls) == (2, {})
         assert said in done.stderr
