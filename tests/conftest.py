@@ -25,6 +25,8 @@ needs_real_videos = pytest.mark.skipif(
     not REAL_VIDEOS.is_dir(), reason="the real videos (../shared/videos) are not here"
 )
 # The same test on generated videos, which every clone has, and on the real ones.
+# Long tests take the real videos where they are; elsewhere generated ones do as well.
+on_either_kind = pytest.mark.parametrize("kind", ["real" if REAL_VIDEOS.is_dir() else "generated"])
 on_both_kinds = pytest.mark.parametrize("kind", ["generated", pytest.param("real", marks=needs_real_videos)])
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_VIDEOS, on_both_kinds
+from conftest import REAL_VIDEOS, on_either_kind
 from facenet_pytorch import MTCNN
 from PIL import Image
 
@@ -71,7 +71,7 @@ def transcription(path, network):
     return scores, scores.mean()
 
 
-@on_both_kinds
+@on_either_kind
 def test_scores_are_the_winners_within_the_agreed_bounds(kind, published, face_clips, tmp_path):
     real = [REAL_VIDEOS / "faces" / name for name in ("d3.mp4", "s32.mp4")]
     videos, folder = (real, published) if kind == "real" else ([face_clips / "square.mp4"], tmp_path)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from conftest import REAL_VIDEOS, on_both_kinds
+from conftest import REAL_VIDEOS, on_either_kind
 from facenet_pytorch import MTCNN
 
 from dfdc import faces, mtcnn
@@ -42,7 +42,7 @@ def half_size_frames(path, count):
         return [faces._resize(frame, 0.5) for _, frame in reader.frames(wanted)]
 
 
-@on_both_kinds
+@on_either_kind
 def test_faces_of_videos_are_the_librarys(kind, both, face_clips):
     library, cascade = both
     folder, count, least = (REAL_VIDEOS, 2, 30) if kind == "real" else (face_clips, 4, 12)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from conftest import REAL_VIDEOS, ROOT, copy_dataset, on_both_kinds, run_script
+from conftest import REAL_VIDEOS, ROOT, copy_dataset, on_either_kind, run_script
 from test_preprocessing import ledger
 
 from dfdc import identity, layout
@@ -69,7 +69,7 @@ def generated_data(demo_root, root):
     return pairs, ("orphan",), (fakes[0].part, fakes[0].source, fakes[0].id, 10)
 
 
-@on_both_kinds
+@on_either_kind
 def test_a_data_set_gives_what_the_contract_says(kind, demo_root, tmp_path):
     root = tmp_path / "mini"
     pairs, skipped, looked_at = real_data(root) if kind == "real" else generated_data(demo_root, root)
