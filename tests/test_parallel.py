@@ -67,7 +67,9 @@ class Behaving(Step):
             raise SkipVideo("no partner")
         marker = self.folder / f"{video.id}.done"
         time.sleep(0.02)
-        marker.write_text(f"{cv2.getNumThreads()} {threading.active_count()} {self.device} {os.getpid()}")
+        marker.write_text(
+            f"{cv2.getNumThreads()} {threading.active_count()} {self.device} {os.getpid()} {os.getppid()}"
+        )
         failed = "nothing in it" if kind == "empty" else None
         return {"made": {"things": 2}, "failed": failed, "notes": ["half of it", "late"] if kind == "partly" else []}
 
@@ -161,7 +163,7 @@ def test_each_place_has_its_device_and_a_replaced_worker_gets_the_same(tmp_path,
     assert len([key for key in ledger if key[1] == "failed"]) == 2
     of_process = {}
     for path in tmp_path.glob("*.done"):
-        _, _, device, process = path.read_text().split()
+        _, _, device, process, _ = path.read_text().split()
         of_process.setdefault(process, set()).add(device)
     assert all(len(devices) == 1 for devices in of_process.values())
     assert set().union(*of_process.values()) == {"cuda:0", "cuda:1", "cuda:2"}
@@ -198,6 +200,20 @@ def test_a_free_place_is_one_whose_process_has_ended():
     places[1] = ended.pid
     assert workers.take_place(places, own) == 1
     assert list(places) == [own, own, own]
+    assert workers.take_place(places, ended.pid) == 0  # more workers than places: that is not foreseen, and no fault
+
+
+def test_workers_are_no_copies_of_this_process(tmp_path):
+    """A copy would have its CUDA state, and its threads' locks: they come from a server that has neither."""
+    run(tmp_path, ["good-1"])
+    parent = int((tmp_path / "good-1.done").read_text().split()[4])
+    assert parent != os.getpid()
+
+
+def test_one_worker_is_not_told_to_be_fewer(tmp_path):
+    with pytest.raises(workers.WorkersError, match="no worker can be started") as error:
+        run(tmp_path, ["good-1", "good-2"], workers=1, trouble="dies")
+    assert "fewer" not in str(error.value)
 
 
 def test_the_largest_video_comes_first(tmp_path):
