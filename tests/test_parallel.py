@@ -243,6 +243,13 @@ def test_too_many_failures_exit_1_with_a_message(tmp_path, capsys):
     assert "1 of 10 videos failed, more than --max-failed 0.09 allows" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("skipped", [[], [("a", "not on disk")]])
+def test_reasons_are_pointed_at_where_there_are_some(tmp_path, capsys, skipped):
+    args = argparse.Namespace(root_dir=tmp_path, workers=1, max_failed=1.0, force=False)
+    parallel.run_step(Behaving(tmp_path), args, [], skipped)
+    assert ("  reasons: " in capsys.readouterr().out) == bool(skipped)
+
+
 def test_skipped_is_no_failure(tmp_path):
     assert run(tmp_path, ["skipped-1", "skipped-2"], max_failed=0.0)[0] == 0
 

@@ -51,6 +51,16 @@ def test_how_a_script_ends(monkeypatch, capsys, error, status, said):
     assert bool(err) == bool(said)
 
 
+def test_with_force_the_same_command_would_begin_anew(monkeypatch, capsys):
+    def main(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["step.py", "--force"])
+    with pytest.raises(SystemExit):
+        parallel.run_main(main)
+    assert "to go on (without --force, which would begin anew)\n" in capsys.readouterr().err
+
+
 def test_what_nobody_foresaw_is_not_hidden(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["step.py"])
     with pytest.raises(ZeroDivisionError):
