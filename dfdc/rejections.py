@@ -62,11 +62,6 @@ class Rejections:
                 return True
         return False
 
-    def unknown(self, dataset: layout.Dataset) -> list[str]:
-        """Ids that stand in the file and that no metadata.json lists, each once."""
-        names = dict.fromkeys(row.video for row in self.rows)
-        return [name for name in names if name not in dataset.videos and name not in dataset.skipped]
-
 
 def load_rejections(root: Path) -> Rejections:
     """Read `root`/rejected.csv; without one nothing is rejected.

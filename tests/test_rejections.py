@@ -9,6 +9,7 @@ import pytest
 from dfdc import layout
 from dfdc.layout import DataError, Skipped, Video
 from dfdc.rejections import Rejection, Rejections, load_rejections
+from preprocessing.orphans import rows_without_effect
 
 REAL = Video("real", Path("real.mp4"), "part_0", "REAL", None)
 FAKE = Video("fake", Path("fake.mp4"), "part_0", "FAKE", "real")
@@ -40,7 +41,6 @@ def test_without_a_file_nothing_is_rejected(tmp_path):
     assert rejections.rows == []
     assert rejections.whole(FAKE) is None
     assert covered(rejections, FAKE) == []
-    assert rejections.unknown(layout.Dataset(tmp_path, [])) == []
 
 
 def test_empty_means_all_frames_and_all_faces(tmp_path):
@@ -81,11 +81,11 @@ def test_names_with_and_without_suffix_and_in_either_unicode_form(tmp_path):
     assert names == ["a", "b", "c.d", "e.d", unicodedata.normalize("NFC", "café"), ".mp4", "part_0/a"]
 
 
-def test_unknown_videos_are_named_once_and_skipped_ones_are_known(tmp_path):
+def test_rows_that_mean_nothing_are_named_as_they_stand_and_skipped_videos_are_known(tmp_path):
     rejections = load(tmp_path, "real,,,\ntypo,,,\ngone,,,\ntypo.mp4,0,0,\n")
     gone = Video("gone", Path("gone.mp4"), "part_0", "REAL", None)
     dataset = layout.Dataset(tmp_path, [], {"real": REAL}, {"gone": Skipped(gone, "it is not on disk")})
-    assert rejections.unknown(dataset) == ["typo"]
+    assert rows_without_effect(dataset, rejections) == ["typo,,", "typo,0,0"]
 
 
 def test_what_spreadsheets_write_is_read(tmp_path):
