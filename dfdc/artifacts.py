@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dfdc.identity import FolderChecksum, folder_checksum, folder_listing
+from dfdc.identity import FolderChecksum, folder_checksum, folder_listing, same_record
 
 STAMP_NAME = ".stamp.json"
 _TEMP_MARK = ".part-"  # in the name of everything unfinished: .<final name>.part-<process>-<when that began>
@@ -114,13 +114,20 @@ def remove(path: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def remove_unless(folder: Path, inputs: dict) -> None:
+def remove_unless(folder: Path, inputs: dict, source: dict | None = None) -> None:
     """Remove `folder` if its stamp names other inputs than `inputs`, which were just read: it is of something else.
 
     So that it can't be taken for good, should its successor fail.
+
+    Args:
+        source: the fingerprint of the video it must be of, where it is made from one.
     """
     stamp = read_json(folder / STAMP_NAME)
-    if not isinstance(stamp, dict) or any(stamp.get(key) != value for key, value in inputs.items()):
+    if (
+        not isinstance(stamp, dict)
+        or any(stamp.get(key) != value for key, value in inputs.items())
+        or (source is not None and not same_record(stamp.get("source"), source))
+    ):
         remove(folder)
 
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dfdc import artifacts, layout, parallel
 from dfdc.artifacts import NewFolder
 from dfdc.boxes import Boxes, BoxesError, read_boxes
-from dfdc.identity import digest_of, fingerprint, same_file, same_record
+from dfdc.identity import digest_of, fingerprint, same_file
 from dfdc.imaging import MARGIN_PART, crop_face, encode_png, margin_box
 from dfdc.layout import Dataset, Video
 from dfdc.page import plural
@@ -115,17 +115,9 @@ class CropStep(parallel.Step):
                 self._cut(video, boxes, places, reader, folder, stamp)
         except (VideoError, FailVideo, SkipVideo):
             # Crops of another video or of other boxes must not be taken for these. Those of the same stay.
-            self._remove_another(video, stamp)
+            artifacts.remove_unless(self.folder(video), {"boxes": stamp["boxes"]}, source)
             raise
         return stamp
-
-    def _remove_another(self, video: Video, stamp: dict) -> None:
-        """Remove the crops of `video` if they were made of something else than `stamp` says."""
-        stored = artifacts.read_json(self.folder(video) / artifacts.STAMP_NAME)
-        if not isinstance(stored, dict):
-            stored = {}
-        if stored.get("boxes") != stamp["boxes"] or not same_record(stored.get("source"), stamp["source"]):
-            artifacts.remove(self.folder(video))
 
     def _cut(
         self, video: Video, boxes: Boxes, places: Places, reader: VideoReader, folder: NewFolder, stamp: dict

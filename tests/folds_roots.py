@@ -95,6 +95,18 @@ def main(root, *arguments, rejected=(), stale=(), unreadable=(), unpaired=(), un
     return generate_folds.main(["--root-dir", str(root), *map(str, arguments)], open_checks)
 
 
+def refuse_stamp_of(monkeypatch, video):
+    """Let the stamps of this video's folders be such as can't be read."""
+    read = artifacts.read_json
+
+    def refuse(path):
+        if path.parent.name == video:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(artifacts, "read_json", refuse)
+
+
 def refused(root, *arguments, said, **options):
     """The step refuses, for a reason that says `said`, and changes neither folds.csv nor its stamp."""
     files = [root / "folds.csv", stamp_path(root / "folds.csv")]

@@ -13,6 +13,7 @@ from folds_roots import (
     make_root,
     picture_of,
     put_crops,
+    refuse_stamp_of,
     refused,
     rows_of,
 )
@@ -77,14 +78,7 @@ def test_only_fresh_crops_are_listed_and_the_ledger_says_why(tmp_path, capsys, m
     put_crops(root, "f3b", {})
     (root / "dfdc_train_part_0" / "f0b.mp4").unlink()
     options = {"stale": ["r1"], "rejected": ["f1a", "f1b"], "unpaired": ["f2a"], "unknown_pairs": ["f2b"]}
-    read = artifacts.read_json
-
-    def refuse(path):
-        if path.parent.name == "r2":
-            raise PermissionError(13, "Permission denied", str(path))
-        return read(path)
-
-    monkeypatch.setattr(artifacts, "read_json", refuse)
+    refuse_stamp_of(monkeypatch, "r2")
     assert main(root, **options, unreadable=["r0", "f0a"]) == 0
     monkeypatch.undo()
     assert folds_of(root) == {"r0": 0, "f0a": 0, "f2b": 1, "r3": 2}
@@ -120,14 +114,7 @@ def test_a_fake_that_was_not_compared_with_its_original_is_said_so(tmp_path):
 def test_t61_crops_that_cannot_be_read_now_do_not_shrink_the_file(tmp_path, monkeypatch):
     root = make_root(tmp_path, (0, 1))
     main(root)
-    read = artifacts.read_json
-
-    def refuse(path):
-        if path.parent.name == "f0a":
-            raise PermissionError(13, "Permission denied", str(path))
-        return read(path)
-
-    monkeypatch.setattr(artifacts, "read_json", refuse)
+    refuse_stamp_of(monkeypatch, "f0a")
     refused(root, said=["lists 1 video that can't be looked at now", "f0a: its crops can't be read", "--force-folds"])
     assert main(root, "--force") == 0
     assert "f0a" not in folds_of(root)
