@@ -1,4 +1,4 @@
-"""Reading and writing videos: the only module that touches a decoder (FFmpeg through PyAV).
+"""Reading and writing videos: with its two helpers, the only module that touches a decoder (FFmpeg through PyAV).
 
 Frame k is the k-th frame of the stream in the order of showing. Frames are numbered by the packets' time
 stamps and not by counting what comes out of the decoder, so that one lost frame does not shift the rest.
@@ -6,41 +6,36 @@ Where few frames of a long video are wanted, the reader jumps from key frame to 
 those of reading it all, which is what it goes back to where a jump does not land where it should, or into damage.
 (Behind damage a jump may show frames that are lost to a decoder that came through it.)
 Colours are converted as OpenCV's reader does it (bicubic chroma, the stream's own matrix): the published
-weights were trained on such pixels.
+weights were trained on such pixels. Scoring asks for pictures as a player shows them: square pixels, and a high
+dynamic range brought down to the usual one.
 """
 
 from __future__ import annotations
 
-import contextlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from dfdc import video_picture
 from dfdc.artifacts import atomic_file
 from dfdc.identity import regular
+from dfdc.video_fields import Fields
+from dfdc.video_source import VideoError, choose_stream, is_hidden, open_container, packets
 
 if TYPE_CHECKING:
     import av
 
 _JUMP = 16  # frames that a jump must spare: it empties the decoder, and begins with a key frame, the dearest
 _MOST_REORDERED = 32  # places that a packet may lie from where it is shown; codecs allow 16
-
-
-class VideoError(RuntimeError):
-    """A video that can't be read; the message says why, `path` which."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(reason)
-        self.path, self.reason = path, reason
-
-    def __reduce__(self) -> tuple:
-        return (VideoError, (self.path, self.reason))  # so that it survives the way between processes
+_MOST_SQUEEZED = 4  # times as wide as high, or the reverse: a pixel that the file says is more so is a lie
+_SQUARE = 0.01  # a pixel whose sides differ by no more is square
 
 
 class _KeyFrame(NamedTuple):
@@ -58,24 +53,38 @@ class VideoReader:
     """One pass through a video.
 
     Attributes:
-        width, height: of the picture as shown, after rotation, in pixels.
+        width, height: of the first picture as `frames` gives it, after rotation, in pixels.
         frame_count: frames to be shown, counted by the packets; those a cut file announces but lacks included.
         fps: mean frames per second (0.0 if unknown).
         duration: seconds that the frames are shown (0.0 if unknown).
-        lost: numbers of the wanted frames that could not be decoded, filled by `frames`.
+        dynamic_range: "sdr", "pq" or "hlg", of the first frame as it is in the file.
+        pixel_aspect: width of the first frame's pixels to their height, before rotation (1.0: square).
+        lost: numbers of the wanted frames that could not be decoded, filled by `frames`. Without `any_size`, those in
+            `other_size` are among them.
+        other_size: numbers of the wanted frames whose size is not that of the first frame, filled by `frames`.
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 1) -> None:
-        """Open `path`; `threads` is the decoder's (0: as many as there are cores).
+    def __init__(self, path: str | Path, *, threads: int = 1, any_size: bool = False, as_shown: bool = False) -> None:
+        """Open a video.
+
+        Args:
+            path: a file; its name is taken as it is.
+            threads: of the decoder (0: as many as there are cores).
+            any_size: give frames of another size than the first in their own size, instead of counting them as lost.
+            as_shown: make pixels square, bring a high dynamic range (PQ, HLG) down to BT.709, show what is
+                transparent as white.
 
         Raises:
-            VideoError: not there, empty, not a video, or without a picture stream.
+            VideoError: not there, empty, not a video, of a format that can name other files, or without a picture
+                stream.
         """
         import av
 
         self.path = Path(path)
         self.lost: list[int] = []
-        self._threads = threads
+        self.other_size: list[int] = []
+        self._threads, self._any_size, self._as_shown = threads, any_size, as_shown
+        self._quarter_turns = 0  # of the frame that was decoded last, against the clock
         self._stamps: array | None = None  # of the frames, in the order of showing; None where they mean nothing
         self._key_frames: list[_KeyFrame] = []  # to jump to; none where that is not to be relied on
         self._unit = 0.0  # seconds of the stream's unit of time
@@ -84,19 +93,22 @@ class VideoReader:
                 raise VideoError(self.path, "the file has zero bytes")
         except OSError as error:
             raise VideoError(self.path, f"can't be opened: {error.strerror}") from error
-        self._container = self._open()
+        self._container = open_container(self.path)
         try:
+            self._index = choose_stream(self._container, self.path)
             stream = self._stream()
+            self.fps = float(stream.average_rate or 0)
+            self._unit = float(stream.time_base or 0)
+            # What only the container says of the pixels' sides goes before what the frames say.
+            aspect = stream.sample_aspect_ratio
+            self._container_aspect = aspect if aspect != stream.codec_context.sample_aspect_ratio else None
             # The display matrix that turns a phone's video upright comes with the first decoded frame.
-            first = next(self._decoded(stream), None)
+            first = next(self._decoded(), None)
             if first is None:
                 raise VideoError(self.path, "no frame of it can be decoded")
             first, _ = first
-            self._quarter_turns = round(first.rotation / 90) % 4
-            height, width = first.height, first.width
-            self.height, self.width = (width, height) if self._quarter_turns % 2 else (height, width)
-            self.fps = float(stream.average_rate or 0)
-            self._unit = float(stream.time_base or 0)
+            self.pixel_aspect, self.dynamic_range = self._aspect(), self._range()
+            self.height, self.width = self._shown_size(first)
             self._look_through_packets()
             self.duration = self.frame_count / self.fps if self.fps else 0.0
         except av.FFmpegError as error:
@@ -110,29 +122,13 @@ class VideoReader:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._container.close()
 
-    def _open(self) -> av.container.InputContainer:
-        import av
-
-        try:
-            # 'file:' keeps FFmpeg from reading a name such as 'http:x.mp4' or '-' as a protocol.
-            return av.open(f"file:{self.path}", metadata_errors="ignore")
-        except (av.FFmpegError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise VideoError(self.path, f"not a readable video: {reason}") from error
-
     def _stream(self) -> av.VideoStream:
-        return self._stream_of(self._container)
-
-    def _stream_of(self, container: av.container.InputContainer) -> av.VideoStream:
-        streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
-        if not streams:
-            raise VideoError(self.path, "it has no picture stream")
-        stream = streams[0]
-        if stream.codec_context is None:
-            raise VideoError(self.path, "its pictures are in a format that can't be decoded here")
+        """The film in `_container`, ready to be decoded."""
+        stream = self._container.streams[self._index]
         stream.codec_context.thread_count = self._threads
         # Without it, damage is painted over with what lies around it, and passes for a picture.
         stream.codec_context.options = {"err_detect": "explode"}
+        self._codec = stream.codec_context
         return stream
 
     def _look_through_packets(self) -> None:
@@ -141,24 +137,28 @@ class VideoReader:
         A container's own count may be an estimate, count frames that an edit list hides, or be a lie. It is believed
         only where the file was cut: an index that lists more frames than there are packets.
         """
-        import av
-
-        stamps, is_key, stamped = array("q"), array("b"), True
-        with self._open() as container:
-            stream = self._stream_of(container)
-            packets = container.demux(stream)
-            with contextlib.suppress(av.FFmpegError):  # a cut file: what came before counts
-                for packet in packets:
-                    if packet.size and not packet.is_discard:
-                        stamped &= packet.pts is not None
-                        stamps.append(packet.pts or 0)
-                        is_key.append(packet.is_keyframe)
+        stamps, is_key, stamped, decoded_at, seen = array("q"), array("b"), True, None, 0
+        with open_container(self.path) as container:
+            stream = container.streams[self._index]
+            codec = stream.codec_context.name
+            fields = Fields(codec, stream.codec_context.extradata)
+            for packet in packets(container, stream):
+                seen += not packet.is_discard
+                if not (packet.is_discard or is_hidden(packet, codec) or fields.is_second(packet)):
+                    begins_anew = None not in (packet.dts, decoded_at) and packet.dts < decoded_at
+                    decoded_at = packet.dts
+                    stamped &= packet.pts is not None and not begins_anew
+                    stamps.append(packet.pts or 0)
+                    is_key.append(packet.is_keyframe)
             self.frame_count, kind = len(stamps), container.format.name
             reorders = stream.codec_context.has_b_frames
             indexed = stream.frames if "mp4" in kind else 0
-            if indexed > self.frame_count and stream.duration and stream.average_rate:
+            if indexed and seen:
+                self.fps *= self.frame_count / seen  # it is reckoned with packets
+            if indexed > seen and stream.duration and stream.average_rate:
                 shown = round(stream.duration * stream.time_base * stream.average_rate)
-                self.frame_count = max(self.frame_count, min(indexed, shown, self.path.stat().st_size // 8))
+                announced = min(indexed, shown, self.path.stat().st_size // 8)
+                self.frame_count = max(self.frame_count, announced * self.frame_count // max(seen, 1))
         in_file = np.frombuffer(stamps, np.int64)
         order = np.argsort(in_file, kind="stable")
         in_order = np.arange(len(order))
@@ -185,7 +185,7 @@ class VideoReader:
         stamps = np.frombuffer(self._stamps, np.int64)
         return (stamps - stamps[0]) * self._unit
 
-    def _decoded(self, stream: av.VideoStream) -> Iterator[tuple[av.VideoFrame, bool]]:
+    def _decoded(self) -> Iterator[tuple[av.VideoFrame, bool]]:
         """Decoded frames and whether they are sound.
 
         After an error pictures are built on broken ones, until a sound key frame. A stream without further ones, which
@@ -194,17 +194,9 @@ class VideoReader:
         import av
 
         damaged, begun_anew = False, 0
-        packets = self._container.demux(stream)
-        while True:
+        for packet in chain(packets(self._container, self._container.streams[self._index]), [None]):
             try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except av.FFmpegError:
-                # A broken index or a cut file: nothing comes after it, but the decoder still holds frames.
-                packet = None
-            try:
-                decoded = packet.decode() if packet is not None else stream.decode(None)
+                decoded = self._codec.decode(packet)  # None: the frames that the decoder still holds
                 begun_anew += packet is not None and packet.is_keyframe
             except av.FFmpegError:
                 decoded = []
@@ -214,9 +206,9 @@ class VideoReader:
                     damaged, begun_anew = True, 0
                 elif frame.key_frame or begun_anew > 2:  # the third: the decoder hands out frames late
                     damaged = False
+                # H.264 and HEVC may say it at key frames only; it then holds for what follows.
+                self._quarter_turns = round(frame.rotation / 90) % 4 or self._quarter_turns
                 yield frame, not damaged
-            if packet is None:
-                return
 
     def numbered_frames(self, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, av.VideoFrame, bool]]:
         """(frame number, undisplayed frame, whether it is sound) of the frames that come out of the decoder.
@@ -230,13 +222,14 @@ class VideoReader:
                 last = item[0]
                 yield item
         except _JumpFailed:
-            for item in self._numbered(self._rewound()):
+            self._rewind()
+            for item in self._numbered():
                 if item[0] > last:
                     yield item
 
-    def _rewound(self) -> av.VideoStream:
+    def _rewind(self) -> av.VideoStream:
         self._container.close()
-        self._container = self._open()
+        self._container, self._quarter_turns = open_container(self.path), 0
         return self._stream()
 
     def _jumping(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame, bool]]:
@@ -247,7 +240,7 @@ class VideoReader:
         """
         import av
 
-        stream, number = self._rewound(), -1
+        stream, number = self._rewind(), -1
         while True:
             key = self._key_frame_before(wanted, number)
             if key is not None:
@@ -255,7 +248,7 @@ class VideoReader:
                     self._container.seek(key.stamp, stream=stream)
                 except av.FFmpegError as error:
                     raise _JumpFailed from error
-            for number, frame, sound in self._numbered(stream, key):
+            for number, frame, sound in self._numbered(key):
                 yield number, frame, sound
                 if self._key_frame_before(wanted, number) is not None:
                     break
@@ -270,9 +263,7 @@ class VideoReader:
         index = bisect_right(self._key_frames, wanted[place], key=lambda key: key.number) - 1
         return self._key_frames[index] if index >= 0 and self._key_frames[index].number > number + _JUMP else None
 
-    def _numbered(
-        self, stream: av.VideoStream, key: _KeyFrame | None = None
-    ) -> Iterator[tuple[int, av.VideoFrame, bool]]:
+    def _numbered(self, key: _KeyFrame | None = None) -> Iterator[tuple[int, av.VideoFrame, bool]]:
         """Number what is decoded from the beginning, or from `key`, to which the container was set.
 
         A frame's number is how many packets are shown before it, whatever became of those. Where the stamps mean
@@ -282,7 +273,7 @@ class VideoReader:
             _JumpFailed: with `key`, at whatever is not as it would be had all been read.
         """
         number, stamps, begun = -1, self._stamps, key is None
-        for frame, sound in self._decoded(stream):
+        for frame, sound in self._decoded():
             if frame.pts is None:
                 stamps = None
             elif not begun and frame.pts < key.stamp:
@@ -297,7 +288,7 @@ class VideoReader:
                 raise _JumpFailed
             number, begun = found, True
             yield number, frame, sound
-        if key is not None and number + 1 < len(self._stamps or ()):
+        if key is not None and number + 1 < len(self._stamps):
             raise _JumpFailed  # it ended before the last packet
 
     def frames(self, wanted: Iterable[int] | None = None, *, stride: int = 1) -> Iterator[tuple[int, np.ndarray]]:
@@ -308,7 +299,7 @@ class VideoReader:
             stride: used where `wanted` is None.
 
         Yields:
-            frame number and RGB uint8 [height, width, 3], upright.
+            frame number and RGB uint8 [height, width, 3], upright; with `any_size`, in a size of its own.
 
         Raises:
             VideoError: if decoding ends without a single one of the wanted frames.
@@ -316,7 +307,7 @@ class VideoReader:
         targets = None if wanted is None else sorted(set(wanted))
         if targets is not None and (not targets or targets[0] < 0):
             raise ValueError(f"wanted frames must be numbers from 0 on, not {targets[:1]}")
-        self.lost = []
+        self.lost, self.other_size = [], []
         given, position, expected = 0, 0, 0  # expected: the next multiple of stride
         last = -1
         for number, frame, sound in self.numbered_frames(targets):
@@ -337,12 +328,15 @@ class VideoReader:
                 if number != targets[position]:
                     continue
                 position += 1
-            picture = self._to_rgb(frame) if sound else None
-            if picture is None:
+            # A stream may change its size on the way; boxes are in the pixels of one size.
+            if sound and self._shown_size(frame) != (self.height, self.width):
+                self.other_size.append(number)
+                sound = self._any_size
+            if not sound:
                 self.lost.append(number)
                 continue
             given += 1
-            yield number, picture
+            yield number, self._picture(frame)
             if targets is not None and position == len(targets):
                 break
         if targets is not None:
@@ -353,12 +347,34 @@ class VideoReader:
         if not given:
             raise VideoError(self.path, "none of the wanted frames can be decoded")
 
-    def _to_rgb(self, frame: av.VideoFrame) -> np.ndarray | None:
-        picture = frame.to_ndarray(format="rgb24", interpolation="BICUBIC")
-        if self._quarter_turns:
-            picture = np.ascontiguousarray(np.rot90(picture, self._quarter_turns))
-        # A stream may change its size on the way; boxes are in the pixels of one size.
-        return picture if picture.shape[:2] == (self.height, self.width) else None
+    def _range(self) -> str:
+        """Dynamic range of what was decoded last."""
+        return video_picture.RANGES.get(self._codec.color_trc, "sdr")
+
+    def _aspect(self) -> float:
+        """Width to height of a pixel of what was decoded last; 1.0 where the file says nothing, or what can't be."""
+        aspect = float(self._container_aspect or self._codec.sample_aspect_ratio or 1)
+        return aspect if 1 / _MOST_SQUEEZED <= aspect <= _MOST_SQUEEZED and abs(aspect - 1) > _SQUARE else 1.0
+
+    def _square_size(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """(height, width) before rotation."""
+        aspect = self._aspect() if self._as_shown else 1.0
+        return video_picture.square_size(frame.height, frame.width, aspect)
+
+    def _shown_size(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """(height, width) of the picture that is made of the frame."""
+        size = self._square_size(frame)
+        return size[::-1] if self._quarter_turns % 2 else size
+
+    def _picture(self, frame: av.VideoFrame) -> np.ndarray:
+        if not self._as_shown:
+            picture = video_picture.to_rgb(frame)
+        elif self._range() == "sdr":
+            picture = video_picture.to_opaque(frame)
+        else:
+            picture = video_picture.to_sdr(frame, self._range())
+        picture = video_picture.resized(picture, self._square_size(frame))
+        return np.ascontiguousarray(np.rot90(picture, self._quarter_turns))
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float = 25.0, crf: int = 23) -> None:
