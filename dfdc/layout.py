@@ -31,7 +31,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -48,7 +48,11 @@ VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts",
      ".ogv", ".mxf", ".vob", ".asf")
 )  # fmt: skip
-PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
+# A GIF that moves is read as a video all the same: see dfdc/pictures.py.
+PICTURE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif",
+     ".avif", ".heic", ".heif", ".hif")
+)  # fmt: skip
 _CROP_NAME = re.compile(r"(\d+)_(\d+)\.png")
 
 
@@ -372,22 +376,42 @@ def check_crops_dir(name: str, parts: Sequence[Part]) -> str:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether `path` is a picture and not a video, by its name."""
+    """Whether `path` is a picture and not a video, by its name; `dfdc.pictures.is_still` also looks into a GIF."""
     return path.suffix.lower() in PICTURE_SUFFIXES
 
 
-def list_videos(
-    folder: Path, *, recursive: bool = False, pictures: bool = False, broken_links: bool = False
+def list_files(
+    folder: Path, *, recursive: bool = False, onerror: Callable[[OSError], None] | None = None
 ) -> list[Path]:
-    """Video files in `folder` by suffix, in upper or lower case, in natural order; hidden ones aside.
+    """Files in `folder`, and links to files that are not there, in natural order; hidden ones aside.
 
     Args:
-        recursive: also of the folders in it.
-        pictures: picture files as well.
-        broken_links: links to files that are not there as well, so that somebody can say so.
+        recursive: also of the folders in it, and of those that links lead to; each folder once. Hidden ones aside.
+        onerror: called where a folder can't be looked into, which is left out then.
+
+    Raises:
+        OSError: a folder can't be looked into, and there is no `onerror`.
     """
-    suffixes = VIDEO_SUFFIXES | (PICTURE_SUFFIXES if pictures else frozenset())
-    paths = folder.rglob("*") if recursive else folder.iterdir()
-    named = [path for path in paths if path.suffix.lower() in suffixes and not path.name.startswith(".")]
-    videos = [p for p in named if p.is_file() or (broken_links and p.is_symlink() and not p.exists())]
-    return sorted(videos, key=lambda path: (natural_key(str(path)), str(path)))
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=onerror or stop):
+        real = os.path.realpath(place)
+        if real in seen:  # a link that goes round, or a second one
+            folders.clear()
+            continue
+        seen.add(real)
+        found += (Path(place, name) for name in files if not name.startswith("."))
+        # Where a folder is there twice, not by the name of the link.
+        folders.sort(key=lambda name, place=place: (Path(place, name).is_symlink(), name))
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+    return sorted(found, key=lambda path: (natural_key(str(path)), str(path)))
+
+
+def list_videos(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """Video files in `folder` by suffix, in upper or lower case, in the order and with the errors of `list_files`."""
+    files = list_files(folder, recursive=recursive)
+    return [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]

@@ -293,7 +293,7 @@ def test_crops_get_a_folder_of_their_own(name):
 
 
 def test_t13_videos_by_suffix_in_any_case(tmp_path):
-    for name in ("b.MP4", "a.mov", "c.webm", ".hidden.mp4", "notes.txt", "metadata.json", "d.PNG"):
+    for name in ("b.MP4", "a.mov", "c.webm", ".hidden.mp4", "notes.txt", "metadata.json", "d.PNG", "e.gif"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "deep").mkdir()
@@ -301,12 +301,75 @@ def test_t13_videos_by_suffix_in_any_case(tmp_path):
     (tmp_path / "10.mp4").symlink_to(tmp_path / "a.mov")
     (tmp_path / "9.mp4").symlink_to(tmp_path / "gone.mp4")
 
-    def listed(**options):
-        return [path.name for path in layout.list_videos(tmp_path, **options)]
+    def names(paths):
+        return [path.name for path in paths]
 
-    assert listed() == ["10.mp4", "a.mov", "b.MP4", "c.webm"]
-    assert listed(recursive=True) == ["10.mp4", "a.mov", "b.MP4", "c.webm", "d.mkv"]
-    assert listed(pictures=True) == ["10.mp4", "a.mov", "b.MP4", "c.webm", "d.PNG"]
-    assert listed(broken_links=True) == ["9.mp4", "10.mp4", "a.mov", "b.MP4", "c.webm"]
+    videos = ["10.mp4", "a.mov", "b.MP4", "c.webm"]
+    assert names(layout.list_videos(tmp_path)) == videos
+    assert names(layout.list_videos(tmp_path, recursive=True)) == [*videos, "d.mkv"]
+    files = ["9.mp4", "10.mp4", "a.mov", "b.MP4", "c.webm", "d.PNG", "e.gif", "metadata.json", "notes.txt"]
+    assert names(layout.list_files(tmp_path)) == files
     assert layout.is_picture(Path("d.PNG"))
+    assert layout.is_picture(Path("d.Heic"))
     assert not layout.is_picture(Path("d.mov"))
+
+
+def test_linked_folders_are_looked_into_once_each_and_hidden_ones_are_not(tmp_path):
+    top, away = tmp_path / "top", tmp_path / "away"
+    for folder in (top / "b", away / "deep", top / ".trash"):
+        folder.mkdir(parents=True)
+    for path in (top / "b/1.mp4", away / "deep/2.mp4", top / ".trash/3.mp4"):
+        path.write_bytes(b"")
+    (top / "a_link").symlink_to(top / "b")  # by its own name, though the link's comes first
+    (top / "c").symlink_to(away)
+    (away / "round").symlink_to(away)
+    (away / "up").symlink_to(top)
+    (top / "d").symlink_to(away / "deep")
+    found = [str(path.relative_to(top)) for path in layout.list_files(top, recursive=True)]
+    assert found == ["b/1.mp4", "c/deep/2.mp4"]
+    assert layout.list_files(top) == []
+    assert layout.list_files(top / "c/deep/../deep") == [top / "c/deep/../deep/2.mp4"]
+
+
+def test_a_folder_that_cant_be_looked_into_is_told(tmp_path, monkeypatch):
+    for name in ("shut", "open"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.mp4").write_bytes(b"")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="shut"):
+        layout.list_files(tmp_path, recursive=True)
+    told = []
+    found = layout.list_files(tmp_path, recursive=True, onerror=told.append)
+    assert found == [tmp_path / "open/a.mp4"]
+    assert [error.filename for error in told] == [str(tmp_path / "shut")]
+
+
+def test_names_with_digits_that_are_no_numbers_have_an_order(tmp_path):
+    names = [
+        "1²2.png",
+        "1¹.png",
+        "½.png",
+        "②.png",
+        "٣.png",
+        "3.png",
+        "10.mp4",
+        "a1²2",
+        "1",
+        "",
+        "²",
+        "x²10.mp4",
+        "x²9.mp4",
+    ]
+    ordered = sorted(names, key=layout.natural_key)
+    assert ordered.index("x²9.mp4") < ordered.index("x²10.mp4")
+    assert ordered.index("3.png") < ordered.index("10.mp4")
+    for name in filter(None, names):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in layout.list_videos(tmp_path)] == ["10.mp4", "x²9.mp4", "x²10.mp4"]
