@@ -7,6 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dfdc.faces import DETECT_THRESHOLDS
+
+FAKE_ABOVE, REAL_BELOW = 0.8, 0.2  # of a face, where the winners' rule takes it for surely fake or real
+PASSER_BY = 0.1  # as a part of the faces of the person seen most: who has no more does not count
+MAIN_PERSON = 0.4  # who has as many counts in full
+SURE_FACE = DETECT_THRESHOLDS[-1]  # of the detector: from here on there is a face for certain
+_DRAWS = {"person-max": 1, "smooth": 3}  # of a person's faces the mean, or the highest of three
 FAKE_WEIGHT = 1.4  # of the fakes' loss in selection_loss: missed fakes cost most in the challenge
 
 
@@ -17,7 +24,7 @@ class VideoScore(NamedTuple):
     rule: str
 
 
-def confident_score(scores: Sequence[float] | np.ndarray, threshold: float = 0.8) -> VideoScore:
+def confident_score(scores: Sequence[float] | np.ndarray) -> VideoScore:
     """The winners' rule, to the letter, with its absolute count that was tuned on 32 frames.
 
     More than 11 and more than n // 2.5 scores above the threshold: their mean ("fake"); else more than 0.9 n
@@ -32,7 +39,7 @@ def confident_score(scores: Sequence[float] | np.ndarray, threshold: float = 0.8
     """
     values = checked_scores(scores)
     count = len(values)
-    sure_fake, sure_real = values > threshold, values < 0.2
+    sure_fake, sure_real = values > FAKE_ABOVE, values < REAL_BELOW
     if sure_fake.sum() > 11 and sure_fake.sum() > count // 2.5:
         return VideoScore(float(values[sure_fake].mean()), "fake")
     if sure_real.sum() > 0.9 * count:
@@ -46,40 +53,134 @@ def mean_score(scores: Sequence[float] | np.ndarray) -> VideoScore:
 
 
 def person_max_score(scores: Sequence[float] | np.ndarray, people: Sequence[int] | np.ndarray) -> VideoScore:
-    """The mean of each person's scores, and of those the highest.
+    """The most suspicious person's mean; who is seen seldom counts in part, and passers-by do not (`_most_suspicious`).
 
-    Persons with less than a tenth of the faces that the most seen one has do not count: passers-by, and what the
-    detector took for a face.
+    Args:
+        scores: one probability per face, [n], n >= 1.
+        people: each face's person number, [n].
+
+    Raises:
+        ValueError: as in `confident_score`.
     """
-    values, numbers = checked_scores(scores), np.asarray(people)
-    counts = {person: int((numbers == person).sum()) for person in np.unique(numbers)}
-    seen = [person for person, count in counts.items() if 10 * count >= max(counts.values())]
-    means = {person: float(values[numbers == person].mean()) for person in seen}
-    highest = max(seen, key=lambda person: means[person])
-    return VideoScore(means[highest], f"person {highest}")
+    score, person = _most_suspicious(checked_scores(scores), np.asarray(people), _DRAWS["person-max"])
+    return VideoScore(score, f"person {person}")
 
 
 def smooth_score(scores: Sequence[float] | np.ndarray, people: Sequence[int] | np.ndarray) -> VideoScore:
-    """A rule without a cliff: high scores weigh more than low ones, of a person's faces and of persons.
+    """As `person_max_score`, but a person's high scores weigh more than the low ones.
 
-    The quadratic mean of each person's scores; of these the power mean of order 8, each person weighted by how many
-    faces there are. One more face changes little, and twice as many of each kind change nothing.
+    Three faces of a person are drawn at random, with putting back; the person's score is the highest of the three, on
+    average over all draws. A single face of n moves that by 3 / n at most.
     """
-    values, numbers = checked_scores(scores), np.asarray(people)
-    persons, counts = np.unique(numbers, return_counts=True)
-    quadratic = np.array([np.sqrt(np.mean(values[numbers == person] ** 2)) for person in persons])
-    return VideoScore(float(np.average(quadratic**8, weights=counts) ** (1 / 8)), "smooth")
+    score, _ = _most_suspicious(checked_scores(scores), np.asarray(people), _DRAWS["smooth"])
+    return VideoScore(score, "smooth")
+
+
+def _most_suspicious(values: np.ndarray, numbers: np.ndarray, draws: int) -> tuple[float, int]:
+    """A score for all persons together, and the number of the person with the largest share in it.
+
+    A person's score s is the mean of the highest of `draws` faces. Its weight c grows evenly from 0, for a tenth of
+    the faces of the person seen most, to 1 for four tenths. The video's score is the highest c s + (1 - c) d t that
+    two persons give, where d and t are the other one's weight and score: who counts in part leaves the rest to one
+    other. With a weight of 1, the most suspicious person decides alone.
+
+    One more face, one less or one other score changes this by at most 10/3 / n (draws = 1) or 7.5 / n (draws = 3), n
+    being the faces of the person seen most, whatever the number of persons: tests/test_scoring.py says why.
+    """
+    order = np.lexsort((values, numbers))
+    persons, first, counts = np.unique(numbers[order], return_index=True, return_counts=True)
+    size = np.repeat(counts, counts)
+    below = (np.arange(len(values)) - np.repeat(first, counts)) / size  # share of the person's faces that score less
+    chance = (below + 1 / size) ** draws - below**draws  # of being the highest
+    highest = np.add.reduceat(chance * values[order], first)
+    weight = _weights(counts)
+    part = weight * highest
+    # The best other for each: the highest part, or for the person who has that, the second highest.
+    ranked = np.argsort(part)[::-1]
+    other = np.where(np.arange(len(persons)) == ranked[0], ranked[min(1, len(ranked) - 1)], ranked[0])
+    scores = part + (1 - weight) * part[other]
+    best = int(np.argmax(scores))
+    rest = (1 - weight[best]) * weight[other[best]]
+    named = best if weight[best] >= rest else other[best]
+    # Sums of floats may pass the faces' own scores by a rounding.
+    return float(np.clip(scores[best], values.min(), values.max())), int(persons[named])
+
+
+def _weights(counts: np.ndarray) -> np.ndarray:
+    """How much persons with so many faces count, 0..1, [persons]: how often they are seen beside the one seen most."""
+    return np.clip((counts / counts.max() - PASSER_BY) / (MAIN_PERSON - PASSER_BY), 0, 1)
+
+
+def person_weights(people: Sequence[int] | np.ndarray) -> dict[int, float]:
+    """Person number -> how much the person counts for `person-max` and `smooth`, 0..1; of each face's number, [n]."""
+    persons, counts = np.unique(np.asarray(people), return_counts=True)
+    return {int(person): float(weight) for person, weight in zip(persons, _weights(counts), strict=True)}
+
+
+def deciding_person(strategy: str, scores: np.ndarray, people: np.ndarray) -> int | None:
+    """The person with the largest share in a video's score; None for a strategy that asks all faces.
+
+    Args:
+        strategy: a name in STRATEGIES.
+        scores: one probability per face, [n], n >= 1.
+        people: each face's person number, [n].
+    """
+    draws = _DRAWS.get(strategy)
+    return None if draws is None else _most_suspicious(checked_scores(scores), np.asarray(people), draws)[1]
+
+
+def photo_score(scores: Sequence[float] | np.ndarray, detector_scores: Sequence[float] | np.ndarray) -> VideoScore:
+    """The most suspicious face of a picture; doubtful detections count only where none is sure.
+
+    Args:
+        scores: one probability per face, [n], n >= 1.
+        detector_scores: the detector's probability that it is a face, [n]; sure from SURE_FACE on.
+
+    Raises:
+        ValueError: as in `confident_score`.
+    """
+    values, sure = checked_scores(scores), np.asarray(detector_scores, np.float64) >= SURE_FACE
+    return VideoScore(float(values[sure].max() if sure.any() else values.max()), "photo")
 
 
 Strategy = Callable[[np.ndarray, np.ndarray], VideoScore]
-# What each gives for one person of three whose 32 faces score 0.9 where the others' score 0.1, and for 3 faces of 0.95
-# among 29 of 0.1, is in the README, and tested.
+# What each gives in five cases is in the README's table, which tests/test_scoring.py computes.
 STRATEGIES: dict[str, Strategy] = {
     "confident": lambda scores, people: confident_score(scores),
     "mean": lambda scores, people: mean_score(scores),
     "person-max": person_max_score,
     "smooth": smooth_score,
 }
+
+
+def hinge(strategy: Strategy, scores: np.ndarray, people: np.ndarray) -> float:
+    """The most by which a video's score changes if one of its faces is left out, or counted twice; 0 for one face.
+
+    Args:
+        strategy: a value of STRATEGIES.
+        scores: one probability per face, [n], n >= 1.
+        people: each face's person number, [n].
+    """
+    scores, people = checked_scores(scores), np.asarray(people)
+    if len(scores) == 1:
+        return 0.0
+    score, every = strategy(scores, people).score, np.arange(len(scores))
+    changed = [kept for face in _extremes(scores, people) for kept in (np.delete(every, face), np.append(every, face))]
+    return max(abs(strategy(scores[kept], people[kept]).score - score) for kept in changed)
+
+
+def _extremes(scores: np.ndarray, people: np.ndarray) -> set[int]:
+    """Indices of the lowest and the highest face of each person, and of each band of the winners' rule.
+
+    Every strategy grows with each score, and `confident` counts by bands: no other face can make a larger difference.
+    """
+    bands = (scores >= REAL_BELOW).astype(int) + (scores > FAKE_ABOVE)
+    found: set[int] = set()
+    for groups in (people, bands):
+        order = np.lexsort((scores, groups))
+        ends = np.flatnonzero(np.diff(groups[order])) + 1
+        found.update(order[[0, *ends]].tolist(), order[[*(ends - 1), len(order) - 1]].tolist())
+    return found
 
 
 def checked_scores(scores: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -23,14 +23,13 @@ from dfdc.faces import (
     DETECTOR_SETTINGS,
     SCALE_LIMITS,
     FaceDetector,
-    Tracker,
-    TrackerSettings,
     detector_scale,
     parse_detector_scale,
 )
 from dfdc.identity import fingerprint, same_file, same_record
 from dfdc.layout import FRAME_STRIDE, Video
 from dfdc.rejections import load_rejections
+from dfdc.tracking import Tracker, TrackerSettings
 from dfdc.video import VideoError, VideoReader
 from preprocessing.orphans import prune
 

@@ -1,4 +1,4 @@
-"""Detection, persons and landmarks (dfdc/faces.py)."""
+"""Detection and landmarks (dfdc/faces.py)."""
 
 import argparse
 
@@ -43,6 +43,33 @@ def test_t9_scale_follows_the_longer_side(width, height, scale):
 def test_t9_bad_factors_are_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="neither auto nor a factor"):
         faces.parse_detector_scale(text)
+
+
+@pytest.mark.parametrize(("text", "factor"), [("auto", "auto"), ("0.5", 0.5), ("0.01", 0.01), ("4", 4.0)])
+def test_t9_factors_are_taken(text, factor):
+    assert faces.parse_detector_scale(text) == factor
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "scale", "pictures"),
+    [(960, 540, 1, 4), (1920, 1080, 0.5, 4), (480, 270, 2, 4), (1920, 1080, 1, 1), (3840, 2160, 1, 1), (90, 90, 1, 64)],
+)
+def test_t12_batches_fit_the_memory(detector, width, height, scale, pictures):
+    assert detector.batch_size(width, height, scale) == pictures
+
+
+def test_t12_pictures_are_searched_in_batches_of_that_size(monkeypatch):
+    sizes = []
+
+    class Nobody:
+        def detect(self, pictures, smallest):
+            sizes.append(len(pictures))
+            return [(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2))) for _ in pictures]
+
+    finder = faces.FaceDetector(faces.DETECT_THRESHOLDS)
+    monkeypatch.setattr(finder, "_cascade", Nobody())
+    assert len(finder.detect([np.zeros((540, 960, 3), np.uint8)] * 20, 0.5)) == 20
+    assert sizes == [16, 4]
 
 
 def test_thresholds_are_the_winners():
@@ -94,98 +121,23 @@ def test_t26_the_face_in_the_middle_not_the_largest():
     assert faces.middle_face(no_faces(), 100, 100) is None
 
 
-def box(x, y, side=100):
-    return [x, y, x + side, y + side]
-
-
-def test_a_person_keeps_the_number_when_ranks_change():
-    tracker = faces.Tracker()
-    assert tracker.update(0, np.array([box(0, 0), box(500, 0, 120)])) == [1, 0]  # the larger is numbered first
-    assert tracker.update(10, np.array([box(510, 5, 90), box(30, 5)])) == [0, 1]
-    assert tracker.update(20, np.array([box(60, 5)])) == [1]
-    assert tracker.update(30, np.array([box(530, 5), box(80, 5), box(900, 300)])) == [0, 1, 2]
-
-
-def test_crossing_persons_are_matched_together():
-    tracker = faces.Tracker()
-    tracker.update(0, np.array([box(0, 0), box(150, 0)]))
-    # The second stands where the first would also reach; only all at once is it right.
-    assert tracker.update(10, np.array([box(80, 0), box(240, 0)])) == [0, 1]
-
-
-def test_long_gone_persons_are_given_up_and_far_ones_are_new():
-    tracker = faces.Tracker(max_gap=50)
-    for frame in range(0, 50, 10):
-        tracker.update(frame, np.array([box(0, 0)]))
-    assert tracker.update(90, np.array([box(10, 0)])) == [0]
-    assert tracker.update(150, np.array([box(10, 0)])) == [1]
-    assert tracker.update(160, np.array([box(400, 0)])) == [2]
-    assert tracker.update(170, np.zeros((0, 4))) == []
-
-
-def test_a_passer_by_does_not_become_the_next_one():
-    tracker = faces.Tracker(max_gap=50)
-    tracker.update(0, np.array([box(0, 0)]))
-    assert tracker.update(20, np.array([box(10, 0)])) == [0]  # missed once
-    tracker = faces.Tracker(max_gap=50)
-    tracker.update(0, np.array([box(0, 0)]))
-    assert tracker.update(30, np.array([box(10, 0)])) == [1]
-
-
-def test_a_long_track_is_one_person():
-    """Ten minutes in which somebody walks about, comes nearer, goes away, and looks aside for a second at times."""
-    tracker, rng = faces.Tracker(), np.random.default_rng(0)
-    x, y, side = 400.0, 300.0, 100.0
-    numbers = set()
-    for step in range(1800):
-        x, y = np.clip((x, y) + rng.uniform(-0.3, 0.3, 2) * side, 0, 1500)
-        side = float(np.clip(side * rng.uniform(0.86, 1.16), 30, 400))
-        if step < 5 or step % 20 not in (7, 8, 9):  # 40 frames between two sightings
-            numbers |= set(tracker.update(10 * step, np.array([box(x, y, side)])))
-    assert numbers == {0}
-
-
-def test_a_crowd_keeps_its_numbers():
-    """Thirty people about their places; a tenth of the faces is missed, and the order is another each time."""
-    tracker, rng = faces.Tracker(), np.random.default_rng(1)
-    places = np.array([(x * 160.0, y * 160.0) for x in range(6) for y in range(5)])
-    known = {}
-    for step in range(200):
-        seen = [person for person in range(30) if step < 5 or rng.random() > 0.1]
-        rng.shuffle(seen)
-        boxes = [box(*(places[person] + rng.uniform(-25, 25, 2)), rng.uniform(80, 100)) for person in seen]
-        for person, number in zip(seen, tracker.update(10 * step, np.array(boxes)), strict=True):
-            known.setdefault(person, set()).add(number)
-    assert {len(numbers) for numbers in known.values()} == {1}
-    assert len(set().union(*known.values())) == 30
-
-
-@pytest.mark.parametrize(("seen", "gap", "same"), [(1, 20, True), (1, 21, False), (2, 20, True), (3, 30, True),
-                                                   (3, 31, False), (5, 50, True), (5, 51, False)])  # fmt: skip
-def test_patience_grows_with_the_times_that_somebody_was_seen(seen, gap, same):
-    tracker = faces.Tracker()
-    for step in range(seen):
-        tracker.update(step, np.array([box(0, 0)]))
-    assert tracker.update(seen - 1 + gap, np.array([box(0, 0)])) == [0 if same else 1]
-
-
-@pytest.mark.parametrize(("gap", "moved", "grown", "same"), [(10, 99, 1.0, True), (10, 100, 1.0, False),
-                                                             (11, 199, 1.0, True), (11, 200, 1.0, False),
-                                                             (10, 0, 1.99, True), (10, 0, 2.0, False),
-                                                             (10, 0, 0.51, True), (10, 0, 0.5, False)])  # fmt: skip
-def test_how_far_a_face_may_move_and_grow(gap, moved, grown, same):
-    tracker = faces.Tracker()
-    for step in range(5):
-        tracker.update(step, np.array([box(0, 0)]))
-    side = 100 * grown
-    centre = 50 + moved
-    found = tracker.update(4 + gap, np.array([[centre - side / 2, 50 - side / 2, centre + side / 2, 50 + side / 2]]))
-    assert found == [0 if same else 1]
+@pytest.mark.parametrize(("part", "found"), [(0.21, 0), (0.19, None)])
+def test_the_middle_is_the_inner_three_fifths(part, found):
+    """Strips along each side of it, that are `part` of it: of a crop of 100 x 200 it is 20..80, 40..160."""
+    wide, high = 60 * part, 120 * part
+    strips = [[20, 40, 20 + wide, 160], [80 - wide, 40, 80, 160], [20, 40, 80, 40 + high], [20, 160 - high, 80, 160]]
+    for strip in strips:
+        one = faces.Faces(np.array([strip], np.float32), np.ones(1, np.float32), np.zeros((1, 5, 2), np.float32))
+        assert faces.middle_face(one, 100, 200) == found
 
 
 def test_iou():
-    values = faces.box_iou(np.array([box(0, 0), box(50, 0)]), np.array([box(0, 0), box(300, 0)]))
+    first, second = [[0, 0, 100, 100], [50, 0, 150, 100]], [[0, 0, 100, 100], [300, 0, 400, 100]]
+    values = faces.box_iou(np.array(first), np.array(second))
     assert values == pytest.approx(np.array([[1, 0], [1 / 3, 0]]))
+    assert faces.box_iou(np.array([[0, 10, 100, 60]]), np.array([[50, 10, 150, 60]])) == pytest.approx(1 / 3)
+    inside = np.array([[0, 0, 50, 50]])
+    assert faces.box_iou(np.array(first), inside) == pytest.approx(np.array([[1 / 4], [0]]))
 
 
 @pytest.mark.skipif(not __import__("torch").cuda.is_available(), reason="needs a CUDA GPU")
