@@ -162,13 +162,13 @@ def judge_compiling(without: float, with_it: float) -> tuple[bool, str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is PyTorch's CUDA out-of-memory, or the like from cuDNN, cuBLAS or the CPU allocator."""
+    """Whether `error` is Python's MemoryError, PyTorch's, or the like from cuDNN, cuBLAS or the CPU allocator."""
     import torch
 
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, (RuntimeError, MemoryError)) and ("out of memory" in text or "can't allocate" in text)
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate" in text)
 
 
 def run_halving(run: Callable[[Sequence], Sequence], batch: Sequence) -> list[Any]:

@@ -20,7 +20,8 @@ from typing import Any
 from dfdc.devices import DEVICE_HELP, available_cores
 from dfdc.layout import REJECTED_NAME, DataError, Video, ledger_path
 from dfdc.ledger import Ledger
-from dfdc.workers import FailVideo, Outcome, SkipVideo, WorkersError, do_all, outcome_of
+from dfdc.text import printable
+from dfdc.workers import FailVideo, Outcome, SkipVideo, WorkersError, do_all, outcome_of, reason_of
 
 __all__ = ["FailVideo", "SkipVideo"]  # of dfdc/workers.py; the steps know them from here
 
@@ -101,28 +102,31 @@ def step_parser(
 
 def run_main(main: Callable[[Sequence[str] | None], int]) -> None:
     """Run a script's `main`; wrong usage and unusable data end with their message and status 2."""
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
+        stream.reconfigure(errors="backslashreplace")
     try:
         status = main(None)
     except DataError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        status = USAGE_ERROR
+        status = _end(error, USAGE_ERROR)
     except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError) as error:
         # Of places given on the command line; a video's own errors went to the ledger.
-        print(f"{Path(sys.argv[0]).name}: {error.filename}: {error.strerror}; give a place that can be used",
-              file=sys.stderr)  # fmt: skip
-        status = USAGE_ERROR
+        status = _end(f"{error.filename}: {error.strerror}; give a place that can be used", USAGE_ERROR)
     except WorkersError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        status = 1
+        status = _end(error, 1)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"{Path(sys.argv[0]).name}: {place}{error.strerror or error}", file=sys.stderr)
-        status = 1
+        status = _end(reason_of(error), 1)
     except KeyboardInterrupt:
         anew = " (without --force, which would begin anew)" if "--force" in sys.argv else ""
         print(f"\nstopped; run the same command again to go on{anew}", file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+def _end(error: object, status: int) -> int:
+    """Print why the script ends, and return `status`."""
+    lines = map(printable, f"{Path(sys.argv[0]).name}: {error}".split("\n"))
+    print("\n".join(lines), file=sys.stderr)
+    return status
 
 
 def worker_count(requested: int, devices: Sequence[str]) -> int:

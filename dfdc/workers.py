@@ -100,7 +100,7 @@ def do_all(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "pebble", "dfdc.artifacts", *step.preload])
     # The largest first, so that at the end no worker waits for one that has a long video left.
-    videos = sorted(videos, key=_file_size, reverse=True)
+    videos = sorted(videos, key=lambda video: _file_size(video.path), reverse=True)
     workers = min(workers, len(videos))
     threads, size = share_out(len(videos), workers, available_cores() if devices[0].startswith("cuda") else 1)
     waiting = deque(videos[start : start + size] for start in range(0, len(videos), size))
@@ -112,7 +112,7 @@ def do_all(
         while waiting or running:
             while waiting and len(running) < 2 * workers:
                 some = waiting.popleft()
-                limit = sum(map(_seconds_for, some))
+                limit = sum(time_limit(video.path) for video in some)
                 running[pool.schedule(_do_some, args=(some, threads), timeout=limit)] = some
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 some = running.pop(future)
@@ -149,17 +149,17 @@ def _reason_of_end(end: Exception, video: Video) -> str:
     code = getattr(end, "exitcode", None)
     if code is not None:
         return f"its worker process died (exit code {code})"
-    return f"it took longer than {_seconds_for(video):.0f} s, and was given up"
+    return f"it took longer than {time_limit(video.path):.0f} s, and was given up"
 
 
-def _seconds_for(video: Video) -> float:
-    """How long a video may take, generously, by its length in bytes."""
-    return _LEAST_SECONDS + _file_size(video) / _BYTES_A_SECOND
+def time_limit(path: Path) -> float:
+    """Seconds that the work on a video may take, generously, by its length in bytes."""
+    return _LEAST_SECONDS + _file_size(path) / _BYTES_A_SECOND
 
 
-def _file_size(video: Video) -> int:
+def _file_size(path: Path) -> int:
     try:
-        return video.path.stat().st_size
+        return path.stat().st_size
     except OSError:  # that is for the step to say
         return 0
 

@@ -1,7 +1,8 @@
 """Temperature scaling: one number that makes the ensemble's video scores as sure as they are right.
 
 The logit of a score is divided by a temperature T before the sigmoid: over 1 where the scores were too sure, under 1
-where they were not sure enough. The order of videos stays, and so do AUC and what lies above 0.5.
+where they were not sure enough. The order of videos stays, and so do AUC and what lies above 0.5. Scores of exactly 0
+or 1 stay what they are; float32 rounds logits over 17 to 1, so that such videos had one score before as well.
 
 Source: Guo et al. 2017, On Calibration of Modern Neural Networks (ICML), section 4.2, for two classes.
 """
@@ -20,12 +21,16 @@ import numpy as np
 from dfdc import artifacts
 from dfdc.parallel import UsageError
 from dfdc.scoring import log_loss
+from dfdc.text import printable
+from prediction.progress import SCORING_VERSION
 from prediction.verdict import Verdict
 
 FEWEST_VIDEOS = 8  # with fewer, a single video decides on the temperature
 # Where all videos are on the right side of 0.5, the log loss falls as long as T does: scores would become 0 and 1.
 LOWEST, HIGHEST = 0.2, 20.0
-_EDGE = 1e-7  # float32 holds no probability that is nearer to 1: nothing is known of logits beyond this
+# T < 1 moves scores nearer to 1 than float64 can tell apart: 1 - score shrinks by no more than this. Of scores that
+# differ by 1e-9 or more, as those of float32 do, none become one.
+_LEAST_SHRINKING = 1e-7
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Fit:
 
     Attributes:
         bound: "lowest" or "highest" where the temperature is one of the bounds, else "".
-        before, after: log loss.
+        before, after: log loss, both with scores clipped to 1e-15, as everywhere.
     """
 
     temperature: float
@@ -61,20 +66,20 @@ def check_enough(labels: Sequence[int]) -> None:
 
 
 def calibrate(scores: Sequence[float] | np.ndarray, temperature: float) -> np.ndarray:
-    """sigmoid(logit(score) / temperature).
+    """sigmoid(logit(score) / temperature), with larger scores for larger ones; at 1, the scores themselves.
 
     Args:
-        scores: probabilities of fake, [n].
+        scores: probabilities of fake, [n]; 0 and 1 stay.
 
     Returns:
         float64 [n].
     """
-    return 1 / (1 + np.exp(-_logits(scores) / temperature))
+    from scipy.special import expit, logit
 
-
-def _logits(scores: Sequence[float] | np.ndarray) -> np.ndarray:
-    clipped = np.clip(np.asarray(scores, np.float64), _EDGE, 1 - _EDGE)
-    return np.log(clipped / (1 - clipped))
+    scores = np.asarray(scores, np.float64)
+    if temperature == 1:
+        return scores.copy()
+    return np.minimum(expit(logit(scores) / temperature), 1 - _LEAST_SHRINKING * (1 - scores))
 
 
 def fit_temperature(labels: Sequence[int], scores: Sequence[float]) -> Fit:
@@ -88,12 +93,16 @@ def fit_temperature(labels: Sequence[int], scores: Sequence[float]) -> Fit:
         UsageError: too few videos, or all of one class.
     """
     from scipy.optimize import minimize_scalar
+    from scipy.special import logit
 
     check_enough(labels)
-    signed = np.where(np.asarray(labels) == 1, 1, -1) * _logits(scores)
+    # Of a score of 0 or 1 it is known that float32 can't tell it from that: its logit is taken to be the nearest.
+    zero, one = np.float32([0, 1])
+    nearest = logit(np.float64([np.nextafter(zero, one), np.nextafter(one, zero)]))
+    signed = np.where(np.asarray(labels) == 1, 1, -1) * np.clip(logit(np.asarray(scores, np.float64)), *nearest)
 
     def loss(log_temperature: float) -> float:
-        # Not from probabilities, which are 1 for every logit over 37: the loss would be flat there.
+        # Without the clip of log_loss, which would reward being sure where a video can't cost more than it does.
         return float(np.logaddexp(0, -signed / math.exp(log_temperature)).mean())
 
     # The loss is convex in 1 / T, so that it has one lowest point, whatever the scale that is searched on.
@@ -123,6 +132,7 @@ def fit_to_file(path: Path, labels: Sequence[int], scores: Sequence[float], sett
         "log_loss_after": fit.after,
         "models": settings["models"],
         "strategy": settings["strategy"],
+        "scoring": SCORING_VERSION,
     }
     artifacts.write_json(path, content, indent=1)
     print(
@@ -136,7 +146,7 @@ def fit_to_file(path: Path, labels: Sequence[int], scores: Sequence[float], sett
         )
     elif fit.bound:
         print(f"  {HIGHEST} is the highest that is tried: the scores say little or the wrong thing about these videos")
-    print(f"written: {path}; a later run applies it: --calibration {path}")
+    print(f"written: {printable(path)}; a later run applies it: --calibration {printable(path)}")
 
 
 def read_temperature(path: Path, settings: dict[str, Any]) -> float:
@@ -146,34 +156,35 @@ def read_temperature(path: Path, settings: dict[str, Any]) -> float:
         settings: of this run: its models (with size and checksum) and strategy.
 
     Raises:
-        UsageError: can't be read, or was fitted for other checkpoints or another strategy.
+        UsageError: can't be read, or was fitted for other checkpoints, another strategy or another SCORING_VERSION.
     """
+    place = f"--calibration {printable(path)}"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         temperature, strategy = float(content["temperature"]), content["strategy"]
-        earlier = any("crc" in model for model in content["models"])
-        fitted = {(model["size"], None if earlier else model["xxh3"]): model["name"] for model in content["models"]}
+        version = content.get("scoring")
+        fitted = {(model["size"], model.get("xxh3")): model["name"] for model in content["models"]}
         if not LOWEST <= temperature <= HIGHEST:
             raise ValueError(f"temperature {temperature} is not in {LOWEST}..{HIGHEST}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = printable(f"{type(error).__name__}: {error}")
+        raise UsageError(f"{place}: not a file that --calibrate wrote ({said})") from None
+    if version != SCORING_VERSION:
         raise UsageError(
-            f"--calibration {path}: not a file that --calibrate wrote ({type(error).__name__}: {error})"
-        ) from None
-    if earlier:
-        raise UsageError(
-            f"--calibration {path}: an earlier version of this program wrote it, whose checksums do not tell every "
-            "checkpoint from every other. Fit one again by --calibrate"
+            f"{place}: was fitted to scores of {'an earlier' if version is None else 'another'} version of this "
+            "program, which may be others. Fit one again by --calibrate"
         )
     # By content: the mean does not change when a checkpoint is renamed or comes in another place.
     given = {(model["size"], model["xxh3"]): model["name"] for model in settings["models"]}
     if fitted.keys() != given.keys() or len(content["models"]) != len(settings["models"]):
+        old, new = (printable(", ".join(map(str, models.values()))) for models in (fitted, given))
         raise UsageError(
-            f"--calibration {path}: was fitted for other checkpoints ({', '.join(fitted.values())}) than "
-            f"{', '.join(given.values())}, or they were trained again since. Fit one for these by --calibrate"
+            f"{place}: was fitted for other checkpoints ({old}) than {new}, or they were trained again since. Fit one "
+            "for these by --calibrate"
         )
     if strategy != settings["strategy"]:
         raise UsageError(
-            f"--calibration {path}: was fitted for --strategy {strategy}, not {settings['strategy']}; score with that, "
+            f"{place}: was fitted for --strategy {printable(strategy)}, not {settings['strategy']}; score with that, "
             "or fit one for this by --calibrate"
         )
     return temperature

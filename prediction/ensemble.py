@@ -16,6 +16,7 @@ import numpy as np
 
 from dfdc.devices import available_cores, judge_compiling, keep_freed_memory, release_freed_memory, run_halving
 from dfdc.imaging import fit, tighten
+from prediction.inputs import model_names
 from prediction.onnx_model import OnnxModel, is_onnx
 
 if TYPE_CHECKING:
@@ -34,8 +35,10 @@ def choose_precision(name: str, device: str) -> str:
     """`auto` -> fp16 on a GPU, bf16 on a CPU with instructions for it, else fp32; other names as they are.
 
     Raises:
-        ValueError: fp16 on a CPU, which computes it slower than fp32.
+        ValueError: no such precision, or fp16 on a CPU, which computes it slower than fp32.
     """
+    if name not in PRECISIONS:
+        raise ValueError(f"precision {name!r} is unknown; there are {', '.join(PRECISIONS)}")
     on_gpu = device.startswith("cuda")
     if name == "auto":
         return "fp16" if on_gpu else "bf16" if _cpu_has_bf16() else "fp32"
@@ -64,6 +67,7 @@ class Ensemble:
         precision: of PRECISIONS.
 
     Attributes:
+        names: their file names, with folders where two have one name.
         compiled: whether networks run compiled, each kind once for all checkpoints of that kind; see `compile`.
 
     Raises:
@@ -80,8 +84,10 @@ class Ensemble:
         self.precision = choose_precision(precision, device)
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         self._device, self._on_gpu = device, device.startswith("cuda")
+        if self._on_gpu and self.precision == "fp32":
+            torch.backends.cudnn.allow_tf32 = False  # of the whole process: convolutions would keep 10 bits of 23
         self.paths = list(paths)
-        self.names = [path.name for path in paths]
+        self.names = model_names(paths)
         self.specs: list[ModelSpec] = []
         self.models: list[torch.nn.Module | OnnxModel] = []
         self._normalizers = []

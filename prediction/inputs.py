@@ -8,24 +8,31 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from dfdc import layout
+from dfdc import identity, layout
 from dfdc.parallel import UsageError
+from dfdc.text import printable
 from prediction.onnx_model import check_model
 
-_TEXT = "utf-8-sig"  # UTF-8, with or without the mark that some editors and spreadsheets put first
+# UTF-8, with or without the mark that some editors and spreadsheets put first. Bytes that are no UTF-8 are read as
+# Python reads them in file names, so that such names are found.
+_TEXT: Final = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
+_SUFFIXES = layout.VIDEO_SUFFIXES | layout.PICTURE_SUFFIXES
+_SHOWN = 8  # kinds of files that are named as left out
 
 
 def list_inputs(places: Sequence[Path], lists: Sequence[Path] = (), *, recursive: bool = False) -> dict[str, Path]:
     """Name in the submission -> video or picture. A name that occurs twice comes with its folder.
 
+    What lies in the folders and is left out is printed, by suffix.
+
     Args:
         places: folders, whose videos and pictures are taken, and single files of any name.
         lists: text files with a path a line; a relative one is taken from the list's own folder.
-        recursive: also the folders' own folders.
+        recursive: also the folders' own folders, and those that links in them lead to.
 
     Raises:
         UsageError: no such place, or nothing to score in it.
@@ -36,19 +43,10 @@ def list_inputs(places: Sequence[Path], lists: Sequence[Path] = (), *, recursive
     for place in places:
         if place.is_file():
             paths.append(place)
-            continue
-        if not place.is_dir():
-            raise UsageError(f"--test-dir {place}: there is no such folder or file")
-        found = layout.list_videos(place, recursive=recursive, pictures=True, broken_links=True)
-        if not found:
-            deeper = "" if recursive else "; --recursive looks into its folders as well"
-            kinds = ", ".join(sorted(layout.VIDEO_SUFFIXES | layout.PICTURE_SUFFIXES))
-            raise UsageError(f"--test-dir {place}: no video or picture lies in it (looked for {kinds}){deeper}")
-        folders = () if recursive else (path for path in place.iterdir() if path.is_dir())
-        left_out = next((folder for folder in folders if layout.list_videos(folder)), None)
-        if left_out:  # one is enough to say so: there may be thousands
-            print(f"{place}: videos in its folders are left out ({left_out.name}, ...); --recursive takes them")
-        paths += found
+        elif place.is_dir():
+            paths += _look_into(place, recursive)
+        else:
+            raise UsageError(f"--test-dir {printable(place)}: there is no such folder or file")
     if not paths:
         raise UsageError("nothing to score: give --test-dir or --list")
     once: dict[str, Path] = {}
@@ -62,16 +60,50 @@ def list_inputs(places: Sequence[Path], lists: Sequence[Path] = (), *, recursive
     return {path.name if repeated[path.name] == 1 else str(path): path for path in paths}
 
 
+def _look_into(place: Path, recursive: bool) -> list[Path]:
+    """The videos and pictures in a folder, and links to what is not there, so that a verdict can say so."""
+
+    def left_out(error: OSError) -> None:
+        print(f"{printable(error.filename)} can't be looked into, and is left out ({error.strerror})")
+
+    files = layout.list_files(place, recursive=recursive, onerror=left_out)
+    found = [path for path in files if _is_input(path)]
+    if not found:
+        deeper = "" if recursive else "; --recursive looks into its folders as well"
+        kinds = ", ".join(sorted(_SUFFIXES))
+        raise UsageError(f"--test-dir {printable(place)}: no video or picture lies in it (looked for {kinds}){deeper}")
+    others = Counter(path.suffix.lower() for path in set(files) - set(found))
+    if others:
+        shown = [f"{count} {printable(suffix or 'without a suffix')}" for suffix, count in others.most_common(_SHOWN)]
+        more = sum(others.values()) - sum(count for _, count in others.most_common(_SHOWN))
+        print(f"{printable(place)}: left out: {', '.join(shown)}{f' and {more} more' if more else ''}")
+    folders = [] if recursive else sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] != ".")
+    for folder in folders:
+        if any(map(_is_input, layout.list_files(folder, onerror=left_out))):  # one is enough: there may be thousands
+            name = printable(folder.name)
+            print(f"{printable(place)}: what lies in its folders is left out ({name}, ...); --recursive takes it")
+            break
+    return found
+
+
+def _is_input(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES and (path.is_file() or (path.is_symlink() and not path.exists()))
+
+
 def _read_list(path: Path) -> list[Path]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding=_TEXT).splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--list {path}: can't be read ({error})") from None
+        lines = [line.strip() for line in path.read_text(**_TEXT).split("\n")]
+    except OSError as error:
+        raise UsageError(f"--list {printable(path)}: can't be read ({error.strerror})") from None
     found = [path.parent / line for line in lines if line]
-    absent = [str(file) for file in found if not file.is_file()]
+    absent = [file for file in found if not file.is_file()]
     if absent or not found:
-        named = f"{len(absent)} of its files are not there, {absent[0]} for one" if absent else "it names no file"
-        raise UsageError(f"--list {path}: {named}")
+        said = (
+            f"{len(absent)} of its files are not there, {printable(absent[0])} for one"
+            if absent
+            else "it names no file"
+        )
+        raise UsageError(f"--list {printable(path)}: {said}")
     return found
 
 
@@ -86,17 +118,16 @@ def held_out_inputs(folders: Sequence[Path], fold: int) -> tuple[dict[str, Path]
     dataset = layout.load_dataset(folders[0])
     path = folders[0] / layout.FOLDS_NAME
     if not path.is_file():
-        raise UsageError(f"--fold {fold}: there is no {path}; run ./preprocess_data.sh {folders[0]} first")
+        raise UsageError(f"--fold {fold}: there is no {printable(path)}; run ./preprocess_data.sh first")
     with path.open(encoding="utf-8", newline="") as handle:
         folds = {row["video"]: int(row["fold"]) for row in csv.DictReader(handle)}
     wanted = sorted((video for video in folds if folds[video] == fold), key=layout.natural_key)
     if not wanted:
-        raise UsageError(f"--fold {fold}: {path} has the folds {sorted(set(folds.values()))}")
+        raise UsageError(f"--fold {fold}: {printable(path)} has the folds {sorted(set(folds.values()))}")
     gone = [video for video in wanted if video not in dataset.videos]
     if gone:
-        raise UsageError(
-            f"--fold {fold}: {path} names videos that are not there: {', '.join(gone[:5])}; run step 5 again"
-        )
+        first = printable(", ".join(gone[:5]))
+        raise UsageError(f"--fold {fold}: {printable(path)} names videos that are not there: {first}; run step 5 again")
     videos = [dataset.videos[video] for video in wanted]
     return {v.path.name: v.path for v in videos}, {v.path.name: int(v.label == layout.FAKE) for v in videos}
 
@@ -118,27 +149,27 @@ def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> l
     videos = [layout.video_id(name) for name in names]
     said: list[dict[str, Any]] = []
     faults, folds = [], set()
-    for path in models:
+    for path, name in zip(models, model_names(models), strict=True):
         try:
             _, holdout = check_model(path)
         except CheckpointError as error:
-            raise UsageError(str(error)) from error
+            raise UsageError(printable(error)) from error
         if holdout is None:
             print(
-                f"warning: {path.name} does not say what it was trained on; if on these videos, its scores flatter",
+                f"warning: {printable(name)} does not say what it was trained on; if on these videos, its scores "
+                "flatter",
                 file=sys.stderr,
             )
-            said.append({"name": path.name, "fold": "unknown"})
+            said.append({"name": name, "fold": "unknown"})
             continue
         learned = holdout.learned(videos)
         if learned:
-            first = ", ".join(learned[:3]) + (", ..." if len(learned) > 3 else "")
-            faults.append(
-                f"{path.name}, which held out fold {holdout.fold}: {len(learned)} of {len(videos)} videos ({first})"
-            )
+            first = printable(", ".join(learned[:3])) + (", ..." if len(learned) > 3 else "")
+            share = f"{len(learned)} of {len(videos)} videos ({first})"
+            faults.append(f"{printable(name)}, which held out fold {holdout.fold}: {share}")
             folds.add(holdout.fold)
         facts = holdout.to_dict()
-        said.append({"name": path.name} | {key: facts[key] for key in ("fold", "folds_sha256", "trained_on_videos")})
+        said.append({"name": name} | {key: facts[key] for key in ("fold", "folds_sha256", "trained_on_videos")})
     if faults:
         if fold in folds:
             advice = (
@@ -156,29 +187,50 @@ def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> l
     return said
 
 
-def read_labels(path: Path) -> dict[str, int]:
-    """Labels by file name from a metadata.json or a CSV with filename,label (1 or FAKE: fake).
+def read_labels(path: Path, videos: Mapping[str, Path]) -> dict[str, int]:
+    """Labels of `videos`, by their names, from a metadata.json or a CSV with filename,label (1 or FAKE: fake).
+
+    A row names a video by its name in the submission, or by a path, taken from where the file lies or from the current
+    folder. How many rows name no video is printed.
 
     Raises:
-        UsageError: can't be read, a label is neither, or a file has both.
+        UsageError: can't be read, a label is neither, two rows disagree, or no row names a video.
     """
     words = {"FAKE": 1, "1": 1, "1.0": 1, "REAL": 0, "0": 0, "0.0": 0}
-    labels: dict[str, int] = {}
+    place = f"--labels {printable(path)}"
     try:
-        for name, label in _label_rows(path):
-            value = words[str(label).strip().upper()]
-            if labels.setdefault(name, value) != value:
-                raise UsageError(f"--labels {path}: {name} is said to be real and fake; keep one")
+        rows = [(str(name), str(label)) for name, label in _label_rows(path)]
+    except KeyError as error:  # shown as repr shows it, which is printable
+        raise UsageError(f"{place}: {error} is missing in an entry") from None
     except (OSError, ValueError, AttributeError, TypeError, csv.Error, RecursionError) as error:
-        raise UsageError(f"--labels {path}: can't be read ({error})") from None
-    except KeyError as error:
-        raise UsageError(f"--labels {path}: {error} is missing, or is no label (REAL, FAKE, 0 or 1)") from None
+        raise UsageError(f"{place}: can't be read ({printable(error)})") from None
+    by_path = {os.path.realpath(file): name for name, file in videos.items()}
+    labels: dict[str, int] = {}
+    strangers = []
+    for given, label in rows:
+        value = words.get(label.strip().upper())
+        if value is None:
+            said = f"the label '{printable(label)}' of {printable(given)}"
+            raise UsageError(f"{place}: {said} is none of REAL, FAKE, 0 and 1")
+        places = (os.path.realpath(path.parent / given), os.path.realpath(given))
+        name = given if given in videos else next((by_path[real] for real in places if real in by_path), None)
+        if name is None:
+            strangers.append(given)
+        elif labels.setdefault(name, value) != value:
+            raise UsageError(f"{place}: {printable(given)} is said to be real and fake; keep one")
+    if not labels:  # not after hours of scoring
+        names, known = (", ".join(map(printable, some[:3])) for some in (strangers, list(videos)))
+        raise UsageError(f"{place}: names none of the videos; it has {names or 'no names'}, and they are {known}")
+    if strangers:
+        print(
+            f"{place}: {len(strangers)} of {len(rows)} rows name none of the videos, {printable(strangers[0])} for one"
+        )
     return labels
 
 
 def _label_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """(file name, label as it stands there)."""
-    with path.open(encoding=_TEXT, newline="") as handle:
+    with path.open(**_TEXT, newline="") as handle:
         if path.suffix.lower() == ".json":
             yield from ((name, entry["label"]) for name, entry in json.load(handle).items())
             return
@@ -193,7 +245,7 @@ def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
     """Paths of the checkpoints.
 
     Raises:
-        UsageError: one is not there; the message lists what is.
+        UsageError: one is not there, and the message lists what is; or one is given twice.
     """
     names = [name for given in names for name in (_read_names(Path(given[1:])) if given.startswith("@") else [given])]
     paths = [folder / name if (folder / name).is_file() else Path(name) for name in names]  # a path will do as well
@@ -202,20 +254,52 @@ def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
         present = [p.name for p in folder.glob("*") if p.suffix not in (".json", ".md", ".txt") and p.is_file()]
         present.sort(key=lambda name: (not name.endswith("_best"), layout.natural_key(name)))
         close = difflib.get_close_matches(missing[0], present, 3, 0.4)
-        shown = (
-            "\n  ".join(present[:20]) or "no checkpoint; README.md, 'Score your videos', says where some are to be had"
-        )
-        like = f" (like it: {', '.join(close)})" if close else ""
-        raise UsageError(f"--models {' '.join(missing)}: not in {folder}{like}, which holds\n  {shown}")
+        shown = "\n  ".join(map(printable, present[:20]))
+        shown = shown or "no checkpoint; README.md, 'Score your videos', says where some are to be had"
+        like = f" (like it: {printable(', '.join(close))})" if close else ""
+        given = printable(" ".join(missing))
+        raise UsageError(f"--models {given}: not in {printable(folder)}{like}, which holds\n  {shown}")
+    refuse_twins(paths)
     return paths
+
+
+def refuse_twins(paths: Sequence[Path]) -> None:
+    """Raise UsageError where two are one file, or files of the same content: such a checkpoint would count twice.
+
+    A file that is not there is for its reader to name.
+    """
+    paths = [path for path in paths if path.is_file()]
+    sizes = Counter(path.stat().st_size for path in paths)
+    known: dict[tuple[int, str], Path] = {}
+    for path in paths:
+        size = path.stat().st_size
+        content = size, identity.file_checksum(path) if sizes[size] > 1 else ""
+        first = known.setdefault(content, path)
+        if first is not path:
+            said = "is given twice" if str(first) == str(path) else f"is the same checkpoint as {printable(first)}"
+            raise UsageError(f"models: {printable(path)} {said}, and would count twice; give it once")
+
+
+def model_names(paths: Sequence[Path]) -> list[str]:
+    """The checkpoints' file names; of those that share one, with as many of their folders as tell them apart."""
+    parts = [path.absolute().parts for path in paths]
+
+    def name(own: tuple[str, ...]) -> str:
+        tails = [own[-depth:] for depth in range(1, len(own) + 1)]
+        alone = (tail for tail in tails if sum(other[-len(tail) :] == tail for other in parts) == 1)
+        return str(Path(*next(alone, own)))
+
+    return [name(own) for own in parts]
 
 
 def _read_names(path: Path) -> list[str]:
     """Checkpoint names from a file, one a line."""
     try:
-        names = [line.strip() for line in path.read_text(encoding=_TEXT).splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--models @{path}: can't be read ({error})") from None
+        names = [line.strip() for line in path.read_text(**_TEXT).split("\n") if line.strip()]
+    except OSError as error:
+        raise UsageError(f"--models @{printable(path)}: can't be read ({error.strerror})") from None
     if not names:
-        raise UsageError(f"--models @{path}: it names no checkpoint; plot_loss.py --select writes such a file")
+        raise UsageError(
+            f"--models @{printable(path)}: it names no checkpoint; plot_loss.py --select writes such a file"
+        )
     return names

@@ -11,6 +11,7 @@ import numpy as np
 
 from dfdc.artifacts import atomic_file
 from dfdc.scoring import metrics
+from dfdc.text import printable
 from prediction.verdict import Verdict
 
 BINS = 10
@@ -72,7 +73,7 @@ def evaluate(verdicts: Sequence[Verdict], labels: dict[str, int]) -> Evaluation:
     scores: list[tuple[str, np.ndarray]] = []
     if counted:
         for index, model in enumerate(counted[0].models):
-            scores.append((model["name"], np.array([verdict.models[index]["score"] for verdict in counted])))
+            scores.append((model.name, np.array([verdict.models[index].score for verdict in counted])))
         calibrated = counted[0].score_uncalibrated is not None
         if calibrated:
             scores.append(("ensemble", np.array([verdict.score_uncalibrated for verdict in counted])))
@@ -127,7 +128,7 @@ def print_report(evaluation: Evaluation, plot: Path) -> None:
     print_table(evaluation)
     if evaluation.values:
         plot_reliability(evaluation, plot)
-        print(f"reliability plot: {plot}")
+        print(f"reliability plot: {printable(plot)}")
 
 
 def print_table(evaluation: Evaluation) -> None:
@@ -146,7 +147,7 @@ def print_table(evaluation: Evaluation) -> None:
     rows = [header]
     for (name, _), values in zip(evaluation.scores, evaluation.values, strict=True):
         shown = [f"{values[key]:.4f}" if key in values else "-" for key in _COLUMNS]
-        rows.append([name, *shown, *(str(values["confusion"][key]) for key in _CONFUSION)])
+        rows.append([printable(name), *shown, *(str(values["confusion"][key]) for key in _CONFUSION)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *rest in rows:
         cells = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
@@ -155,6 +156,11 @@ def print_table(evaluation: Evaluation) -> None:
     missing = {0, 1} - set(evaluation.labels.tolist())
     if missing:
         print(f"there is no {'fake' if 1 in missing else 'real'} video among them: '-' takes both classes")
+
+
+def _plain(name: str) -> str:
+    """A checkpoint's name for a legend: dollars are no formulas."""
+    return printable(name).replace("$", r"\$")
 
 
 def plot_reliability(evaluation: Evaluation, output: Path) -> None:
@@ -175,7 +181,7 @@ def plot_reliability(evaluation: Evaluation, output: Path) -> None:
         error = evaluation.values[index]["expected_calibration_error"]
         colour = "black" if last else f"C{index}"
         upper.plot(means, shares, marker="o", ms=6 if last else 4, lw=2 if last else 1, color=colour,
-                   alpha=1 if last else 0.7, label=f"{name}, ECE {error:.3f}")  # fmt: skip
+                   alpha=1 if last else 0.7, label=f"{_plain(name)}, ECE {error:.3f}")  # fmt: skip
         if last:
             for x, y, count in zip(means, shares, counts, strict=True):
                 below = y > 0.5  # into the picture, away from its frame

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfdc.devices import available_cores
+from dfdc.text import printable
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +45,7 @@ class OnnxModel:
     Args:
         path: a file of export_model.py.
         device: a PyTorch device name. A GPU is used where ONNX Runtime has its CUDA provider (the package
-            onnxruntime-gpu); without it the network runs on the CPU, and a line says so.
+            onnxruntime-gpu); without it the network runs on the CPU, and a warning says so.
         threads: for one batch, on a CPU; all cores unless told. Several batches may be run at once.
 
     Raises:
@@ -66,7 +68,8 @@ class OnnxModel:
             reason = str(error).partition("\n")[0]
             raise CheckpointError(f"{path} is not an ONNX file that can be run ({reason})") from error
         if device.startswith("cuda") and _CUDA not in self._session.get_providers():
-            print(f"{path.name} runs on the CPU: ONNX Runtime has no {_CUDA} here (see README)")
+            said = f"{printable(path.name)} runs on the CPU: ONNX Runtime has no {_CUDA} here (see README)"
+            warnings.warn(said, stacklevel=2)
         description = read_description(self._session.get_modelmeta().custom_metadata_map, path)
         self.spec: ModelSpec = description["spec"]
         self.holdout: Holdout | None = description["holdout"]

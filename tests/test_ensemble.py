@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from test_predict import make_checkpoint
+from scoring_runs import make_checkpoint
 
 from prediction.ensemble import Ensemble, common_thresholds
 from training.checkpoint import ModelSpec, save_checkpoint
@@ -67,6 +67,25 @@ def test_networks_are_loaded_with_every_weight_and_keep_nothing_of_the_file(tmp_
     assert ensemble.score([crop])[0, 0] == pytest.approx(expected, abs=1e-5)
     for name, value in ensemble.models[0].state_dict().items():
         assert torch.equal(value, plain[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_checkpoint_in_half_precision_scores_as_its_numbers_do_in_float32(tmp_path, dtype):
+    from training.checkpoint import read_file
+
+    make_checkpoint(tmp_path, "m", seed=1)
+    content = read_file(tmp_path / "m")
+    weights = content["state_dict"]
+    rounded = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
+    torch.save(content | {"state_dict": rounded}, tmp_path / "half")
+    exact = {name: value.to(weights[name].dtype) for name, value in rounded.items()}
+    torch.save(content | {"state_dict": exact}, tmp_path / "float")
+    crops = [np.random.default_rng(0).integers(0, 256, (70, 60, 3), dtype=np.uint8)]
+    for precision in ("fp32", "bf16"):
+        ensemble = Ensemble([tmp_path / "half", tmp_path / "float"], "cpu", precision)
+        half, full = ensemble.score(crops)[:, 0]
+        ensemble.close()
+        assert half == full
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

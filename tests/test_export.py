@@ -12,12 +12,13 @@ import torch
 from conftest import numbered_frames, run_script
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_predict import FakeDetector
+from scoring_runs import FakeDetector
 
 import export_model
 import predict_folder
 from dfdc.parallel import UsageError
 from dfdc.video import write_video
+from prediction import scorer
 from prediction.ensemble import Ensemble
 from prediction.onnx_model import OnnxModel
 from training import checkpoint
@@ -141,7 +142,7 @@ def test_a_whole_b7_as_safetensors(tmp_path):
 def test_predict_folder_scores_the_same_with_each_form(weights, tmp_path, monkeypatch):
     write_video(tmp_path / "clip.mp4", numbered_frames(6))
     boxes = [[10, 10, 40, 50], [30, 5, 80, 60]]
-    monkeypatch.setattr(predict_folder, "FaceDetector", lambda thresholds, device: FakeDetector(boxes))
+    monkeypatch.setattr(scorer, "FaceDetector", lambda thresholds, device: FakeDetector(boxes))
     output = tmp_path / "submission.csv"
     command = ["--weights-dir", weights, "--models", "a", "a.safetensors", "a.onnx", "b", "--test-dir",
                tmp_path / "clip.mp4", "--output", output, "--device", "cpu", "--precision", "fp32"]  # fmt: skip
@@ -263,10 +264,10 @@ def test_an_onnx_network_without_memory_is_tried_in_halves(weights, monkeypatch)
     ensemble.close()
 
 
-def test_without_the_cuda_provider_onnx_runs_on_the_cpu_and_says_so(weights, monkeypatch, capsys):
+def test_without_the_cuda_provider_onnx_runs_on_the_cpu_and_says_so(weights, monkeypatch):
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    network = OnnxModel(weights / "a.onnx", "cuda:0")
-    assert "a.onnx runs on the CPU" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match=r"a\.onnx runs on the CPU"):
+        network = OnnxModel(weights / "a.onnx", "cuda:0")
     assert network(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, 1)
 
 

@@ -5,19 +5,20 @@ import json
 import cv2
 import numpy as np
 import pytest
-from test_predict import details, make_checkpoint, run
+from scoring_runs import details, make_checkpoint, run
+from scoring_runs import labels as csv_labels
 
 from dfdc.parallel import UsageError
 from dfdc.scoring import log_loss
 from prediction import calibration, metrics_report
-from prediction.verdict import Verdict
+from prediction.verdict import ModelScore, Verdict
 
 MODELS = [{"name": "a", "size": 9, "mtime_ns": 1, "xxh3": "7"}, {"name": "b", "size": 8, "mtime_ns": 2, "xxh3": "6"}]
 SETTINGS = {"models": MODELS, "strategy": "confident"}
 
 
 def verdict(name, *scores):
-    models = [{"name": f"model{index}", "score": score, "rule": "mean"} for index, score in enumerate(scores)]
+    models = [ModelScore(f"model{index}", score, "mean") for index, score in enumerate(scores)]
     return Verdict(name, "ok", score=float(np.mean(scores)) if scores else None, models=models)
 
 
@@ -67,6 +68,17 @@ def test_one_class_has_the_metrics_that_exist(tmp_path, capsys):
     assert (tmp_path / "plot.png").is_file()
 
 
+def test_any_name_can_be_in_the_table_and_the_plot(tmp_path, capsys):
+    names = ["a$b", r"$\frac$", "\x1b[31m\nred", "caf\udce9"]
+    models = [ModelScore(name, 0.5, "mean") for name in names]
+    found = metrics_report.evaluate([Verdict("v", "ok", score=0.5, models=models)], {"v": 1})
+    metrics_report.print_report(found, tmp_path / "plot.png")
+    out = capsys.readouterr().out
+    assert out.replace("\n", "").isprintable()
+    assert r"\x1b[31m\nred " in out
+    assert (tmp_path / "plot.png").is_file()
+
+
 def test_nothing_labelled_is_said(tmp_path, capsys):
     found = metrics_report.evaluate([verdict("a", 0.9)], {})
     assert found.summary() == {"labels": {"counted": 0, "without_verdict": 0, "without_label": 1}}
@@ -104,6 +116,85 @@ def test_the_temperature_undoes_too_much_confidence():
     assert min(others) > fit.after
 
 
+TEMPERATURES = [calibration.LOWEST, 0.5, 0.9, 0.999999, 1, 1.000001, 2, 7.5, calibration.HIGHEST]
+
+
+def many_scores():
+    """Scores as float32 networks give them: from its smallest numbers to the last under 1."""
+    exponents = np.float32(10.0) ** np.linspace(-44, -0.31, 400, dtype=np.float32)
+    high = 1 - np.float32(10.0) ** np.linspace(-7, -0.31, 200, dtype=np.float32)
+    ends = np.float32(
+        [0, np.nextafter(np.float32(0), np.float32(1)), 0.5, np.nextafter(np.float32(1), np.float32(0)), 1]
+    )
+    return np.unique(np.concatenate([exponents, high, ends])).astype(np.float64)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_calibrating_keeps_the_order_the_ends_and_the_side_of_one_half(temperature):
+    scores = many_scores()
+    calibrated = calibration.calibrate(scores, temperature)
+    assert (np.diff(calibrated) > 0).all()
+    assert (calibrated[0], calibrated[-1]) == (0, 1)
+    assert np.array_equal(np.sign(calibrated - 0.5), np.sign(scores - 0.5))
+    means = np.sort(1 - np.random.default_rng(0).integers(1, 5000, 300) * 2e-9)  # of several scores near 1
+    assert np.array_equal(np.diff(calibration.calibrate(means, temperature)) > 0, np.diff(means) > 0)
+    labels = np.random.default_rng(1).integers(0, 2, len(scores))
+    from sklearn.metrics import roc_auc_score
+
+    assert roc_auc_score(labels, calibrated) == roc_auc_score(labels, scores)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_calibrating_divides_the_logit_and_can_be_undone(temperature):
+    scores = np.concatenate([10.0 ** np.linspace(-40, -0.31, 200), np.linspace(0.5, 0.98, 50)])
+    calibrated = calibration.calibrate(scores, temperature)
+    for score, found in zip(scores[::10], calibrated[::10], strict=True):
+        odds = (score / (1 - score)) ** (1 / temperature)
+        assert found == pytest.approx(odds / (1 + odds), rel=1e-9)
+    assert calibration.calibrate(calibrated, 1 / temperature) == pytest.approx(scores, rel=1e-6)
+
+
+def test_a_temperature_of_1_changes_nothing_at_all(monkeypatch):
+    scores = many_scores()
+    assert np.array_equal(calibration.calibrate(scores, 1.0), scores)
+    assert calibration.calibrate([0.1], 1.0) is not scores
+    verdicts = calibration.apply_temperature([verdict("a", 1e-30), verdict("b")], 1.0)
+    assert [(v.score, v.score_uncalibrated) for v in verdicts] == [(1e-30, 1e-30), (None, None)]
+    labels = np.random.default_rng(0).integers(0, 2, len(scores))
+    monkeypatch.setattr(calibration, "LOWEST", 1 - 1e-12)  # so that 1 is what is fitted
+    monkeypatch.setattr(calibration, "HIGHEST", 1.0)
+    fit = calibration.fit_temperature(labels, scores)
+    assert fit.before == pytest.approx(fit.after, abs=1e-9)
+    assert fit.before == log_loss(labels, scores)
+
+
+def test_what_the_clip_of_the_log_loss_hides_is_not_credited_to_the_temperature():
+    """Wrong videos at 1e-38: their loss stays that of 1e-15 until the temperature has brought them nearer."""
+    labels = np.array([0, 1] * 8)
+    scores = np.where(labels == 1, 1e-38, 1 - 1e-6)  # all wrong
+    fit = calibration.fit_temperature(labels, scores)
+    assert fit.bound == "highest"
+    expected = [-np.log(1e-15), -np.log(1e-6)]
+    assert fit.before == pytest.approx(np.mean(expected), rel=1e-3)
+    logits = np.array([38 * np.log(10), 6 * np.log(10)]) / calibration.HIGHEST
+    assert fit.after == pytest.approx(np.logaddexp(0, logits).mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize(("wrong", "logit"), [(0.0, 149 * np.log(2)), (1.0, 24 * np.log(2))])
+def test_a_score_of_0_or_1_counts_as_the_nearest_that_float32_tells_from_it(wrong, logit):
+    """One wrong video of 40, the others right at a logit of 2: the temperature by a fine search, one by one."""
+    right = 1 / (1 + np.exp(-2))
+    labels = np.array([0, 1] * 20)
+    scores = np.where(labels == 1, right, 1 - right)
+    at = 1 if wrong == 0 else 0
+    scores[at] = wrong
+    tried = np.linspace(calibration.LOWEST, calibration.HIGHEST, 20_000)
+    losses = (39 * np.log1p(np.exp(-2 / tried)) + np.logaddexp(0, logit / tried)) / 40
+    fit = calibration.fit_temperature(labels, scores)
+    assert fit.temperature == pytest.approx(tried[losses.argmin()], abs=0.002)
+    assert np.isfinite([fit.before, fit.after]).all()
+
+
 def test_separated_and_reversed_videos_stop_at_a_bound(tmp_path, capsys):
     labels = [0] * 5 + [1] * 5
     separated = [0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0]
@@ -115,6 +206,29 @@ def test_separated_and_reversed_videos_stop_at_a_bound(tmp_path, capsys):
     assert calibration.read_temperature(tmp_path / "t.json", SETTINGS) == calibration.LOWEST
     fit = calibration.fit_temperature(labels, separated[::-1])
     assert (fit.temperature, fit.bound) == (calibration.HIGHEST, "highest")
+
+
+def test_a_bound_is_said_and_nothing_near_it(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 0.25, 2000)  # 20 times that is no score of 1 in float32
+    labels = (rng.random(2000) < 1 / (1 + np.exp(-logits))).astype(int)
+    best = calibration.fit_temperature(labels, 1 / (1 + np.exp(-logits))).temperature
+    said = {0.2: "is the lowest that is tried", 20: "is the highest that is tried"}
+    for wanted, bound in ((0.19, "lowest"), (0.201, ""), (1.0, ""), (19.9, ""), (21, "highest")):
+        moved = 1 / (1 + np.exp(-logits * wanted / best))
+        fit = calibration.fit_temperature(labels, moved)
+        assert fit.bound == bound
+        assert fit.temperature == pytest.approx(np.clip(wanted, 0.2, 20), rel=1e-3)
+        calibration.fit_to_file(tmp_path / "t.json", labels.tolist(), moved.tolist(), SETTINGS)
+        out = capsys.readouterr().out
+        for limit, words in said.items():
+            assert (words in out) == (bound != "" and fit.temperature == limit)
+
+
+def test_eight_videos_are_enough():
+    assert calibration.fit_temperature([0, 1] * 4, [0.4, 0.6] * 4).videos == calibration.FEWEST_VIDEOS == 8
+    with pytest.raises(UsageError, match="there are 4 real and 3 fake"):
+        calibration.check_enough([0, 1, 0, 1, 0, 1, 0])
 
 
 @pytest.mark.parametrize("labels", [[0, 1] * 3, [1] * 20, [0] * 20, []])
@@ -139,9 +253,12 @@ def test_a_temperature_is_refused_where_it_was_not_fitted_for(tmp_path):
         path.write_text(text)
         with pytest.raises(UsageError, match="not a file that --calibrate wrote"):
             calibration.read_temperature(path, SETTINGS)
-    path.write_text(good.replace("xxh3", "crc"))
-    with pytest.raises(UsageError, match="earlier version of this program wrote it"):
-        calibration.read_temperature(path, SETTINGS)
+    content = json.loads(good)
+    assert content["scoring"] == calibration.SCORING_VERSION
+    for scoring, said in ((1, "another version"), (None, "an earlier version"), (99, "another version")):
+        path.write_text(json.dumps({**content, "scoring": scoring}))
+        with pytest.raises(UsageError, match=f"scores of {said} of this program"):
+            calibration.read_temperature(path, SETTINGS)
     with pytest.raises(UsageError, match=r"absent\.json"):
         calibration.read_temperature(tmp_path / "absent.json", SETTINGS)
 
@@ -184,7 +301,7 @@ def test_calibrate_in_one_run_and_apply_in_the_next(portraits, tmp_path, capsys)
     after = details(output)
     assert after["settings"]["temperature"] == content["temperature"]
     assert after["summary"]["metrics"]["log_loss"] == pytest.approx(content["log_loss_after"])
-    rows = dict(line.split(",") for line in output.read_text().splitlines()[1:])
+    rows = csv_labels(output)
     for old, new in zip(before["videos"], after["videos"], strict=True):
         assert new["score_uncalibrated"] == old["score"]
         expected = calibration.calibrate([old["score"]], content["temperature"])[0]

@@ -136,10 +136,10 @@ def test_a_video_that_takes_for_ever_is_given_up(tmp_path, monkeypatch):
 
 def test_a_videos_time_is_generous_and_grows_with_its_length(tmp_path):
     video = Video("a", tmp_path / "a.mp4", "part", "REAL", None)
-    assert workers._seconds_for(video) == 600
+    assert workers.time_limit(video.path) == 600
     with video.path.open("wb") as handle:
         handle.truncate(50_000_000)  # ten minutes of video
-    assert workers._seconds_for(video) == 600 + 5000
+    assert workers.time_limit(video.path) == 600 + 5000
 
 
 @pytest.mark.parametrize(

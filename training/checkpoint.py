@@ -320,16 +320,20 @@ def _guess_spec(weights: dict[str, torch.Tensor], path: Path) -> ModelSpec:
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, *, assign: bool = False) -> None:
-    """Load the weights into `model`, every one of them.
+    """Load the weights into `model`, every one of them, in the model's own types: fp16 becomes float32.
 
     Args:
-        assign: take the checkpoint's tensors themselves instead of copying from them.
+        assign: take the checkpoint's tensors themselves instead of copying from them, but for those of other types.
 
     Raises:
-        CheckpointError: they are another network's.
+        CheckpointError: they are another network's, no numbers that a network computes with, or not finite.
     """
+    weights = dict(checkpoint.state_dict)
+    for name, own in model.state_dict().items():
+        if name in weights and own.is_floating_point():
+            weights[name] = _as(own.dtype, weights[name], name, checkpoint.path)
     try:
-        model.load_state_dict(checkpoint.state_dict, strict=True, assign=assign)
+        model.load_state_dict(weights, strict=True, assign=assign)
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise CheckpointError(
@@ -338,11 +342,26 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, *, assign: bool = Fal
         ) from None
 
 
+def _as(dtype: torch.dtype, weights: Any, name: str, path: Path) -> torch.Tensor:
+    """Weights of any floating type as `dtype`, if all are finite; themselves where that is their type."""
+    if not isinstance(weights, torch.Tensor) or not weights.is_floating_point():
+        kind = getattr(weights, "dtype", type(weights).__name__)
+        raise CheckpointError(f"{path}: {name} is {kind}, and a floating type is expected")
+    converted = weights.to(dtype)
+    wrong = converted.numel() - int(torch.isfinite(converted).sum())
+    if wrong:
+        raise CheckpointError(
+            f"{path}: {wrong} of the {converted.numel()} values of {name} are not finite (nan or inf)"
+        )
+    return converted
+
+
 def load_model(path: Path, *, mapped: bool = False) -> tuple[nn.Module, Checkpoint]:
     """A network in evaluation mode with the weights of `path`; no pretrained weights are fetched for it.
 
     Args:
-        mapped: as in `read_checkpoint`. The network's tensors are then the file's, so that there is but one copy.
+        mapped: as in `read_checkpoint`. The network's tensors are then the file's, so that there is but one copy of
+            float32 ones.
     """
     checkpoint = read_checkpoint(path, mapped=mapped)
     spec = checkpoint.spec

@@ -1,0 +1,255 @@
+"""What an ensemble does with batches, types, threads and compiled networks (prediction/ensemble.py); in seconds."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scoring_runs import make_checkpoint
+
+from dfdc.imaging import fit
+from prediction import ensemble as ensemble_module
+from prediction.ensemble import COMPILE_FROM, Ensemble, _settle, common_thresholds, worth_compiling
+from training.checkpoint import ModelSpec
+from training.model import Normalizer, build_network
+
+
+def some_crops(count=7):
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (60 + index, 50, 3), dtype=np.uint8) for index in range(count)]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Checkpoints `a`, `b` of one kind, `c` of another size, and `d` of another encoder; all with lively scores."""
+    folder = tmp_path_factory.mktemp("weights")
+    for seed, (name, encoder, size) in enumerate(
+        (("a", "test_efficientnet", 64), ("b", "test_efficientnet", 64), ("c", "test_efficientnet", 96),
+         ("d", "test_resnet", 64))
+    ):  # fmt: skip
+        make_checkpoint(folder, name, encoder, size=size, seed=seed, bias=0.3 * seed - 0.4)
+    return folder
+
+
+@pytest.fixture
+def ensemble(weights):
+    made = Ensemble([weights / name for name in "abcd"], "cpu")
+    yield made
+    made.close()
+
+
+def by_hand(ensemble, index, crop):
+    """Of one crop, without batches, threads or types."""
+    spec = ensemble.specs[index]
+    images = torch.from_numpy(fit(crop, spec.size)[None])
+    with torch.inference_mode():
+        return torch.sigmoid(ensemble.models[index](Normalizer(spec.mean, spec.std, "cpu")(images)))[0, 0].item()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_scores_are_those_of_each_crop_by_itself_in_their_order(ensemble, batch_size):
+    ensemble.batch_size = batch_size
+    crops = some_crops()
+    scores = ensemble.score(crops)
+    assert scores.shape == (4, 7)
+    assert scores.dtype == np.float32
+    for index in range(4):
+        expected = [by_hand(ensemble, index, crop) for crop in crops]
+        assert scores[index] == pytest.approx(expected, abs=1e-6)
+    assert len(np.unique(scores)) == scores.size  # or the order would not show
+
+
+def test_t12_a_batch_without_memory_is_tried_in_halves(ensemble):
+    crops = some_crops()
+    expected = ensemble.score(crops)
+    ensemble.batch_size, seen = 4, []
+    network = ensemble.models[1]
+
+    def small(images):
+        seen.append(len(images))
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return network(images)
+
+    ensemble.models[1] = small
+    assert ensemble.score(crops) == pytest.approx(expected, abs=1e-6)
+    assert sorted(seen) == [1] * 7 + [2] * 3 + [3, 4]
+
+    def none(images):
+        raise torch.OutOfMemoryError("out of memory")
+
+    ensemble.models[1] = none
+    with pytest.raises(torch.OutOfMemoryError):
+        ensemble.score(crops)
+
+
+def test_a_cpu_takes_a_crop_at_a_time_in_as_many_threads_as_there_are_cores(weights, monkeypatch):
+    for cores, threads in ((1, 1), (3, 3), (64, 8)):
+        monkeypatch.setattr(ensemble_module, "available_cores", lambda cores=cores: cores)
+        made = Ensemble([weights / "a"], "cpu")
+        assert (made.batch_size, made.threads) == (1, threads)
+        used = []
+        monkeypatch.setattr(torch, "set_num_threads", used.append)
+        made.score(some_crops(2))
+        assert set(used) == {max(1, cores // threads)}
+        made.close()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_layers_go_to_the_precision_and_norms_stay_exact(weights, precision):
+    made = Ensemble([weights / "a"], "cpu", precision)
+    kinds = {torch.nn.Conv2d: set(), torch.nn.Linear: set(), torch.nn.BatchNorm2d: set()}
+    for module in made.models[0].modules():
+        for kind, found in kinds.items():
+            if isinstance(module, kind):
+                tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+                found |= {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    lower = torch.bfloat16 if precision == "bf16" else torch.float32
+    assert list(kinds.values()) == [{lower}, {lower}, {torch.float32}]
+    with made.autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == lower
+    made.close()
+
+
+def test_settling_copies_and_puts_the_channels_last():
+    network = build_network("DeepFakeClassifier", "test_efficientnet")
+    before = {name: (value.data_ptr(), value.clone()) for name, value in network.state_dict().items()}
+    settled = _settle(network, torch.float32, "cpu")
+    assert settled is network
+    for name, value in settled.state_dict().items():
+        pointer, old = before[name]
+        assert value.data_ptr() != pointer
+        assert torch.equal(value, old)
+        if value.ndim == 4:
+            assert value.is_contiguous(memory_format=torch.channels_last)
+    kept = torch.nn.Conv2d(1, 1, 1)
+    kept.register_buffer("count", torch.tensor(3))
+    assert _settle(kept, torch.bfloat16, "cpu").count.dtype == torch.int64
+
+
+def test_compiled_networks_share_a_program_by_kind_and_keep_their_weights(ensemble, monkeypatch):
+    crops = some_crops()
+    expected = ensemble.score(crops)
+    # In place of the compiler, PyTorch puts the weights into the shared network itself: one thread at a time.
+    monkeypatch.setattr(ensemble, "_pool", ThreadPoolExecutor(1))
+    compiled, shapes = [], []
+
+    def compile_(call):
+        compiled.append(call)
+
+        def program(weights, images):
+            shapes.append((images.shape[0], images.is_contiguous(memory_format=torch.channels_last)))
+            return call(weights, images)
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    ensemble.compiled, ensemble.batch_size = True, 3
+    assert ensemble.score(crops) == pytest.approx(expected, abs=1e-6)
+    assert ensemble.score(crops[:2]) == pytest.approx(expected[:, :2], abs=1e-6)
+    assert len(compiled) == 3  # a and b share one
+    assert set(shapes) == {(3, True)}  # never another, which would be compiled anew
+
+
+def test_compiling_is_measured_by_two_batches_for_each_thread(ensemble, monkeypatch):
+    counts = []
+    monkeypatch.setattr(ensemble, "score", lambda crops: counts.append((len(crops), crops[0].shape)))
+    ensemble.batch_size, ensemble.threads = 3, 2
+    ensemble.compile(only_if_faster=True)
+    assert counts == [(12, (64, 64, 3))] * 4
+
+
+def specs(*kinds):
+    return [ModelSpec(*kind.split()[:2], int(kind.split()[2])) for kind in kinds]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "least"),
+    [
+        (["N e 64"], COMPILE_FROM),
+        (["N e 64"] * 5, COMPILE_FROM // 5),
+        (["N e 64", "N e 96"], COMPILE_FROM),
+        (["N e 64", "N f 64"], COMPILE_FROM),
+        (["N e 64", "M e 64"], COMPILE_FROM),
+        (["N e 64", "N e 64", "N e 64", "N f 64"], COMPILE_FROM // 2),
+    ],
+)
+def test_compiling_pays_from_so_many_faces_of_a_kind_on(kinds, least):
+    assert worth_compiling(least, specs(*kinds))
+    assert not worth_compiling(least - 1, specs(*kinds))
+
+
+def test_compiling_nothing_never_pays():
+    assert not worth_compiling(10**9, [])
+
+
+def test_thresholds_that_differ_are_all_named():
+    usual, strict, odd = ((0.7, 0.8, 0.8), (0.8, 0.9, 0.95), (0.1, 0.2, 0.3))
+    made = [SimpleNamespace(detector_thresholds=limits) for limits in (usual, strict, odd, usual)]
+    with pytest.raises(ValueError, match="score with them apart") as error:
+        common_thresholds(made, "abcd")
+    for said in ("d: (0.7, 0.8, 0.8)", "b: (0.8, 0.9, 0.95)", "c: (0.1, 0.2, 0.3)"):
+        assert said in str(error.value)
+    assert common_thresholds([made[0], made[3]], "ad") == usual
+
+
+def test_closing_ends_the_threads(weights):
+    before = set(threading.enumerate())
+    made = Ensemble([weights / "a"], "cpu")
+    made.score(some_crops(3))
+    assert set(threading.enumerate()) - before
+    made.close()
+    assert not set(threading.enumerate()) - before
+
+
+def test_checkpoints_of_one_name_have_names_of_their_own(weights, tmp_path):
+    (tmp_path / "b").symlink_to(weights / "b")
+    made = Ensemble([weights / "a", weights / "b", tmp_path / "b"], "cpu")
+    assert made.names == ["a", f"{weights.name}/b", f"{tmp_path.name}/b"]
+    assert [spec.encoder for spec in made.compilable] == ["test_efficientnet"] * 3
+    made.close()
+
+
+def test_bf16_is_chosen_where_the_processor_has_it(tmp_path, monkeypatch):
+    said = tmp_path / "cpuinfo"
+    path = ensemble_module.Path
+    monkeypatch.setattr(ensemble_module, "Path", lambda name: said if name == "/proc/cpuinfo" else path(name))
+    for flags, expected in (("fpu avx512_bf16", "bf16"), ("fpu amx_bf16", "bf16"), ("fpu avx512f", "fp32")):
+        said.write_text(flags)
+        assert ensemble_module.choose_precision("auto", "cpu") == expected
+    said.unlink()
+    assert ensemble_module.choose_precision("auto", "cpu") == "fp32"
+    assert ensemble_module.choose_precision("bf16", "cpu") == "bf16"
+    assert ensemble_module.choose_precision("fp16", "cuda:1") == "fp16"
+    assert ensemble_module.choose_precision("fp32", "cuda") == "fp32"
+
+
+@pytest.mark.parametrize(("cores", "share"), [(1, 1), (3, 1), (16, 2), (64, 8)])
+def test_onnx_files_get_their_share_of_the_cores_and_are_never_compiled(monkeypatch, cores, share):
+    given = []
+
+    class Stub:
+        spec = ModelSpec("DeepFakeClassifier", "test_resnet", 64)
+
+        def __init__(self, path, device, threads):
+            given.append((path.name, device, threads))
+
+        def __call__(self, images):
+            return torch.zeros(len(images), 1)
+
+    def never(call):
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(ensemble_module, "OnnxModel", Stub)
+    monkeypatch.setattr(ensemble_module, "available_cores", lambda: cores)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    monkeypatch.setattr(torch, "compile", never)
+    made = Ensemble([ensemble_module.Path("x.onnx")], "cpu", "bf16")
+    made.compiled = True
+    assert made.score(some_crops(2)).tolist() == [[0.5, 0.5]]
+    assert given == [("x.onnx", "cpu", share)]
+    assert made.compilable == []
+    made.close()
