@@ -4,10 +4,11 @@
 
 32 frames of each video are searched for faces, every checkpoint scores every face, the faces' scores give one
 score per checkpoint, and the mean of those is the video's probability of being fake. submission.csv holds
-filename,label; submission.json, beside it, says how each came about, person by person. A video without a verdict has
-an empty label and a status that says why, and the exit status is then 1. Results are kept as they come: the same
-command goes on where a stopped run was, and scores only what was added or changed since. With labels it says how good
-the verdicts are and can calibrate them; --self-test compares this machine's scores of a small clip with stored ones.
+filename,label,status,doubts,faces,frames; submission.json, beside it, says how each came about, person by person. A
+video without a verdict has an empty label and a status that says why, and the exit status is then 1. Doubts name what a
+score should not be trusted for: few, small or cut faces, and more. Results are kept as they come: the same command goes
+on where a stopped run was, and scores only what was added or changed since. With labels it says how good the verdicts
+are and can calibrate them; --self-test compares this machine's scores of a small clip with stored ones.
 """
 
 from __future__ import annotations
@@ -15,27 +16,34 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dfdc import artifacts, identity, layout, parallel
 from dfdc.devices import DEVICE_HELP, resolve_device
-from dfdc.faces import FaceDetector, parse_detector_scale
+from dfdc.faces import parse_detector_scale
 from dfdc.imaging import MARGIN_PART
 from dfdc.parallel import UsageError
 from dfdc.scoring import STRATEGIES
+from dfdc.text import printable
 from prediction.calibration import apply_temperature, check_enough, fit_to_file, read_temperature
-from prediction.ensemble import PRECISIONS, Ensemble, choose_precision, common_thresholds, worth_compiling
-from prediction.inputs import check_held_out, find_models, held_out_inputs, list_inputs, read_labels
+from prediction.conclusion import Floors, conclude
+from prediction.ensemble import PRECISIONS, Ensemble, choose_precision, common_thresholds
+from prediction.inputs import check_held_out, find_models, held_out_inputs, list_inputs, model_names, read_labels
 from prediction.metrics_report import evaluate, print_report
 from prediction.onnx_model import check_model
-from prediction.pipeline import predict, reader_count
+from prediction.progress import Progress, only_run, program_version
 from prediction.reading import FRAMES_PER_VIDEO
+from prediction.scorer import Scorer
 from prediction.selftest import self_test
-from prediction.verdict import VERDICT_STATUSES, Progress, Verdict, conclude
+from prediction.verdict import VERDICT_STATUSES, Verdict
+
+SCHEMA_VERSION = 2  # of submission.json; see docs/scoring.md
+COLUMNS = ("filename", "label", "status", "doubts", "faces", "frames")  # of submission.csv
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -66,6 +74,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--strategy", choices=STRATEGIES, default="confident",
                         help="how faces' scores become a video's: the winners' rule, the mean, the most suspicious "
                         "person's mean, or smooth, without thresholds (confident); see README")  # fmt: skip
+    floors = Floors()
+    parser.add_argument("--few-faces", type=int, default=floors.faces, metavar="N",
+                        help="a video with faces in fewer frames than this gets the doubt 'few faces' "
+                        f"({floors.faces})")  # fmt: skip
+    parser.add_argument("--small-faces", type=float, default=floors.side, metavar="PIXELS",
+                        help="where most faces are smaller than this, the doubt is 'small faces' "
+                        f"({floors.side:g})")  # fmt: skip
     parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     parser.add_argument("--precision", choices=PRECISIONS, default="auto",
                         help="of the networks (auto: fp16 on a GPU, bf16 on a CPU that gains from it); ONNX files are "
@@ -78,7 +93,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--force", action="store_true", help="score again what an earlier run has scored")
     parser.add_argument("--self-test", action="store_true",
                         help="score a small made-up clip, and compare with the scores stored beside the "
-                        "checkpoints: does this machine's software still give the same?")  # fmt: skip
+                        "checkpoints: do this machine and these --device, --precision and --compile still give the "
+                        "same?")  # fmt: skip
     parser.add_argument("--store", action="store_true",
                         help="with --self-test: store the scores of checkpoints without stored ones (with --force, of "
                         "all)")  # fmt: skip
@@ -100,6 +116,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UsageError(
             f"--output {args.output}: its details would be written to {layout.METADATA_NAME}; take another name"
         )
+    try:
+        args.floors = Floors(args.few_faces, args.small_faces)
+    except ValueError as error:
+        raise UsageError(f"--few-faces and --small-faces: {error}") from error
     if args.report and args.report.exists() and not args.report.is_dir():
         raise UsageError(f"--report {args.report}: a folder is expected")
     return args
@@ -108,28 +128,80 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     if args.self_test:
-        return self_test(find_models(args.weights_dir, args.models), store=args.store, anew=args.force)
+        return run_self_test(args)
     labels = None
     if args.fold is not None:
         videos, labels = held_out_inputs(args.test_dir, args.fold)
     else:
         videos = list_inputs(args.test_dir, args.list, recursive=args.recursive)
-        labels = read_labels(args.labels) if args.labels else None
-    if labels is not None and not labels.keys() & videos.keys():  # not after hours of scoring
-        raise UsageError(
-            f"--labels {args.labels}: names none of the videos; it has {', '.join(list(labels)[:3]) or 'no names'}, "
-            f"and they are {', '.join(list(videos)[:3])}"
-        )
+        labels = read_labels(args.labels, videos) if args.labels else None
     if args.calibrate:
-        check_enough([labels[name] for name in videos if name in labels])
+        check_enough(list(labels.values()))
+    check_places(args, videos.values())
+    with only_run(args.output):
+        return score_folder(args, videos, labels)
+
+
+def check_places(args: argparse.Namespace, videos: Iterable[Path]) -> None:
+    """See that nothing is written over a file that is not a result of this program.
+
+    Raises:
+        UsageError: a place holds one, or is one of the files that are read or written as well.
+    """
+    details = args.output.with_suffix(".json")
+    written = {"--output": args.output, "the details of --output": details, "--calibrate": args.calibrate}
+    read = {os.path.realpath(path) for path in (args.labels, args.calibration, *args.list, *videos) if path}
+    if args.calibrate and os.path.realpath(args.calibrate) == os.path.realpath(details):
+        raise UsageError(f"--calibrate {args.calibrate}: the details of --output go there; take another name")
+    for option, path in written.items():
+        if path is None:
+            continue
+        if os.path.realpath(path) in read:
+            raise UsageError(f"{option} {path}: is one of the files that are read; take another name")
+        if path.is_file() and path.stat().st_size and not is_result(path):
+            raise UsageError(f"{option} {path}: holds no result of this program; remove it or take another name")
+    index = args.report and args.report / "index.html"
+    if index and index.is_file() and "predict_folder.py --report" not in index.read_text(errors="replace"):
+        raise UsageError(f"--report {args.report}: its index.html is no page of this program; take another folder")
+
+
+def is_result(path: Path) -> bool:
+    """Whether a file is a submission.csv, its details or a temperature, of this version or an earlier one."""
+    if path.suffix.lower() == ".csv":
+        with path.open(encoding="utf-8", errors="replace") as handle:
+            header = handle.readline().rstrip("\n")
+        # The header of an earlier version is that of a table of labels: the details beside it tell.
+        return header == ",".join(COLUMNS) or (header == "filename,label" and is_result(path.with_suffix(".json")))
+    content = artifacts.read_json(path)
+    return isinstance(content, dict) and ({"settings", "videos"} <= content.keys() or "temperature" in content)
+
+
+def run_self_test(args: argparse.Namespace) -> int:
+    """The exit status of --self-test.
+
+    Raises:
+        UsageError: there is no such device, or a checkpoint can't be used.
+    """
+    try:
+        device = resolve_device(args.device)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    paths = find_models(args.weights_dir, args.models)
+    return self_test(paths, store=args.store, anew=args.force, device=device, precision=args.precision,
+                     compile_=args.compile == "on")  # fmt: skip
+
+
+def score_folder(args: argparse.Namespace, videos: dict[str, Path], labels: dict[str, int] | None) -> int:
+    """Score the videos, write what came out, and say how good it is; the exit status."""
     paths = find_models(args.weights_dir, args.models)
     held_out = [] if args.fold is None else check_held_out(videos, args.fold, paths)
     settings = {
-        "models": [describe_file(path) for path in paths],
+        "models": [describe_file(path, name) for path, name in zip(paths, model_names(paths), strict=True)],
         "frames": FRAMES_PER_VIDEO,
         "detector_scale": args.detector_scale,
         "margin_part": MARGIN_PART,
         "strategy": args.strategy,
+        "floors": asdict(args.floors),
     }
     temperature = read_temperature(args.calibration, settings) if args.calibration else None
     run = score_videos(args, videos, paths, settings)
@@ -138,7 +210,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         verdicts = apply_temperature(verdicts, temperature)
         settings["temperature"] = temperature
 
-    summary: dict[str, Any] = {"statuses": dict(Counter(verdict.status for verdict in verdicts))}
+    summary: dict[str, Any] = {
+        "statuses": dict(Counter(verdict.status for verdict in verdicts)),
+        "doubts": dict(Counter(doubt for verdict in verdicts for doubt in verdict.doubts)),
+    }
     if held_out:
         summary["held_out"] = {"fold": args.fold, "by": held_out}
     evaluation = None if labels is None else evaluate(verdicts, labels)
@@ -146,8 +221,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary.update(evaluation.summary())
     write_results(args.output, verdicts, settings, summary)
     print_summary(args.output, verdicts, summary)
+    plot = args.output.with_name(f"{args.output.stem}_reliability.png")
+    plot.unlink(missing_ok=True)  # of an earlier run
     if evaluation:
-        print_report(evaluation, args.output.with_name(f"{args.output.stem}_reliability.png"))
+        print_report(evaluation, plot)
     if args.calibrate:
         fit_to_file(args.calibrate, evaluation.labels.tolist(), evaluation.verdict_scores, settings)
     if args.report:
@@ -155,14 +232,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         ensemble = run.ensemble or Ensemble(paths, resolve_device(args.device), args.precision)
         page = make_report(args.report, verdicts, settings, ensemble, run.files)
-        print(f"report: {page}")
+        print(printable(f"report: {page}"))
     return 0 if all(verdict.judged for verdict in verdicts) else 1
 
 
-def describe_file(path: Path) -> dict[str, Any]:
+def describe_file(path: Path, name: str) -> dict[str, Any]:
     """A checkpoint's name, size and checksum. Not its time of change: a copied checkpoint is the same one."""
     found = identity.fingerprint(path)
-    return {"name": path.name, "size": found["size"], "xxh3": found["xxh3"]}
+    return {"name": name, "size": found["size"], "xxh3": found["xxh3"]}
 
 
 class Run(NamedTuple):
@@ -185,43 +262,44 @@ def score_videos(
     Raises:
         UsageError: a checkpoint can't be used, or not with the others or the settings.
     """
-    from training.checkpoint import CheckpointError
-
     try:
         device = resolve_device(args.device)
         settings = {**settings, "precision": choose_precision(args.precision, device)}
         # Faces' scores are kept, and every strategy makes its own of them.
-        kept = {key: value for key, value in settings.items() if key != "strategy"}
+        kept = {key: value for key, value in settings.items() if key not in ("strategy", "floors")}
+        kept["device"] = device.partition(":")[0]
         progress = Progress(args.output.with_name(args.output.name + ".progress"), kept, videos, anew=args.force)
-        for verdict in progress.done.values():
-            if verdict.judged:
-                conclude(verdict, [path.name for path in paths], args.strategy)
+        names = [model["name"] for model in settings["models"]]
+        for name, verdict in list(progress.done.items()):
+            try:
+                if verdict.judged:
+                    conclude(verdict, names, args.strategy, args.floors)
+            except ValueError:  # a line that was edited or damaged: that video is scored again
+                del progress.done[name]
         if progress.done:
             print(f"{len(progress.done)} of {len(videos)} were scored before; --force scores them again")
         todo = [path for name, path in videos.items() if name not in progress.done]
         if not todo:
-            specs = [check_model(path)[0] for path in paths]
-            thresholds = common_thresholds(specs, [path.name for path in paths])
+            thresholds = common_thresholds([check_model(path)[0] for path in paths], names)
             settings["detector_thresholds"] = list(thresholds)
             return Run([progress.done[name] for name in videos], settings, progress.files, None)
-        ensemble = Ensemble(paths, device, args.precision)
-        thresholds = ensemble.detector_thresholds
-    except (CheckpointError, ValueError) as error:
+        print(f"loading {len(paths)} checkpoint{'s' if len(paths) > 1 else ''}", flush=True)
+        scorer = Scorer(paths, device=device, precision=args.precision, strategy=args.strategy,
+                        detector_scale=args.detector_scale, floors=args.floors)  # fmt: skip
+    except ValueError as error:  # a CheckpointError is one
         raise UsageError(str(error)) from error
-    faces = sum(1 if layout.is_picture(path) else FRAMES_PER_VIDEO for path in todo)
-    large = args.compile == "auto" and worth_compiling(faces, ensemble.compilable)
-    try:
-        if large or (args.compile == "on" and ensemble.compilable):
+    settings["detector_thresholds"] = list(scorer.ensemble.detector_thresholds)
+    with scorer:
+        if scorer.should_compile(args.compile, todo):
             print("compiling the networks: this takes a minute or two", flush=True)
-            print(ensemble.compile(only_if_faster=large), flush=True)
-    except RuntimeError as error:
-        raise UsageError(f"--compile on: {error}") from error
-    try:
-        verdicts = predict(videos, ensemble, FaceDetector(thresholds, device), args.detector_scale, progress,
-                           strategy=args.strategy, readers=reader_count(device))  # fmt: skip
-    finally:
-        ensemble.close()
-    return Run(verdicts, {**settings, "detector_thresholds": list(thresholds)}, progress.files, ensemble)
+            try:
+                print(scorer.ensemble.compile(only_if_faster=args.compile == "auto"), flush=True)
+            except RuntimeError as error:
+                raise UsageError(f"--compile on: {error}") from error
+        bar = parallel.progress_bar(total=len(videos), initial=len(videos) - len(todo), desc="videos", unit="video")
+        with bar:
+            verdicts = scorer.run(progress, tell=lambda verdict: bar.update())
+    return Run(verdicts, settings, progress.files, scorer.ensemble)
 
 
 def write_results(output: Path, verdicts: Sequence[Verdict], settings: dict[str, Any], summary: dict) -> None:
@@ -229,11 +307,18 @@ def write_results(output: Path, verdicts: Sequence[Verdict], settings: dict[str,
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     quoting = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerow(["filename", "label"])
+    writer.writerow(COLUMNS)
     for v in verdicts:  # csv quotes a name with its own end of line, but not one with another's
         row = quoting if "\r" in v.filename else writer
-        row.writerow([v.filename, "" if v.score is None else f"{v.score:.10g}"])
-    details = {"settings": settings, "summary": summary, "videos": [asdict(verdict) for verdict in verdicts]}
+        label = "" if v.score is None else repr(v.score)  # all its digits: calibrated scores near 1 must not tie
+        row.writerow([v.filename, label, v.status, "; ".join(v.doubts), len(v.faces), v.frames_read])
+    details = {
+        "version": SCHEMA_VERSION,
+        "program": program_version(),
+        "settings": settings,
+        "summary": summary,
+        "videos": [asdict(verdict) for verdict in verdicts],
+    }
     artifacts.write_json(output.with_suffix(".json"), details, indent=1)
     artifacts.write_bytes(output, buffer.getvalue().encode(errors="backslashreplace"))
 
@@ -241,13 +326,18 @@ def write_results(output: Path, verdicts: Sequence[Verdict], settings: dict[str,
 def print_summary(output: Path, verdicts: Sequence[Verdict], summary: dict) -> None:
     for verdict in verdicts:
         if verdict.judged and len(verdicts) <= 50:
-            print(f"  {verdict.score:.4f} {verdict.filename}")
+            doubts = f"  ({', '.join(verdict.doubts)})" if verdict.doubts else ""
+            print(f"  {verdict.score:.4f} {printable(verdict.filename)}{doubts}")
         if verdict.status != "ok":
-            print(f"  {verdict.status}: {verdict.filename}: {verdict.reason}")
+            print(f"  {verdict.status}: {printable(verdict.filename)}: {printable(verdict.reason)}")
     width = max(len(status) for status in summary["statuses"])
     print("videos by status")
     for status, number in sorted(summary["statuses"].items(), key=lambda item: -item[1]):
         print(f"  {status:<{width}} {number:>8}  {'scored' if status in VERDICT_STATUSES else 'no verdict'}")
+    if summary["doubts"]:
+        counted = sorted(summary["doubts"].items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{number} {doubt}" for doubt, number in counted)
+        print(f"doubts: {shown} (docs/scoring.md explains them)")
     values = summary.get("metrics")
     if values:
         names = ("log_loss", "auc", "average_precision", "equal_error_rate", "accuracy")
@@ -256,7 +346,7 @@ def print_summary(output: Path, verdicts: Sequence[Verdict], summary: dict) -> N
     unknown = [said["name"] for said in summary.get("held_out", {}).get("by", []) if said["fold"] == "unknown"]
     if unknown:
         print(f"  (whether {', '.join(unknown)} learned from these videos is not known)")
-    print(f"written: {output} and {output.with_suffix('.json')}")
+    print(printable(f"written: {output} and {output.with_suffix('.json')}"))
 
 
 if __name__ == "__main__":

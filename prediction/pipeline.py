@@ -1,27 +1,44 @@
 """Reading, detection and scoring side by side: faces of many videos share batches, and memory stays bounded.
 
-Reader threads decode videos and find faces; each crop goes through a queue of limited length to the scoring, which
-takes as many as make full batches, whichever videos they are of. A video is done when its last face is.
+Reader threads have videos decoded, each by a process of its own, and find faces; each crop goes through a queue of
+limited length to the scoring, which takes as many as make full batches, whichever videos they are of. A video is done
+when its last face is.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from dfdc import parallel
 from dfdc.devices import available_cores
 from dfdc.faces import FaceDetector
+from prediction.conclusion import Floors, conclude
+from prediction.decoding import Decoder
 from prediction.ensemble import Ensemble
+from prediction.progress import Results
 from prediction.reading import find_faces
-from prediction.verdict import VERDICT_STATUSES, Progress, Verdict, conclude
+from prediction.verdict import VERDICT_STATUSES, Face, Verdict
+
+
+@dataclass(frozen=True)
+class Options:
+    """How faces are found and what becomes of their scores.
+
+    Attributes:
+        detector_scale: see `dfdc.faces.detector_scale`.
+        strategy: a name in dfdc.scoring.STRATEGIES.
+        floors: under which a verdict stands with a doubt.
+    """
+
+    detector_scale: str | float = "auto"
+    strategy: str = "confident"
+    floors: Floors = field(default_factory=Floors)
 
 
 @dataclass
@@ -35,6 +52,17 @@ class _Job:
     error: BaseException | None = None
 
 
+class _Read(NamedTuple):
+    """A video that is read: its verdict so far, or a fault of this program, with which the run ends."""
+
+    job: _Job
+    verdict: Verdict | None = None
+    fault: BaseException | None = None
+
+
+_Item = tuple[_Job, Face, np.ndarray]
+
+
 class _Stopped(Exception):
     """The scoring ended; a reader that waits for room in the queue must end as well."""
 
@@ -46,74 +74,74 @@ def reader_count(device: str) -> int:
 
 
 def predict(
-    videos: dict[str, Path],
     ensemble: Ensemble,
     detector: FaceDetector,
-    scale: str | float,
-    progress: Progress,
+    results: Results,
+    options: Options,
     *,
-    strategy: str = "confident",
     readers: int = 1,
+    tell: Callable[[Verdict], None] | None = None,
 ) -> list[Verdict]:
-    """Verdicts of all videos, in their order; each is kept by `progress` when it is known.
+    """Verdicts of all videos of `results`, in their order; each goes to `results` when it is known.
 
     Args:
-        videos: name -> file; those that `progress` knows are not read again.
-        scale: the detector's, see `dfdc.faces.detector_scale`.
-        readers: threads that decode and detect.
+        results: names the videos; those that it has done are not read again.
+        readers: threads that have videos decoded and find faces.
+        tell: called with each new verdict.
     """
-    todo = [name for name in videos if name not in progress.done]
-    bar = parallel.progress_bar(total=len(videos), initial=len(videos) - len(todo), desc="videos", unit="video")
+    work = _Work(ensemble.names, results, options, tell)
+    todo = [name for name in results.videos if name not in results.done]
     at_once = ensemble.batch_size * max(1, ensemble.threads)
-    reading = _Readers(videos, todo, detector, scale, progress, threads=readers, room=2 * at_once)
+    reading = _Readers(results, todo, detector, options.detector_scale, threads=readers, room=2 * at_once)
     try:
-        with bar:
-            batch: list[tuple[_Job, dict[str, Any], np.ndarray]] = []
-            # One video more than there are readers waits for its last faces; its crops are in the queue or scored.
-            open_jobs = sum(reading.start_next() for _ in range(readers + 1))
-            while open_jobs:
-                item = reading.next_item(wait=not batch)
-                if item is not None and item[1] is not None:
-                    batch.append(item)
-                if batch and (len(batch) >= at_once or item is None):
-                    _score(batch, ensemble)
-                    for job in {id(job): job for job, _, _ in batch}.values():
-                        open_jobs -= _finish(job, ensemble.names, strategy, progress, bar)
-                    batch = []
-                if item is not None and item[1] is None:  # a video is read
-                    open_jobs += reading.start_next()
-                    job, _, verdict = item
-                    job.verdict = verdict
-                    open_jobs -= _finish(job, ensemble.names, strategy, progress, bar)
+        batch: list[_Item] = []
+        # One video more than there are readers waits for its last faces; its crops are in the queue or scored.
+        open_jobs = sum(reading.start_next() for _ in range(readers + 1))
+        while open_jobs:
+            item = reading.next_item(wait=not batch)
+            if isinstance(item, _Read):
+                if item.fault is not None:
+                    raise item.fault
+                item.job.verdict = item.verdict
+                open_jobs += reading.start_next()
+                open_jobs -= work.finish(item.job)
+            elif item is not None:
+                batch.append(item)
+            if batch and (len(batch) >= at_once or item is None):
+                _score(batch, ensemble)
+                for job in {id(job): job for job, _, _ in batch}.values():
+                    open_jobs -= work.finish(job)
+                batch = []
     finally:
         reading.stop()
-    return [progress.done[name] for name in videos]
+    return [results.done[name] for name in results.videos]
 
 
 class _Readers:
     """Threads that each read a video; what they find comes out one by one.
 
-    An item is (job, face, crop), or (job, None, verdict) when a video is read.
+    An item is (job, face, crop), or a _Read when a video is read.
 
     Args:
-        todo: names in `videos`, in the order in which they are read.
+        todo: names of videos, in the order in which they are read.
         room: how many faces may wait to be taken.
     """
 
     def __init__(
         self,
-        videos: dict[str, Path],
+        results: Results,
         todo: Sequence[str],
         detector: FaceDetector,
         scale: str | float,
-        progress: Progress,
         *,
         threads: int,
         room: int,
     ) -> None:
-        self._videos, self._waiting = videos, iter(todo)
-        self._detector, self._scale, self._progress = detector, scale, progress
+        self._results, self._waiting = results, iter(todo)
+        self._detector, self._scale = detector, scale
         self._pool = ThreadPoolExecutor(threads, initializer=_one_thread)
+        self._decoders = [Decoder() for _ in range(threads)]
+        self._free = list(self._decoders)
         self._items: queue.Queue = queue.Queue(maxsize=room)
         self._stopped = threading.Event()
 
@@ -125,14 +153,21 @@ class _Readers:
         return int(name is not None)
 
     def _read(self, job: _Job) -> None:
-        def emit(face: dict[str, Any], crop: np.ndarray) -> None:
+        def emit(face: Face, crop: np.ndarray) -> None:
             job.emitted += 1
             self._put((job, face, crop))
 
-        self._progress.begin(job.name)
-        self._put((job, None, find_faces(self._videos[job.name], job.name, self._detector, self._scale, emit)))
+        try:
+            self._results.begin(job.name)
+            decoder = self._free.pop()
+            path = self._results.videos[job.name]
+            done = _Read(job, find_faces(path, job.name, decoder, self._detector, self._scale, emit))
+            self._free.append(decoder)
+        except BaseException as error:  # the run must not wait for ever for this video
+            done = _Read(job, fault=error)
+        self._put(done)
 
-    def _put(self, item: tuple) -> None:
+    def _put(self, item: _Item | _Read) -> None:
         while not self._stopped.is_set():
             try:
                 self._items.put(item, timeout=0.5)
@@ -141,8 +176,8 @@ class _Readers:
                 continue
         raise _Stopped
 
-    def next_item(self, *, wait: bool) -> tuple | None:
-        """The next face or finished video; None when there is none at the moment and `wait` is not set."""
+    def next_item(self, *, wait: bool) -> _Item | _Read | None:
+        """The next face or read video; None when there is none at the moment and `wait` is not set."""
         try:
             return self._items.get(timeout=None if wait else 0.05)
         except queue.Empty:
@@ -151,7 +186,11 @@ class _Readers:
     def stop(self) -> None:
         """End the threads, whatever they are at."""
         self._stopped.set()
+        for decoder in self._decoders:
+            decoder.stop()  # the thread that waits for it goes on, and ends at its next face
         self._pool.shutdown(cancel_futures=True)
+        for decoder in self._decoders:
+            decoder.close()
 
 
 def _one_thread() -> None:
@@ -160,7 +199,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)  # of this thread alone
 
 
-def _score(batch: Sequence[tuple[_Job, dict[str, Any], np.ndarray]], ensemble: Ensemble) -> None:
+def _score(batch: Sequence[_Item], ensemble: Ensemble) -> None:
     """Put the scores into the faces. Where that fails, each video is tried by itself, and the one at fault notes it."""
     try:
         _put_scores(batch, ensemble.score([crop for _, _, crop in batch]))
@@ -178,25 +217,35 @@ def _score(batch: Sequence[tuple[_Job, dict[str, Any], np.ndarray]], ensemble: E
         job.scored += 1
 
 
-def _put_scores(batch: Sequence[tuple[_Job, dict[str, Any], np.ndarray]], scores: np.ndarray) -> None:
+def _put_scores(batch: Sequence[_Item], scores: np.ndarray) -> None:
     for (_, face, _), values in zip(batch, scores.T, strict=True):
         # Digits and not decimals: near 0, the log loss hangs on them.
-        face["scores"] = [float(f"{value:.7g}") for value in values]
+        face.scores = [float(f"{value:.7g}") for value in values]
 
 
-def _finish(job: _Job, names: Sequence[str], strategy: str, progress: Progress, bar: Any) -> int:
-    """Conclude a video that is read and scored to its last face; return 1 for it, 0 if it is not so far."""
-    verdict = job.verdict
-    if verdict is None or job.scored < job.emitted:
-        return 0
-    job.verdict = None  # done once
-    if job.error is not None and verdict.status in VERDICT_STATUSES:
-        verdict.fail(job.error, "while scoring: ")
-    if verdict.status in VERDICT_STATUSES:
-        try:
-            conclude(verdict, names, strategy)
-        except ValueError as error:  # a score that is no probability
-            verdict.fail(error, "while combining the scores: ")
-    progress.add(verdict)
-    bar.update()
-    return 1
+@dataclass(frozen=True)
+class _Work:
+    """What is done with a video that is read and scored to its last face."""
+
+    names: Sequence[str]
+    results: Results
+    options: Options
+    tell: Callable[[Verdict], None] | None
+
+    def finish(self, job: _Job) -> int:
+        """Conclude a video; return 1 for it, 0 if it is not so far."""
+        verdict = job.verdict
+        if verdict is None or job.scored < job.emitted:
+            return 0
+        job.verdict = None  # done once
+        if job.error is not None and verdict.status in VERDICT_STATUSES:
+            verdict.fail(job.error, "while scoring: ")
+        if verdict.status in VERDICT_STATUSES:
+            try:
+                conclude(verdict, self.names, self.options.strategy, self.options.floors)
+            except ValueError as error:  # a score that is no probability
+                verdict.fail(error, "while combining the scores: ")
+        self.results.add(verdict)
+        if self.tell is not None:
+            self.tell(verdict)
+        return 1

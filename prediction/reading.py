@@ -1,115 +1,117 @@
-"""From a video (or a picture) to its faces: frames, detection, persons, crops."""
+"""From a video (or a photo) to its faces: frames, detection, persons, crops."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dfdc import layout
-from dfdc.faces import FaceDetector, Tracker, detector_scale
-from dfdc.imaging import crop_face, read_picture
-from dfdc.video import VideoError, VideoReader
-from prediction.verdict import Verdict
+from dfdc.faces import FaceDetector, detector_scale
+from dfdc.imaging import crop_face
+from dfdc.tracking import ShotCuts, Tracker, looks_of
+from dfdc.video import VideoError
+from prediction.decoding import Decoder, Reading
+from prediction.verdict import Face, Verdict
 
 FRAMES_PER_VIDEO = 32
+# With fewer frames, where some were lost, there is no verdict: less than these, or than this part of the wanted ones.
+LEAST_FRAMES, LEAST_PART = 8, 0.25
 
-Emit = Callable[[dict[str, Any], np.ndarray], None]
-
-
-def frame_numbers(frame_count: int, wanted: int = FRAMES_PER_VIDEO) -> list[int]:
-    """`wanted` frame numbers evenly from first to last, truncated to int; a shorter clip is read whole, once."""
-    return sorted({int(number) for number in np.linspace(0, frame_count - 1, min(wanted, frame_count))})
+Emit = Callable[[Face, np.ndarray], None]
 
 
-def find_faces(path: Path, filename: str, detector: FaceDetector, scale_setting: str | float, emit: Emit) -> Verdict:
+def find_faces(
+    path: Path, filename: str, decoder: Decoder, detector: FaceDetector, scale: str | float, emit: Emit
+) -> Verdict:
     """Read a video and hand each of its faces to `emit`; what goes wrong becomes the status, never a score.
 
     Args:
-        emit: called with each face (frame, person, box in full-size pixels, detector) and its crop, RGB uint8
-            [h, w, 3], in the order of frames; it may wait.
+        decoder: reads the file; no other thread may use it meanwhile.
+        scale: the detector's, see `dfdc.faces.detector_scale`.
+        emit: called with each face and its crop, RGB uint8 [h, w, 3], in the order of frames; it may wait.
 
     Returns:
         the verdict so far; its `faces` are those that were handed out.
     """
     verdict = Verdict(filename, "ok", path=str(path))
     try:
-        if layout.is_picture(path):
-            _find_in_picture(path, verdict, detector, scale_setting, emit)
-        else:
-            _find_in_video(path, verdict, detector, scale_setting, emit)
-        if not verdict.faces:
-            verdict.status = "no face"
-            verdict.reason = f"no face found in the {verdict.frames_read} frames that were read"
+        with decoder.read(path, FRAMES_PER_VIDEO) as reading:
+            _search(reading, verdict, detector, scale, emit)
+        _judge_reading(verdict, reading)
     except VideoError as error:
-        verdict.status, verdict.reason = "unreadable", error.reason
-        verdict.faces = []
+        verdict.end("unreadable", error.reason)
     except Exception as error:  # one video must not end the run; the status and the exit status say that it failed
         verdict.fail(error)
     return verdict
 
 
-def _find_in_picture(path: Path, verdict: Verdict, detector: FaceDetector, setting: str | float, emit: Emit) -> None:
-    try:
-        picture = read_picture(path)
-    except OSError as error:
-        raise VideoError(path, f"not a readable picture: {error.strerror or 'unknown format, or damaged'}") from error
-    height, width = picture.shape[:2]
-    verdict.frame_count = 1
-    _take(verdict, [(0, picture)], detector, detector_scale(setting, width, height), Tracker(), emit)
+def _search(reading: Reading, verdict: Verdict, detector: FaceDetector, setting: str | float, emit: Emit) -> None:
+    opened = reading.opened
+    verdict.picture, verdict.notes = opened.picture, list(opened.notes)
+    verdict.frame_count, verdict.frames_per_second = opened.frame_count, opened.frames_per_second
+    # Frames lie seconds apart in a long video, and the person is the same.
+    tracker, cuts = Tracker(max_gap=max(50, opened.frame_count // 4)), ShotCuts()
+    for batch in _batches(reading.frames(), detector, setting):
+        height, width = batch[0][1].shape[:2]
+        if not verdict.sizes or verdict.sizes[-1][1:] != [width, height]:
+            verdict.sizes.append([batch[0][0], width, height])
+        found = detector.detect([frame for _, frame in batch], detector_scale(setting, width, height))
+        verdict.frames_read += len(batch)
+        to_first = np.tile([verdict.sizes[0][1] / width, verdict.sizes[0][2] / height], 2)
+        for (number, frame), faces in zip(batch, found, strict=True):
+            crops = [crop_face(frame, box) for box in faces.boxes]
+            held = [index for index, crop in enumerate(crops) if crop is not None]  # a bad box costs that crop only
+            looks = looks_of([crops[index] for index in held])
+            people = tracker.update(number, faces.boxes[held] * to_first, looks, cut=cuts.is_cut(frame))
+            for index, person in zip(held, people, strict=True):
+                box, probability = faces.boxes[index], faces.scores[index]
+                face = Face(
+                    frame=number,
+                    person=person,
+                    box=[round(float(corner), 2) for corner in box],
+                    detector=round(float(probability), 4),
+                    inside=round(_part_inside(box, width, height), 4),
+                )
+                verdict.faces.append(face)
+                emit(face, crops[index].copy())  # the frame itself must not stay in memory
 
 
-def _find_in_video(path: Path, verdict: Verdict, detector: FaceDetector, setting: str | float, emit: Emit) -> None:
-    with VideoReader(path) as reader:
-        scale = detector_scale(setting, reader.width, reader.height)
-        size = detector.batch_size(reader.width, reader.height, scale)
-        # Frames lie seconds apart in a long video, and the person is the same.
-        tracker = Tracker(max_gap=max(50, reader.frame_count // 4))
-        numbers = frame_numbers(reader.frame_count)
-        verdict.frame_count, verdict.frames_per_second = reader.frame_count, round(reader.fps, 3)
-        for batch in _batches(reader.frames(numbers), size):
-            _take(verdict, batch, detector, scale, tracker, emit)
-        verdict.frames_lost = list(reader.lost)
-    if verdict.frames_lost:
-        verdict.status = "partial"
-        verdict.reason = f"{len(verdict.frames_lost)} of {len(numbers)} frames can't be decoded"
-    elif len(numbers) < FRAMES_PER_VIDEO:
-        verdict.status, verdict.reason = "too short", f"only {len(numbers)} frames; all were read"
+def _part_inside(box: np.ndarray, width: int, height: int) -> float:
+    """The part of a box that lies within the frame, 0..1."""
+    x1, y1, x2, y2 = (float(corner) for corner in box)
+    within = max(0.0, min(x2, width) - max(x1, 0.0)) * max(0.0, min(y2, height) - max(y1, 0.0))
+    return within / max((x2 - x1) * (y2 - y1), 1e-9)
 
 
-def _take(
-    verdict: Verdict,
-    batch: list[tuple[int, np.ndarray]],
-    detector: FaceDetector,
-    scale: float,
-    tracker: Tracker,
-    emit: Emit,
-) -> None:
-    verdict.frames_read += len(batch)
-    for (number, frame), faces in zip(batch, detector.detect([f for _, f in batch], scale), strict=True):
-        people = tracker.update(number, faces.boxes)
-        for person, box, probability in zip(people, faces.boxes, faces.scores, strict=True):
-            crop = crop_face(frame, box)
-            if crop is None:
-                continue  # a box that holds no picture costs that crop, not the video
-            face = {
-                "frame": number,
-                "person": person,
-                "box": [round(float(corner), 2) for corner in box],
-                "detector": round(float(probability), 4),
-            }
-            verdict.faces.append(face)
-            emit(face, crop.copy())  # the frame itself must not stay in memory
-
-
-def _batches(items: Iterator, size: int) -> Iterator[list]:
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
+def _batches(frames: Iterator, detector: FaceDetector, setting: str | float) -> Iterator[list[tuple[int, np.ndarray]]]:
+    """Frames of one size, as many as the detector takes at once."""
+    batch: list[tuple[int, np.ndarray]] = []
+    for number, frame in frames:
+        height, width = frame.shape[:2]
+        if batch and frame.shape != batch[0][1].shape:
+            yield batch
+            batch = []
+        batch.append((number, frame))
+        if len(batch) >= detector.batch_size(width, height, detector_scale(setting, width, height)):
             yield batch
             batch = []
     if batch:
         yield batch
+
+
+def _judge_reading(verdict: Verdict, reading: Reading) -> None:
+    """The status, by how much could be read."""
+    wanted, read = reading.opened.wanted, verdict.frames_read
+    verdict.frames_lost = reading.lost
+    if reading.lost:
+        lost = f"{len(reading.lost)} of {wanted} frames can't be decoded"
+        if read < LEAST_FRAMES or read < LEAST_PART * wanted:
+            verdict.end("damaged", f"{lost}; the {read} that were read are too few to judge by")
+            return
+        verdict.status, verdict.reason = "partial", lost
+    elif wanted < FRAMES_PER_VIDEO and not verdict.picture:
+        verdict.status, verdict.reason = "too short", f"only {wanted} frames; all were read"
+    if not verdict.faces:
+        seen = "photo" if verdict.picture else f"{read} frames that were read"
+        verdict.end("no face", f"no face found in the {seen}")

@@ -6,6 +6,7 @@ frames that are shown are read again, one video at a time, so that memory does n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -19,15 +20,16 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dfdc import artifacts, identity, layout
+from dfdc import artifacts, identity
 from dfdc.devices import package_versions
-from dfdc.imaging import crop_face, encode_jpeg, isotropic_resize, read_picture
-from dfdc.video import VideoError, VideoReader
+from dfdc.imaging import crop_face, encode_jpeg, isotropic_resize
+from dfdc.video import VideoError
 from prediction import report_page
+from prediction.decoding import Decoder, DecoderMemoryError, DecodingError
 from prediction.ensemble import Ensemble
 from prediction.heatmap import look
 from prediction.report_page import FacePicture, Made, Pictures
-from prediction.verdict import Verdict
+from prediction.verdict import Face, Verdict
 
 _PAGE = re.compile(r"[A-Za-z0-9-]+-[0-9a-f]{12}\.html")  # as `page_name` makes them
 SHOWN_FACES = 4
@@ -58,20 +60,22 @@ def make_report(
         OSError: a page can't be written.
     """
     versions = {"Python": platform.python_version(), **package_versions(PACKAGES, "of unknown version")}
-    made = Made(settings, {path.name: artifacts.sha256_of(path) for path in ensemble.paths}, versions)
+    hashes = {name: artifacts.sha256_of(path) for name, path in zip(ensemble.names, ensemble.paths, strict=True)}
+    made = Made(settings, hashes, versions)
     for place in (folder, folder / "videos"):
         artifacts.remove_leftovers(place)
     pages: dict[str, str] = {}
     small: dict[str, bytes] = {}
-    for verdict in tqdm(verdicts, desc="report", unit="video", disable=None):
-        pages[verdict.filename] = f"videos/{page_name(verdict.filename)}"
-        pictures = read_pictures(verdict, files.get(verdict.filename), ensemble)
-        if pictures.thumbnails:
-            first = next(p["person"] for p in verdict.persons if p["person"] in pictures.thumbnails)
-            small[verdict.filename] = _smaller(pictures.thumbnails[first])
-        artifacts.write_bytes(
-            folder / pages[verdict.filename], report_page.build_video(verdict, pictures, made), durable=False
-        )
+    with contextlib.closing(Decoder()) as decoder:
+        for verdict in tqdm(verdicts, desc="report", unit="video", disable=None):
+            pages[verdict.filename] = f"videos/{page_name(verdict.filename)}"
+            pictures = read_pictures(verdict, files.get(verdict.filename), ensemble, decoder)
+            if pictures.thumbnails:
+                first = next(p.person for p in verdict.persons if p.person in pictures.thumbnails)
+                small[verdict.filename] = _smaller(pictures.thumbnails[first])
+            artifacts.write_bytes(
+                folder / pages[verdict.filename], report_page.build_video(verdict, pictures, made), durable=False
+            )
     index = folder / "index.html"
     artifacts.write_bytes(index, report_page.build_index(verdicts, pages, small, made))
     for page in set((folder / "videos").glob("*.html")) - {folder / page for page in pages.values()}:
@@ -87,11 +91,12 @@ def page_name(filename: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------ the pictures
-def read_pictures(verdict: Verdict, recorded: Any, ensemble: Ensemble) -> Pictures:
+def read_pictures(verdict: Verdict, recorded: Any, ensemble: Ensemble, decoder: Decoder) -> Pictures:
     """The pictures of a video's page, read again from the file; with `fault` set where that can't be.
 
     Args:
         recorded: the file's fingerprint when it was scored; None where it is not known.
+        decoder: reads the file.
     """
     if not verdict.faces:
         return Pictures()
@@ -103,60 +108,51 @@ def read_pictures(verdict: Verdict, recorded: Any, ensemble: Ensemble) -> Pictur
             return Pictures("the file has changed since it was scored")
     except OSError as error:
         return Pictures(f"the file can’t be read again ({error.strerror or 'damaged'})")
-    suspects = most_suspicious(verdict.faces)
+    suspects = most_suspicious(verdict)
     shown = report_page.main_persons(verdict)[: report_page.SHOWN_PERSONS]
-    wanted = {face["frame"] for face in suspects} | {person["thumbnail"]["frame"] for person in shown}
+    wanted = {face.frame for face in suspects} | {person.thumbnail["frame"] for person in shown}
     pictures = Pictures()
     found: dict[int, FacePicture] = {}
     try:
-        for number, frame in _frames(path, wanted):
+        reading = decoder.read(path, sorted(wanted))
+        for number, frame in reading.frames():
             for person in shown:
-                if person["thumbnail"]["frame"] == number:
-                    crop = crop_face(frame, person["thumbnail"]["box"])
+                if person.thumbnail["frame"] == number:
+                    crop = crop_face(frame, person.thumbnail["box"])
                     if crop is not None:
-                        pictures.thumbnails[person["person"]] = encode_jpeg(isotropic_resize(crop, THUMBNAIL_SIDE))
+                        pictures.thumbnails[person.person] = encode_jpeg(isotropic_resize(crop, THUMBNAIL_SIDE))
             for place, face in enumerate(suspects):
-                crop = crop_face(frame, face["box"]) if face["frame"] == number else None
+                crop = crop_face(frame, face.box) if face.frame == number else None
                 if crop is not None:
                     found[place] = _face_picture(face, crop, ensemble)
-    except VideoError as error:
-        return Pictures(f"the file can’t be read again ({error.reason})")
-    except OSError as error:  # of a picture
-        return Pictures(f"the file can’t be read again ({error.strerror or 'damaged'})")
+    except (VideoError, DecodingError, DecoderMemoryError, TimeoutError) as error:
+        return Pictures(f"the file can’t be read again ({error})")
     pictures.faces = [found[place] for place in sorted(found)]
     if not found:
         pictures.fault = "the frames can’t be read again"
     return pictures
 
 
-def most_suspicious(faces: Sequence[dict[str, Any]], count: int = SHOWN_FACES) -> list[dict[str, Any]]:
+def most_suspicious(verdict: Verdict, count: int = SHOWN_FACES) -> list[Face]:
     """The `count` faces with the highest mean score, at most two of a person unless there are too few others.
 
-    Equals come in the order of frames and persons.
+    Those of passers-by, and what is hardly a face, are left out. Equals come in the order of frames and persons.
     """
+    main = {person.person for person in report_page.main_persons(verdict)}
 
-    def rank(face: dict[str, Any]) -> tuple[float, int, int]:
-        return -float(np.mean(face["scores"])), face["frame"], face["person"]
+    def rank(face: Face) -> tuple[float, int, int]:
+        return -float(np.mean(face.scores)), face.frame, face.person
 
     taken: Counter[int] = Counter()
     first, later = [], []
-    for face in sorted(faces, key=rank):
-        taken[face["person"]] += 1
-        (first if taken[face["person"]] <= 2 else later).append(face)
+    for face in sorted((face for face in verdict.faces if face.person in main), key=rank):
+        taken[face.person] += 1
+        (first if taken[face.person] <= 2 else later).append(face)
     return sorted((first + later)[:count], key=rank)
 
 
-def _frames(path: Path, wanted: set[int]) -> Any:
-    """(number, RGB uint8 [h, w, 3]) of the wanted frames, one at a time."""
-    if layout.is_picture(path):
-        yield 0, read_picture(path)
-        return
-    with VideoReader(path) as reader:
-        yield from reader.frames(wanted)
-
-
-def _face_picture(face: dict[str, Any], crop: np.ndarray, ensemble: Ensemble) -> FacePicture:
-    surest = int(np.argmax(face["scores"]))
+def _face_picture(face: Face, crop: np.ndarray, ensemble: Ensemble) -> FacePicture:
+    surest = int(np.argmax(face.scores))
     seen, heat = look(ensemble, surest, crop)
     picture = encode_jpeg(isotropic_resize(seen, FACE_SIDE))
     if heat is None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from dfdc.page import esc
+from prediction.verdict import Face
 
 MOST_LINES = 6  # colours; further checkpoints take them again
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _FOOT = 460, 180, 28, 8, 8, 32
 
 
-def chart(faces: Sequence[dict[str, Any]], frame_count: int, frames_per_second: float, name: str) -> str:
+def chart(faces: Sequence[Face], frame_count: int, frames_per_second: float, name: str) -> str:
     """A line per checkpoint, and a bold one for their mean where there are several.
 
     Args:
@@ -26,9 +26,9 @@ def chart(faces: Sequence[dict[str, Any]], frame_count: int, frames_per_second: 
         an <svg> element.
     """
     rate = frames_per_second if frames_per_second > 0 else 1.0
-    end = max(frame_count - 1, *(face["frame"] for face in faces), 1) / rate
-    times = np.array([face["frame"] / rate for face in faces])
-    scores = np.array([face["scores"] for face in faces], np.float64)
+    end = max(frame_count - 1, *(face.frame for face in faces), 1) / rate
+    times = np.array([face.frame / rate for face in faces])
+    scores = np.array([face.scores for face in faces], np.float64)
     across = _LEFT + times / end * (_WIDTH - _LEFT - _RIGHT)
     shapes = [_grid(end, "seconds" if frames_per_second > 0 else "frame")]
     for index, column in enumerate(scores.T):

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from dfdc.page import bullets, document, esc, image, number, plural
-from dfdc.scoring import STRATEGIES
+from dfdc.scoring import FAKE_ABOVE, REAL_BELOW, STRATEGIES
+from prediction.conclusion import DOUBTS
 from prediction.report_chart import MOST_LINES, chart
-from prediction.verdict import Verdict
+from prediction.verdict import Face, Person, Verdict
 
 SHOWN_PERSONS, SHOWN_COURSES = 12, 6
-SURE_FAKE = 0.8  # from here on a face is surely fake to the winners' rule
 # From which score on, its class (a colour), the verdict, and what it means.
 BANDS = (
     (
@@ -32,11 +32,17 @@ BANDS = (
     (0.1, "real", "Few signs of a fake", "most of the evidence is for a real video, but not all of it"),
     (0.0, "real", "Hardly any signs of a fake", "the faces that count look like those of real videos"),
 )
+# What a person number means, for those who read the page.
+PERSON_MEANS = (
+    "A person is a face followed from frame to frame by its place and its look. After a cut, or a long time out of "
+    "sight, the same face may come back under another number."
+)
 STATUSES = {
     "ok": "all frames that were wanted could be read",
     "partial": "some frames could not be decoded; the rest was scored",
     "too short": "the clip has fewer than 32 frames; all were read",
     "no face": "no face was found, and only faces are judged",
+    "damaged": "too few frames could be decoded to judge by",
     "unreadable": "the file can’t be read as a video or a picture",
     "out of memory": "the memory ran out; the same command tries again",
     "error": "the work on it ended with an error; the same command tries again",
@@ -50,7 +56,7 @@ class FacePicture:
     `heat` is None where the network has no heat map, `blank` says that it shows nothing.
     """
 
-    face: dict[str, Any]
+    face: Face
     model: int
     picture: bytes
     heat: bytes | None
@@ -149,6 +155,7 @@ def _index_row(verdict: Verdict, pages: Mapping[str, str], thumbnails: Mapping[s
     thumb = image(jpeg, f"a face in {verdict.filename}") if jpeg else '<span class="none">–</span>'
     words = "No verdict" if verdict.score is None else band(verdict.score)[1]
     status = verdict.status if verdict.status == "ok" or not verdict.reason else f"{verdict.status}: {verdict.reason}"
+    status = "; ".join([status, *verdict.doubts])
     shown = "–" if verdict.score is None else f"{verdict.score:.2f}"
     return (
         f'<tr><td class="thumb left">{thumb}</td><th scope="row" class="left"><a '
@@ -165,13 +172,12 @@ def gauge(score: float | None) -> str:
     return f'<div class="gauge"><i class="{band(score)[0]}" style="width:{100 * score:.1f}%"></i></div>'
 
 
-def main_persons(verdict: Verdict) -> list[dict[str, Any]]:
-    """The persons to show: without those seen less than a tenth as often as the one seen most, as in person-max.
+def main_persons(verdict: Verdict) -> list[Person]:
+    """The persons to show: without those who weigh nothing in `person-max` and `smooth`.
 
     They are passers-by, and what the tracker or the detector took for a person.
     """
-    most = max((person["frames"] for person in verdict.persons), default=0)
-    return [person for person in verdict.persons if 10 * person["frames"] >= most]
+    return [person for person in verdict.persons if person.weight > 0]
 
 
 def _warn(*texts: str) -> str:
@@ -191,7 +197,7 @@ def _verdict(verdict: Verdict, strategy: str) -> str:
         )
     kind, words, meaning = band(verdict.score)
     doubts = reasons_for_doubt(verdict, strategy)
-    lead = "What weakens it:" if doubts else "Many faces, and the checkpoints agree."
+    lead = "What weakens it:" if doubts else "Nothing was found that weakens it; the checkpoints agree."
     scale = "".join(f"<dt>{low:.1f} and more</dt><dd>{text}: {long}</dd>" for low, _, text, long in BANDS)
     return (
         f'<div class="card verdict"><div class="big {kind}">{verdict.score:.2f}</div><div><p class="words">{words}</p>'
@@ -206,16 +212,9 @@ def _verdict(verdict: Verdict, strategy: str) -> str:
 
 def reasons_for_doubt(verdict: Verdict, strategy: str) -> list[str]:
     """What makes a verdict less certain than its score says, as sentences."""
-    doubts, values = [], [model["score"] for model in verdict.models]
-    if values and max(values) - min(values) > 0.3:
-        doubts.append(f"The checkpoints disagree: from {min(values):.2f} to {max(values):.2f}.")
-    if len(values) == 1:
+    doubts = [f"{DOUBTS[name][0].upper()}{DOUBTS[name][1:]}{_count_behind(name, verdict)}." for name in verdict.doubts]
+    if len(verdict.models) == 1:
         doubts.append("Only one checkpoint was asked.")
-    if len(verdict.faces) < 12:
-        doubts.append(f"There are only {plural(len(verdict.faces), 'face')} to go by.")
-    people = [person["score"] for person in main_persons(verdict)]
-    if people and max(people) - min(people) > 0.3:
-        doubts.append(f"The persons differ: from {min(people):.2f} to {max(people):.2f}. Look at each.")
     if thrown_away(verdict, strategy):
         doubts.append("Faces that look surely fake were left out of the score, as said below.")
     if verdict.status != "ok":
@@ -223,20 +222,43 @@ def reasons_for_doubt(verdict: Verdict, strategy: str) -> list[str]:
     return doubts
 
 
+def _count_behind(doubt: str, verdict: Verdict) -> str:
+    """The figures behind a doubt, as the end of a sentence; nothing where it has none."""
+    grounds = verdict.grounds
+    if grounds is None:
+        return ""
+    of = f"of {plural(grounds.faces, 'face')}"
+    return {
+        "few faces": f": {grounds.frames} of the {plural(verdict.frames_read, 'frame')} that were read",
+        "small faces": f": {grounds.small} {of}; half are under {grounds.side:.0f} pixels",
+        "cut faces": f": {grounds.cut} {of}",
+        "unsure faces": f": {grounds.unsure} {of}",
+        "one face decides": f": by up to {grounds.one_face:.2f}",
+        "persons differ": _from_to([person.score for person in main_persons(verdict)]),
+        "checkpoints differ": _from_to([model.score for model in verdict.models]),
+        "faces left out": f": {grounds.if_joined or 0:.2f}, of {grounds.left_out} of all {len(verdict.faces)} faces",
+        "unusual pictures": f": {'; '.join(verdict.notes)}",
+    }.get(doubt, "")
+
+
+def _from_to(scores: Sequence[float]) -> str:
+    return f": from {min(scores, default=0):.2f} to {max(scores, default=0):.2f}"
+
+
 def thrown_away(verdict: Verdict, strategy: str) -> list[str]:
     """A sentence for each checkpoint whose confident rule left out confident fake faces, and what smooth would give."""
-    if strategy != "confident" or not verdict.models:
+    if strategy != "confident" or verdict.picture or not verdict.models:
         return []
-    scores, people = _scores(verdict), np.array([face["person"] for face in verdict.faces])
+    scores, people = _scores(verdict), np.array([face.person for face in verdict.faces])
     smooth = [STRATEGIES["smooth"](column, people).score for column in scores.T]
     texts = []
     for model, column, other in zip(verdict.models, scores.T, smooth, strict=True):
-        high = int((column > SURE_FAKE).sum())
-        if model["rule"] == "real" and high:
+        high = int((column > FAKE_ABOVE).sum())
+        if model.rule == "real" and high:
             texts.append(
-                f"{model['name']} scored {high} of {plural(len(column), 'face')} above {SURE_FAKE}, and the winners’ "
+                f"{model.name} scored {high} of {plural(len(column), 'face')} above {FAKE_ABOVE}, and the winners’ "
                 f"confident rule threw {'it' if high == 1 else 'them'} away: more than nine tenths are below 0.2, and "
-                f"it averages only those, to {model['score']:.2f}. With the smooth strategy it would be {other:.2f}."
+                f"it averages only those, to {model.score:.2f}. With the smooth strategy it would be {other:.2f}."
             )
     if texts:
         got = verdict.score if verdict.score_uncalibrated is None else verdict.score_uncalibrated
@@ -246,7 +268,7 @@ def thrown_away(verdict: Verdict, strategy: str) -> list[str]:
 
 def _scores(verdict: Verdict) -> np.ndarray:
     """float64 [faces, models]."""
-    return np.array([face["scores"] for face in verdict.faces], np.float64).reshape(-1, len(verdict.models))
+    return np.array([face.scores for face in verdict.faces], np.float64).reshape(-1, len(verdict.models))
 
 
 # ----------------------------------------------------------------------------------- persons, time, faces
@@ -255,36 +277,42 @@ def _persons(verdict: Verdict, pictures: Pictures) -> str:
         return ""
     cards, main = [], main_persons(verdict)
     for person in main[:SHOWN_PERSONS]:
-        jpeg = pictures.thumbnails.get(person["person"])
-        thumb = image(jpeg, f"person {person['person']}") if jpeg else '<span class="none">no picture</span>'
-        kind, words, _ = band(person["score"])
+        jpeg = pictures.thumbnails.get(person.person)
+        thumb = image(jpeg, f"person {person.person}") if jpeg else '<span class="none">no picture</span>'
+        kind, words, _ = band(person.score)
         cards.append(
-            f'<div class="card person">{thumb}<div>Person {person["person"]}<br><b class="{kind}">'
-            f'{person["score"]:.2f}</b>{gauge(person["score"])}<span class="soft">{words}<br>seen in '
-            f"{plural(person['frames'], 'frame')}</span></div></div>"
+            f'<div class="card person">{thumb}<div>Person {person.person}<br><b class="{kind}">'
+            f'{person.score:.2f}</b>{gauge(person.score)}<span class="soft">{words}<br>seen in '
+            f"{plural(person.frames, 'frame')}</span></div></div>"
         )
     notes = []
     if len(main) > len(cards):
         notes.append(f"And {plural(len(main) - len(cards), 'person')} with lower scores.")
-    brief = [person["score"] for person in verdict.persons if person not in main]
+    brief = [person.score for person in verdict.persons if person not in main]
     if brief:
         span = f"{min(brief):.2f}" + (f" to {max(brief):.2f}" if len(brief) > 1 else "")
-        notes.append(f"Not shown: {number(len(brief))} seen in a few frames only, often a turned head; score {span}.")
+        notes.append(
+            f"Not shown: {number(len(brief))} seen in a few frames only: passers-by, turned heads, what is no face; "
+            f"score {span}."
+        )
+    if verdict.score_uncalibrated is not None:
+        notes.append("These scores are not calibrated, other than the video’s.")
     rest = f'<p class="note">{" ".join(notes)}</p>' if notes else ""
     return (
-        f'<h2 id="persons">Persons</h2><p>Each with a score from that person’s faces alone, the highest first.</p>'
+        f'<h2 id="persons">Persons</h2><p>Each with a score from that person’s faces alone, the highest first. '
+        f"{PERSON_MEANS}</p>"
         f'<div class="people">{"".join(cards)}</div>{rest}'
     )
 
 
 def _courses(verdict: Verdict) -> str:
-    if not verdict.models or len({face["frame"] for face in verdict.faces}) < 2:
+    if not verdict.models or len({face.frame for face in verdict.faces}) < 2:
         return ""  # a picture has no course
     cards = []
     for person in main_persons(verdict)[:SHOWN_COURSES]:
-        own = sorted((f for f in verdict.faces if f["person"] == person["person"]), key=lambda face: face["frame"])
-        cards.append(_course(verdict, person["person"], own))
-    keys = [(f"var(--m{i % MOST_LINES})", model["name"]) for i, model in enumerate(verdict.models)]
+        own = sorted((f for f in verdict.faces if f.person == person.person), key=lambda face: face.frame)
+        cards.append(_course(verdict, person.person, own))
+    keys = [(f"var(--m{i % MOST_LINES})", model.name) for i, model in enumerate(verdict.models)]
     if len(keys) > 1:
         keys.append(("var(--ink)", "mean of the checkpoints"))
     legend = "".join(f'<span><i style="border-color:{colour}"></i>{esc(name)}</span>' for colour, name in keys)
@@ -297,7 +325,7 @@ def _courses(verdict: Verdict) -> str:
     )
 
 
-def _course(verdict: Verdict, person: int, faces: Sequence[dict[str, Any]]) -> str:
+def _course(verdict: Verdict, person: int, faces: Sequence[Face]) -> str:
     name = f"Person {person}"
     drawing = chart(faces, verdict.frame_count, verdict.frames_per_second, name)
     return f'<div class="card"><h3>{name}</h3>{drawing}</div>'
@@ -308,12 +336,12 @@ def _faces(verdict: Verdict, pictures: Pictures) -> str:
         return ""
     cards = []
     for item in pictures.faces:
-        face, scores = item.face, item.face["scores"]
-        when = f"frame {face['frame']}"
+        face, scores = item.face, item.face.scores
+        when = f"frame {face.frame}"
         if verdict.frames_per_second > 0:
-            when = f"{face['frame'] / verdict.frames_per_second:.2f} s ({when})"
-        where = f"person {face['person']}, {when}"
-        surest = esc(verdict.models[item.model]["name"])
+            when = f"{face.frame / verdict.frames_per_second:.2f} s ({when})"
+        where = f"person {face.person}, {when}"
+        surest = esc(verdict.models[item.model].name)
         note = f"Heat map: {surest}, which gives it {scores[item.model]:.2f}."
         if item.heat is None:
             heat = '<span class="none">This network shows no map of places, so there is no heat map.</span>'
@@ -324,7 +352,7 @@ def _faces(verdict: Verdict, pictures: Pictures) -> str:
                 note += " No place of it spoke for fake more than the others."
         cards.append(
             f'<figure class="card"><div class="pair">{image(item.picture, f"face, {where}")}{heat}</div>'
-            f'<figcaption><b>{np.mean(scores):.2f}</b> person {face["person"]}, {when}<br><span class="soft">{note}'
+            f'<figcaption><b>{np.mean(scores):.2f}</b> person {face.person}, {when}<br><span class="soft">{note}'
             "</span></figcaption></figure>"
         )
     return (
@@ -341,33 +369,39 @@ def _rules(verdict: Verdict, strategy: str) -> str:
     if not verdict.models:
         return ""
     rows = "\n".join(
-        f'<tr><th scope="row">{esc(model["name"])}</th><td class="num">{model["score"]:.2f}</td>'
-        f'<td class="whole">{esc(rule_in_words(model["rule"], strategy, column))}</td></tr>'
+        f'<tr><th scope="row">{esc(model.name)}</th><td class="num">{model.score:.2f}</td>'
+        f'<td class="whole">{esc(rule_in_words(model.rule, strategy, column))}</td></tr>'
         for model, column in zip(verdict.models, _scores(verdict).T, strict=True)
     )
     raw = verdict.score_uncalibrated
     calibrated = "" if raw is None else f" That is {raw:.2f}; calibrated on labelled videos, {verdict.score:.2f}."
     return (
         f'<h2 id="rules">How the score came about</h2><p>Each checkpoint scored {plural(len(verdict.faces), "face")}; '
-        f"the strategy “{esc(strategy)}” made one score of them, and the mean of the checkpoints’ scores is the "
+        f"{_what_combines(verdict, strategy)} made one score of them, and the mean of the checkpoints’ scores is the "
         f'video’s.{calibrated}</p><div class="card"><table class="left-all"><thead><tr><th scope="col">Checkpoint</th>'
         f'<th scope="col" class="num">Score</th><th scope="col">Rule that fired</th></tr></thead><tbody>\n{rows}\n'
         "</tbody></table></div>"
     )
 
 
+def _what_combines(verdict: Verdict, strategy: str) -> str:
+    return "the rule for photos" if verdict.picture else f"the strategy “{esc(strategy)}”"
+
+
 def rule_in_words(rule: str, strategy: str, scores: np.ndarray) -> str:
     """What a rule did with one checkpoint's scores [n] of the faces."""
-    count, high, low = len(scores), int((scores > SURE_FAKE).sum()), int((scores < 0.2).sum())
+    if rule == "photo":
+        return "photo: the most suspicious of the faces that the detector is sure of"
+    count, high, low = len(scores), int((scores > FAKE_ABOVE).sum()), int((scores < REAL_BELOW).sum())
     if strategy == "confident":
         return {
-            "fake": f"fake: {high} of {count} are above {SURE_FAKE}; the mean of those",
-            "real": f"real: {low} of {count} are below 0.2; the mean of those",
-            "mean": f"mean: neither fake nor real clearly ({high} above {SURE_FAKE}, {low} below 0.2, of {count}); the "
-            "mean of all",
+            "fake": f"fake: {high} of {count} are above {FAKE_ABOVE}; the mean of those",
+            "real": f"real: {low} of {count} are below {REAL_BELOW}; the mean of those",
+            "mean": f"mean: neither fake nor real clearly ({high} above {FAKE_ABOVE}, {low} below {REAL_BELOW}, of "
+            f"{count}); the mean of all",
         }.get(rule, rule)
     if rule.startswith("person "):
-        return f"{rule}: the mean of that person’s faces, the highest of all persons’"
+        return f"{rule}: the mean of that person’s faces, the highest of all who were seen often enough"
     return {"mean": "mean: of all faces", "smooth": "smooth: high scores weigh more, without a threshold"}.get(
         rule, rule
     )
@@ -392,7 +426,9 @@ def _settings_list(made: Made, first: Sequence[tuple[str, str]] = ()) -> str:
     rows = list(first)
     for key, value in made.settings.items():
         if key != "models":
-            shown = " / ".join(map(str, value)) if isinstance(value, list) else value
+            items = value.items() if isinstance(value, dict) else ()
+            shown = " / ".join([*map(str, value)] if isinstance(value, list) else [f"{k} {v}" for k, v in items])
+            shown = shown or value
             rows.append((esc(key.replace("_", " ").capitalize()), f"<b>{esc(shown)}</b>"))
     hashes = "<br>".join(
         f'<b>{esc(name)}</b><br><span class="hash">{esc(value)}</span>' for name, value in made.hashes.items()

@@ -30,6 +30,10 @@ on_either_kind = pytest.mark.parametrize("kind", ["real" if REAL_VIDEOS.is_dir()
 on_both_kinds = pytest.mark.parametrize("kind", ["generated", pytest.param("real", marks=needs_real_videos)])
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="record what tests/test_scoring_version.py compares with")
+
+
 def run_script(*arguments: object, env: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """Run a Python script of the project as a user would."""
     command = [sys.executable, *map(str, arguments)]
@@ -184,3 +188,14 @@ def make_crops(root: Path, families: int = 6, frames: int = 6) -> Path:
                 lines.append(f"{video},{name},{label},{original},{frame},{family % 3}")
     (root / layout.FOLDS_NAME).write_text("\n".join(lines) + "\n")
     return root
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two small seeded checkpoints, a and b, of other encoders and sizes (T13); not to be written to."""
+    from scoring_runs import make_checkpoint
+
+    folder = tmp_path_factory.mktemp("weights")
+    make_checkpoint(folder, "a", seed=1, bias=1.0)
+    make_checkpoint(folder, "b", "test_resnet", size=96, seed=2, bias=-0.5)
+    return folder

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import skimage.data
 from conftest import numbered_frames, run_script
-from test_predict import make_checkpoint
+from scoring_runs import labels as csv_labels
+from scoring_runs import make_checkpoint
 from test_video import _set_display_matrix
 
 from dfdc.imaging import encode_png
@@ -40,6 +41,16 @@ def encode(path, frames, codec="libx264", pix_fmt="yuv420p", stamp=lambda n: 40 
     return path
 
 
+def before_the_film(path, preview, film):
+    """The first frame of one video as the first stream of a file, and another video as the second one."""
+    with av.open(str(path), "w") as output, av.open(str(preview)) as first, av.open(str(film)) as second:
+        streams = [output.add_stream_from_template(source.streams.video[0]) for source in (first, second)]
+        packets = [next(first.demux(video=0)), *(packet for packet in second.demux(video=0) if packet.size)]
+        for packet in packets:
+            packet.stream = streams[packet is not packets[0]]
+            output.mux(packet)
+
+
 def cut(path, share):
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
 
@@ -68,6 +79,10 @@ def folder(tmp_path_factory):
     data[start : start + 5000] = bytes(5000)
     (folder / "hole.avi").write_bytes(data)
     write_video(folder / "nobody.mp4", numbered_frames(40))
+    before_the_film(folder / "preview.mp4", folder / "nobody.mp4", good)
+    (folder / "list.mp4").write_text("ffconcat version 1.0\nfile good.mp4\n")
+    (folder / "joined.ts").write_bytes(encode(folder / "part.ts", face_frames(20)).read_bytes() * 2)
+    (folder / "part.ts").unlink()
     (folder / "zero.mp4").write_bytes(b"")
     (folder / "letter.mp4").write_text("Dear reader, this is no video.\n" * 99)
     write_video(folder / "index gone.mp4", face_frames(40))
@@ -88,12 +103,15 @@ def folder(tmp_path_factory):
 
 
 EXPECTED = {
-    "ok": ["face.png", "good.mp4", "odd.avi", "phone.mp4", "ten bits.mkv", "uneven.MKV", "web.webm"],
+    "ok": [
+        "face.png", "good.mp4", "joined.ts", "odd.avi", "phone.mp4", "preview.mp4", "ten bits.mkv", "uneven.MKV",
+        "web.webm",
+    ],
     "too short": ["brief.mp4"],
     "partial": ["cut.mp4", "hole.avi"],
     "no face": ["nobody.mp4"],
     "unreadable": [
-        "half.png", "index gone.mp4", "letter.mp4", "link.mp4", "noise.mp4", "song.mp4", "zero.mp4"
+        "half.png", "index gone.mp4", "letter.mp4", "link.mp4", "list.mp4", "noise.mp4", "song.mp4", "zero.mp4"
     ],
 }  # fmt: skip
 
@@ -112,7 +130,7 @@ def test_t15_a_folder_of_every_kind_of_file(folder, tmp_path):
     for name, row in videos.items():
         found.setdefault(row["status"], []).append(name)
     assert {status: sorted(names) for status, names in found.items()} == EXPECTED
-    labels = dict(line.rsplit(",", 1) for line in output.read_text().splitlines()[1:])
+    labels = csv_labels(output)
     for name, row in videos.items():
         judged = row["status"] in ("ok", "partial", "too short")
         assert (row["score"] is not None) == judged == bool(labels[name]), name
@@ -120,6 +138,8 @@ def test_t15_a_folder_of_every_kind_of_file(folder, tmp_path):
         assert (row["reason"] == "") == (row["status"] == "ok"), name
         if row["status"] != "ok":
             assert f"{row['status']}: {name}: {row['reason']}" in done.stdout
+    assert videos["preview.mp4"]["score"] == videos["good.mp4"]["score"]
+    assert "'concat' is refused" in videos["list.mp4"]["reason"]
     assert videos["phone.mp4"]["score"] == pytest.approx(videos["good.mp4"]["score"], abs=0.02)  # stands upright
     assert (videos["brief.mp4"]["frames_read"], videos["hole.avi"]["frames_read"]) == (9, 31)
     assert len(list((tmp_path / "report/videos").iterdir())) == len(videos) + 1

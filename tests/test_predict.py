@@ -1,14 +1,13 @@
 """Scoring a folder (predict_folder.py)."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_VIDEOS, no_faces, numbered_frames, on_both_kinds, run_script
+from conftest import REAL_VIDEOS, numbered_frames, on_both_kinds, run_script
+from scoring_runs import FakeDetector, details, find_faces, labels, predict_with, run
 
-import predict_folder
 from dfdc import layout
 from dfdc.faces import PREDICT_THRESHOLDS, FaceDetector, Faces
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
@@ -16,30 +15,10 @@ from dfdc.parallel import UsageError
 from dfdc.scoring import confident_score
 from dfdc.video import VideoReader, write_video
 from prediction import inputs, pipeline
+from prediction.decoding_child import frame_numbers
 from prediction.ensemble import Ensemble
-from prediction.reading import find_faces, frame_numbers
-from prediction.verdict import Progress
-from training.checkpoint import ModelSpec, save_checkpoint
-from training.model import build_network
 
 SCRIPT = "predict_folder.py"
-
-
-def make_checkpoint(folder, name, encoder="test_efficientnet", size=64, seed=0, bias=0.0):
-    torch.manual_seed(seed)
-    network = build_network("DeepFakeClassifier", encoder)
-    torch.nn.init.constant_(network.fc.bias, bias)
-    spec = ModelSpec("DeepFakeClassifier", encoder, size)
-    save_checkpoint(folder / name, network, spec, epoch=0, bce_best=0.5, metrics={})
-    return network.eval()
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    make_checkpoint(folder, "a", seed=1, bias=1.0)
-    make_checkpoint(folder, "b", "test_resnet", size=96, seed=2, bias=-0.5)  # T13: another encoder, another size
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -57,29 +36,9 @@ def demo_videos(demo_root, tmp_path_factory):
     return folder
 
 
-def run(weights, videos, output, *more, models=("a", "b")):
-    arguments = [
-        "--weights-dir",
-        weights,
-        "--models",
-        *models,
-        "--test-dir",
-        videos,
-        "--output",
-        output,
-        "--device",
-        "cpu",
-    ]
-    return predict_folder.main([str(value) for value in (*arguments, *more)])
-
-
-def details(output):
-    return json.loads(output.with_suffix(".json").read_text())
-
-
 @pytest.mark.parametrize(("count", "expected"), [(300, 32), (33, 32), (32, 32), (31, 31), (5, 5), (1, 1)])
 def test_t1_frames_are_spread_and_a_short_clip_is_read_whole(count, expected):
-    numbers = frame_numbers(count)
+    numbers = frame_numbers(count, 32)
     assert len(numbers) == len(set(numbers)) == expected
     assert (numbers[0], numbers[-1]) == (0, count - 1)
     if count >= 32:
@@ -90,9 +49,8 @@ def test_scores_are_those_of_the_steps_done_by_hand(weights, demo_videos, tmp_pa
     output = tmp_path / "submission.csv"
     assert run(weights, demo_videos, output) == 0
     names = sorted(path.name for path in demo_videos.iterdir())
-    lines = output.read_text().splitlines()
-    assert lines[0] == "filename,label"
-    assert sorted(line.split(",")[0] for line in lines[1:]) == names
+    assert output.read_text().startswith("filename,label,status,doubts,faces,frames\n")
+    assert sorted(labels(output)) == names
     videos = {video["filename"]: video for video in details(output)["videos"]}
     for name in names:
         with VideoReader(demo_videos / name) as reader:
@@ -134,31 +92,6 @@ def network_input(crop, size):
     return torch.from_numpy(values).permute(2, 0, 1)[None].float()
 
 
-class FakeDetector:
-    """Finds the given boxes in every frame."""
-
-    def __init__(self, boxes, fail=None):
-        self.boxes, self.fail = np.asarray(boxes, np.float32).reshape(-1, 4), fail
-
-    def batch_size(self, width, height, scale):
-        return 4
-
-    def detect(self, pictures, scale):
-        if self.fail:
-            raise self.fail
-        count = len(self.boxes)
-        found = (
-            Faces(self.boxes, np.ones(count, np.float32), np.zeros((count, 5, 2), np.float32)) if count else no_faces()
-        )
-        return [found] * len(pictures)
-
-
-def predict_with(detector, paths, weights, tmp_path, **options):
-    videos = {path.name: path for path in paths}
-    progress = Progress(tmp_path / "out.progress", {}, videos)
-    return pipeline.predict(videos, Ensemble([weights / "a"], "cpu"), detector, 1.0, progress, **options)
-
-
 @pytest.fixture
 def clip(tmp_path):
     path = tmp_path / "clip.mp4"
@@ -177,7 +110,7 @@ def test_t3_each_failure_has_its_own_status_and_no_score(tmp_path, clip):
         (clip, FakeDetector(someone, KeyError("bug")), "error", "KeyError"),
     ]
     for path, detector, status, reason in cases:
-        verdict = find_faces(path, path.name, detector, 1.0, lambda face, crop: None)
+        verdict = find_faces(path, detector)
         assert (verdict.status, verdict.score) == (status, None)
         assert reason in verdict.reason
 
@@ -193,17 +126,19 @@ def test_t2_one_face_in_a_video_is_enough(tmp_path, weights):
 def test_t4_one_bad_box_costs_that_crop_only(clip):
     crops = []
     detector = FakeDetector([[10, 10, 40, 50], [500, 500, 600, 600], [5, 5, 5, 9]])
-    verdict = find_faces(clip, "x", detector, 1.0, lambda face, crop: crops.append(crop))
+    verdict = find_faces(clip, detector, lambda face, crop: crops.append(crop))
     assert verdict.status == "ok"
     assert len(crops) == len(verdict.faces) == 32
 
 
-def test_t5_a_crowd_is_scored_to_its_last_frame(clip, weights, tmp_path):
+def test_t5_a_crowd_is_scored_to_its_last_frame(weights, tmp_path):
+    clip = tmp_path / "still.mp4"
+    write_video(clip, list(numbered_frames(40))[22:23] * 40)
     crowd = [[x, y, x + 9, y + 9] for x in range(0, 80, 8) for y in range(0, 50, 8)]
     (verdict,) = predict_with(FakeDetector(crowd), [clip], weights, tmp_path)
     assert len(verdict.faces) == 32 * len(crowd) > 127
-    assert verdict.faces[-1]["frame"] == 39
-    assert all(0 < face["scores"][0] < 1 for face in verdict.faces)
+    assert verdict.faces[-1].frame == 39
+    assert all(0 < face.scores[0] < 1 for face in verdict.faces)
     assert len(verdict.persons) == len(crowd)
 
 
@@ -215,7 +150,7 @@ def test_t11_lost_frames_make_it_partial(tmp_path):
     start = data.index(b"\xff\xd8\xff")
     data[start : start + 200] = bytes(200)
     path.write_bytes(data)
-    verdict = find_faces(path, "m.avi", FakeDetector([[10, 10, 40, 50]]), 1.0, lambda face, crop: None)
+    verdict = find_faces(path, FakeDetector([[10, 10, 40, 50]]))
     assert (verdict.status, verdict.frames_lost, verdict.frames_read) == ("partial", [0], 31)
 
 
@@ -229,9 +164,9 @@ def test_a_folder_with_bad_files_gives_every_other_verdict_and_status_1(weights,
     output = tmp_path / "out.csv"
     done = run_script(SCRIPT, "--weights-dir", weights, "--models", "a", "--test-dir", folder, "--output", output)
     assert done.returncode == 1, done.stderr
-    rows = dict(line.rsplit(",", 1) for line in output.read_text().splitlines()[1:])
+    rows = labels(output)
     assert len(rows) == 5
-    assert rows["zero.MP4"] == rows['"text, with comma.mov"'] == rows["nobody.mp4"] == ""
+    assert rows["zero.MP4"] == rows["text, with comma.mov"] == rows["nobody.mp4"] == ""
     assert sum(bool(label) for label in rows.values()) == 2
     for said in (
         "unreadable: zero.MP4: the file has zero bytes",
@@ -288,7 +223,7 @@ def test_t14_a_stopped_run_goes_on_and_what_is_scored_is_not_scored_again(
     assert "2 of 2 were scored before" in capsys.readouterr().out
     assert run(weights, videos, output, "--detector-scale", "1", models=["a"]) == 0  # other settings
     assert len(calls) == 5
-    assert "beginning anew" in capsys.readouterr().out
+    assert "left by a run with other settings (detector_scale)" in capsys.readouterr().out
     assert run(weights, videos, output, "--detector-scale", "1", "--force", models=["a"]) == 0
     assert len(calls) == 7
 
@@ -360,13 +295,13 @@ def test_pictures_lists_and_single_files(weights, tmp_path, capsys):
 
 def test_labels_give_log_loss_and_auc(weights, demo_videos, tmp_path, capsys):
     names = sorted(path.name for path in demo_videos.iterdir())
-    labels = tmp_path / "labels.csv"
-    labels.write_text("filename,label\n" + "".join(f"{name},{'FAKE' if i else 0}\n" for i, name in enumerate(names)))
+    listing = tmp_path / "labels.csv"
+    listing.write_text("filename,label\n" + "".join(f"{name},{'FAKE' if i else 0}\n" for i, name in enumerate(names)))
     output = tmp_path / "out.csv"
-    assert run(weights, demo_videos, output, "--labels", labels, models=["a"]) == 0
+    assert run(weights, demo_videos, output, "--labels", listing, models=["a"]) == 0
     found = details(output)["summary"]["metrics"]
     assert (found["count"], found["fakes"]) == (2, 1)
-    scores = dict(line.split(",") for line in output.read_text().splitlines()[1:])
+    scores = labels(output)
     expected = -(np.log(1 - float(scores[names[0]])) + np.log(float(scores[names[1]]))) / 2
     assert found["log_loss"] == pytest.approx(expected, abs=1e-4)
     assert f"log loss {found['log_loss']:.4f}, auc {found['auc']:.4f}" in capsys.readouterr().out
@@ -376,9 +311,7 @@ def test_fold_scores_the_held_out_videos(weights, preprocessed, tmp_path, capsys
     output = tmp_path / "out.csv"
     assert run(weights, preprocessed, output, "--fold", 0, models=["a"]) == 0
     part = layout.load_dataset(preprocessed).parts[0]
-    assert {line.split(",")[0] for line in output.read_text().splitlines()[1:]} == {
-        p.name for p in part.path.glob("*.mp4")
-    }
+    assert labels(output).keys() == {p.name for p in part.path.glob("*.mp4")}
     assert "auc" in capsys.readouterr().out
     with pytest.raises(UsageError, match="has the folds"):
         run(weights, preprocessed, output, "--fold", 99)

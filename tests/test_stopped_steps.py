@@ -77,13 +77,16 @@ def test_a_killed_step_does_not_say_that_all_is_well(root):
 
 
 def test_ctrl_c_ends_a_step_with_130_and_its_workers_with_it(root):
-    shutil.rmtree(root / "crops")
     command = [sys.executable, "preprocessing/extract_crops.py", "--root-dir", str(root), "--workers", "1"]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not list((root / "crops").glob("[!.]*")):
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the step and its workers
-    _, err = process.communicate(timeout=60)
+    for _ in range(5):  # on a busy machine the step may be done before this test hears of its first video
+        shutil.rmtree(root / "crops")
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not list((root / "crops").glob("[!.]*")):
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the step and its workers
+        _, err = process.communicate(timeout=60)
+        if process.returncode != 0:
+            break
     assert process.returncode == 130
     assert err.rstrip().endswith("stopped; run the same command again to go on")
     assert "Traceback" not in err

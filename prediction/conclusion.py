@@ -1,0 +1,186 @@
+"""From faces' scores to a verdict: each checkpoint's score, each person's, and what weakens them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dfdc.scoring import (
+    STRATEGIES,
+    SURE_FACE,
+    Strategy,
+    VideoScore,
+    deciding_person,
+    hinge,
+    person_weights,
+    photo_score,
+)
+from prediction.verdict import Face, Grounds, ModelScore, Person, Verdict
+
+CUT_FROM = 0.1  # a face with a larger part than this outside the frame is cut
+APART = 0.3  # scores of persons or checkpoints that lie further apart than this differ
+MUCH = 0.1  # a score that could as well be another by more than this is doubtful
+
+# What may stand in Verdict.doubts, and what it means.
+DOUBTS = {
+    "few faces": "few frames show a face that decides",
+    "small faces": "most faces that decide are smaller than those that checkpoints learn from",
+    "cut faces": "most faces that decide are cut by the edge of the frame",
+    "unsure faces": "the detector is not sure that most of what decides are faces",
+    "one face decides": "one face more or less would change the score by much",
+    "faces left out": "several persons were seen too seldom to count; were they one, the score would be another",
+    "persons differ": "one person looks more fake than another; look at each",
+    "checkpoints differ": "the checkpoints do not agree",
+    "partial": "some frames could not be decoded",
+    "sizes differ": "the picture's size changes on the way",
+    "unusual pictures": "the pictures had to be converted, or are not all that the file holds",
+}
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Under which a verdict stands with a doubt.
+
+    Attributes:
+        faces: frames that show a face that decides; for videos only.
+        side: of a face, in pixels of the video.
+
+    Raises:
+        ValueError: one is negative or not finite.
+    """
+
+    faces: int = 8
+    side: float = 50.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("faces", self.faces), ("side", self.side)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"the floor of {name}, {value}: a number from 0 on is expected")
+
+
+def conclude(verdict: Verdict, names: Sequence[str], strategy: str, floors: Floors | None = None) -> None:
+    """Combine the faces' scores into the video's and each person's, and say what weakens them.
+
+    Args:
+        verdict: its faces have their scores.
+        names: of the checkpoints.
+        strategy: a name in STRATEGIES; photos have a rule of their own.
+
+    Raises:
+        ValueError: a score is no probability.
+    """
+    scores = np.array([face.scores for face in verdict.faces], np.float64).reshape(len(verdict.faces), len(names))
+    people = np.array([face.person for face in verdict.faces])
+    sureness = np.array([face.detector for face in verdict.faces])
+    rule = _photo_rule(sureness) if verdict.picture else STRATEGIES[strategy]
+    results = [rule(column, people) for column in scores.T]
+    verdict.models = [ModelScore(name, result.score, result.rule) for name, result in zip(names, results, strict=True)]
+    verdict.score, verdict.score_uncalibrated = float(np.mean([result.score for result in results])), None
+    weights = person_weights(people)
+    if verdict.picture:  # where every person has one face
+        weights = dict(zip(people.tolist(), _counted(sureness).astype(float).tolist(), strict=True))
+    verdict.persons = [
+        _person(verdict.faces, np.flatnonzero(people == person), scores, weight, strategy)
+        for person, weight in weights.items()
+    ]
+    verdict.persons.sort(key=lambda person: (-person.score, person.person))
+    deciding = _deciding(scores, people, sureness, strategy, weights, picture=verdict.picture)
+    grounds = _count([verdict.faces[index] for index in deciding], floors or Floors())
+    if not verdict.picture:
+        grounds.one_face = round(float(np.mean([hinge(rule, column, people) for column in scores.T])), 4)
+        seldom = np.array([weights[person] == 0 for person in people.tolist()])
+        if seldom.any():
+            joined = np.where(seldom, -1, people)
+            grounds.left_out = int(seldom.sum())
+            grounds.if_joined = round(float(np.mean([rule(column, joined).score for column in scores.T])), 4)
+    verdict.grounds = grounds
+    verdict.doubts = _doubts(verdict, grounds, floors or Floors())
+
+
+def _deciding(
+    scores: np.ndarray,
+    people: np.ndarray,
+    sureness: np.ndarray,
+    strategy: str,
+    weights: Mapping[int, float],
+    *,
+    picture: bool,
+) -> np.ndarray:
+    """Indices of the faces on which the score rests, for one checkpoint at least; see `Grounds`."""
+    if picture:
+        able = _counted(sureness)
+        chosen = (able[:, None] & (scores == scores[able].max(axis=0))).any(axis=1)
+    else:
+        who = {deciding_person(strategy, column, people) for column in scores.T}
+        if None in who:
+            who = {person for person, weight in weights.items() if weight > 0}
+        chosen = np.isin(people, list(who))
+    return np.flatnonzero(chosen)
+
+
+def _counted(sureness: np.ndarray) -> np.ndarray:
+    """Which faces of a photo count, bool [n]: those that the detector is sure of, or all where it is sure of none."""
+    sure = sureness >= SURE_FACE
+    return sure if sure.any() else ~sure
+
+
+def _photo_rule(sureness: np.ndarray) -> Strategy:
+    def rule(scores: np.ndarray, people: np.ndarray) -> VideoScore:
+        return photo_score(scores, sureness)
+
+    return rule
+
+
+def _person(faces: Sequence[Face], own: np.ndarray, scores: np.ndarray, weight: float, strategy: str) -> Person:
+    """Args: own: int [k], the indices of the person's faces; scores: [faces, checkpoints]."""
+    mine = [faces[index] for index in own]
+    alone = np.zeros(len(own), int)
+    best = max(mine, key=lambda face: face.detector * face.side**2)
+    return Person(
+        person=mine[0].person,
+        frames=len({face.frame for face in mine}),
+        faces=len(mine),
+        weight=round(weight, 4),
+        side=round(float(np.median([face.side for face in mine])), 1),
+        score=float(np.mean([STRATEGIES[strategy](column[own], alone).score for column in scores.T])),
+        thumbnail={"frame": best.frame, "box": best.box},
+    )
+
+
+def _count(deciding: Sequence[Face], floors: Floors) -> Grounds:
+    sides = [face.side for face in deciding]
+    return Grounds(
+        faces=len(deciding),
+        frames=len({face.frame for face in deciding}),
+        persons=len({face.person for face in deciding}),
+        side=round(float(np.median(sides)), 1),
+        small=sum(side < floors.side for side in sides),
+        cut=sum(face.inside < 1 - CUT_FROM for face in deciding),
+        unsure=sum(face.detector < SURE_FACE for face in deciding),
+    )
+
+
+def _span(scores: Sequence[float]) -> float:
+    return max(scores) - min(scores)
+
+
+def _doubts(verdict: Verdict, grounds: Grounds, floors: Floors) -> list[str]:
+    """Those of DOUBTS that hold, in its order."""
+    holds = {
+        "few faces": not verdict.picture and grounds.frames < floors.faces,
+        "small faces": 2 * grounds.small > grounds.faces,
+        "cut faces": 2 * grounds.cut > grounds.faces,
+        "unsure faces": 2 * grounds.unsure > grounds.faces,
+        "one face decides": grounds.one_face > MUCH,
+        "faces left out": grounds.if_joined is not None and abs(grounds.if_joined - verdict.score) > MUCH,
+        "persons differ": not verdict.picture
+        and _span([person.score for person in verdict.persons if person.weight > 0]) > APART,
+        "checkpoints differ": _span([model.score for model in verdict.models]) > APART,
+        "partial": verdict.status == "partial",
+        "sizes differ": len(verdict.sizes) > 1,
+        "unusual pictures": bool(verdict.notes),
+    }
+    return [doubt for doubt in DOUBTS if holds[doubt]]

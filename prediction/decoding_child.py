@@ -1,0 +1,106 @@
+"""The child's side of decoding.py: it decodes what the parent asks for, and ends with it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import threading
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfdc.devices import keep_freed_memory, limit_threads
+from dfdc.identity import regular
+from dfdc.pictures import PictureError, is_still, read_photo
+from dfdc.video import VideoError, VideoReader
+from prediction.decoding import Opened
+
+
+def frame_numbers(frame_count: int, wanted: int) -> list[int]:
+    """`wanted` frame numbers evenly from first to last, truncated to int; a shorter clip is read whole, once."""
+    return sorted({int(number) for number in np.linspace(0, frame_count - 1, min(wanted, frame_count))})
+
+
+def _serve(connection: Connection) -> None:
+    connection.send_bytes(b"ready")
+    while True:
+        try:
+            request = json.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        path = Path(request["path"])
+        try:
+            answer = {"lost": _send_frames(connection, path, request["wanted"])}
+        except MemoryError as error:
+            answer = {"memory": str(error) or "there is not enough memory to decode it"}
+        except VideoError as error:
+            answer = {"memory" if isinstance(error.__cause__, MemoryError) else "unreadable": error.reason}
+        except BrokenPipeError:
+            return
+        except Exception as error:  # becomes the file's status in the parent
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        connection.send_bytes(json.dumps(answer).encode())
+
+
+def _send_frames(connection: Connection, path: Path, wanted: int | list[int]) -> list[int]:
+    """Send what is known of the file, and its frames; return the numbers of those that are lost."""
+
+    def send(number: int, picture: np.ndarray) -> None:
+        height, width = picture.shape[:2]
+        connection.send_bytes(json.dumps({"number": number, "height": height, "width": width}).encode())
+        connection.send_bytes(np.ascontiguousarray(picture).reshape(-1).data)
+
+    def begin(*values: Any) -> None:
+        connection.send_bytes(json.dumps({"opened": asdict(Opened(*values))}).encode())
+
+    try:
+        regular(path)  # of a pipe there would be no end
+    except OSError as error:
+        raise VideoError(path, f"can't be opened: {error.strerror}") from error
+    if is_still(path):
+        try:
+            photo = read_photo(path)
+        except PictureError as error:
+            raise VideoError(path, f"not a readable picture: {error.reason}") from error
+        begin(True, 1, 0.0, 1, photo.notes)
+        send(0, photo.pixels)
+        return []
+    with VideoReader(path, any_size=True, as_shown=True) as reader:
+        numbers = frame_numbers(reader.frame_count, wanted) if isinstance(wanted, int) else wanted
+        fps = reader.fps if math.isfinite(reader.fps) else 0.0
+        begin(False, reader.frame_count, round(fps, 3), len(numbers), _notes(reader))
+        for number, picture in reader.frames(numbers):
+            send(number, picture)
+        return list(reader.lost)
+
+
+def _notes(reader: VideoReader) -> list[str]:
+    notes = []
+    if reader.dynamic_range != "sdr":
+        notes.append(f"high dynamic range ({reader.dynamic_range.upper()}), brought down to standard (BT.709)")
+    if reader.pixel_aspect != 1:
+        notes.append(f"pixels {reader.pixel_aspect:.3g} times as wide as high, made square")
+    return notes
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the input, which the parent holds open, and end: even amid a decoder's endless loop."""
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def main() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
+    limit_threads(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries' words on a file, without its name; the verdict says it
+    _serve(Connection(int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Verdicts on disk as they come, so that a stopped run can go on; and the lock by which two runs never share them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dfdc import artifacts, identity
+from dfdc.devices import package_versions
+from dfdc.parallel import UsageError
+from dfdc.text import printable
+from prediction.verdict import PASSING_STATUSES, Verdict
+
+# Of the way from a file to its score. Raised with every change that may move one; a golden test says when.
+SCORING_VERSION = 2
+# Whose versions may move a score as well.
+_PACKAGES = (
+    "torch", "torchvision", "timm", "facenet-pytorch", "opencv-python-headless", "av", "numpy", "scipy", "pillow",
+    "pillow-heif", "onnxruntime",
+)  # fmt: skip
+
+
+def program_version() -> dict[str, Any]:
+    """What makes scores comparable: the version of the way, and of the packages that it goes by."""
+    return {"scoring": SCORING_VERSION, **package_versions(_PACKAGES, "unknown")}
+
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class Results:
+    """Verdicts in memory, as they come.
+
+    Attributes:
+        done: the verdicts so far, by name.
+        files: the fingerprint of each video that was read, by name; None for one that can't be opened.
+    """
+
+    def __init__(self, videos: dict[str, Path]) -> None:
+        self.videos = videos
+        self.done: dict[str, Verdict] = {}
+        self.files: dict[str, dict | None] = {}
+
+    def begin(self, name: str) -> None:
+        """Hear that a video is about to be read."""
+
+    def add(self, verdict: Verdict) -> None:
+        """Keep a verdict."""
+        self.done[verdict.filename] = verdict
+
+
+class Progress(Results):
+    """Verdicts on disk, one JSON object a line.
+
+    The first line holds the settings, and every line their digest: checkpoints, what decides on faces, the program's
+    version. Lines of another digest are not taken over; a file of other settings is set aside under the name of its
+    digest, and comes back when those settings do.
+
+    A verdict counts for the file it was made of (`identity.same_file`): a video that was added, mended or changed since
+    is scored, the others are not scored again. What failed for a reason that may pass is tried again, and so is a file
+    that can't be read now; its earlier verdict stays on disk, and counts when the same file is back.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], videos: dict[str, Path], *, anew: bool = False) -> None:
+        super().__init__(videos)
+        self.path = path
+        self._settings = {**settings, "program": program_version()}
+        self._digest = identity.digest_of(self._settings)
+        self._waiting: list[dict] = []  # rows of files that can't be read now, and of videos that this run has not
+        self._aside: Path | None = None  # where the file that is there goes before ours is written
+        lines, own = _lines(path), self._place_of(self._digest)
+        if lines and _digest_of_first(lines) != self._digest:
+            self._aside = self._place_of(_digest_of_first(lines))
+            differs = _difference(lines[0], self._settings)
+            lines = _lines(own)
+        rows = [row for row in map(_parse, lines[1:]) if self._is_ours(row)]
+        for name, row in {row["verdict"]["filename"]: row for row in rows}.items():  # the last is of the newest file
+            if name not in videos:
+                self._waiting.append(row)
+            elif not anew:
+                self._take(row)
+        if self._aside is not None and videos.keys() - self.done.keys():
+            print(printable(f"{path}: left by a run with other settings{differs}; kept as {self._aside.name} from the "
+                            "first new verdict on"))  # fmt: skip
+        self._begun = False
+
+    def _place_of(self, digest: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{digest[:12]}")
+
+    def _is_ours(self, row: Any) -> bool:
+        """Whether a line is of these settings, and of a video that could be read: not one that a kill cut."""
+        return (
+            isinstance(row, dict)
+            and row.keys() == {"run", "file", "verdict"}
+            and row["run"] == self._digest
+            and row["file"] is not None
+            and isinstance(row["verdict"], dict)
+            and isinstance(row["verdict"].get("filename"), str)
+        )
+
+    def _take(self, row: dict) -> None:
+        try:
+            verdict = Verdict.from_dict(row["verdict"])
+        except (TypeError, AttributeError):  # a broken line: that video is scored again
+            return
+        if verdict.status in PASSING_STATUSES:
+            return
+        path = self.videos[verdict.filename]
+        try:
+            same = identity.same_file(row["file"], path)
+        except OSError:  # not known to be another: the video is tried again, and its new verdict says why that fails
+            self._waiting.append(row)
+            return
+        if same:
+            verdict.path = str(path)  # it may have been moved since
+            self.done[verdict.filename], self.files[verdict.filename] = verdict, row["file"]
+
+    def _row(self, verdict: Verdict) -> dict[str, Any]:
+        return {"run": self._digest, "file": self.files[verdict.filename], "verdict": asdict(verdict)}
+
+    def begin(self, name: str) -> None:
+        """Note what a video is like before it is read; it may be replaced meanwhile."""
+        try:
+            self.files[name] = identity.fingerprint(self.videos[name])
+        except OSError:
+            self.files[name] = None  # its verdict will say why
+
+    def add(self, verdict: Verdict) -> None:
+        """Keep a verdict."""
+        if not self._begun:  # not earlier: a run that can't even begin must not cost what an earlier one left
+            if self._aside is not None:
+                self.path.replace(self._aside)
+            first = {"run": self._digest, "settings": self._settings}
+            rows = [first, *self._waiting, *(self._row(known) for known in self.done.values())]
+            artifacts.write_bytes(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+            self._place_of(self._digest).unlink(missing_ok=True)  # it is in ours now
+            self._begun = True
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(self._row(verdict)) + "\n")
+        super().add(verdict)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+
+
+def _parse(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _digest_of_first(lines: list[str]) -> str:
+    """The digest of the settings in a file's first line; of the line itself, where an earlier version wrote it."""
+    first = _parse(lines[0])
+    digest = first.get("run") if isinstance(first, dict) else None
+    named = isinstance(digest, str) and re.fullmatch("[0-9a-f]{12,}", digest)
+    return digest if named else identity.digest_of(lines[0])
+
+
+def _difference(line: str, settings: dict[str, Any]) -> str:
+    """Which settings differ, as an addition to a sentence; nothing where that can't be told."""
+    first = _parse(line)
+    earlier = first.get("settings") if isinstance(first, dict) else None
+    if not isinstance(earlier, dict):
+        return ""
+    names = sorted(name for name in earlier.keys() | settings.keys() if earlier.get(name) != settings.get(name))
+    return f" ({', '.join(names)})"
+
+
+@contextlib.contextmanager
+def only_run(output: Path) -> Iterator[None]:
+    """Hold the lock of an output while the block runs. It ends with the process, however that ends.
+
+    Raises:
+        UsageError: another run holds it; the message names that run.
+    """
+    real = output.resolve()  # a link to a file is that file, and a.csv and a.CSV share a.json
+    path = real.with_name(f".{real.stem}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8", errors="replace") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.path.samestat(os.fstat(handle.fileno()), path.stat())  # else its owner just removed it
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        except OSError as error:  # some network disks have no locks
+            if error.errno not in _NO_LOCKS:
+                raise
+            print(f"{printable(output.parent)} can't be locked ({error.strerror}): see that no other run writes there")
+            held = True
+        if not held:
+            handle.seek(0)
+            owner = printable(handle.read()) or "it has not said which"
+            raise UsageError(
+                f"--output {printable(output)}: another run writes to it ({owner}); wait for its end, or take another "
+                "--output"
+            )
+        handle.truncate(0)
+        began = time.strftime("%Y-%m-%d %H:%M:%S")
+        handle.write(f"process {os.getpid()} on {platform.node()} since {began}: {' '.join(sys.argv)}")
+        handle.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is locked: nobody else can have taken it

@@ -1,0 +1,225 @@
+"""Decoding in a process of its own (prediction/decoding.py, prediction/decoding_child.py)."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT, numbered_frames, read_number
+from scoring_runs import FakeDetector, predict_with
+
+from dfdc import workers
+from dfdc.imaging import encode_png
+from dfdc.video import VideoError, VideoReader, write_video
+from prediction import decoding
+from prediction.decoding import Decoder
+
+
+@pytest.fixture
+def decoder():
+    with contextlib.closing(Decoder()) as found:
+        yield found
+
+
+@pytest.fixture
+def faulty(monkeypatch):
+    monkeypatch.setattr(decoding, "_CHILD", "faulty_child")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+@pytest.fixture
+def clip(tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_video(path, numbered_frames(40))
+    return path
+
+
+def test_frames_are_the_readers_own(decoder, clip):
+    with decoder.read(clip, 7) as reading:
+        assert (reading.opened.frame_count, reading.opened.frames_per_second, reading.opened.wanted) == (40, 25.0, 7)
+        assert not reading.opened.picture
+        assert reading.opened.notes == []
+        found = list(reading.frames())
+    with VideoReader(clip) as reader:
+        expected = list(reader.frames([0, 6, 13, 19, 26, 32, 39]))
+    assert [number for number, _ in found] == [number for number, _ in expected]
+    for (number, picture), (_, other) in zip(found, expected, strict=True):
+        assert read_number(picture) == number
+        assert np.array_equal(picture, other)
+        assert picture.flags.writeable
+    assert reading.lost == []
+
+
+def test_one_child_reads_file_after_file_and_what_was_left_unread_is_not_the_next_ones(decoder, clip, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+    photo = tmp_path / "p.png"
+    photo.write_bytes(encode_png(picture))
+    with decoder.read(clip, [5, 3]) as reading:
+        assert [number for number, _ in reading.frames()] == [3, 5]
+    child = decoder._child.pid
+    with decoder.read(photo, 32) as reading:
+        assert (reading.opened.picture, reading.opened.wanted, reading.opened.frame_count) == (True, 1, 1)
+        ((number, seen),) = reading.frames()
+    assert (number, decoder._child.pid) == (0, child)
+    assert np.array_equal(seen, picture)
+    with decoder.read(clip, 32) as reading:
+        next(reading.frames())
+    with decoder.read(photo, 32) as reading:
+        assert reading.opened.picture
+        assert len(list(reading.frames())) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("zero.mp4", "zero bytes"),
+        ("text.mp4", "not a readable video"),
+        ("gone.mp4", "No such file"),
+        ("text.png", "not a readable picture"),
+    ],
+)
+def test_a_file_that_cant_be_read_says_why_and_costs_no_child(decoder, clip, tmp_path, name, said):
+    with decoder.read(clip, 1) as reading:
+        list(reading.frames())
+    child = decoder._child.pid
+    path = tmp_path / name
+    if "gone" not in name:
+        path.write_text("" if "zero" in name else "no video")
+    with pytest.raises(VideoError, match=said):
+        decoder.read(path, 32)
+    with decoder.read(clip, 1) as reading:
+        list(reading.frames())
+    assert decoder._child.pid == child
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "said"),
+    [
+        ("SIGSEGV.mp4", "unreadable", "its decoder crashed (SIGSEGV)"),
+        ("later SIGSEGV.mp4", "unreadable", "its decoder crashed (SIGSEGV)"),
+        ("exits.mp4", "unreadable", "its decoder crashed (exit code 7)"),
+        ("amid SIGKILL.mp4", "out of memory", "the decoding process was killed; was the system out of memory?"),
+        ("amid SIGSEGV.mp4", "unreadable", "its decoder crashed (SIGSEGV)"),
+        ("SIGTERM.mp4", "error", "the decoding process was ended from outside (SIGTERM)"),
+        ("memory.mp4", "out of memory", "there is not enough memory to decode it"),
+        ("enomem.mp4", "out of memory", "can't be decoded: Cannot allocate memory"),
+        ("later SIGKILL.mp4", "out of memory", "the decoding process was killed; was the system out of memory?"),
+        ("hangs.mp4", "error", "decoding took longer than 2 s, and was given up"),
+        ("raises.mp4", "error", "KeyError: 'a bug'"),
+    ],
+)
+def test_a_decoder_that_dies_costs_one_video(weights, faulty, clip, tmp_path, monkeypatch, name, status, said):
+    monkeypatch.setattr(workers, "_LEAST_SECONDS", 2.0)
+    paths = [tmp_path / "a.mp4", tmp_path / name, tmp_path / "z.mp4"]
+    for path in paths:
+        shutil.copy(clip, path)
+    verdicts = predict_with(FakeDetector([[10, 10, 40, 50]]), paths, weights, tmp_path)
+    assert [verdict.status for verdict in verdicts] == ["ok", status, "ok"]
+    assert said in verdicts[1].reason
+    assert verdicts[1].faces == []
+    assert [len(verdict.faces) for verdict in verdicts] == [32, 0, 32]
+
+
+def test_time_that_the_caller_takes_does_not_count(faulty, decoder, clip, monkeypatch):
+    monkeypatch.setattr(workers, "_LEAST_SECONDS", 2.0)
+    frames = []
+    with decoder.read(clip, 4) as reading:
+        for number, _ in reading.frames():
+            frames.append(number)
+            time.sleep(0.8)
+    assert len(frames) == 4
+
+
+def test_the_child_ends_with_its_parent_even_amid_an_endless_loop(tmp_path, clip):
+    shutil.copy(clip, tmp_path / "hangs.mp4")
+    code = (
+        "import os, pathlib, sys, threading, time\n"
+        f"sys.path[:0] = [{str(ROOT)!r}]\n"
+        "from prediction import decoding\n"
+        "decoding._CHILD = 'faulty_child'\n"
+        "decoder = decoding.Decoder()\n"
+        f"path = pathlib.Path({str(tmp_path / 'hangs.mp4')!r})\n"
+        "threading.Thread(target=decoder.read, args=(path, 3), daemon=True).start()\n"
+        "while decoder._child is None: time.sleep(0.05)\n"
+        "time.sleep(1)\n"
+        "print(decoder._child.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(Path(__file__).parent), "PATH": "/usr/bin:/bin"},
+        check=False,
+        timeout=60,
+    )
+    child = Path("/proc") / done.stdout.strip()
+    for _ in range(100):
+        if not child.exists() or child.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"the child still runs: {done.stdout} {done.stderr}")
+
+
+def test_a_child_that_cant_start_is_no_fault_of_the_video(weights, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "_CHILD", "no_such_module")
+    (verdict,) = predict_with(FakeDetector([[10, 10, 40, 50]]), [clip], weights, tmp_path)
+    assert (verdict.status, verdict.reason) == (
+        "error",
+        "DecodingError: the decoding process can't start (exit code 1)",
+    )
+    monkeypatch.undo()
+    (verdict,) = predict_with(FakeDetector([[10, 10, 40, 50]]), [clip], weights, tmp_path)
+    assert verdict.status == "ok"
+
+
+def test_the_users_folder_is_not_where_modules_are_looked_for(decoder, clip, tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    with decoder.read(Path("clip.mp4"), 2) as reading:
+        assert len(list(reading.frames())) == 2
+
+
+def test_libraries_of_the_child_say_nothing_on_the_terminal(tmp_path, capfd, decoder):
+    picture = np.random.default_rng(0).integers(0, 65536, (40, 40, 3), dtype=np.uint16)
+    data = cv2.imencode(".png", picture)[1].tobytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(VideoError, match="not a readable picture"):
+        decoder.read(tmp_path / "cut.png", 32)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_decoder_that_was_stopped_starts_no_child(decoder, clip):
+    with decoder.read(clip, 2) as reading:
+        list(reading.frames())
+    decoder.stop()
+    with pytest.raises(decoding.DecodingError, match="stopped"):
+        decoder.read(clip, 2)
+
+
+@pytest.mark.parametrize("name", ["pipe.mp4", "pipe.png", "pipe.gif"])
+def test_a_pipe_is_not_waited_for(decoder, tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(VideoError, match="can't be opened: not a regular file"):
+        decoder.read(tmp_path / name, 2)
+
+
+def test_a_child_that_ends_leaves_no_zombie(decoder, clip):
+    with decoder.read(clip, 2) as reading:
+        list(reading.frames())
+    child = decoder._child
+    decoder.close()
+    assert not Path(f"/proc/{child.pid}").exists()
+
+
+def test_a_child_that_was_closed_is_replaced(decoder, clip):
+    for _ in range(2):
+        with decoder.read(clip, 2) as reading:
+            assert len(list(reading.frames())) == 2
+        decoder.close()

@@ -1,0 +1,61 @@
+"""What predict_folder.py never writes over: files that are not its own results."""
+
+import json
+
+import pytest
+from conftest import numbered_frames
+from scoring_runs import run
+
+import predict_folder
+from dfdc.parallel import UsageError
+from dfdc.video import write_video
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "v").mkdir()
+    write_video(tmp_path / "v/a.mp4", numbered_frames(3))
+    (tmp_path / "l.csv").write_text("filename,label\na.mp4,1\n")
+    return tmp_path
+
+
+def test_its_own_results_are_replaced(weights, folder):
+    for _ in range(2):
+        assert run(weights, folder / "v", folder / "o.csv", models=["a"]) == 1  # no face
+
+
+def test_a_result_of_an_earlier_version_is_replaced(weights, folder):
+    (folder / "o.csv").write_text("filename,label\na.mp4,\n")
+    (folder / "o.json").write_text(json.dumps({"settings": {}, "summary": {}, "videos": []}))
+    assert run(weights, folder / "v", folder / "o.csv", models=["a"]) == 1
+    assert (folder / "o.csv").read_text().startswith("filename,label,status")
+
+
+@pytest.mark.parametrize(
+    ("output", "more", "said"),
+    [
+        ("l.csv", ["--labels", "l.csv"], "--output .*l.csv: is one of the files that are read"),
+        ("l.csv", [], "--output .*l.csv: holds no result of this program"),
+        ("notes.csv", [], "the details of --output .*notes.json: holds no result of this program"),
+        ("o.csv", ["--labels", "l.csv", "--calibrate", "l.csv"], "--calibrate .*l.csv: is one of the files that are"),
+        ("o.csv", ["--labels", "l.csv", "--calibrate", "o.json"], "--calibrate .*o.json: the details of --output go"),
+        ("o.csv", ["--labels", "l.csv", "--calibrate", "notes.json"], "--calibrate .*notes.json: holds no result"),
+        ("o.csv", ["--report", "site"], "--report .*site: its index.html is no page of this program"),
+    ],
+)
+def test_what_is_no_result_of_ours_is_not_written_over(weights, folder, monkeypatch, output, more, said):
+    monkeypatch.setattr(predict_folder, "check_enough", lambda labels: None)
+    (folder / "notes.json").write_text('{"mine": 1}')
+    (folder / "site").mkdir()
+    (folder / "site/index.html").write_text("<p>mine")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    more = [option if option.startswith("-") else folder / option for option in more]
+    with pytest.raises(UsageError, match=said):
+        run(weights, folder / "v", folder / output, *more, models=["a"])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_plot_of_an_earlier_run_does_not_stay_beside_other_scores(weights, folder):
+    (folder / "o_reliability.png").write_bytes(b"old")
+    run(weights, folder / "v", folder / "o.csv", models=["a"])
+    assert not (folder / "o_reliability.png").exists()

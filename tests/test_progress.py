@@ -1,0 +1,367 @@
+"""What is kept of a run, what a later one takes over, and who may write (prediction/progress.py)."""
+
+import contextlib
+import csv
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, numbered_frames
+from scoring_runs import details, make_checkpoint, run
+
+import predict_folder
+from dfdc import identity
+from dfdc.parallel import UsageError
+from dfdc.video import write_video
+from prediction import progress as progress_module
+from prediction import report
+from prediction.conclusion import conclude
+from prediction.decoding import Decoder
+from prediction.ensemble import Ensemble
+from prediction.progress import Progress, only_run, program_version
+from prediction.verdict import Face, Verdict
+
+
+def kept_verdict(tmp_path, name="v.mp4", status="ok"):
+    """A file, its verdict in a progress file of the settings {}, and the videos that a run would be given."""
+    videos = {name: tmp_path / name}
+    videos[name].write_bytes(b"x" * 9)
+    progress = Progress(tmp_path / "p", {}, videos)
+    progress.begin(name)
+    progress.add(Verdict(name, status, score=0.5))
+    return videos
+
+
+@pytest.mark.parametrize("inside", ["the file's own", "nothing there", "a folder"])
+def test_a_file_that_cant_be_read_now_is_tried_again_and_its_verdict_waits(tmp_path, inside):
+    videos = kept_verdict(tmp_path)
+    path, aside = videos["v.mp4"], tmp_path / "aside"
+    path.rename(aside)
+    if inside == "a folder":
+        path.mkdir()
+    if inside != "the file's own":
+        for _ in range(2):
+            again = Progress(tmp_path / "p", {}, videos)
+            assert again.done == {}
+            again.begin("v.mp4")
+            again.add(Verdict("v.mp4", "unreadable", "why"))
+            assert again.done["v.mp4"].reason == "why"
+    if inside == "a folder":
+        path.rmdir()
+    aside.rename(path)
+    assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.5
+    path.write_bytes(b"y" * 9)
+    assert Progress(tmp_path / "p", {}, videos).done == {}
+
+
+def test_a_video_out_of_reach_says_why_and_costs_no_other(tmp_path, capsys):
+    make_checkpoint(tmp_path, "a")
+    (tmp_path / "v").mkdir()
+    for name in ("v.mp4", "w.mp4"):
+        write_video(tmp_path / "v" / name, numbered_frames(3))
+    output = tmp_path / "o.csv"
+    run(tmp_path, tmp_path / "v", output, models=["a"])
+    (tmp_path / "v/v.mp4").rename(tmp_path / "kept.mp4")
+    (tmp_path / "v/v.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    capsys.readouterr()
+    assert run(tmp_path, tmp_path / "v", output, models=["a"]) == 1
+    assert "1 of 2 were scored before" in capsys.readouterr().out
+    first, second = details(output)["videos"]
+    assert (first["status"], second["status"]) == ("unreadable", "no face")
+    assert "link" in first["reason"] or "No such file" in first["reason"]
+    (tmp_path / "kept.mp4").replace(tmp_path / "v/v.mp4")
+    run(tmp_path, tmp_path / "v", output, models=["a"])
+    assert "2 of 2 were scored before" in capsys.readouterr().out
+
+
+def test_of_several_verdicts_of_a_video_the_last_counts_and_is_looked_at_once(tmp_path, monkeypatch):
+    videos = kept_verdict(tmp_path)
+    again = Progress(tmp_path / "p", {}, videos)
+    again.add(Verdict("v.mp4", "ok", score=0.75))
+    looked_at = []
+    monkeypatch.setattr(identity, "same_file", lambda recorded, path: looked_at.append(path) or True)
+    assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.75
+    assert len(looked_at) == 1
+    again.add(Verdict("v.mp4", "error", "full"))
+    assert Progress(tmp_path / "p", {}, videos).done == {}
+
+
+def test_a_line_of_an_earlier_version_counts_by_size_and_time_only(tmp_path):
+    videos = kept_verdict(tmp_path)
+    progress = tmp_path / "p"
+    settings, row = map(json.loads, progress.read_text().splitlines())
+    row["file"] = {**row["file"], "crc": 7}
+    del row["file"]["xxh3"]
+    progress.write_text(f"{json.dumps(settings)}\n{json.dumps(row)}\n")
+    assert Progress(progress, {}, videos).done["v.mp4"].score == 0.5
+    os.utime(videos["v.mp4"], (1, 1))
+    assert Progress(progress, {}, videos).done == {}
+
+
+NO_VERDICTS = [
+    "{",
+    "[]",
+    "3",
+    '{"run": "RUN", "verdict": {}}',
+    '{"run": "RUN", "file": {}, "verdict": []}',
+    '{"run": "RUN", "file": {}, "verdict": {"status": "ok"}}',
+]
+
+
+@pytest.mark.parametrize("line", NO_VERDICTS)
+def test_lines_that_are_no_verdicts_cost_none(tmp_path, line):
+    videos = kept_verdict(tmp_path)
+    with (tmp_path / "p").open("a") as handle:
+        handle.write(f"{line.replace('RUN', Progress(tmp_path / 'p', {}, videos)._digest)}\n")
+    assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.5
+    assert Progress(tmp_path / "p", {}, {"w.mp4": tmp_path / "v.mp4"}).done == {}
+
+
+def test_checkpoints_are_told_apart_by_their_whole_content(tmp_path, capsys):
+    """The settings of an earlier version had the checksum of some blocks; a run with such a file begins anew."""
+    make_checkpoint(tmp_path, "a")
+    said = predict_folder.describe_file(tmp_path / "a", "a")
+    assert said == {
+        "name": "a",
+        "size": (tmp_path / "a").stat().st_size,
+        "xxh3": identity.file_checksum(tmp_path / "a"),
+    }
+    (tmp_path / "v").mkdir()
+    write_video(tmp_path / "v/v.mp4", numbered_frames(3))
+    run(tmp_path, tmp_path / "v", tmp_path / "o.csv", models=["a"])
+    progress = tmp_path / "o.csv.progress"
+    lines = progress.read_text().splitlines()
+    first = {"models": [{"name": "a", "size": 3, "crc": 7}]}  # as an earlier version wrote it
+    progress.write_text("\n".join([json.dumps(first), *lines[1:]]))
+    capsys.readouterr()
+    run(tmp_path, tmp_path / "v", tmp_path / "o.csv", models=["a"])
+    aside = f"o.csv.progress.{identity.digest_of(json.dumps(first))[:12]}"
+    assert f"left by a run with other settings; kept as {aside}" in capsys.readouterr().out
+
+
+def test_any_name_survives_the_way_through_csv(tmp_path):
+    names = ["\r.mp4", 'a"b.mp4', "c,d.mp4", "e\nf.mp4", "plain.mp4"]
+    verdicts = [Verdict(name, "ok", score=0.25, doubts=["few faces", "small faces"]) for name in names]
+    predict_folder.write_results(tmp_path / "o.csv", verdicts, {}, {})
+    with (tmp_path / "o.csv").open(newline="") as handle:
+        rows = list(csv.reader(handle))
+    assert rows[0] == ["filename", "label", "status", "doubts", "faces", "frames"]
+    assert rows[1:] == [[name, "0.25", "ok", "few faces; small faces", "0", "0"] for name in names]
+    assert b"plain.mp4,0.25,ok,few faces; small faces,0,0\n" in (tmp_path / "o.csv").read_bytes()
+
+
+def test_pages_of_a_moved_video_have_pictures(tmp_path):
+    (tmp_path / "here").mkdir()
+    path = tmp_path / "here/v.mp4"
+    write_video(path, numbered_frames(3))
+    videos = {"v.mp4": path}
+    progress = Progress(tmp_path / "p", {}, videos)
+    progress.begin("v.mp4")
+    verdict = Verdict("v.mp4", "too short", path=str(path), score=0.5)
+    verdict.faces = [Face(1, 0, [20, 10, 60, 50], 0.9, scores=[0.5])]
+    conclude(verdict, ["m"], "mean")
+    progress.add(verdict)
+    moved = path.rename(tmp_path / "v.mp4")
+    again = Progress(tmp_path / "p", {}, {"v.mp4": moved})
+    make_checkpoint(tmp_path, "m")
+    ensemble = Ensemble([tmp_path / "m"], "cpu")
+    with contextlib.closing(Decoder()) as decoder:
+        pictures = report.read_pictures(again.done["v.mp4"], again.files["v.mp4"], ensemble, decoder)
+    assert (pictures.fault, len(pictures.faces), len(pictures.thumbnails)) == ("", 1, 1)
+
+
+def test_links_that_go_round_or_nowhere_have_no_fingerprint(tmp_path):
+    (tmp_path / "round.mp4").symlink_to("round.mp4")
+    (tmp_path / "nowhere.mp4").symlink_to("absent")
+    videos = {name: tmp_path / name for name in ("round.mp4", "nowhere.mp4")}
+    progress = Progress(tmp_path / "p", {}, videos)
+    for name in videos:
+        progress.begin(name)
+    assert progress.files == {"round.mp4": None, "nowhere.mp4": None}
+
+
+# ------------------------------------------------------------------- T67: nothing of two runs in one file
+def test_t67_every_line_names_its_run_and_one_of_another_is_not_taken(tmp_path):
+    videos = kept_verdict(tmp_path)
+    first, row = map(json.loads, (tmp_path / "p").read_text().splitlines())
+    assert first["run"] == row["run"]
+    assert first["settings"] == {"program": program_version()}
+    assert {"scoring", "torch", "av", "opencv-python-headless", "pillow"} <= first["settings"]["program"].keys()
+    other = {**row, "run": "another", "verdict": {**row["verdict"], "score": 0.9}}
+    with (tmp_path / "p").open("a") as handle:
+        handle.write(json.dumps(other) + "\n")
+    assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.5
+
+
+def test_t67_other_settings_set_a_file_aside_and_the_same_ones_bring_it_back(tmp_path, capsys):
+    videos = kept_verdict(tmp_path)
+    whole = (tmp_path / "p").read_bytes()
+    other = Progress(tmp_path / "p", {"precision": "bf16"}, videos)
+    said = capsys.readouterr().out
+    assert "left by a run with other settings (precision); kept as p." in said
+    assert other.done == {}
+    assert (tmp_path / "p").read_bytes() == whole, "a run that does nothing costs nothing"
+    other.begin("v.mp4")
+    other.add(Verdict("v.mp4", "ok", score=0.9))
+    (aside,) = tmp_path.glob("p.*")
+    assert aside.name in said
+    assert aside.read_bytes() == whole
+    back = Progress(tmp_path / "p", {}, videos)
+    assert back.done["v.mp4"].score == 0.5
+    back.add(back.done["v.mp4"])
+    (aside,) = tmp_path.glob("p.*")
+    assert '"precision": "bf16"' in aside.read_text()
+    assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.5
+
+
+def test_t67_results_of_another_version_of_the_program_do_not_count(tmp_path, monkeypatch, capsys):
+    videos = kept_verdict(tmp_path)
+    monkeypatch.setattr(progress_module, "SCORING_VERSION", progress_module.SCORING_VERSION + 1)
+    assert Progress(tmp_path / "p", {}, videos).done == {}
+    assert "other settings (program)" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.5
+    monkeypatch.setattr(progress_module, "package_versions", lambda names, unknown: {"av": "99"})
+    assert Progress(tmp_path / "p", {}, videos).done == {}
+
+
+@pytest.mark.parametrize("change", ["precision", "checkpoint", "scale"])
+def test_t67_what_moves_a_score_begins_anew(weights, tmp_path, capsys, change):
+    (tmp_path / "v").mkdir()
+    write_video(tmp_path / "v/v.mp4", numbered_frames(3))
+    (tmp_path / "w").mkdir()
+    make_checkpoint(tmp_path / "w", "a", seed=1)
+    arguments = tmp_path / "w", tmp_path / "v", tmp_path / "o.csv"
+    run(*arguments, "--precision", "fp32", models=["a"])
+    run(*arguments, "--precision", "fp32", models=["a"])
+    assert "1 of 1 were scored before" in capsys.readouterr().out
+    if change == "checkpoint":
+        make_checkpoint(tmp_path / "w", "a", seed=2)
+    more = {"precision": ("bf16",), "scale": ("fp32", "--detector-scale", "0.5")}.get(change, ("fp32",))
+    run(*arguments, "--precision", *more, models=["a"])
+    said = capsys.readouterr().out
+    assert "scored before" not in said
+    assert {"precision": "(precision)", "checkpoint": "(models)", "scale": "(detector_scale)"}[change] in said
+
+
+def test_t67_one_output_has_one_run_which_is_named(tmp_path):
+    output = tmp_path / "o.csv"
+    code = (
+        f"import sys, time; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['the', 'other run']\n"
+        "from pathlib import Path\nfrom prediction.progress import only_run\n"
+        f"with only_run(Path({str(output)!r})):\n    print('held', flush=True); time.sleep(60)\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        said = rf"process {other.pid} on .* since .*: the other run\); wait for its end"
+        with pytest.raises(UsageError, match=said), only_run(output):
+            raise AssertionError("two runs at once")
+        with only_run(tmp_path / "p.csv"):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    with only_run(output):  # the lock ends with its process, however that ends
+        assert list(tmp_path.iterdir()) == [tmp_path / ".o.lock"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_t67_a_lock_whose_file_was_just_removed_is_none(tmp_path, monkeypatch):
+    output = tmp_path / "o.csv"
+    flock = progress_module.fcntl.flock
+
+    def late(handle, how):
+        (tmp_path / ".o.lock").unlink()  # its owner ended between our opening and locking it
+        flock(handle, how)
+
+    monkeypatch.setattr(progress_module.fcntl, "flock", late)
+    with pytest.raises(UsageError, match="it has not said which"), only_run(output):
+        raise AssertionError("a lock on a file that nobody else sees")
+
+
+def test_t67_a_lock_in_a_new_folder_of_a_command_that_is_no_text_and_one_that_somebody_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["predict_folder.py", "caf\udce9.mp4"])
+    output = tmp_path / "new" / "folder" / "o.csv"
+    with only_run(output), pytest.raises(UsageError, match=r"predict_folder\.py caf\?\.mp4"), only_run(output):
+        raise AssertionError("two runs at once")
+    with only_run(output):
+        (output.parent / ".o.lock").unlink()
+    assert list(output.parent.iterdir()) == []
+
+
+def test_t67_the_lock_is_of_the_file_and_of_the_details_beside_it(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real/o.csv")
+    with only_run(tmp_path / "real/o.csv"):
+        for other in (tmp_path / "link.csv", tmp_path / "real/o.CSV"):
+            with pytest.raises(UsageError, match="another run writes to it"), only_run(other):
+                raise AssertionError("two runs at once")
+
+
+def test_verdicts_of_videos_that_a_run_has_not_wait_for_one_that_has(tmp_path):
+    videos = kept_verdict(tmp_path)
+    for _ in range(2):
+        other = kept_verdict(tmp_path, "w.mp4")
+        assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.5
+        assert Progress(tmp_path / "p", {}, other).done["w.mp4"].score == 0.5
+    assert Progress(tmp_path / "p", {}, {**videos, **other}).done.keys() == {"v.mp4", "w.mp4"}
+
+
+def test_a_digest_that_is_none_names_no_file(tmp_path, capsys):
+    videos = kept_verdict(tmp_path)
+    lines = (tmp_path / "p").read_text().splitlines()
+    (tmp_path / "p").write_text("\n".join(['{"run": "../../x", "settings": {}}', *lines[1:]]))
+    progress = Progress(tmp_path / "p", {}, videos)
+    assert "kept as p." in capsys.readouterr().out
+    progress.begin("v.mp4")
+    progress.add(Verdict("v.mp4", "ok", score=0.7))
+    assert len(list(tmp_path.glob("p.*"))) == 1
+
+
+def test_a_row_that_lacks_a_score_costs_its_video_only(weights, demo_root, tmp_path):
+    (video, *_) = sorted(demo_root.rglob("*.mp4"))
+    run(weights, video, tmp_path / "o.csv", models=["a"])
+    whole = (tmp_path / "o.csv").read_text()
+    progress = tmp_path / "o.csv.progress"
+    first, row = progress.read_text().splitlines()
+    broken = json.loads(row)
+    broken["verdict"]["faces"][3]["scores"] = []
+    progress.write_text(f"{first}\n{json.dumps(broken)}\n")
+    run(weights, video, tmp_path / "o.csv", models=["a"])
+    assert (tmp_path / "o.csv").read_text() == whole
+
+
+def test_bytes_that_are_no_text_cost_no_other_line(tmp_path):
+    videos = kept_verdict(tmp_path)
+    with (tmp_path / "p").open("ab") as handle:
+        handle.write(b"\xff\xfe\n")
+    assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.5
+
+
+def test_a_disk_without_locks_is_said_to_be_one(tmp_path, monkeypatch, capsys):
+    def refuses(number):
+        def flock(handle, how):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(progress_module.fcntl, "flock", flock)
+
+    refuses(errno.ENOLCK)
+    with only_run(tmp_path / "o.csv"):
+        pass
+    assert f"{tmp_path} can't be locked (No locks available): see that no other run" in capsys.readouterr().out
+    refuses(errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"), only_run(tmp_path / "o.csv"):
+        pass
+
+
+def test_t67_a_second_command_is_refused_while_the_first_scores(weights, tmp_path):
+    (tmp_path / "v").mkdir()
+    write_video(tmp_path / "v/v.mp4", numbered_frames(3))
+    with only_run(tmp_path / "o.csv"), pytest.raises(UsageError, match="another run writes to it"):
+        run(weights, tmp_path / "v", tmp_path / "o.csv")
+    assert not (tmp_path / "o.csv").exists()
