@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set-up, then all checks and tests; ends with a list of what was skipped here, and why.
-# About 15 minutes on two CPU cores; arguments go to pytest (./test.sh -k video).
+# About 18 minutes on two CPU cores; arguments go to pytest (./test.sh -k video).
 set -euo pipefail
 case ${1:-} in -h | --help) sed -n '2,3s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 unset CDPATH
