@@ -223,3 +223,17 @@ def test_a_child_that_was_closed_is_replaced(decoder, clip):
         with decoder.read(clip, 2) as reading:
             assert len(list(reading.frames())) == 2
         decoder.close()
+
+
+def test_a_decoder_that_never_read_can_be_ended():
+    for end in (Decoder.kill, Decoder.stop, Decoder.close):
+        end(Decoder())
+
+
+def test_the_terminal_speaks_to_the_parent_alone(decoder, clip, capfd):
+    with decoder.read(clip, 2) as reading:
+        list(reading.frames())
+        child = decoder._child.pid
+        assert os.getsid(child) == child  # Ctrl-C goes to another session
+        assert Path(f"/proc/{child}/fd/1").resolve() == Path(os.devnull)
+        assert Path(f"/proc/{child}/cwd").resolve() == ROOT

@@ -113,3 +113,10 @@ def test_features_with_places_are_copies_with_the_channels_first():
     assert _channels_first(square, Encoder()).shape == (1, 5, 3, 5)
     with pytest.raises(_NoMap):
         _channels_first([torch.zeros(1, 5, 2, 2)], Encoder())
+
+
+def test_a_network_is_left_without_gradients():
+    torch.manual_seed(3)
+    model = build_network("DeepFakeClassifier", "test_efficientnet").eval()
+    assert heatmap.make_heatmap(model, torch.randn(1, 3, 64, 64)) is not None
+    assert all(weight.grad is None for weight in model.parameters())

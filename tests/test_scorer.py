@@ -13,6 +13,7 @@ from scoring_runs import details, run
 
 from dfdc.video import write_video
 from prediction import Floors, Scorer, Verdict, score
+from prediction import scorer as scorer_module
 from training.checkpoint import CheckpointError
 
 CLIP = Path(__file__).parent / "data" / "clip"
@@ -136,3 +137,17 @@ def test_a_script_without_a_guard_can_use_it(weights, tmp_path):
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == ["no face"]
+
+
+def test_compiling_is_asked_for_by_the_number_of_faces_to_come(weights, monkeypatch):
+    asked = []
+    monkeypatch.setattr(scorer_module, "worth_compiling", lambda faces, kinds: asked.append(faces) or faces > 40)
+    with Scorer([weights / "a"], device="cpu") as scorer:
+        paths = [Path("a.mp4"), Path("b.jpg"), Path("c.heic")]
+        assert not scorer.should_compile("auto", paths)
+        assert scorer.should_compile("auto", [*paths, Path("d.mov")])
+        assert asked == [34, 66]
+        assert scorer.should_compile("on", [])
+        assert not scorer.should_compile("off", paths * 99)
+        monkeypatch.setattr(type(scorer.ensemble), "compilable", [])  # ONNX files only
+        assert not scorer.should_compile("on", paths)
