@@ -139,8 +139,13 @@ def photo_score(scores: Sequence[float] | np.ndarray, detector_scores: Sequence[
     Raises:
         ValueError: as in `confident_score`.
     """
-    values, sure = checked_scores(scores), np.asarray(detector_scores, np.float64) >= SURE_FACE
-    return VideoScore(float(values[sure].max() if sure.any() else values.max()), "photo")
+    return VideoScore(float(checked_scores(scores)[faces_that_count(detector_scores)].max()), "photo")
+
+
+def faces_that_count(detector_scores: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Which faces of a photo count, bool [n]: those that the detector is sure of, or all where it is sure of none."""
+    sure = np.asarray(detector_scores, np.float64) >= SURE_FACE
+    return sure if sure.any() else ~sure
 
 
 Strategy = Callable[[np.ndarray, np.ndarray], VideoScore]

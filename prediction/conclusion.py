@@ -14,6 +14,7 @@ from dfdc.scoring import (
     Strategy,
     VideoScore,
     deciding_person,
+    faces_that_count,
     hinge,
     person_weights,
     photo_score,
@@ -81,7 +82,7 @@ def conclude(verdict: Verdict, names: Sequence[str], strategy: str, floors: Floo
     verdict.score, verdict.score_uncalibrated = float(np.mean([result.score for result in results])), None
     weights = person_weights(people)
     if verdict.picture:  # where every person has one face
-        weights = dict(zip(people.tolist(), _counted(sureness).astype(float).tolist(), strict=True))
+        weights = dict(zip(people.tolist(), faces_that_count(sureness).astype(float).tolist(), strict=True))
     verdict.persons = [
         _person(verdict.faces, np.flatnonzero(people == person), scores, weight, strategy)
         for person, weight in weights.items()
@@ -111,7 +112,7 @@ def _deciding(
 ) -> np.ndarray:
     """Indices of the faces on which the score rests, for one checkpoint at least; see `Grounds`."""
     if picture:
-        able = _counted(sureness)
+        able = faces_that_count(sureness)
         chosen = (able[:, None] & (scores == scores[able].max(axis=0))).any(axis=1)
     else:
         who = {deciding_person(strategy, column, people) for column in scores.T}
@@ -119,12 +120,6 @@ def _deciding(
             who = {person for person, weight in weights.items() if weight > 0}
         chosen = np.isin(people, list(who))
     return np.flatnonzero(chosen)
-
-
-def _counted(sureness: np.ndarray) -> np.ndarray:
-    """Which faces of a photo count, bool [n]: those that the detector is sure of, or all where it is sure of none."""
-    sure = sureness >= SURE_FACE
-    return sure if sure.any() else ~sure
 
 
 def _photo_rule(sureness: np.ndarray) -> Strategy:

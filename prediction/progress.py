@@ -29,14 +29,12 @@ _PACKAGES = (
     "torch", "torchvision", "timm", "facenet-pytorch", "opencv-python-headless", "av", "numpy", "scipy", "pillow",
     "pillow-heif", "onnxruntime",
 )  # fmt: skip
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a disk without locks says
 
 
 def program_version() -> dict[str, Any]:
     """What makes scores comparable: the version of the way, and of the packages that it goes by."""
     return {"scoring": SCORING_VERSION, **package_versions(_PACKAGES, "unknown")}
-
-
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class Results:
