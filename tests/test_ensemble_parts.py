@@ -162,6 +162,54 @@ def test_compiling_is_measured_by_two_batches_for_each_thread(ensemble, monkeypa
     assert counts == [(12, (64, 64, 3))] * 4
 
 
+def test_compiling_that_was_asked_for_is_not_measured_and_its_failure_is_an_error(ensemble, monkeypatch):
+    counts = []
+    monkeypatch.setattr(ensemble, "score", lambda crops: counts.append(len(crops)))
+    assert ensemble.compile(only_if_faster=False) == "compiled"
+    assert ensemble.compiled
+    assert len(counts) == 2
+
+    def fail(crops):
+        raise OSError("no compiler\nmany lines")
+
+    monkeypatch.setattr(ensemble, "score", fail)
+    with pytest.raises(RuntimeError, match=r"can't be compiled \(OSError: no compiler\)$"):
+        ensemble.compile(only_if_faster=False)
+    assert ensemble.compile(only_if_faster=True).endswith("(OSError: no compiler); going on without")
+    assert not ensemble.compiled
+
+
+def test_a_program_is_bound_to_its_weights_once(ensemble, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda call: call)
+    assert ensemble._program(0) is ensemble._program(0)
+    assert ensemble._program(1) is not ensemble._program(0)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "tf32", "batch", "threads", "keeps"),
+    [
+        ("cpu", "fp32", True, 1, 2, True),
+        ("cuda:1", "fp32", False, ensemble_module._GPU_BATCH, 1, False),
+        ("cuda:1", "fp16", True, ensemble_module._GPU_BATCH, 1, False),
+    ],
+)
+def test_a_gpu_takes_large_batches_in_one_thread(monkeypatch, device, precision, tf32, batch, threads, keeps):
+    kept, limited = [], []
+    stub = SimpleNamespace(spec=ModelSpec("DeepFakeClassifier", "test_resnet", 64))
+    monkeypatch.setattr(ensemble_module, "OnnxModel", lambda path, where, cores: stub)
+    monkeypatch.setattr("training.model.Normalizer", lambda mean, std, where: where)
+    monkeypatch.setattr(ensemble_module, "keep_freed_memory", lambda: kept.append(1))
+    monkeypatch.setattr(ensemble_module, "available_cores", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", limited.append)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    made = Ensemble([ensemble_module.Path("x.onnx")], device, precision)
+    assert torch.backends.cudnn.allow_tf32 is tf32  # else fp32 would keep 10 bits of 23
+    assert (made.batch_size, made.threads, bool(kept)) == (batch, threads, keeps)
+    made._pool.submit(int).result()
+    assert bool(limited) == keeps
+    made.close()
+
+
 def specs(*kinds):
     return [ModelSpec(*kind.split()[:2], int(kind.split()[2])) for kind in kinds]
 
