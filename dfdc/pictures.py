@@ -81,7 +81,6 @@ def read_photo(path: Path) -> Photo:
         if _bits(image, chunks) > 8:
             shown = _opaque(image_library.fromarray(_read_deep(image, data, chunks, notes)))
         else:
-            image.load()
             shown = _opaque(image)
         if image.format != "TIFF":  # which both libraries turn as they load it
             shown = _upright(shown, image, notes)

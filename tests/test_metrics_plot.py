@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from prediction import metrics_report
@@ -72,7 +73,7 @@ def test_each_checkpoint_has_a_line_of_score_and_share(drawn):
 
 
 def test_bars_count_the_videos_of_each_bin_beside_each_other(drawn):
-    _, lower = drawn.axes
+    upper, lower = drawn.axes
     bars = np.array([[bar.get_x(), bar.get_width(), bar.get_height()] for bar in lower.patches]).reshape(3, 10, 3)
     for index in range(3):
         scores = [row[1 + index] if index < 2 else np.mean(row[1:]) for row in ROWS]
@@ -82,9 +83,20 @@ def test_bars_count_the_videos_of_each_bin_beside_each_other(drawn):
     assert (left.min(0) > np.arange(10) / 10).all()
     assert (right.max(0) < np.arange(1, 11) / 10).all()
     assert np.allclose(right[:-1], left[1:])  # no gap and no overlap
+    assert [bar.get_facecolor()[:3] for bar in lower.patches[::10]] == [
+        to_rgb(line.get_color()) for line in upper.lines[1:]
+    ]
     assert np.allclose(lower.get_xticks(), np.arange(11) / 10)
     assert lower.get_xlim()[0] < 0
     assert lower.get_xlim()[1] > 1
+
+
+def test_videos_that_all_score_low_have_empty_bins_above(tmp_path, capsys):
+    metrics_report.print_report(labelled((0, 0.02), (1, 0.31)), tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    assert f"reliability plot: {tmp_path / 'plot.png'}" in capsys.readouterr().out
+    metrics_report.print_report(evaluate([], {}), tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_the_figure_is_closed(drawn):

@@ -264,7 +264,8 @@ def test_a_value_over_the_limit_takes_more_bits(tmp_path, limit, bits):
 
 
 @pytest.mark.parametrize(
-    ("largest", "alpha", "told"), [(4095, 65535, b""), (4095, 4095, b""), (16383, 65535, b"\x0e\x0e\x0e\x10")]
+    ("largest", "alpha", "told"),
+    [(4095, 65535, b""), (4095, 4095, b""), (4095, 4096, b""), (16383, 65535, b"\x0e\x0e\x0e\x10")],
 )
 def test_alpha_has_either_scale(tmp_path, largest, alpha, told):
     pixels = np.rint(PORTRAIT / 255 * largest).astype(np.uint16)
@@ -274,7 +275,8 @@ def test_alpha_has_either_scale(tmp_path, largest, alpha, told):
     data = png16(np.dstack([pixels, opacity]))
     (tmp_path / "a.png").write_bytes(with_chunk(data, b"sBIT", told) if told else data)
     expected = pixels * (255 / largest)
-    expected[30:] = (expected[30:] + 255) / 2
+    opaque = 4096 / 65535 if alpha == 4096 else 1  # one more than 12 bits hold: on the scale of 16
+    expected = 255 + (expected - 255) * np.where(np.arange(len(pixels)) < 30, opaque, opaque / 2)[:, None, None]
     assert np.abs(read_photo(tmp_path / "a.png").pixels - expected).max() <= 2
 
 

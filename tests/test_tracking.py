@@ -460,4 +460,15 @@ def test_colours_are_compared_after_the_brightness_was_evened_out_whatever_one_l
         frame[:20, :20] = 255
         cuts.is_cut(frame)
         seen.append(cuts._last[-1][0])
+        # Against NumPy: the 95th percentile of the brightest colour becomes 220, and what is brighter stays white.
+        small = cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
+        brightest = np.sort(small.max(axis=2).ravel())
+        place = 0.95 * (brightest.size - 1)
+        bright = np.interp(place, np.arange(brightest.size), brightest)
+        even = np.clip(small * (220 / bright), 0, 255).astype(np.uint8)
+        assert (even == 255).all(axis=2).any()
+        counts, _ = np.histogramdd(
+            cv2.cvtColor(even, cv2.COLOR_RGB2LAB).reshape(-1, 3), bins=(8, 16, 16), range=[(0, 256)] * 3
+        )
+        assert seen[-1] == pytest.approx(np.sqrt(counts.ravel() / counts.sum()), abs=0.02)  # of one pixel: 0.016
     assert float(seen[0] @ seen[1]) > 0.9

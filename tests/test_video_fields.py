@@ -14,7 +14,7 @@ from conftest import numbered_frames, read_number
 from test_video import encode
 
 from dfdc.video import VideoReader
-from dfdc.video_fields import Fields
+from dfdc.video_fields import Fields, _frame_bits, _units
 
 WIDE, HIGH, FRAMES = 6, 4, 24  # macroblocks of a frame; frames
 DELIMITER = b"\0\0\0\1\x09\xf0"
@@ -166,3 +166,16 @@ def test_ordinary_videos_have_no_fields(tmp_path):
         fields = Fields("h264", stream.codec_context.extradata)
         assert fields._frame_bits is None
         assert not any(fields.is_second(packet) for packet in container.demux(stream) if packet.size)
+
+
+def test_units_that_are_empty_are_passed_over():
+    assert list(_units(b"\0\0\1\x09\0\0\1", 0)) == [b"\x09"]
+    assert list(_units(bytes([0, 0, 0, 0, 9, 0, 0, 0, 2, 7, 8]), 4)) == [b"\x09", b"\x07\x08"]
+
+
+@pytest.mark.parametrize(("separate", "bits"), [("1", None), ("0", 8)])
+def test_planes_coded_apart_have_no_fields(separate, bits):
+    """4:4:4: chroma_format_idc is 3, and a flag says whether each colour is a picture of its own."""
+    text = f"{244:08b}" + "0" * 8 + f"{30:08b}" + number(0) + number(3) + separate + number(0) * 2 + "00"
+    text += number(4) + number(2) + number(1) + "0" + number(WIDE - 1) + number(HIGH // 2 - 1) + "0010" + "0"
+    assert _frame_bits(unit(7, text)[4:]) == bits
