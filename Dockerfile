@@ -24,14 +24,8 @@ RUN if [ "$WITH_APEX" = 1 ]; then \
         rm -rf /tmp/apex /var/lib/apt/lists/*; \
     fi
 
-COPY LICENSE README.md pyproject.toml preprocess_data.sh train.sh quickstart.sh test.sh predict_folder.py export_model.py plot_loss.py ./
-COPY configs configs
-COPY dfdc dfdc
-COPY prediction prediction
-COPY preprocessing preprocessing
-COPY training training
-COPY benchmarks benchmarks
-COPY tests tests
+COPY . .
+RUN ./setup.sh
 RUN mkdir -p weights logs images
 
 VOLUME /dataset

@@ -26,7 +26,7 @@ from dfdc.parallel import UsageError
 if TYPE_CHECKING:
     import torch
 
-    from training.checkpoint import Checkpoint
+    from networks.checkpoint import Checkpoint
 
 FORMATS = ("safetensors", "onnx")
 OPSET = 18
@@ -69,8 +69,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
-    from training.checkpoint import CheckpointError, load_model
-    from training.model import ModelError
+    from networks.checkpoint import CheckpointError, load_model
+    from networks.model import ModelError
 
     try:
         network, checkpoint = load_model(args.checkpoint)
@@ -120,7 +120,7 @@ def to_safetensors(network: torch.nn.Module, checkpoint: Checkpoint) -> bytes:
     """The file: the weights under the names of the state dict, and the description."""
     import safetensors.torch
 
-    from training.checkpoint import describe
+    from networks.checkpoint import describe
 
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
     # "format" tells other readers of safetensors files which library's layout the weights have.
@@ -135,8 +135,8 @@ def to_onnx(network: torch.nn.Module, checkpoint: Checkpoint) -> bytes:
     """
     import torch
 
-    from prediction.onnx_model import INPUT, OUTPUT
-    from training.checkpoint import describe
+    from networks.checkpoint import describe
+    from networks.onnx_model import INPUT, OUTPUT
 
     size = checkpoint.spec.size
     # Two images: with one, the exporter takes the size of the batch for a constant.
@@ -160,8 +160,8 @@ def to_onnx(network: torch.nn.Module, checkpoint: Checkpoint) -> bytes:
 
 def _load(path: Path, form: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """The exported network, by the readers that predict_folder.py has."""
-    from prediction.onnx_model import OnnxModel
-    from training.checkpoint import load_model
+    from networks.checkpoint import load_model
+    from networks.onnx_model import OnnxModel
 
     return load_model(path)[0] if form == "safetensors" else OnnxModel(path, "cpu")
 
@@ -176,7 +176,7 @@ def largest_differences(
     """
     import torch
 
-    from training.model import Normalizer
+    from networks.model import Normalizer
 
     spec = checkpoint.spec
     generator = torch.Generator().manual_seed(0)

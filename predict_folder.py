@@ -30,12 +30,13 @@ from dfdc.imaging import MARGIN_PART
 from dfdc.parallel import UsageError
 from dfdc.scoring import STRATEGIES
 from dfdc.text import printable
+from networks.ensemble import PRECISIONS, Ensemble, choose_precision, common_thresholds
+from networks.files import find_models, model_names
+from networks.onnx_model import check_model
 from prediction.calibration import apply_temperature, check_enough, fit_to_file, read_temperature
 from prediction.conclusion import Floors, conclude
-from prediction.ensemble import PRECISIONS, Ensemble, choose_precision, common_thresholds
-from prediction.inputs import check_held_out, find_models, held_out_inputs, list_inputs, model_names, read_labels
+from prediction.inputs import check_held_out, held_out_inputs, list_inputs, read_labels
 from prediction.metrics_report import evaluate, print_report
-from prediction.onnx_model import check_model
 from prediction.progress import Progress, only_run, program_version
 from prediction.reading import FRAMES_PER_VIDEO
 from prediction.scorer import Scorer

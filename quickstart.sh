@@ -23,7 +23,7 @@ python=${VENV:-.venv}/bin/python
 
 # 2. The data: a portrait, warped into people who talk, and face swaps of them. Part 0 will be held out.
 data_root=${given:-demo}
-[ -n "$given" ] || "$python" preprocessing/make_demo_dataset.py --out demo
+[ -n "$given" ] || "$python" demo_data/make_demo_dataset.py --out demo
 
 # 3. Videos -> boxes, crops, landmarks, masks, folds.
 ./preprocess_data.sh "$data_root"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv beside this file and installs the pinned versions of requirements.txt into it.
+# Makes .venv beside this file, and installs the pinned versions of requirements.txt and this folder's packages.
 #   ./setup.sh                       about 2 minutes and 6.5 GB the first time, nothing the second
 #   PYTHON=python3.12 ./setup.sh     with another interpreter (3.10 or newer)
 #   VENV=/opt/venv ./setup.sh        at another place
@@ -15,7 +15,10 @@ need_gb=8
 
 die() { printf 'setup.sh: %s\n' "$1" >&2; exit 1; }
 
-if cmp -s requirements.txt "$stamp" && "$venv/bin/python" -c '' 2>/dev/null; then
+# What is installed: these versions, and the packages of this very folder.
+wanted() { cat requirements.txt pyproject.toml && pwd; }
+
+if wanted 2>/dev/null | cmp -s - "$stamp" && "$venv/bin/python" -c '' 2>/dev/null; then
     exit 0
 fi
 
@@ -39,5 +42,9 @@ echo "setup.sh: installing into $venv (about 2 minutes, 6.5 GB)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --no-binary=grad-cam \
     -r requirements.txt ||
     die "pip could not install requirements.txt (its message is above). Check the network and the disk, then run ./setup.sh again"
-cp requirements.txt "$stamp.tmp" && mv "$stamp.tmp" "$stamp"
+[ -e pyproject.toml ] || exit 0 # the Dockerfile installs the list before it copies the rest
+# The packages of this folder, so that every script finds them wherever it is started. Nothing is fetched for it.
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . ||
+    die "pip could not install the packages of this folder (its message is above)"
+wanted >"$stamp.tmp" && mv "$stamp.tmp" "$stamp"
 echo "setup.sh: done; 'source $venv/bin/activate' for a shell with it"

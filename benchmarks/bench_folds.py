@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 PARTS, FAKES, CROPS = 50, 5, 34
 PHASES = {  # function of generate_folds.py, or of dfdc.layout -> what the table calls it

@@ -26,8 +26,8 @@ MODELS, MOST_MODELS = 2, 5
 def save_models(folder: Path, encoder: str) -> list[str]:
     import torch
 
-    from training.checkpoint import ModelSpec, save_checkpoint
-    from training.model import build_network
+    from networks.checkpoint import ModelSpec, save_checkpoint
+    from networks.model import build_network
 
     names = [f"model{index}" for index in range(MOST_MODELS)]
     for index, name in enumerate(names):
@@ -48,7 +48,7 @@ def plain(videos: list[Path], weights: Path) -> dict[str, float]:
     from dfdc.faces import PREDICT_THRESHOLDS
     from dfdc.imaging import center_pad, crop_face, isotropic_resize
     from dfdc.scoring import confident_score
-    from training.checkpoint import load_model
+    from networks.checkpoint import load_model
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = [load_model(path)[0].to(device) for path in sorted(weights.iterdir())[:MODELS]]
@@ -87,7 +87,7 @@ def floors(videos: list[Path], weights: Path, faces: int, precision: str) -> tup
 
     from dfdc.devices import resolve_device
     from dfdc.video import VideoReader
-    from prediction.ensemble import Ensemble
+    from networks.ensemble import Ensemble
 
     def decode() -> None:
         for path in videos:
@@ -110,7 +110,6 @@ def main() -> None:
     parser.add_argument("--most-models", action="store_true", help=f"also with {MOST_MODELS} checkpoints")
     parser.add_argument("--plain-in", type=Path, help=argparse.SUPPRESS)  # this script runs itself for the plain form
     args = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
     videos = find_videos(args.videos)
     if args.plain_in:
         print(json.dumps(plain(videos, args.plain_in)))

@@ -162,7 +162,6 @@ def main() -> None:
     parser.add_argument("--detector-scale", default="auto", help="of both forms (auto)")
     parser.add_argument("--plain", help=argparse.SUPPRESS)  # this script runs itself for a plain form or a floor
     args = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
     from dfdc.faces import parse_detector_scale
     from dfdc.layout import load_dataset
 

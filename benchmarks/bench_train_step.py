@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import argparse
 import gc
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 def main() -> None:
@@ -36,10 +33,10 @@ def main() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from dfdc.devices import resolve_device
+    from networks.model import build_network
     from training import engine
     from training.config import load_config
     from training.distributed import Ranks
-    from training.model import build_network
     from training.optim import build_optimizer
     from training.wrapping import amp_type, use_fast_kernels, wrap
 

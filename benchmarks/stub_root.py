@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import artifacts, layout
 from dfdc.boxes import Boxes, FaceBox

@@ -1,8 +1,13 @@
-"""Names of files in messages."""
+"""Text files that others wrote, and names of files in messages."""
 
 from __future__ import annotations
 
 import unicodedata
+from typing import Final
+
+# UTF-8, with or without the mark that some editors and spreadsheets put first. Bytes that are no UTF-8 are read as
+# Python reads them in file names, so that such names are found.
+TEXT: Final = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
 
 
 def printable(text: object) -> str:

@@ -19,14 +19,14 @@ from dfdc.imaging import center_pad, isotropic_resize, tighten
 if TYPE_CHECKING:
     import torch
 
-    from prediction.ensemble import Ensemble
+    from networks.ensemble import Ensemble
 
 
 def make_heatmap(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray | None:
     """What in the pictures spoke for "fake".
 
     Args:
-        model: a network of training/model.py, on the device of `images`; in less than fp32 under autocast.
+        model: a network of networks/model.py, on the device of `images`; in less than fp32 under autocast.
         images: normalised float32 [1, 3, size, size].
 
     Returns:

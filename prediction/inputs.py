@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from dfdc import identity, layout
+from dfdc import layout
 from dfdc.parallel import UsageError
-from dfdc.text import printable
-from prediction.onnx_model import check_model
+from dfdc.text import TEXT, printable
+from networks.files import model_names
+from networks.onnx_model import check_model
 
-# UTF-8, with or without the mark that some editors and spreadsheets put first. Bytes that are no UTF-8 are read as
-# Python reads them in file names, so that such names are found.
-_TEXT: Final = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
 _SUFFIXES = layout.VIDEO_SUFFIXES | layout.PICTURE_SUFFIXES
 _SHOWN = 8  # kinds of files that are named as left out
 
@@ -92,7 +89,7 @@ def _is_input(path: Path) -> bool:
 
 def _read_list(path: Path) -> list[Path]:
     try:
-        lines = [line.strip() for line in path.read_text(**_TEXT).split("\n")]
+        lines = [line.strip() for line in path.read_text(**TEXT).split("\n")]
     except OSError as error:
         raise UsageError(f"--list {printable(path)}: can't be read ({error.strerror})") from None
     found = [path.parent / line for line in lines if line]
@@ -144,7 +141,7 @@ def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> l
     Raises:
         UsageError: one may have been trained on some of them, or can't be read.
     """
-    from training.checkpoint import CheckpointError
+    from networks.checkpoint import CheckpointError
 
     videos = [layout.video_id(name) for name in names]
     said: list[dict[str, Any]] = []
@@ -230,7 +227,7 @@ def read_labels(path: Path, videos: Mapping[str, Path]) -> dict[str, int]:
 
 def _label_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """(file name, label as it stands there)."""
-    with path.open(**_TEXT, newline="") as handle:
+    with path.open(**TEXT, newline="") as handle:
         if path.suffix.lower() == ".json":
             yield from ((name, entry["label"]) for name, entry in json.load(handle).items())
             return
@@ -239,67 +236,3 @@ def _label_rows(path: Path) -> Iterator[tuple[str, Any]]:
         if not {"filename", "label"} <= set(rows.fieldnames):
             raise ValueError(f"columns filename,label are needed, and it has {','.join(rows.fieldnames) or 'none'}")
         yield from ((row["filename"], row["label"]) for row in rows)
-
-
-def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Paths of the checkpoints.
-
-    Raises:
-        UsageError: one is not there, and the message lists what is; or one is given twice.
-    """
-    names = [name for given in names for name in (_read_names(Path(given[1:])) if given.startswith("@") else [given])]
-    paths = [folder / name if (folder / name).is_file() else Path(name) for name in names]  # a path will do as well
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        present = [p.name for p in folder.glob("*") if p.suffix not in (".json", ".md", ".txt") and p.is_file()]
-        present.sort(key=lambda name: (not name.endswith("_best"), layout.natural_key(name)))
-        close = difflib.get_close_matches(missing[0], present, 3, 0.4)
-        shown = "\n  ".join(map(printable, present[:20]))
-        shown = shown or "no checkpoint; README.md, 'Score your videos', says where some are to be had"
-        like = f" (like it: {printable(', '.join(close))})" if close else ""
-        given = printable(" ".join(missing))
-        raise UsageError(f"--models {given}: not in {printable(folder)}{like}, which holds\n  {shown}")
-    refuse_twins(paths)
-    return paths
-
-
-def refuse_twins(paths: Sequence[Path]) -> None:
-    """Raise UsageError where two are one file, or files of the same content: such a checkpoint would count twice.
-
-    A file that is not there is for its reader to name.
-    """
-    paths = [path for path in paths if path.is_file()]
-    sizes = Counter(path.stat().st_size for path in paths)
-    known: dict[tuple[int, str], Path] = {}
-    for path in paths:
-        size = path.stat().st_size
-        content = size, identity.file_checksum(path) if sizes[size] > 1 else ""
-        first = known.setdefault(content, path)
-        if first is not path:
-            said = "is given twice" if str(first) == str(path) else f"is the same checkpoint as {printable(first)}"
-            raise UsageError(f"models: {printable(path)} {said}, and would count twice; give it once")
-
-
-def model_names(paths: Sequence[Path]) -> list[str]:
-    """The checkpoints' file names; of those that share one, with as many of their folders as tell them apart."""
-    parts = [path.absolute().parts for path in paths]
-
-    def name(own: tuple[str, ...]) -> str:
-        tails = [own[-depth:] for depth in range(1, len(own) + 1)]
-        alone = (tail for tail in tails if sum(other[-len(tail) :] == tail for other in parts) == 1)
-        return str(Path(*next(alone, own)))
-
-    return [name(own) for own in parts]
-
-
-def _read_names(path: Path) -> list[str]:
-    """Checkpoint names from a file, one a line."""
-    try:
-        names = [line.strip() for line in path.read_text(**_TEXT).split("\n") if line.strip()]
-    except OSError as error:
-        raise UsageError(f"--models @{printable(path)}: can't be read ({error.strerror})") from None
-    if not names:
-        raise UsageError(
-            f"--models @{printable(path)}: it names no checkpoint; plot_loss.py --select writes such a file"
-        )
-    return names

@@ -18,9 +18,9 @@ import numpy as np
 
 from dfdc.devices import available_cores
 from dfdc.faces import FaceDetector
+from networks.ensemble import Ensemble
 from prediction.conclusion import Floors, conclude
 from prediction.decoding import Decoder
-from prediction.ensemble import Ensemble
 from prediction.progress import Results
 from prediction.reading import find_faces
 from prediction.verdict import VERDICT_STATUSES, Face, Verdict

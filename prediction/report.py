@@ -24,9 +24,9 @@ from dfdc import artifacts, identity
 from dfdc.devices import package_versions
 from dfdc.imaging import crop_face, encode_jpeg, isotropic_resize
 from dfdc.video import VideoError
+from networks.ensemble import Ensemble
 from prediction import report_page
 from prediction.decoding import Decoder, DecoderMemoryError, DecodingError
-from prediction.ensemble import Ensemble
 from prediction.heatmap import look
 from prediction.report_page import FacePicture, Made, Pictures
 from prediction.verdict import Face, Verdict

@@ -11,9 +11,9 @@ from dfdc import layout
 from dfdc.devices import resolve_device
 from dfdc.faces import FaceDetector
 from dfdc.scoring import STRATEGIES
+from networks.ensemble import Ensemble, worth_compiling
+from networks.files import refuse_twins
 from prediction.conclusion import Floors
-from prediction.ensemble import Ensemble, worth_compiling
-from prediction.inputs import refuse_twins
 from prediction.pipeline import Options, predict, reader_count
 from prediction.progress import Results
 from prediction.reading import FRAMES_PER_VIDEO
@@ -29,13 +29,13 @@ class Scorer:
     Args:
         models: paths of checkpoints, ours or the winners' own, or of files of export_model.py.
         device: auto, cpu, cuda or cuda:N.
-        precision: of prediction.ensemble.PRECISIONS.
+        precision: of networks.ensemble.PRECISIONS.
         strategy: how faces' scores become a video's: a name in dfdc.scoring.STRATEGIES.
         detector_scale: frames are resized by it before detection, or "auto"; see `dfdc.faces.detector_scale`.
         floors: under which a verdict stands with a doubt.
 
     Raises:
-        ValueError: no checkpoint, one that can't be used (training.checkpoint.CheckpointError), the same one twice, two
+        ValueError: no checkpoint, one that can't be used (networks.checkpoint.CheckpointError), the same one twice, two
             that want different detectors, an unknown device, precision or strategy.
     """
 

@@ -27,13 +27,13 @@ from dfdc.faces import FaceDetector
 from dfdc.parallel import UsageError
 from dfdc.text import printable
 from dfdc.video import write_video
-from prediction.inputs import model_names
-from prediction.onnx_model import is_onnx
+from networks.files import model_names
+from networks.onnx_model import is_onnx
 from prediction.progress import Results
 from prediction.verdict import VERDICT_STATUSES, Verdict
 
 if TYPE_CHECKING:
-    from prediction.ensemble import Ensemble
+    from networks.ensemble import Ensemble
 
 
 class Bounds(NamedTuple):
@@ -121,7 +121,7 @@ def self_test(
         store: store the scores of checkpoints that have none yet, in fp32 on the CPU whatever follows.
         anew: with `store`, of all.
         device: a PyTorch device name.
-        precision: of `prediction.ensemble.PRECISIONS`.
+        precision: of `networks.ensemble.PRECISIONS`.
         compile_: whether the networks are compiled.
 
     Returns:
@@ -130,7 +130,7 @@ def self_test(
     Raises:
         UsageError: a checkpoint or what is stored beside it can't be read, or it can't be scored in that way.
     """
-    from prediction.ensemble import choose_precision
+    from networks.ensemble import choose_precision
 
     try:
         own = Way(device, choose_precision(precision, device), compile_)
@@ -197,8 +197,8 @@ def score_clip(paths: Sequence[Path], way: Way = REFERENCE) -> tuple[Verdict, di
     Raises:
         UsageError: a checkpoint can't be read, or not be scored in that way.
     """
-    from prediction.ensemble import Ensemble
-    from training.checkpoint import CheckpointError
+    from networks.checkpoint import CheckpointError
+    from networks.ensemble import Ensemble
 
     try:
         ensemble = Ensemble(paths, way.device, way.precision)

@@ -8,13 +8,10 @@ comes with its score and the number of the person, which stays the same through 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import artifacts, layout, parallel
 from dfdc.boxes import Boxes, BoxesError, FaceBox, read_boxes

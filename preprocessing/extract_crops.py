@@ -8,14 +8,11 @@ each side. The PNGs are lossless. What rejected.csv names is not cut.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import artifacts, layout, parallel
 from dfdc.artifacts import NewFolder

@@ -8,13 +8,10 @@ A fake that differs from its original where no face is, in most frames, is no pa
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import artifacts, layout, parallel
 from dfdc.artifacts import NewFolder

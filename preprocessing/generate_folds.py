@@ -24,8 +24,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from dfdc import artifacts, identity, layout, parallel
 from dfdc.layout import FAKE, REAL, Dataset
 from dfdc.ledger import Ledger

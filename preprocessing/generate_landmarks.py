@@ -9,13 +9,10 @@ in the picture. A FAKE uses its original's.
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import artifacts, layout, parallel
 from dfdc.faces import (

@@ -10,11 +10,8 @@ whatever is there; what is missing or broken is said on it.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import artifacts, layout, parallel
 from dfdc.ledger import OUTCOMES

@@ -13,13 +13,12 @@ import cv2
 import numpy as np
 import pytest
 
+from dfdc.faces import Faces
+
 ROOT = Path(__file__).resolve().parents[1]
 REAL_VIDEOS = ROOT.parent / "shared" / "videos"
-sys.path.insert(0, str(ROOT))
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of most tests are too small for more to help
-
-from dfdc.faces import Faces  # noqa: E402 (the path is set above)
 
 needs_real_videos = pytest.mark.skipif(
     not REAL_VIDEOS.is_dir(), reason="the real videos (../shared/videos) are not here"
@@ -37,8 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def run_script(*arguments: object, env: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """Run a Python script of the project as a user would."""
     command = [sys.executable, *map(str, arguments)]
-    environment = {**os.environ, **(env or {})}
-    environment.pop("PYTHONPATH", None)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}  # whatever other copy is installed
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False, timeout=600)
 
 
@@ -86,7 +84,7 @@ def write_part(folder: Path, metadata: object) -> Path:
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo dataset, not preprocessed; not to be written to."""
-    from preprocessing.make_demo_dataset import make_demo_dataset
+    from demo_data.make_demo_dataset import make_demo_dataset
 
     root = tmp_path_factory.mktemp("demo") / "data"
     make_demo_dataset(root, seed=3, people=2, fakes=2, frames=31, workers=2)
@@ -109,9 +107,9 @@ def preprocessed(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def face_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with wide.mp4, square.mp4 and tall.mp4, each 60 frames of a made-up person; not to be written to."""
+    from demo_data.demo_faces import frames, make_person, make_scene
+    from demo_data.make_demo_dataset import load_portraits
     from dfdc.video import write_video
-    from preprocessing.demo_faces import frames, make_person, make_scene
-    from preprocessing.make_demo_dataset import load_portraits
 
     folder = tmp_path_factory.mktemp("clips")
     person = make_person(load_portraits(None)[0], np.random.default_rng(0))

@@ -9,21 +9,18 @@ stop-at STEP ...           as train_classifier.py, but rank 1 gets a SIGTERM as 
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import itertools
-
 import torch
 
+from networks.model import build_network
 from training import distributed, engine, losses, saving, train_classifier, wrapping
 from training.config import OptimizerConfig, ScheduleConfig, TrainConfig
-from training.model import build_network
 from training.optim import build_optimizer
 
 LABELS = torch.tensor([1.0, 1, 1, 1, 1, 0, 0, 0])  # the first rank has fakes only

@@ -11,12 +11,12 @@ from conftest import no_faces
 import predict_folder
 from dfdc.faces import Faces
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
+from networks.checkpoint import ModelSpec, save_checkpoint
+from networks.ensemble import Ensemble
+from networks.model import build_network
 from prediction import pipeline, reading
 from prediction.decoding import Decoder
-from prediction.ensemble import Ensemble
 from prediction.progress import Progress
-from training.checkpoint import ModelSpec, save_checkpoint
-from training.model import build_network
 
 
 def make_checkpoint(folder, name, encoder="test_efficientnet", size=64, seed=0, bias=0.0):

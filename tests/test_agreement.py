@@ -11,7 +11,7 @@ from facenet_pytorch import MTCNN
 from PIL import Image
 
 import predict_folder
-from training.checkpoint import load_model
+from networks.checkpoint import load_model
 
 
 @pytest.fixture(scope="module")

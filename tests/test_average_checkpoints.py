@@ -7,8 +7,8 @@ from training_runs import epochs_of, path_of, read, train, weights, write_config
 
 from dfdc import layout
 from dfdc.parallel import UsageError
+from networks.checkpoint import load_model, read_checkpoint, read_file
 from training import average_checkpoints
-from training.checkpoint import load_model, read_checkpoint, read_file
 from training.saving import balanced_loss
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints (training/checkpoint.py)."""
+"""Checkpoints (networks/checkpoint.py)."""
 
 import io
 import json
@@ -11,8 +11,8 @@ import pytest
 import timm
 import torch
 
-from training import checkpoint, model
-from training.checkpoint import CheckpointError, ModelSpec
+from networks import checkpoint, model
+from networks.checkpoint import CheckpointError, ModelSpec
 
 TINY = "test_efficientnet"
 
@@ -159,8 +159,9 @@ def test_t37_weights_of_another_network_are_an_error(tmp_path):
 
 def test_a_tight_margin_is_in_the_checkpoint(tmp_path):
     from training.config import TrainConfig
+    from training.saving import spec_of
 
-    spec = ModelSpec.from_config(TrainConfig(encoder=TINY), margin_part=6)
+    spec = spec_of(TrainConfig(encoder=TINY), margin_part=6)
     checkpoint.save_checkpoint(tmp_path / "a", tiny(), spec, epoch=0, bce_best=1, metrics={})
     assert checkpoint.read_checkpoint(tmp_path / "a").spec.margin_part == 6
 

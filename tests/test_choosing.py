@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from dfdc.parallel import UsageError
+from networks import files
+from networks.checkpoint import CheckpointError, ModelSpec
+from networks.holdout import Holdout
 from prediction import inputs
 from prediction.progress import Progress
-from training.checkpoint import CheckpointError, ModelSpec
-from training.holdout import Holdout
 
 
 def write(folder, *names, data=b"x"):
@@ -77,10 +78,10 @@ def test_checkpoints_by_name_or_path_and_what_is_like_a_wrong_name(tmp_path, mon
     for name in ("run_0", "run_10", "run_2", "run_best", "README.md"):
         (tmp_path / name).write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
-    found = inputs.find_models(tmp_path / "absent", ["run_2"])
+    found = files.find_models(tmp_path / "absent", ["run_2"])
     assert [path.resolve() for path in found] == [tmp_path / "run_2"]
     with pytest.raises(UsageError) as error:
-        inputs.find_models(tmp_path, ["run_bets"])
+        files.find_models(tmp_path, ["run_bets"])
     assert "like it: run_best" in str(error.value)
     assert str(error.value).splitlines()[1:] == ["  run_best", "  run_0", "  run_2", "  run_10"]
 
@@ -210,17 +211,17 @@ def test_no_message_holds_a_name_raw(tmp_path):
         (inputs.list_inputs, [], [bad / "absent"]),
         (inputs.list_inputs, [bad / "absent"]),
         (inputs.list_inputs, [bad / "empty"]),
-        (inputs.find_models, bad / "m", ["1\x07_bets"]),
-        (inputs.find_models, bad / "m", [f"@{bad / 'absent'}"]),
-        (inputs.find_models, bad / "m", [f"@{bad / 'm/empty'}"]),
-        (inputs.find_models, bad / "m", ["1\x07_best", "2"]),
-        (inputs.find_models, bad / "m", ["2", "2"]),
+        (files.find_models, bad / "m", ["1\x07_bets"]),
+        (files.find_models, bad / "m", [f"@{bad / 'absent'}"]),
+        (files.find_models, bad / "m", [f"@{bad / 'm/empty'}"]),
+        (files.find_models, bad / "m", ["1\x07_best", "2"]),
+        (files.find_models, bad / "m", ["2", "2"]),
     ]
     (bad / "m/empty").write_bytes(b"\n")
     for call, *arguments in calls:
         said = refused(call, *arguments)
         assert said.replace("\n", "").isprintable(), said
-        assert "\\x1b" in said or "\\x07" in said or call is inputs.find_models, said
+        assert "\\x1b" in said or "\\x07" in said or call is files.find_models, said
 
 
 @pytest.mark.parametrize(
@@ -270,13 +271,13 @@ def test_a_checkpoint_given_twice_is_refused(tmp_path):
     write(tmp_path, "w/d", data=b"longer")
     folder = tmp_path / "w"
     (folder / "link").symlink_to("a")
-    assert inputs.find_models(folder, ["a", "b", "d"]) == [folder / "a", folder / "b", folder / "d"]
-    assert f"{folder / 'a'} is given twice, and would count twice" in refused(inputs.find_models, folder, ["a", "a"])
+    assert files.find_models(folder, ["a", "b", "d"]) == [folder / "a", folder / "b", folder / "d"]
+    assert f"{folder / 'a'} is given twice, and would count twice" in refused(files.find_models, folder, ["a", "a"])
     for twin, first in (("c", "b"), ("link", "a")):
-        said = refused(inputs.find_models, folder, ["d", first, twin])
+        said = refused(files.find_models, folder, ["d", first, twin])
         assert f"{folder / twin} is the same checkpoint as {folder / first}, and would count twice" in said
     shutil.copy(folder / "a", tmp_path / "a")
-    assert "is the same checkpoint as" in refused(inputs.find_models, folder, ["a", str(tmp_path / "a")])
+    assert "is the same checkpoint as" in refused(files.find_models, folder, ["a", str(tmp_path / "a")])
 
 
 def test_checkpoints_of_one_size_only_are_read_to_be_told_apart(tmp_path, monkeypatch):
@@ -287,7 +288,7 @@ def test_checkpoints_of_one_size_only_are_read_to_be_told_apart(tmp_path, monkey
         raise AssertionError(f"{path} was read")
 
     monkeypatch.setattr(inputs.identity, "file_checksum", never)
-    assert len(inputs.find_models(tmp_path, ["a", "b"])) == 2
+    assert len(files.find_models(tmp_path, ["a", "b"])) == 2
 
 
 def test_checkpoints_named_in_a_file_and_what_is_there_instead(tmp_path):
@@ -304,35 +305,35 @@ def test_checkpoints_named_in_a_file_and_what_is_there_instead(tmp_path):
     )
     (tmp_path / "run_2").write_bytes(b"another")
     (tmp_path / "names").write_bytes(b"\xef\xbb\xbfrun_2 \r\n\r\nrun_1\r\n")
-    found = inputs.find_models(tmp_path, [f"@{tmp_path / 'names'}"])
+    found = files.find_models(tmp_path, [f"@{tmp_path / 'names'}"])
     assert [path.name for path in found] == ["run_2", "run_1"]
-    said = refused(inputs.find_models, tmp_path, ["run_3", "run_1", "other"])
+    said = refused(files.find_models, tmp_path, ["run_3", "run_1", "other"])
     assert said.startswith(f"--models run_3 other: not in {tmp_path} (like it: run_")
     assert len(said.splitlines()) == 21
     assert len(said.partition("like it: ")[2].partition(")")[0].split(", ")) == 3
     assert "x.json" not in said
     (tmp_path / "empty").mkdir()
-    said = refused(inputs.find_models, tmp_path / "empty", ["absent"])
+    said = refused(files.find_models, tmp_path / "empty", ["absent"])
     assert said == (
         f"--models absent: not in {tmp_path / 'empty'}, which holds\n  "
         "no checkpoint; README.md, 'Score your videos', says where some are to be had"
     )
     (tmp_path / "names").write_text("\n")
-    said = refused(inputs.find_models, tmp_path, [f"@{tmp_path / 'names'}"])
+    said = refused(files.find_models, tmp_path, [f"@{tmp_path / 'names'}"])
     assert said.endswith("names: it names no checkpoint; plot_loss.py --select writes such a file")
-    assert "can't be read (No such file" in refused(inputs.find_models, tmp_path, ["@absent"])
+    assert "can't be read (No such file" in refused(files.find_models, tmp_path, ["@absent"])
 
 
 def test_checkpoints_of_one_name_are_shown_with_their_folders(monkeypatch, tmp_path):
-    assert inputs.model_names([Path("/w/a"), Path("/v/b")]) == ["a", "b"]
-    assert inputs.model_names([Path("/w/a"), Path("/v/a"), Path("/v/b")]) == ["w/a", "v/a", "b"]
+    assert files.model_names([Path("/w/a"), Path("/v/b")]) == ["a", "b"]
+    assert files.model_names([Path("/w/a"), Path("/v/a"), Path("/v/b")]) == ["w/a", "v/a", "b"]
     deep = [Path("/x/w/a"), Path("/y/w/a"), Path("/z/a")]
-    assert inputs.model_names(deep) == ["x/w/a", "y/w/a", "z/a"]
-    assert inputs.model_names([Path("/a"), Path("/w/a")]) == ["/a", "w/a"]
-    assert inputs.model_names([Path("/w/a"), Path("/w/a")]) == ["/w/a", "/w/a"]  # find_models refuses it
-    assert inputs.model_names([]) == []
+    assert files.model_names(deep) == ["x/w/a", "y/w/a", "z/a"]
+    assert files.model_names([Path("/a"), Path("/w/a")]) == ["/a", "w/a"]
+    assert files.model_names([Path("/w/a"), Path("/w/a")]) == ["/w/a", "/w/a"]  # find_models refuses it
+    assert files.model_names([]) == []
     monkeypatch.chdir(tmp_path)
-    assert inputs.model_names([Path("a"), Path("/w/a")]) == [f"{tmp_path.name}/a", "w/a"]
+    assert files.model_names([Path("a"), Path("/w/a")]) == [f"{tmp_path.name}/a", "w/a"]
 
 
 def models(monkeypatch, **holdouts):

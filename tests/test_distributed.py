@@ -14,8 +14,9 @@ import torch
 import torch.distributed as dist
 from conftest import ROOT, make_crops, run_script
 
-from training import average_checkpoints, checkpoint, distributed, train_classifier
-from training.model import build_network
+from networks import checkpoint
+from networks.model import build_network
+from training import average_checkpoints, distributed, train_classifier
 
 SCRIPT = "training/train_classifier.py"
 WORKER = "tests/distributed_worker.py"

@@ -1,4 +1,4 @@
-"""Checkpoints that score together (prediction/ensemble.py)."""
+"""Checkpoints that score together (networks/ensemble.py)."""
 
 import shutil
 import time
@@ -8,9 +8,9 @@ import pytest
 import torch
 from scoring_runs import make_checkpoint
 
-from prediction.ensemble import Ensemble, common_thresholds
-from training.checkpoint import ModelSpec, save_checkpoint
-from training.model import build_network
+from networks.checkpoint import ModelSpec, save_checkpoint
+from networks.ensemble import Ensemble, common_thresholds
+from networks.model import build_network
 
 
 def test_t45_the_checkpoints_margin_is_used(tmp_path):
@@ -49,7 +49,7 @@ def test_t45_the_checkpoints_detector_thresholds_are_used_and_must_agree(tmp_pat
     ],
 )
 def test_networks_are_loaded_with_every_weight_and_keep_nothing_of_the_file(tmp_path, encoder, form):
-    from training.checkpoint import load_model
+    from networks.checkpoint import load_model
 
     torch.manual_seed(3)
     network = build_network("DeepFakeClassifier", encoder).eval()
@@ -71,7 +71,7 @@ def test_networks_are_loaded_with_every_weight_and_keep_nothing_of_the_file(tmp_
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_checkpoint_in_half_precision_scores_as_its_numbers_do_in_float32(tmp_path, dtype):
-    from training.checkpoint import read_file
+    from networks.checkpoint import read_file
 
     make_checkpoint(tmp_path, "m", seed=1)
     content = read_file(tmp_path / "m")
@@ -129,7 +129,7 @@ def test_compiling_is_kept_only_where_it_is_faster_and_may_fail(tmp_path, monkey
 
 
 def test_precision_is_chosen_by_the_machine(monkeypatch):
-    from prediction import ensemble
+    from networks import ensemble
 
     for has, expected in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(ensemble, "_cpu_has_bf16", lambda has=has: has)

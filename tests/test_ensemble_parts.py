@@ -1,4 +1,4 @@
-"""What an ensemble does with batches, types, threads and compiled networks (prediction/ensemble.py); in seconds."""
+"""What an ensemble does with batches, types, threads and compiled networks (networks/ensemble.py); in seconds."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +10,10 @@ import torch
 from scoring_runs import make_checkpoint
 
 from dfdc.imaging import fit
-from prediction import ensemble as ensemble_module
-from prediction.ensemble import COMPILE_FROM, Ensemble, _settle, common_thresholds, worth_compiling
-from training.checkpoint import ModelSpec
-from training.model import Normalizer, build_network
+from networks import ensemble as ensemble_module
+from networks.checkpoint import ModelSpec
+from networks.ensemble import COMPILE_FROM, Ensemble, _settle, common_thresholds, worth_compiling
+from networks.model import Normalizer, build_network
 
 
 def some_crops(count=7):
@@ -197,7 +197,7 @@ def test_a_gpu_takes_large_batches_in_one_thread(monkeypatch, device, precision,
     kept, limited = [], []
     stub = SimpleNamespace(spec=ModelSpec("DeepFakeClassifier", "test_resnet", 64))
     monkeypatch.setattr(ensemble_module, "OnnxModel", lambda path, where, cores: stub)
-    monkeypatch.setattr("training.model.Normalizer", lambda mean, std, where: where)
+    monkeypatch.setattr("networks.model.Normalizer", lambda mean, std, where: where)
     monkeypatch.setattr(ensemble_module, "keep_freed_memory", lambda: kept.append(1))
     monkeypatch.setattr(ensemble_module, "available_cores", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", limited.append)

@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors and ONNX files (export_model.py, prediction/onnx_model.py)."""
+"""Checkpoints as safetensors and ONNX files (export_model.py, networks/onnx_model.py)."""
 
 import json
 import math
@@ -18,12 +18,12 @@ import export_model
 import predict_folder
 from dfdc.parallel import UsageError
 from dfdc.video import write_video
+from networks import checkpoint
+from networks.checkpoint import CheckpointError, ModelSpec, read_checkpoint, save_checkpoint
+from networks.ensemble import Ensemble
+from networks.model import NETWORKS, build_network
+from networks.onnx_model import OnnxModel
 from prediction import scorer
-from prediction.ensemble import Ensemble
-from prediction.onnx_model import OnnxModel
-from training import checkpoint
-from training.checkpoint import CheckpointError, ModelSpec, read_checkpoint, save_checkpoint
-from training.model import NETWORKS, build_network
 
 FORMS = ("safetensors", "onnx")
 SIZE = 64

@@ -7,11 +7,11 @@ import torch
 from scoring_runs import make_checkpoint
 
 from dfdc.imaging import tighten
+from networks.checkpoint import ModelSpec, save_checkpoint
+from networks.ensemble import Ensemble
+from networks.model import build_network
 from prediction import heatmap
-from prediction.ensemble import Ensemble
 from prediction.heatmap import _channels_first, _NoMap, look
-from training.checkpoint import ModelSpec, save_checkpoint
-from training.model import build_network
 
 
 @pytest.fixture(scope="module")

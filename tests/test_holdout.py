@@ -1,4 +1,4 @@
-"""What checkpoints say they held out, and who asks them (training/holdout.py, prediction/inputs.py)."""
+"""What checkpoints say they held out, and who asks them (networks/holdout.py, prediction/inputs.py)."""
 
 import hashlib
 import json
@@ -13,11 +13,12 @@ from training_runs import SCRIPT, arguments, log_text, path_of, read, terminate_
 import export_model
 from dfdc.parallel import UsageError
 from dfdc.video import write_video
+from networks import checkpoint
+from networks.checkpoint import CheckpointError
+from networks.holdout import Holdout, common_holdout, describe_start, read_holdout
+from networks.onnx_model import check_model
 from prediction.inputs import check_held_out
-from prediction.onnx_model import check_model
-from training import average_checkpoints, checkpoint
-from training.checkpoint import CheckpointError
-from training.holdout import Holdout, common_holdout, describe_start, read_holdout
+from training import average_checkpoints
 
 HELD_OUT = ("fake0", "fake3", "real0", "real3")  # of fold 0, see conftest.make_crops
 

@@ -12,8 +12,8 @@ from scoring_runs import details, make_checkpoint, run
 from dfdc.imaging import encode_png, read_picture
 from dfdc.parallel import UsageError
 from dfdc.video import write_video
+from networks.ensemble import Ensemble
 from prediction import selftest
-from prediction.ensemble import Ensemble
 
 
 def test_labels_of_other_videos_are_refused_before_anything_is_scored(tmp_path):

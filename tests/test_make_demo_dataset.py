@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from demo_data import demo_faces, demo_swaps
+from demo_data import make_demo_dataset as demo
 from dfdc import layout
 from dfdc.faces import DETECT_THRESHOLDS, FaceDetector
 from dfdc.parallel import UsageError
 from dfdc.video import VideoReader, write_video
-from preprocessing import demo_faces, demo_swaps
-from preprocessing import make_demo_dataset as demo
 
 SMALL = {"parts": 2, "people": 2, "fakes": 4, "frames": 3}
 SCRIPT = Path(demo.__file__)
@@ -238,7 +238,7 @@ def test_without_one_usable_face_nothing_is_begun(tmp_path):
 
 def test_help_loads_nothing_heavy():
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import preprocessing.make_demo_dataset\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import demo_data.make_demo_dataset\n"
         "print([name for name in ('torch', 'cv2', 'skimage', 'av') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code, SCRIPT.parents[1]], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Networks (training/model.py)."""
+"""Networks (networks/model.py)."""
 
 import copy
 from pathlib import Path
@@ -11,7 +11,7 @@ from scipy.signal import correlate2d
 from timm.layers import convert_sync_batchnorm
 
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
-from training import model
+from networks import model
 
 TINY, CONVNEXT = "test_efficientnet", "test_convnext"
 

@@ -1,4 +1,4 @@
-"""ONNX files as networks (prediction/onnx_model.py): a small one made here, and ONNX Runtime's own checks of it."""
+"""ONNX files as networks (networks/onnx_model.py): a small one made here, and ONNX Runtime's own checks of it."""
 
 import onnx
 import onnxruntime
@@ -7,9 +7,9 @@ import torch
 from onnx import TensorProto, helper
 from scoring_runs import make_checkpoint
 
-from prediction import onnx_model
-from prediction.onnx_model import OnnxModel, check_model, is_onnx
-from training.checkpoint import CheckpointError, describe, read_checkpoint
+from networks import onnx_model
+from networks.checkpoint import CheckpointError, describe, read_checkpoint
+from networks.onnx_model import OnnxModel, check_model, is_onnx
 
 SIZE = 64
 

@@ -14,9 +14,10 @@ from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
 from dfdc.parallel import UsageError
 from dfdc.scoring import confident_score
 from dfdc.video import VideoReader, write_video
+from networks import files
+from networks.ensemble import Ensemble
 from prediction import inputs, pipeline
 from prediction.decoding_child import frame_numbers
-from prediction.ensemble import Ensemble
 
 SCRIPT = "predict_folder.py"
 
@@ -74,7 +75,7 @@ def test_scores_are_those_of_the_steps_done_by_hand(weights, demo_videos, tmp_pa
 
 
 def predict_folder_model(path):
-    from training.checkpoint import load_model
+    from networks.checkpoint import load_model
 
     return load_model(path)[0]
 
@@ -350,10 +351,10 @@ def test_wrong_use_exits_2_and_names_it(weights, demo_videos, tmp_path, change, 
 def test_checkpoints_named_in_a_file(weights, tmp_path):
     chosen = tmp_path / "selected.txt"
     chosen.write_text("a\n\nb\n")
-    assert inputs.find_models(weights, [f"@{chosen}"]) == [weights / "a", weights / "b"]
+    assert files.find_models(weights, [f"@{chosen}"]) == [weights / "a", weights / "b"]
     chosen.write_text("\n")
     with pytest.raises(UsageError, match="names no checkpoint"):
-        inputs.find_models(weights, [f"@{chosen}"])
+        files.find_models(weights, [f"@{chosen}"])
 
 
 def test_a_folder_without_videos_and_a_broken_checkpoint(weights, demo_videos, tmp_path):

@@ -16,9 +16,9 @@ import predict_folder
 from dfdc import identity
 from dfdc.layout import FOLDS_NAME
 from dfdc.parallel import UsageError
+from networks.files import model_names
 from prediction import report
 from prediction.conclusion import Floors, conclude
-from prediction.inputs import model_names
 from prediction.progress import program_version
 from prediction.verdict import Face, Verdict
 

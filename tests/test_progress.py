@@ -16,11 +16,11 @@ import predict_folder
 from dfdc import identity
 from dfdc.parallel import UsageError
 from dfdc.video import write_video
+from networks.ensemble import Ensemble
 from prediction import progress as progress_module
 from prediction import report
 from prediction.conclusion import conclude
 from prediction.decoding import Decoder
-from prediction.ensemble import Ensemble
 from prediction.progress import Progress, only_run, program_version
 from prediction.verdict import Face, Verdict
 

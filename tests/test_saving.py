@@ -8,11 +8,11 @@ import pytest
 import torch
 from training_runs import epochs_of, log_text, path_of, read, same, train, weights, write_config
 
+from networks.checkpoint import ModelSpec, read_checkpoint
+from networks.model import build_network
 from training import saving
-from training.checkpoint import ModelSpec, read_checkpoint
 from training.config import OptimizerConfig, TrainConfig
 from training.engine import NotFiniteError
-from training.model import build_network
 from training.saving import History, RunFiles, Saver
 
 SPEC = ModelSpec("DeepFakeClassifier", "test_efficientnet", 32)

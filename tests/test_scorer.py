@@ -12,9 +12,9 @@ from conftest import ROOT, numbered_frames
 from scoring_runs import details, run
 
 from dfdc.video import write_video
+from networks.checkpoint import CheckpointError
 from prediction import Floors, Scorer, Verdict, score
 from prediction import scorer as scorer_module
-from training.checkpoint import CheckpointError
 
 CLIP = Path(__file__).parent / "data" / "clip"
 

@@ -10,7 +10,8 @@ import torch
 from conftest import make_crops
 from training_runs import ENCODER, train
 
-from training import arguments, checkpoint, dataset, engine, loading, losses, model, optim, saving, wrapping
+from networks import checkpoint, model
+from training import arguments, dataset, engine, loading, losses, optim, saving, wrapping
 from training.config import TrainConfig, flatten
 
 

@@ -11,9 +11,10 @@ from conftest import no_faces
 import predict_folder
 from dfdc import faces, imaging
 from dfdc.parallel import UsageError
-from prediction import ensemble, inputs, pipeline, selftest
-from training.checkpoint import ModelSpec, save_checkpoint
-from training.model import Normalizer, build_network
+from networks import ensemble, files
+from networks.checkpoint import ModelSpec, save_checkpoint
+from networks.model import Normalizer, build_network
+from prediction import pipeline, selftest
 
 
 def sensitive_checkpoint(path, encoder="test_resnet", size=96, seed=1):
@@ -62,7 +63,7 @@ def test_stored_and_found_agree_and_both_are_shown(stored, capsys):
     (first, *_) = selftest.read_golden(stored / "a")["faces"]
     assert f"frame 0: score {first['score']:.4f}, stored {first['score']:.4f}; box" in out
     assert "self-test passed: 1 checkpoint, in fp32 on cpu" in out
-    assert [path.name for path in inputs.find_models(stored, ["a"])] == ["a"]
+    assert [path.name for path in files.find_models(stored, ["a"])] == ["a"]
 
 
 def test_checkpoints_without_stored_scores_fail_and_store_adds_only_theirs(stored, capsys):

@@ -5,7 +5,8 @@ import pytest
 from test_selftest import change_golden, sensitive_checkpoint
 
 from dfdc.parallel import UsageError
-from prediction import ensemble, selftest
+from networks import ensemble
+from prediction import selftest
 from prediction.verdict import Face
 
 

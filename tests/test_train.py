@@ -26,7 +26,8 @@ from training_runs import (
 )
 
 from dfdc import layout
-from training import checkpoint, train_classifier
+from networks import checkpoint
+from training import train_classifier
 
 
 def test_a_run_leaves_checkpoints_and_logs(crops_root, tmp_path, capsys):
@@ -157,7 +158,7 @@ def test_freeze_epochs_trains_only_the_last_layer(crops_root, tmp_path):
     train(crops_root, tmp_path, config, "--freeze-epochs", 1)
     first, second = weights(tmp_path, "0"), weights(tmp_path, "1")
     torch.manual_seed(777)
-    from training.model import build_network
+    from networks.model import build_network
 
     start = build_network("DeepFakeClassifier", "test_efficientnet", drop_path=0.2).state_dict()
     for name in start:
@@ -320,7 +321,8 @@ def test_only_the_main_process_writes(crops_root, tmp_path, monkeypatch, capsys)
 
 
 def test_one_process_of_a_machine_fetches_before_the_others_look(monkeypatch):
-    from training import arguments, distributed, model
+    from networks import model
+    from training import arguments, distributed
 
     args = arguments.parse_arguments("", ["--data-dir", "x"])
     config = arguments.load_config(ROOT / "configs" / "demo.json", {"pretrained": True})

@@ -15,14 +15,14 @@ import predict_folder
 from dfdc import identity
 from dfdc.parallel import UsageError
 from dfdc.video import write_video
+from networks.ensemble import Ensemble
+from networks.model import NETWORKS, build_network
 from prediction import report, report_chart, report_page
 from prediction.calibration import apply_temperature
 from prediction.conclusion import conclude
-from prediction.ensemble import Ensemble
 from prediction.heatmap import _channels_first, look, make_heatmap
 from prediction.report_page import Made, Pictures
 from prediction.verdict import Face, Verdict
-from training.model import NETWORKS, build_network
 
 NASTY = "<b>&\"' onerror=alert(1).mp4"
 VOID.add("circle")

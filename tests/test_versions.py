@@ -7,19 +7,15 @@ The clip (tests/data/clip) shows two people, one of whom is gone for a moment, a
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from dfdc import identity, layout  # noqa: E402 (the path is set above)
-from dfdc.boxes import read_boxes  # noqa: E402
-from dfdc.imaging import read_picture  # noqa: E402
-from preprocessing import (  # noqa: E402
+from dfdc import identity, layout
+from dfdc.boxes import read_boxes
+from dfdc.imaging import read_picture
+from preprocessing import (
     detect_original_faces,
     extract_crops,
     folds_stamp,
@@ -28,6 +24,7 @@ from preprocessing import (  # noqa: E402
     generate_landmarks,
 )
 
+ROOT = Path(__file__).resolve().parents[1]
 STEPS = (detect_original_faces, extract_crops, generate_landmarks, generate_diffs, generate_folds)
 VERSIONS = {step.STEP: folds_stamp.VERSION if step is generate_folds else step.VERSION for step in STEPS}
 RECORD = ROOT / "tests" / "data" / "steps.json"

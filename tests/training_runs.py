@@ -6,7 +6,8 @@ import signal
 
 import torch
 
-from training import checkpoint, engine, train_classifier
+from networks import checkpoint
+from training import engine, train_classifier
 
 SCRIPT = "training/train_classifier.py"
 ENCODER = "test_efficientnet"

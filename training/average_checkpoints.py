@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from dfdc import layout, parallel
 from dfdc.artifacts import sha256_of
 from dfdc.devices import DEVICE_HELP
@@ -26,7 +24,7 @@ from dfdc.parallel import UsageError
 if TYPE_CHECKING:
     import torch
 
-    from training.checkpoint import Checkpoint
+    from networks.checkpoint import Checkpoint
     from training.engine import Scored
 
 _NAME = re.compile(r"(.+)_(\d+)(_ema)?")
@@ -39,7 +37,7 @@ def read_members(paths: Sequence[Path]) -> tuple[str, list[Checkpoint]]:
         UsageError: fewer than two, one twice, of different runs, or made for different pictures.
         CheckpointError: one can't be read.
     """
-    from training.checkpoint import read_checkpoint
+    from networks.checkpoint import read_checkpoint
 
     if len(paths) < 2:
         raise UsageError("give two checkpoints or more; the mean of one is itself")
@@ -164,11 +162,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     from dataclasses import replace
 
-    from training import checkpoint
+    from networks import checkpoint
+    from networks.holdout import common_holdout
+    from networks.model import build_network
     from training.dataset import FoldsError
     from training.engine import TrainingError
-    from training.holdout import common_holdout
-    from training.model import build_network
     from training.saving import balanced_loss
 
     if args.batch_size < 1:

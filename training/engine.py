@@ -16,12 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from dfdc.parallel import progress_bar
+from networks.model import Normalizer, set_training_mode
 from training import losses
 from training.config import TrainConfig
 from training.dataset import fill_unreadable
 from training.distributed import Ranks, gather_objects, sum_over_ranks
 from training.metrics import EpochMeter, epoch_means, validation_metrics
-from training.model import Normalizer, set_training_mode
 from training.optim import learning_rate, set_learning_rate
 from training.wrapping import Statistics, update_average
 

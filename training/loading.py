@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Subset
 from dfdc import layout
 from dfdc.devices import available_cores, limit_threads
 from dfdc.parallel import UsageError
+from networks.holdout import Holdout, read_holdout
 from training import dataset
 from training.engine import TrainingError, ValidationSet, share_of_rows
-from training.holdout import Holdout, read_holdout
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,16 +14,15 @@ import torch
 
 from dfdc.artifacts import atomic_file
 from dfdc.scoring import selection_loss
-from training import checkpoint
-from training.checkpoint import CheckpointError
+from networks import checkpoint
+from networks.checkpoint import CheckpointError, ModelSpec
 from training.engine import NotFiniteError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from training.checkpoint import ModelSpec
+    from networks.holdout import Holdout
     from training.config import TrainConfig
-    from training.holdout import Holdout
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,12 @@ class History:
 
     def to_dict(self) -> dict[str, Any]:
         return {"best": self.best, "losses": self.losses}
+
+
+def spec_of(config: TrainConfig, margin_part: int) -> ModelSpec:
+    """What a checkpoint of a run needs to be used."""
+    mean, std = tuple(config.normalize.mean), tuple(config.normalize.std)
+    return ModelSpec(config.network, config.encoder, config.size, mean, std, margin_part)
 
 
 def run_files(output_dir: Path, log_dir: Path, prefix: str, config: TrainConfig, fold: int) -> RunFiles:

@@ -17,10 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import parallel
 from dfdc.artifacts import sha256_of
@@ -30,11 +27,11 @@ from dfdc.parallel import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-    from training.checkpoint import Checkpoint
+    from networks.checkpoint import Checkpoint
+    from networks.holdout import Holdout
     from training.config import TrainConfig
     from training.distributed import Ranks
     from training.engine import Run
-    from training.holdout import Holdout
     from training.loading import Data
     from training.resume import Choices
     from training.saving import History, RunFiles
@@ -45,7 +42,7 @@ def find_start(args: argparse.Namespace, config: TrainConfig, files: RunFiles) -
 
     Start-up precedence: 1. the run's own `_last`, 2. --init-from, 3. pretrained, 4. scratch.
     """
-    from training import checkpoint
+    from networks import checkpoint
 
     if files.last.exists():
         if args.resume != "auto" and not args.init_from:
@@ -86,7 +83,8 @@ def prepare_network(
     """The network on its device, and a sentence about where its weights are from."""
     import torch
 
-    from training import checkpoint, distributed, model
+    from networks import checkpoint, model
+    from training import distributed
 
     torch.manual_seed(args.seed)
     network = model.build_network(
@@ -136,8 +134,8 @@ def train(args: argparse.Namespace) -> int:
 
 def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     """Set up the network and its optimizer, and train epoch after epoch."""
-    from training import checkpoint, distributed, engine, optim, resume, saving, wrapping
-    from training.holdout import describe_start
+    from networks.holdout import describe_start
+    from training import distributed, engine, optim, resume, saving, wrapping
     from training.runlog import RunLog
 
     files = saving.run_files(args.output_dir, args.log_dir, args.prefix, config, args.fold)
@@ -195,7 +193,7 @@ def train_on(data: Data, args: argparse.Namespace, config: TrainConfig, ranks: R
             print(f"{files.name}: finished already, all {config.epochs} epochs; --epochs N for more")
         return 0
     began_from = state["began_from"] if state else sha256_of(start.path) if start else None
-    spec = checkpoint.ModelSpec.from_config(config, args.padding_part)
+    spec = saving.spec_of(config, args.padding_part)
     steps = first_epoch * data.steps_per_epoch + first_step
     holdout = find_holdout(data.holdout, start, state)
     saver = saving.Saver(files, spec, args.keep, history, steps, holdout)
@@ -325,7 +323,7 @@ def find_holdout(own: Holdout, start: Checkpoint | None, state: dict[str, Any] |
         start: from `find_start`.
         state: of a resumed run.
     """
-    from training.holdout import common_holdout
+    from networks.holdout import common_holdout
 
     if start is None or (state and state["began_from"] is None):
         return own
@@ -364,11 +362,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from training import arguments
 
     args = arguments.parse_arguments(__doc__, argv)
-    from training.checkpoint import CheckpointError
+    from networks.checkpoint import CheckpointError
+    from networks.model import ModelError
     from training.dataset import FoldsError
     from training.distributed import barrier, stop
     from training.engine import NotFiniteError, StopRequested, TrainingError
-    from training.model import ModelError
     from training.saving import run_files
 
     def fail(message: str) -> int:

@@ -16,9 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dfdc.devices import judge_compiling
 from dfdc.parallel import UsageError
+from networks.model import Normalizer, freeze_encoder, set_training_mode
 from training.distributed import gather_objects
 from training.losses import bce
-from training.model import Normalizer, freeze_encoder, set_training_mode
 
 if TYPE_CHECKING:
     from training.engine import Run

@@ -16,13 +16,13 @@ import numpy as np
 
 from dfdc.devices import available_cores, judge_compiling, keep_freed_memory, release_freed_memory, run_halving
 from dfdc.imaging import fit, tighten
-from prediction.inputs import model_names
-from prediction.onnx_model import OnnxModel, is_onnx
+from networks.files import model_names
+from networks.onnx_model import OnnxModel, is_onnx
 
 if TYPE_CHECKING:
     import torch
 
-    from training.checkpoint import ModelSpec
+    from networks.checkpoint import ModelSpec
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # Faces times checkpoints of one kind: compiling a B7 takes a minute or two, and gains a third, or nothing on some CPUs.
@@ -78,8 +78,8 @@ class Ensemble:
     def __init__(self, paths: Sequence[Path], device: str, precision: str = "fp32") -> None:
         import torch
 
-        from training.checkpoint import load_model
-        from training.model import Normalizer
+        from networks.checkpoint import load_model
+        from networks.model import Normalizer
 
         self.precision = choose_precision(precision, device)
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]

@@ -24,9 +24,8 @@ from torch import nn
 from dfdc.artifacts import atomic_file
 from dfdc.faces import PREDICT_THRESHOLDS
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD, MARGIN_PART
-from training.config import TrainConfig
-from training.holdout import Holdout
-from training.model import NETWORKS, build_network
+from networks.holdout import Holdout
+from networks.model import NETWORKS, build_network
 
 VERSION = 1
 EXPORT_VERSION = 1  # of the description in exported files
@@ -66,11 +65,6 @@ class ModelSpec:
             "margin_part": self.margin_part,
             "detector_thresholds": list(self.detector_thresholds),
         }
-
-    @classmethod
-    def from_config(cls, config: TrainConfig, margin_part: int = MARGIN_PART) -> ModelSpec:
-        mean, std = tuple(config.normalize.mean), tuple(config.normalize.std)
-        return cls(config.network, config.encoder, config.size, mean, std, margin_part)
 
 
 @dataclass

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preprocessing.demo_faces import CANVAS, EYE_DISTANCE, EYES, displacement, frames
+from demo_data.demo_faces import CANVAS, EYE_DISTANCE, EYES, displacement, frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from preprocessing.demo_faces import Person, Scene
+    from demo_data.demo_faces import Person, Scene
 
 # name -> what it does; the last one is never in a training part, so that a test can ask how well a detector copes
 # with a generator that it has not seen.

@@ -1,20 +1,17 @@
 """Draw what preprocessing makes of one pair of videos, step by step: the picture in the README.
 
-python preprocessing/draw_pipeline.py --root-dir demo --output images/pipeline.png
+python demo_data/draw_pipeline.py --root-dir demo --output images/pipeline.png
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dfdc import layout, parallel
 from dfdc.imaging import read_picture

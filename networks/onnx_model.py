@@ -12,7 +12,7 @@ from dfdc.text import printable
 if TYPE_CHECKING:
     import torch
 
-    from training.checkpoint import Holdout, ModelSpec
+    from networks.checkpoint import Holdout, ModelSpec
 
 SUFFIX = ".onnx"
 INPUT, OUTPUT = "images", "logits"
@@ -33,7 +33,7 @@ def check_model(path: Path) -> tuple[ModelSpec, Holdout | None]:
     Raises:
         CheckpointError: it can't be.
     """
-    from training.checkpoint import read_checkpoint
+    from networks.checkpoint import read_checkpoint
 
     found = OnnxModel(path, "cpu") if is_onnx(path) else read_checkpoint(path, mapped=True)
     return found.spec, found.holdout
@@ -55,7 +55,7 @@ class OnnxModel:
     def __init__(self, path: Path, device: str, threads: int | None = None) -> None:
         import onnxruntime
 
-        from training.checkpoint import CheckpointError, read_description
+        from networks.checkpoint import CheckpointError, read_description
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cores()

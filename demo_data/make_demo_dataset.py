@@ -1,6 +1,6 @@
 """Make a small dataset of real and fake face videos, laid out as the DFDC's, to try the whole pipeline on.
 
-    python preprocessing/make_demo_dataset.py --out demo
+    python demo_data/make_demo_dataset.py --out demo
 
 Writes four parts, dfdc_train_part_0 to _3, each with short H.264 videos and a metadata.json, and demo.json, which
 says how they were made. The people are made up: one public-domain portrait that comes with scikit-image is warped,
@@ -23,19 +23,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from demo_data.demo_swaps import GENERATORS, HELD_OUT
 from dfdc import artifacts
 from dfdc.devices import available_cores, limit_threads
 from dfdc.identity import fingerprint
 from dfdc.layout import FAKE, METADATA_NAME, REAL, VIDEO_SUFFIXES
 from dfdc.parallel import UsageError, progress_bar, run_main, worker_count
-from preprocessing.demo_swaps import GENERATORS, HELD_OUT
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from preprocessing.demo_faces import Portrait
+    from demo_data.demo_faces import Portrait
 
 PARTS = 4
 SETTINGS_NAME = "demo.json"
@@ -102,7 +100,7 @@ def load_portraits(faces: Path | None) -> list[Portrait]:
     Raises:
         UsageError: the folder holds no usable face.
     """
-    from preprocessing.demo_faces import ASTRONAUT_POINTS, make_portrait
+    from demo_data.demo_faces import ASTRONAUT_POINTS, make_portrait
 
     if faces is None:
         import numpy as np
@@ -219,9 +217,9 @@ def make_video(job: Job, context: _Context) -> None:
     """Render one video to its place, all of it or nothing."""
     import numpy as np
 
+    from demo_data.demo_faces import frames, make_person, make_scene
+    from demo_data.demo_swaps import swapped_frames
     from dfdc.video import write_video
-    from preprocessing.demo_faces import frames, make_person, make_scene
-    from preprocessing.demo_swaps import swapped_frames
 
     def person(number: int, portrait: int) -> Any:
         return make_person(context.portraits[portrait], np.random.default_rng((context.seed, 0, number)))

@@ -1,0 +1,1 @@
+"""Networks, checkpoint files, exported forms, and what runs them."""
