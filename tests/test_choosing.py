@@ -287,7 +287,7 @@ def test_checkpoints_of_one_size_only_are_read_to_be_told_apart(tmp_path, monkey
     def never(path):
         raise AssertionError(f"{path} was read")
 
-    monkeypatch.setattr(inputs.identity, "file_checksum", never)
+    monkeypatch.setattr(files.identity, "file_checksum", never)
     assert len(files.find_models(tmp_path, ["a", "b"])) == 2
 
 
