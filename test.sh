@@ -9,4 +9,5 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 bin=${VENV:-.venv}/bin
 "$bin/ruff" check .
 "$bin/ruff" format --check .
+"$bin/ty" check --python "$bin/python" --quiet
 exec "$bin/python" -m pytest --no-fold-skipped "$@"
