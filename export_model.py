@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dfdc import parallel
+from dfdc import command_line
 from dfdc.artifacts import atomic_file
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -194,4 +194,4 @@ def largest_differences(
 
 
 if __name__ == "__main__":
-    parallel.run_main(main)
+    command_line.run_main(main)

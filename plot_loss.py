@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dfdc import parallel
+from dfdc import command_line
 from dfdc.artifacts import write_bytes
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from dfdc.scoring import FAKE_WEIGHT, selection_loss
 
 if TYPE_CHECKING:
@@ -310,4 +310,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    parallel.run_main(main)
+    command_line.run_main(main)

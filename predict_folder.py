@@ -23,11 +23,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dfdc import artifacts, identity, layout, parallel
+from dfdc import artifacts, command_line, identity, layout
+from dfdc.command_line import UsageError
 from dfdc.devices import DEVICE_HELP, resolve_device
 from dfdc.faces import parse_detector_scale
 from dfdc.imaging import MARGIN_PART
-from dfdc.parallel import UsageError
+from dfdc.progress import progress_bar
 from dfdc.scoring import STRATEGIES
 from dfdc.text import printable
 from networks.ensemble import PRECISIONS, Ensemble, choose_precision, common_thresholds
@@ -297,7 +298,7 @@ def score_videos(
                 print(scorer.ensemble.compile(only_if_faster=args.compile == "auto"), flush=True)
             except RuntimeError as error:
                 raise UsageError(f"--compile on: {error}") from error
-        bar = parallel.progress_bar(total=len(videos), initial=len(videos) - len(todo), desc="videos", unit="video")
+        bar = progress_bar(total=len(videos), initial=len(videos) - len(todo), desc="videos", unit="video")
         with bar:
             verdicts = scorer.run(progress, tell=lambda verdict: bar.update())
     return Run(verdicts, settings, progress.files, scorer.ensemble)
@@ -351,4 +352,4 @@ def print_summary(output: Path, verdicts: Sequence[Verdict], summary: dict) -> N
 
 
 if __name__ == "__main__":
-    parallel.run_main(main)
+    command_line.run_main(main)

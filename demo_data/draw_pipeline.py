@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dfdc import layout, parallel
+from dfdc import command_line, layout
+from dfdc.command_line import UsageError
 from dfdc.imaging import read_picture
 from dfdc.layout import Dataset, Video
-from dfdc.parallel import UsageError
 from dfdc.video import VideoReader
 
 if TYPE_CHECKING:
@@ -118,4 +118,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    parallel.run_main(main)
+    command_line.run_main(main)

@@ -25,10 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 from demo_data.demo_swaps import GENERATORS, HELD_OUT
 from dfdc import artifacts
+from dfdc.command_line import UsageError, run_main
 from dfdc.devices import available_cores, limit_threads
 from dfdc.identity import fingerprint
 from dfdc.layout import FAKE, METADATA_NAME, REAL, VIDEO_SUFFIXES
-from dfdc.parallel import UsageError, progress_bar, run_main, worker_count
+from dfdc.progress import progress_bar
+from dfdc.steps import worker_count
 
 if TYPE_CHECKING:
     import numpy as np

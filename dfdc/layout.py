@@ -35,6 +35,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dfdc.command_line import UserError
+
 FRAME_STRIDE = 10  # boxes and crops come from every 10th frame
 REAL, FAKE = "REAL", "FAKE"
 METADATA_NAME = "metadata.json"
@@ -56,7 +58,7 @@ PICTURE_SUFFIXES = frozenset(
 _CROP_NAME = re.compile(r"(\d+)_(\d+)\.png")
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """The data set is not as the contract says; the message names each fault and what to do."""
 
 

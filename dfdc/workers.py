@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfdc.artifacts import process_start
+from dfdc.command_line import UserError, reason_of
 from dfdc.devices import available_cores
 from dfdc.layout import Video
 
 if TYPE_CHECKING:
-    from dfdc.parallel import Step
+    from dfdc.steps import Step
 
 # What a video may take: ten minutes, and a second for each 10 KB of it. The slowest steps need a hundredth of it.
 _LEAST_SECONDS = 600.0
@@ -39,8 +40,10 @@ class FailVideo(Exception):
     """Raised by a step: this video can't be done, for the reason given."""
 
 
-class WorkersError(RuntimeError):
+class WorkersError(UserError):
     """No worker can be started; the message says why and what to do."""
+
+    status = 1
 
 
 # A stamp, a SkipVideo, or the reason of a failure.
@@ -69,14 +72,6 @@ def outcome_of(function: Callable[[Video], Any], video: Video) -> Any:
         # Not foreseen, so say where. It costs this video, not the hours of work on the others.
         place = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
-
-
-def reason_of(error: Exception) -> str:
-    """An error as a text for a person: of an OSError, the place and what is wrong with it."""
-    if not isinstance(error, OSError):
-        return str(error)
-    place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{error.strerror or error}"
 
 
 def do_all(

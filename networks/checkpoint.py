@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from dfdc.artifacts import atomic_file
+from dfdc.command_line import UserError
 from dfdc.faces import PREDICT_THRESHOLDS
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD, MARGIN_PART
 from networks.holdout import Holdout
@@ -40,7 +41,7 @@ _PUBLISHED = {
 }
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint that can't be used; the message names the file and why."""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dfdc import identity, layout
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from dfdc.text import TEXT, printable
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dfdc import artifacts
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from dfdc.scoring import log_loss
 from dfdc.text import printable
 from prediction.progress import SCORING_VERSION

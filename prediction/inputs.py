@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dfdc import layout
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from dfdc.text import TEXT, printable
 from networks.files import model_names
 from networks.onnx_model import check_model

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from dfdc import artifacts, identity
+from dfdc.command_line import UsageError
 from dfdc.devices import package_versions
-from dfdc.parallel import UsageError
 from dfdc.text import printable
 from prediction.verdict import PASSING_STATUSES, Verdict
 

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dfdc import artifacts
+from dfdc.command_line import UsageError
 from dfdc.devices import package_versions
 from dfdc.faces import FaceDetector
-from dfdc.parallel import UsageError
 from dfdc.text import printable
 from dfdc.video import write_video
 from networks.files import model_names

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dfdc import artifacts, layout, parallel
+from dfdc import artifacts, command_line, layout, steps
 from dfdc.boxes import Boxes, BoxesError, FaceBox, read_boxes
 from dfdc.faces import (
     DETECT_THRESHOLDS,
@@ -39,7 +39,7 @@ STEP = "detect_original_faces"
 VERSION = 2
 
 
-class DetectStep(parallel.Step):
+class DetectStep(steps.Step):
     """Boxes of one REAL video.
 
     Args:
@@ -134,7 +134,7 @@ class DetectStep(parallel.Step):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = parallel.step_parser(__doc__, device=True)
+    parser = steps.step_parser(__doc__, device=True)
     scale_help = (
         "resize frames by this before detection; auto: x2 where the longer side is under 300 pixels, x1 up to 1000, "
         "x0.5 above (auto)"
@@ -152,8 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     videos = [video for video in dataset.reals() if video.id not in rejected]
     skipped = [(name, entry.reason) for name, entry in dataset.skipped.items() if entry.video.label == layout.REAL]
     skipped += rejected.items()
-    return parallel.run_step(DetectStep(args.root_dir, args.detector_scale), args, videos, skipped)
+    return steps.run_step(DetectStep(args.root_dir, args.detector_scale), args, videos, skipped)
 
 
 if __name__ == "__main__":
-    parallel.run_main(main)
+    command_line.run_main(main)

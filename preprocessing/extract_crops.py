@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dfdc import artifacts, layout, parallel
+from dfdc import artifacts, command_line, layout, steps
 from dfdc.artifacts import NewFolder
 from dfdc.boxes import Boxes, BoxesError, read_boxes
 from dfdc.identity import digest_of, fingerprint, same_file
 from dfdc.imaging import MARGIN_PART, crop_face, encode_png, margin_box
 from dfdc.layout import Dataset, Video
 from dfdc.page import plural
-from dfdc.parallel import FailVideo, SkipVideo
 from dfdc.rejections import Rejections, load_rejections
 from dfdc.video import VideoError, VideoReader
+from dfdc.workers import FailVideo, SkipVideo
 from preprocessing import frame_matching, likeness
 from preprocessing.frame_matching import match_frames
 from preprocessing.orphans import prune, rows_without_effect
@@ -42,7 +42,7 @@ _REMEMBERED = 64  # boxes files: a fake comes soon after its original
 Places = dict[int, list[tuple[int, tuple[float, float, float, float]]]]  # frame -> (face, box) of what is cut there
 
 
-class CropStep(parallel.Step):
+class CropStep(steps.Step):
     """Crops of one video.
 
     Args:
@@ -188,7 +188,7 @@ def with_boxes(dataset: Dataset, rejections: Rejections) -> tuple[list[Video], l
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = parallel.step_parser(__doc__, crops=True, png=True)
+    parser = steps.step_parser(__doc__, crops=True, png=True)
     args = parser.parse_args(argv)
     dataset = layout.load_dataset(args.root_dir)
     layout.check_crops_dir(args.crops_dir, dataset.parts)
@@ -200,8 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.prune is not None:
         prune(dataset, STEP, args.prune, args.crops_dir)
     step = CropStep(args.root_dir, args.crops_dir, rejections, args.png_level)
-    return parallel.run_step(step, args, *with_boxes(dataset, rejections))
+    return steps.run_step(step, args, *with_boxes(dataset, rejections))
 
 
 if __name__ == "__main__":
-    parallel.run_main(main)
+    command_line.run_main(main)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dfdc import layout
+from dfdc.command_line import UsageError
 from dfdc.layout import Dataset, Video
 from dfdc.page import plural
-from dfdc.parallel import UsageError
 from preprocessing.likeness import Look
 
 FORCE = "--force (preprocess_data.sh: --force-folds)"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dfdc import artifacts, layout, parallel
+from dfdc import artifacts, layout, progress
 from dfdc.imaging import read_picture
 from dfdc.layout import FAKE, Dataset, Video
 from dfdc.ledger import Ledger
@@ -74,7 +74,7 @@ def list_crops(
         return video, examine(video, layout.crops_path(dataset.root, video.id, crops_dir), checks)
 
     listings, unreadable = [], {}
-    found = parallel.progress_bar(parallel.disk_map(look, videos), total=len(videos), desc=STEP, unit="video")
+    found = progress.progress_bar(progress.disk_map(look, videos), total=len(videos), desc=STEP, unit="video")
     for video, one in found:
         ledger.looked_at(video.id)
         if one.listing is not None:

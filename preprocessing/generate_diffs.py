@@ -13,7 +13,7 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
-from dfdc import artifacts, layout, parallel
+from dfdc import artifacts, command_line, layout, steps
 from dfdc.artifacts import NewFolder
 from dfdc.imaging import CHANGED, MIN_CHANGED, SSIM_WINDOW, encode_png, read_picture, shows_change, ssim_difference
 from dfdc.layout import FAKE, Dataset, Video
@@ -32,7 +32,7 @@ SETTINGS = {
 }
 
 
-class DiffStep(parallel.Step):
+class DiffStep(steps.Step):
     """Masks of one FAKE.
 
     Args:
@@ -142,7 +142,7 @@ def with_pairs(dataset: Dataset, crops_dir: str, rejections: Rejections) -> tupl
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = parallel.step_parser(__doc__, crops=True, png=True)
+    parser = steps.step_parser(__doc__, crops=True, png=True)
     args = parser.parse_args(argv)
     dataset = layout.load_dataset(args.root_dir)
     layout.check_crops_dir(args.crops_dir, dataset.parts)
@@ -151,8 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.prune is not None:
         prune(dataset, STEP, args.prune)
     step = DiffStep(args.root_dir, args.crops_dir, args.png_level)
-    return parallel.run_step(step, args, *with_pairs(dataset, args.crops_dir, rejections))
+    return steps.run_step(step, args, *with_pairs(dataset, args.crops_dir, rejections))
 
 
 if __name__ == "__main__":
-    parallel.run_main(main)
+    command_line.run_main(main)

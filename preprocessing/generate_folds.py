@@ -24,11 +24,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dfdc import artifacts, identity, layout, parallel
+from dfdc import artifacts, command_line, identity, layout, steps
+from dfdc.command_line import UsageError
 from dfdc.layout import FAKE, REAL, Dataset
 from dfdc.ledger import Ledger
 from dfdc.page import plural
-from dfdc.parallel import UsageError
 from preprocessing.fold_assignment import FORCE, Assignment, Listing, assign_folds, hold_out
 from preprocessing.folds_file import FoldsRow, find_leaks, name_some, read_distinct, write_folds
 from preprocessing.folds_listing import Checks, list_crops, open_checks
@@ -213,7 +213,7 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     Raises:
         UsageError: a value that can't be used.
     """
-    parser = parallel.step_parser(__doc__, crops=True, workers=False)
+    parser = steps.step_parser(__doc__, crops=True, workers=False)
     parser.add_argument(
         "--out",
         type=Path,
@@ -352,4 +352,4 @@ def main(argv: Sequence[str] | None = None, open_checks: Callable[[Path, str], C
 
 
 if __name__ == "__main__":
-    parallel.run_main(main)
+    command_line.run_main(main)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dfdc import artifacts, layout, parallel
+from dfdc import artifacts, command_line, layout, steps
 from dfdc.faces import (
     DETECTOR_SETTINGS,
     LANDMARK_THRESHOLDS,
@@ -42,7 +42,7 @@ SETTINGS = {
 }
 
 
-class LandmarkStep(parallel.Step):
+class LandmarkStep(steps.Step):
     """Points in the crops of one REAL video.
 
     Args:
@@ -137,7 +137,7 @@ def with_crops(dataset: Dataset, crops_dir: str, rejections: Rejections) -> tupl
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = parallel.step_parser(__doc__, crops=True, device=True)
+    parser = steps.step_parser(__doc__, crops=True, device=True)
     args = parser.parse_args(argv)
     dataset = layout.load_dataset(args.root_dir)
     layout.check_crops_dir(args.crops_dir, dataset.parts)
@@ -146,8 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.prune is not None:
         prune(dataset, STEP, args.prune)
     step = LandmarkStep(args.root_dir, args.crops_dir)
-    return parallel.run_step(step, args, *with_crops(dataset, args.crops_dir, rejections))
+    return steps.run_step(step, args, *with_crops(dataset, args.crops_dir, rejections))
 
 
 if __name__ == "__main__":
-    parallel.run_main(main)
+    command_line.run_main(main)

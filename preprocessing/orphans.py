@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dfdc import artifacts, layout
 from dfdc.boxes import BoxesError, read_boxes
+from dfdc.command_line import UsageError
 from dfdc.layout import FAKE, REAL, Dataset
-from dfdc.parallel import UsageError
 from dfdc.rejections import Rejection, Rejections
 from preprocessing.folds_stamp import read_stamp, stamp_path
 

@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dfdc import artifacts, layout, parallel
+from dfdc import artifacts, command_line, layout
 from dfdc.ledger import OUTCOMES
 from dfdc.page import plural
 from dfdc.rejections import load_rejections
@@ -52,7 +52,7 @@ def make_report(root: Path, crops_dir: str) -> tuple[Survey, Path]:
     try:
         dataset = layout.load_dataset(root)
         load_rejections(root)
-    except layout.DataError as error:
+    except command_line.UserError as error:
         # A part is never written to, and a folder that is not there is not made.
         if root.is_dir() and not (root / layout.METADATA_NAME).is_file():
             artifacts.write_bytes(page, report_page.build_fault(root, str(error)))
@@ -80,4 +80,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    parallel.run_main(main)
+    command_line.run_main(main)

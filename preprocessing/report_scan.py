@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dfdc import artifacts, layout, parallel
+from dfdc import artifacts, layout, progress
 from dfdc.boxes import BoxesError, read_boxes
 from dfdc.identity import count_files
 from dfdc.layout import FAKE, REAL, Dataset, Video
@@ -152,7 +152,7 @@ def survey(dataset: Dataset, crops_dir: str) -> Survey:
     # Threads, since it is the disk that is waited for; a batch each, so that there are few results to keep.
     with (
         ThreadPoolExecutor(4) as pool,
-        parallel.progress_bar(total=len(videos), desc="report", unit="video", leave=False) as bar,
+        progress.progress_bar(total=len(videos), desc="report", unit="video", leave=False) as bar,
     ):
         for batch, tally in zip(batches, pool.map(count, batches), strict=True):
             found.tally.add(tally)
@@ -267,7 +267,7 @@ def read_folds(path: Path, dataset: Dataset) -> dict[int, Fold]:
         if absent:
             raise ValueError(f"it lacks the column {' and '.join(absent)}")
         columns = [header.index(name) for name in ("video", "label", "fold")]
-        for row in parallel.progress_bar(rows, desc=layout.FOLDS_NAME, unit="crop", leave=False):
+        for row in progress.progress_bar(rows, desc=layout.FOLDS_NAME, unit="crop", leave=False):
             try:
                 video, label, number = (row[column] for column in columns)
                 fold = folds.setdefault(int(number), Fold())

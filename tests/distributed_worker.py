@@ -127,7 +127,7 @@ if __name__ == "__main__":
     if what == "steps":
         steps(Path(rest[0]))
     elif what == "differ":
-        sys.exit(train_classifier.parallel.run_main(lambda _: differ(rest)))
+        sys.exit(train_classifier.command_line.run_main(lambda _: differ(rest)))
     elif what == "stop-at":
         sys.exit(stop_at(int(rest[0]), rest[1:]))
     else:

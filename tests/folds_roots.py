@@ -8,8 +8,9 @@ import pytest
 from conftest import write_part
 
 from dfdc import artifacts, layout
+from dfdc.command_line import UserError
 from dfdc.imaging import encode_png
-from dfdc.parallel import FailVideo
+from dfdc.workers import FailVideo
 from preprocessing import generate_folds, likeness
 from preprocessing.folds_stamp import stamp_path
 from preprocessing.generate_folds import Checks
@@ -111,7 +112,7 @@ def refused(root, *arguments, said, **options):
     """The step refuses, for a reason that says `said`, and changes neither folds.csv nor its stamp."""
     files = [root / "folds.csv", stamp_path(root / "folds.csv")]
     before = [path.read_bytes() if path.exists() else None for path in files]
-    with pytest.raises(layout.DataError) as refusal:
+    with pytest.raises(UserError) as refusal:
         main(root, *arguments, **options)
     for text in [said] if isinstance(said, str) else said:
         assert text in str(refusal.value)

@@ -6,7 +6,7 @@ import torch
 from training_runs import epochs_of, path_of, read, train, weights, write_config
 
 from dfdc import layout
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from networks.checkpoint import load_model, read_checkpoint, read_file
 from training import average_checkpoints
 from training.saving import balanced_loss

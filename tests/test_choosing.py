@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from networks import files
 from networks.checkpoint import CheckpointError, ModelSpec
 from networks.holdout import Holdout

@@ -16,7 +16,7 @@ from scoring_runs import FakeDetector
 
 import export_model
 import predict_folder
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from dfdc.video import write_video
 from networks import checkpoint
 from networks.checkpoint import CheckpointError, ModelSpec, read_checkpoint, save_checkpoint

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dfdc.command_line import UsageError
 from dfdc.layout import FAKE, REAL, Dataset, Part, Video
-from dfdc.parallel import UsageError
 from preprocessing.fold_assignment import Assignment, Listing, assign_folds, block_folds, find_families, hold_out
 
 

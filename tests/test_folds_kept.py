@@ -17,7 +17,7 @@ from folds_roots import (
 )
 
 from dfdc import artifacts, identity, layout
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from preprocessing import generate_folds
 from preprocessing.fold_assignment import Assignment
 from preprocessing.folds_stamp import Options, Stamp, read_stamp, stamp_path

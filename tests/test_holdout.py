@@ -11,7 +11,7 @@ from scoring_runs import details, make_checkpoint, run
 from training_runs import SCRIPT, arguments, log_text, path_of, read, terminate_at, train, write_config
 
 import export_model
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from dfdc.video import write_video
 from networks import checkpoint
 from networks.checkpoint import CheckpointError

@@ -9,8 +9,8 @@ import skimage.data
 from conftest import numbered_frames
 from scoring_runs import details, make_checkpoint, run
 
+from dfdc.command_line import UsageError
 from dfdc.imaging import encode_png, read_picture
-from dfdc.parallel import UsageError
 from dfdc.video import write_video
 from networks.ensemble import Ensemble
 from prediction import selftest

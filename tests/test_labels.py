@@ -8,7 +8,7 @@ import pytest
 from scoring_runs import details, make_checkpoint, run
 from scoring_runs import labels as csv_labels
 
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from dfdc.scoring import log_loss
 from prediction import calibration, metrics_report
 from prediction.verdict import ModelScore, Verdict

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, make_crops
 from training_runs import epochs_of, log_text, train, write_config
 
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from training import dataset, loading
 from training.arguments import parse_arguments, resolve_config
 from training.distributed import Ranks

@@ -1,4 +1,4 @@
-"""One map over videos (dfdc/parallel.py): workers, failures, exit status."""
+"""One map over videos (dfdc/workers.py, dfdc/steps.py): workers, failures, exit status."""
 
 import argparse
 import errno
@@ -16,10 +16,11 @@ import cv2
 import pytest
 from conftest import run_script
 
-from dfdc import devices, layout, parallel, workers
+from dfdc import devices, layout, progress, steps, workers
+from dfdc.command_line import UsageError
 from dfdc.layout import Video
 from dfdc.ledger import StepRun, read_rows, read_run
-from dfdc.parallel import Step, UsageError
+from dfdc.steps import Step
 from dfdc.video import VideoError
 from dfdc.workers import FailVideo, SkipVideo
 
@@ -78,7 +79,7 @@ def run(tmp_path, names, workers=2, max_failed=1.0, force=False, fresh=(), troub
     args = argparse.Namespace(root_dir=tmp_path, workers=workers, max_failed=max_failed, force=force, **more)
     videos = [Video(name, tmp_path / f"{name}.mp4", "part", "REAL", None) for name in names]
     step = Behaving(tmp_path, fresh, trouble)
-    status = parallel.run_step(step, args, videos, [("elsewhere", "its original is not on disk")])
+    status = steps.run_step(step, args, videos, [("elsewhere", "its original is not on disk")])
     rows = read_rows(layout.ledger_path(tmp_path, "a_step"))
     return status, {(video, outcome): reason for video, outcome, reason in rows}
 
@@ -154,8 +155,8 @@ def test_a_worker_that_cant_start_ends_with_a_message(tmp_path, trouble, said):
 
 def test_each_place_has_its_device_and_a_replaced_worker_gets_the_same(tmp_path, monkeypatch):
     """Three workers, three GPUs; one worker dies, and its GPU must not stand idle while another one serves two."""
-    monkeypatch.setattr(parallel, "list_devices", lambda name: ["cuda:0", "cuda:1", "cuda:2"])
-    monkeypatch.setattr(parallel, "available_cores", lambda: 3)
+    monkeypatch.setattr(steps, "list_devices", lambda name: ["cuda:0", "cuda:1", "cuda:2"])
+    monkeypatch.setattr(steps, "available_cores", lambda: 3)
     monkeypatch.setattr(workers, "available_cores", lambda: 3)
     names = [*[f"good-{index}" for index in range(60)], "dies-1", "dies-2"]
     status, ledger = run(tmp_path, names, workers=0, device="cuda")
@@ -225,8 +226,8 @@ def test_the_largest_video_comes_first(tmp_path):
 
 
 def test_a_worker_with_a_gpu_reads_several_videos_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel, "list_devices", lambda name: ["cuda:0"])
-    monkeypatch.setattr(parallel, "available_cores", lambda: 4)
+    monkeypatch.setattr(steps, "list_devices", lambda name: ["cuda:0"])
+    monkeypatch.setattr(steps, "available_cores", lambda: 4)
     monkeypatch.setattr(workers, "available_cores", lambda: 4)
     names = ["fails-1", "dies-1", *[f"good-{index}" for index in range(20)]]
     status, ledger = run(tmp_path, names, workers=0, device="cuda")
@@ -246,7 +247,7 @@ def test_too_many_failures_exit_1_with_a_message(tmp_path, capsys):
 @pytest.mark.parametrize("skipped", [[], [("a", "not on disk")]])
 def test_reasons_are_pointed_at_where_there_are_some(tmp_path, capsys, skipped):
     args = argparse.Namespace(root_dir=tmp_path, workers=1, max_failed=1.0, force=False)
-    parallel.run_step(Behaving(tmp_path), args, [], skipped)
+    steps.run_step(Behaving(tmp_path), args, [], skipped)
     assert ("  reasons: " in capsys.readouterr().out) == bool(skipped)
 
 
@@ -265,7 +266,7 @@ def test_t17_finished_work_is_counted_but_not_redone(tmp_path, capsys):
 @pytest.mark.parametrize(("wait", "threads"), [(0, 1), (0.002, 2)])
 def test_disk_map_keeps_the_order_and_uses_threads_where_it_waits(monkeypatch, wait, threads):
     if not wait:
-        monkeypatch.setattr(parallel, "_LONG_WAIT", 60)  # a busy machine is no slow disk
+        monkeypatch.setattr(progress, "_LONG_WAIT", 60)  # a busy machine is no slow disk
     seen = set()
 
     def look(number):
@@ -273,9 +274,9 @@ def test_disk_map_keeps_the_order_and_uses_threads_where_it_waits(monkeypatch, w
         time.sleep(wait)
         return -number
 
-    assert list(parallel.disk_map(look, list(range(1000)))) == [-number for number in range(1000)]
+    assert list(progress.disk_map(look, list(range(1000)))) == [-number for number in range(1000)]
     assert min(len(seen), 2) == threads
-    assert list(parallel.disk_map(look, [])) == []
+    assert list(progress.disk_map(look, [])) == []
 
 
 @pytest.mark.parametrize("wait", [0, 0.001])
@@ -288,7 +289,7 @@ def test_disk_map_raises_at_the_items_turn_and_leaves_the_rest(wait):
         return 600 // (600 - number)
 
     with pytest.raises(ZeroDivisionError):
-        for value in parallel.disk_map(look, list(range(20_000))):
+        for value in progress.disk_map(look, list(range(20_000))):
             got.append(value)
     assert got == [600 // (600 - number) for number in range(len(got))]
     assert 500 < len(got) <= 600
@@ -304,14 +305,14 @@ def test_naming_the_cpu_loads_no_pytorch():
 
 
 def test_t27_workers_at_least_one_at_most_the_cores(monkeypatch, capsys):
-    monkeypatch.setattr(parallel, "available_cores", lambda: 3)
-    assert [parallel.worker_count(n, ["cpu"]) for n in (0, 1, 3, 99)] == [3, 1, 3, 3]
+    monkeypatch.setattr(steps, "available_cores", lambda: 3)
+    assert [steps.worker_count(n, ["cpu"]) for n in (0, 1, 3, 99)] == [3, 1, 3, 3]
     assert capsys.readouterr().err == "--workers 99: there are 3 cores, so 3 are used\n"
-    assert parallel.worker_count(0, ["cuda:0", "cuda:1"]) == 2
+    assert steps.worker_count(0, ["cuda:0", "cuda:1"]) == 2
     with pytest.raises(UsageError, match="--workers -1"):
-        parallel.worker_count(-1, ["cpu"])
-    monkeypatch.setattr(parallel, "available_cores", lambda: 1)
-    assert parallel.worker_count(0, ["cpu"]) == 1
+        steps.worker_count(-1, ["cpu"])
+    monkeypatch.setattr(steps, "available_cores", lambda: 1)
+    assert steps.worker_count(0, ["cpu"]) == 1
 
 
 def test_t27_one_thread_each(tmp_path):
@@ -324,7 +325,7 @@ def test_bad_fraction_and_device_are_usage_errors(tmp_path):
     with pytest.raises(UsageError, match="--max-failed 7"):
         run(tmp_path, [], max_failed=7)
     with pytest.raises(UsageError, match="--device tpu"):
-        parallel.list_devices("tpu")
+        steps.list_devices("tpu")
 
 
 def test_t12_batches_are_halved_when_memory_runs_out():
@@ -377,7 +378,7 @@ class Bar(list):
 
 def test_the_bars_say_what_is_done_and_of_how_many(tmp_path, monkeypatch):
     bars = []
-    monkeypatch.setattr(parallel, "progress_bar", lambda *a, **options: bars.append(Bar(*a, **options)) or bars[-1])
+    monkeypatch.setattr(steps, "progress_bar", lambda *a, **options: bars.append(Bar(*a, **options)) or bars[-1])
     run(tmp_path, ["good-1", "good-2", "fails-1"], fresh=["good-1"])
     check, work = bars
     assert check.options == {"total": 3, "desc": "a_step: checking", "unit": "video", "delay": 3}
@@ -399,12 +400,12 @@ def test_a_log_file_gets_a_line_now_and_then(monkeypatch, terminal, given, expec
 
     monkeypatch.setattr(tqdm, "tqdm", lambda iterable=None, **options: (iterable, options))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    assert parallel.progress_bar([1], **given) == ([1], {"dynamic_ncols": True, **expected})
+    assert progress.progress_bar([1], **given) == ([1], {"dynamic_ncols": True, **expected})
 
 
 def test_pytorch_is_loaded_only_where_there_is_something_to_do(tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(parallel, "list_devices", lambda name: asked.append(name) or ["cpu"])
+    monkeypatch.setattr(steps, "list_devices", lambda name: asked.append(name) or ["cpu"])
     run(tmp_path, ["good-1"], fresh=["good-1"], device="auto")
     assert asked == []
     run(tmp_path, ["good-1"], fresh=["good-1"], device="cpu")  # named: a wrong name is told even so
@@ -419,9 +420,9 @@ def test_pytorch_is_loaded_only_where_there_is_something_to_do(tmp_path, monkeyp
 def test_time_spent_computing_is_no_waiting(monkeypatch):
     """Clocks that tick at each look: what passes is what is computed."""
     clock = itertools.count()
-    monkeypatch.setattr(parallel.time, "perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr(parallel.time, "thread_time", lambda: float(next(clock)))
-    monkeypatch.setattr(parallel, "_LONG_WAIT", 2.5)  # begun 0, computed 1; then 2, 3: 2 - 2 = 0 s of waiting
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(progress.time, "thread_time", lambda: float(next(clock)))
+    monkeypatch.setattr(progress, "_LONG_WAIT", 2.5)  # begun 0, computed 1; then 2, 3: 2 - 2 = 0 s of waiting
     threads = set()
-    list(parallel.disk_map(lambda number: threads.add(threading.get_ident()), list(range(1000))))
+    list(progress.disk_map(lambda number: threads.add(threading.get_ident()), list(range(1000))))
     assert len(threads) == 1

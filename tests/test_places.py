@@ -7,7 +7,7 @@ from conftest import numbered_frames
 from scoring_runs import run
 
 import predict_folder
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from dfdc.video import write_video
 
 

@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT, run_script
 
 import plot_loss
+from dfdc.command_line import UsageError
 from dfdc.imaging import read_picture
-from dfdc.parallel import UsageError
 from plot_loss import Candidate, Losses, Run
 
 TAIL = "| bce 0.4000 auc 0.9000 acc 0.8000"

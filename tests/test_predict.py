@@ -9,9 +9,9 @@ from conftest import REAL_VIDEOS, numbered_frames, on_both_kinds, run_script
 from scoring_runs import FakeDetector, details, find_faces, labels, predict_with, run
 
 from dfdc import layout
+from dfdc.command_line import UsageError
 from dfdc.faces import PREDICT_THRESHOLDS, FaceDetector, Faces
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
-from dfdc.parallel import UsageError
 from dfdc.scoring import confident_score
 from dfdc.video import VideoReader, write_video
 from networks import files

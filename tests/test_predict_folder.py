@@ -14,8 +14,8 @@ from scoring_runs import details
 
 import predict_folder
 from dfdc import identity
+from dfdc.command_line import UsageError
 from dfdc.layout import FOLDS_NAME
-from dfdc.parallel import UsageError
 from networks.files import model_names
 from prediction import report
 from prediction.conclusion import Floors, conclude

@@ -14,7 +14,7 @@ from scoring_runs import details, make_checkpoint, run
 
 import predict_folder
 from dfdc import identity
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from dfdc.video import write_video
 from networks.ensemble import Ensemble
 from prediction import progress as progress_module

@@ -9,7 +9,7 @@ import torch
 from training_runs import epochs_of, log_text, path_of, read, same, terminate_at, train, weights, write_config
 
 from dfdc import layout
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from training import engine, resume, train_classifier, wrapping
 from training.config import TrainConfig
 

@@ -10,7 +10,7 @@ from conftest import no_faces
 
 import predict_folder
 from dfdc import faces, imaging
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from networks import ensemble, files
 from networks.checkpoint import ModelSpec, save_checkpoint
 from networks.model import Normalizer, build_network

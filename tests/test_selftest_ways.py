@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_selftest import change_golden, sensitive_checkpoint
 
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from networks import ensemble
 from prediction import selftest
 from prediction.verdict import Face

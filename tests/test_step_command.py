@@ -1,4 +1,4 @@
-"""The command of a step (dfdc/parallel.py): arguments, devices, exit statuses."""
+"""The command of a step (dfdc/steps.py): arguments, devices, exit statuses."""
 
 import errno
 import sys
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dfdc import parallel, workers
+from dfdc import command_line, steps, workers
+from dfdc.command_line import UsageError
 from dfdc.layout import DataError
-from dfdc.parallel import UsageError
 
 
 def exit_status(monkeypatch, capsys, error):
@@ -22,7 +22,7 @@ def exit_status(monkeypatch, capsys, error):
 
     monkeypatch.setattr(sys, "argv", ["/place/step.py"])
     with pytest.raises(SystemExit) as end:
-        parallel.run_main(main)
+        command_line.run_main(main)
     return end.value.code, capsys.readouterr().err
 
 
@@ -57,14 +57,14 @@ def test_with_force_the_same_command_would_begin_anew(monkeypatch, capsys):
 
     monkeypatch.setattr(sys, "argv", ["step.py", "--force"])
     with pytest.raises(SystemExit):
-        parallel.run_main(main)
+        command_line.run_main(main)
     assert "to go on (without --force, which would begin anew)\n" in capsys.readouterr().err
 
 
 def test_what_nobody_foresaw_is_not_hidden(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["step.py"])
     with pytest.raises(ZeroDivisionError):
-        parallel.run_main(lambda argv: 1 // 0)
+        command_line.run_main(lambda argv: 1 // 0)
 
 
 def test_devices_are_handed_out_without_a_gpu(monkeypatch):
@@ -72,34 +72,34 @@ def test_devices_are_handed_out_without_a_gpu(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert parallel.list_devices("cuda") == ["cuda:0", "cuda:1", "cuda:2"]
-    assert parallel.list_devices("auto") == ["cuda:0", "cuda:1", "cuda:2"]
-    assert parallel.list_devices("cuda:1") == ["cuda:1"]
-    assert parallel.list_devices("cpu") == ["cpu"]
+    assert steps.list_devices("cuda") == ["cuda:0", "cuda:1", "cuda:2"]
+    assert steps.list_devices("auto") == ["cuda:0", "cuda:1", "cuda:2"]
+    assert steps.list_devices("cuda:1") == ["cuda:1"]
+    assert steps.list_devices("cpu") == ["cpu"]
     with pytest.raises(UsageError, match="--device cuda:3"):
-        parallel.list_devices("cuda:3")
+        steps.list_devices("cuda:3")
 
 
 def test_help_shows_the_docstring_as_it_stands():
-    text = parallel.step_parser("Step 9: this.\n\n    python step.py --root-dir X\n").format_help()
+    text = steps.step_parser("Step 9: this.\n\n    python step.py --root-dir X\n").format_help()
     assert "Step 9: this.\n\n    python step.py --root-dir X\n" in text
 
 
 def test_arguments_that_every_step_takes():
-    parser = parallel.step_parser("doc", crops=True, device=True, png=True)
+    parser = steps.step_parser("doc", crops=True, device=True, png=True)
     args = parser.parse_args(["--root-dir", "x"])
     assert vars(args) == {
         "root_dir": Path("x"), "crops_dir": "crops", "workers": 0, "device": "auto", "png_level": 1, "force": False,
         "prune": None, "max_failed": 0.05,
     }  # fmt: skip
-    plain = vars(parallel.step_parser("doc").parse_args(["--root-dir", "x"]))
+    plain = vars(steps.step_parser("doc").parse_args(["--root-dir", "x"]))
     assert plain.keys() == {"root_dir", "workers", "force", "prune", "max_failed"}
     given = ["--crops-dir", "c", "--workers", "3", "--device", "cpu", "--png-level", "9", "--force", "--prune"]
     args = parser.parse_args(["--root-dir", "x", *given, "--max-failed", "0.5"])
     assert (args.crops_dir, args.workers, args.device, args.png_level) == ("c", 3, "cpu", 9)
     assert (args.force, args.prune, args.max_failed) == (True, [], 0.5)
     assert parser.parse_args(["--root-dir", "x", "--prune", "part_0", "part 1"]).prune == ["part_0", "part 1"]
-    assert vars(parallel.step_parser("doc", workers=False).parse_args(["--root-dir", "x"])).keys() == {
+    assert vars(steps.step_parser("doc", workers=False).parse_args(["--root-dir", "x"])).keys() == {
         "root_dir",
         "force",
     }

@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT, write_part
 from families import make_family
 
-from dfdc import artifacts, layout, parallel
-from dfdc.parallel import UsageError
+from dfdc import artifacts, layout, steps
+from dfdc.command_line import UsageError
 from dfdc.rejections import load_rejections
 from preprocessing import detect_original_faces, extract_crops, generate_diffs, generate_landmarks
 from preprocessing.extract_crops import CropStep
@@ -45,7 +45,7 @@ def root(family, tmp_path):
 def seen(monkeypatch):
     """(step, args, videos, skipped) of each run."""
     calls = []
-    monkeypatch.setattr(parallel, "run_step", lambda *arguments: calls.append(arguments) or 0)
+    monkeypatch.setattr(steps, "run_step", lambda *arguments: calls.append(arguments) or 0)
     return calls
 
 

@@ -13,7 +13,7 @@ from test_report import CHROMIUM, VOID, Page, browse
 
 import predict_folder
 from dfdc import identity
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from dfdc.video import write_video
 from networks.ensemble import Ensemble
 from networks.model import NETWORKS, build_network

@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT
 from tiny_runs import Tiny, everything, make_batch, make_run, train
 
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from training import wrapping
 from training.distributed import Ranks
 from training.engine import validate  # noqa: F401 (imported so that a cycle of imports shows here)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfdc import layout
+from dfdc.command_line import UsageError
 from dfdc.devices import DEVICE_HELP
 from dfdc.imaging import MARGIN_PART
-from dfdc.parallel import UsageError
 from training.config import ConfigError, TrainConfig, load_config, parse_changes
 
 if TYPE_CHECKING:

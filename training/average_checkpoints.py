@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dfdc import layout, parallel
+from dfdc import command_line, layout
 from dfdc.artifacts import sha256_of
+from dfdc.command_line import UsageError
 from dfdc.devices import DEVICE_HELP
-from dfdc.parallel import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -216,4 +216,4 @@ def _row(name: str, metrics: dict[str, float], width: int) -> str:
 
 
 if __name__ == "__main__":
-    parallel.run_main(main)
+    command_line.run_main(main)

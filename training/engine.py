@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from dfdc.parallel import progress_bar
+from dfdc.progress import progress_bar
 from networks.model import Normalizer, set_training_mode
 from training import losses
 from training.config import TrainConfig

@@ -16,8 +16,8 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from dfdc import layout
+from dfdc.command_line import UsageError
 from dfdc.devices import available_cores, limit_threads
-from dfdc.parallel import UsageError
 from networks.holdout import Holdout, read_holdout
 from training import dataset
 from training.engine import TrainingError, ValidationSet, share_of_rows

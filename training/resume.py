@@ -9,7 +9,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from dfdc.parallel import UsageError
+from dfdc.command_line import UsageError
 from training.config import TrainConfig, flatten
 from training.distributed import gather_objects
 

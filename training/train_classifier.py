@@ -19,10 +19,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dfdc import parallel
+from dfdc import command_line
 from dfdc.artifacts import sha256_of
+from dfdc.command_line import UsageError
 from dfdc.devices import is_out_of_memory
-from dfdc.parallel import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -406,4 +406,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    parallel.run_main(main)
+    command_line.run_main(main)

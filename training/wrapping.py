@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dfdc.command_line import UsageError
 from dfdc.devices import judge_compiling
-from dfdc.parallel import UsageError
 from networks.model import Normalizer, freeze_encoder, set_training_mode
 from training.distributed import gather_objects
 from training.losses import bce

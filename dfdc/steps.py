@@ -11,28 +11,16 @@ import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from dfdc.command_line import UsageError
 from dfdc.devices import DEVICE_HELP, available_cores
-from dfdc.layout import REJECTED_NAME, DataError, Video, ledger_path
+from dfdc.layout import REJECTED_NAME, Video, ledger_path
 from dfdc.ledger import Ledger
-from dfdc.text import printable
-from dfdc.workers import FailVideo, Outcome, SkipVideo, WorkersError, do_all, outcome_of, reason_of
-
-__all__ = ["FailVideo", "SkipVideo"]  # of dfdc/workers.py; the steps know them from here
-
-USAGE_ERROR = 2
-_DISK_THREADS = 8
-_BATCH = 64  # items that a thread takes at once
-_LONG_WAIT = 0.02  # seconds in a batch that went by without computing: 0.3 ms an item is a disk's, not a cache's
-
-
-class UsageError(DataError):
-    """A value on the command line that can't be used; the message names it and what to do."""
+from dfdc.progress import disk_map, progress_bar
+from dfdc.workers import Outcome, SkipVideo, do_all, outcome_of
 
 
 class Step:
@@ -98,35 +86,6 @@ def step_parser(
     parser.add_argument("--max-failed", type=float, default=0.05, metavar="FRACTION",
                         help="exit with status 1 if a larger part of the videos fails (0.05)")  # fmt: skip
     return parser
-
-
-def run_main(main: Callable[[Sequence[str] | None], int]) -> None:
-    """Run a script's `main`; wrong usage and unusable data end with their message and status 2."""
-    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
-        stream.reconfigure(errors="backslashreplace")
-    try:
-        status = main(None)
-    except DataError as error:
-        status = _end(error, USAGE_ERROR)
-    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError) as error:
-        # Of places given on the command line; a video's own errors went to the ledger.
-        status = _end(f"{error.filename}: {error.strerror}; give a place that can be used", USAGE_ERROR)
-    except WorkersError as error:
-        status = _end(error, 1)
-    except OSError as error:
-        status = _end(reason_of(error), 1)
-    except KeyboardInterrupt:
-        anew = " (without --force, which would begin anew)" if "--force" in sys.argv else ""
-        print(f"\nstopped; run the same command again to go on{anew}", file=sys.stderr)
-        status = 130
-    sys.exit(status)
-
-
-def _end(error: object, status: int) -> int:
-    """Print why the script ends, and return `status`."""
-    lines = map(printable, f"{Path(sys.argv[0]).name}: {error}".split("\n"))
-    print("\n".join(lines), file=sys.stderr)
-    return status
 
 
 def worker_count(requested: int, devices: Sequence[str]) -> int:
@@ -261,40 +220,3 @@ def _conclude(
         )
         return 1
     return 0
-
-
-def progress_bar(iterable: Iterable | None = None, **options: Any) -> Any:
-    """tqdm with time left; in a log file (no terminal) a line now and then instead of many."""
-    from tqdm import tqdm
-
-    terminal = sys.stderr.isatty()
-    options.setdefault("mininterval", 0.5 if terminal else 15.0)
-    if not terminal and options.get("leave") is False:
-        options["disable"] = True  # a bar that vanishes leaves only blank lines in a log
-    return tqdm(iterable, dynamic_ncols=True, **options)
-
-
-def disk_map(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    """`function` of each item, in order; once they turn out to wait for a disk, several at a time in threads.
-
-    Not in threads from the start: where the disk's contents are cached, they only wait for each other.
-    An error of `function` is raised here, at its item's turn; what was not begun then is left.
-    """
-    batches = [items[start : start + _BATCH] for start in range(0, len(items), _BATCH)]
-
-    def look(batch: Sequence[Any]) -> list[Any]:
-        return [function(item) for item in batch]
-
-    done, waited = 0, 0.0
-    while done < len(batches) and waited < _LONG_WAIT:
-        begun, computed = time.perf_counter(), time.thread_time()
-        results = look(batches[done])
-        waited = (time.perf_counter() - begun) - (time.thread_time() - computed)
-        yield from results
-        done += 1
-    pool = ThreadPoolExecutor(_DISK_THREADS)
-    try:
-        for results in pool.map(look, batches[done:]):
-            yield from results
-    finally:
-        pool.shutdown(cancel_futures=True)  # a stopped run need not look at the other 100,000 videos first

@@ -1,0 +1,56 @@
+"""What every command shares: the base of errors meant for a person, and the exit status that each has."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dfdc.text import printable
+
+USAGE_ERROR = 2
+
+
+class UserError(Exception):
+    """An error meant for a person: its message names the value and what to do, and a command ends with `status`."""
+
+    status = USAGE_ERROR
+
+
+class UsageError(UserError, ValueError):
+    """A value on the command line that can't be used; the message names it and what to do."""
+
+
+def reason_of(error: Exception) -> str:
+    """An error as a text for a person: of an OSError, the place and what is wrong with it."""
+    if not isinstance(error, OSError):
+        return str(error)
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}"
+
+
+def run_main(main: Callable[[Sequence[str] | None], int]) -> None:
+    """Run a script's `main`; wrong usage and unusable data end with their message and status 2."""
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        status = main(None)
+    except UserError as error:
+        status = _end(error, error.status)
+    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError) as error:
+        # Of places given on the command line; a video's own errors went to the ledger.
+        status = _end(f"{error.filename}: {error.strerror}; give a place that can be used", USAGE_ERROR)
+    except OSError as error:
+        status = _end(reason_of(error), 1)
+    except KeyboardInterrupt:
+        anew = " (without --force, which would begin anew)" if "--force" in sys.argv else ""
+        print(f"\nstopped; run the same command again to go on{anew}", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+def _end(error: object, status: int) -> int:
+    """Print why the script ends, and return `status`."""
+    lines = map(printable, f"{Path(sys.argv[0]).name}: {error}".split("\n"))
+    print("\n".join(lines), file=sys.stderr)
+    return status
