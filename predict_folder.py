@@ -230,7 +230,7 @@ def score_folder(args: argparse.Namespace, videos: dict[str, Path], labels: dict
     if args.calibrate:
         fit_to_file(args.calibrate, evaluation.labels.tolist(), evaluation.verdict_scores, settings)
     if args.report:
-        from prediction.report import make_report
+        from prediction.pages import make_report
 
         ensemble = run.ensemble or Ensemble(paths, resolve_device(args.device), args.precision)
         page = make_report(args.report, verdicts, settings, ensemble, run.files)

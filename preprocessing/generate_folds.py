@@ -28,7 +28,7 @@ from dfdc import artifacts, command_line, identity, layout, steps
 from dfdc.command_line import UsageError
 from dfdc.layout import FAKE, REAL, Dataset
 from dfdc.ledger import Ledger
-from dfdc.page import plural
+from dfdc.text import plural
 from preprocessing.fold_assignment import FORCE, Assignment, Listing, assign_folds, hold_out
 from preprocessing.folds_file import FoldsRow, find_leaks, name_some, read_distinct, write_folds
 from preprocessing.folds_listing import Checks, list_crops, open_checks

@@ -17,7 +17,6 @@ from dfdc import identity
 from dfdc.command_line import UsageError
 from dfdc.layout import FOLDS_NAME
 from networks.files import model_names
-from prediction import report
 from prediction.conclusion import Floors, conclude
 from prediction.progress import program_version
 from prediction.verdict import Face, Verdict
@@ -304,7 +303,7 @@ def test_labels_too_few_for_a_temperature_are_refused_before_anything_is_scored(
 
 def test_the_report_gets_the_networks_that_scored_or_loads_them(go, tmp_path, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(report, "make_report", lambda *given: seen.append(given) or tmp_path / "r/index.html")
+    monkeypatch.setattr("prediction.pages.make_report", lambda *given: seen.append(given) or tmp_path / "r/index.html")
     go("--report", tmp_path / "r")
     place, verdicts, settings, ensemble, files = seen[0]
     assert place == tmp_path / "r"

@@ -18,9 +18,9 @@ from dfdc.command_line import UsageError
 from dfdc.video import write_video
 from networks.ensemble import Ensemble
 from prediction import progress as progress_module
-from prediction import report
 from prediction.conclusion import conclude
 from prediction.decoding import Decoder
+from prediction.pages import report
 from prediction.progress import Progress, only_run, program_version
 from prediction.verdict import Face, Verdict
 

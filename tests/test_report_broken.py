@@ -1,4 +1,4 @@
-"""The page where something is broken or missing (preprocessing/report*.py)."""
+"""The page where something is broken or missing."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from conftest import ROOT, copy_dataset, make_crops, run_script, write_part
 from test_report import NASTY, make_nasty, read_page
 
 from dfdc import artifacts, layout
-from preprocessing import report, report_page, report_scan
+from preprocessing.pages import make_report
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def root(preprocessed, tmp_path):
 def test_names_are_text_and_never_markup(tmp_path):
     root = make_nasty(tmp_path / f"root {NASTY}")
     (root / layout.FOLDS_NAME).write_text(f'video,label,fold\n"{NASTY.replace(chr(34), chr(34) * 2)}0",0,0\n')
-    report.make_report(root, "crops")
+    make_report(root, "crops")
     page = read_page(root)  # the parser fails at any tag or attribute that a name has made
     assert "b" not in page.open
     for text in (f"root {NASTY}", f"part {NASTY}", f"{NASTY}0_fake from {NASTY}0", f"no {NASTY} here"):
@@ -40,7 +40,7 @@ def test_artifacts_without_stamps_or_metadata_are_counted_and_said(tmp_path):
     })  # fmt: skip
     for name in json.loads((part / "metadata.json").read_text()):
         (part / name).write_bytes(b"x")
-    found, _ = report.make_report(root, "crops")
+    found, _ = make_report(root, "crops")
     page = read_page(root)
     assert found.tally.total()["crops"] == 6 * 11
     assert "11 videos whose crops have no stamp, so that the files were counted" in page.text
@@ -88,14 +88,14 @@ def test_folds_that_are_not_there_or_broken(tmp_path, text, said):
     root = make_nasty(tmp_path)
     if text is not None:
         (root / layout.FOLDS_NAME).write_bytes(text if isinstance(text, bytes) else text.encode())
-    report.make_report(root, "crops")
+    make_report(root, "crops")
     assert said in read_page(root).text
 
 
 def test_no_fakes_and_no_artifacts(tmp_path):
     part = write_part(tmp_path / "part_0", {"a.mp4": {"label": "REAL"}, "b.mp4": {"label": "REAL"}})
     (part / "a.mp4").write_bytes(b"x")
-    report.make_report(tmp_path, "crops")
+    make_report(tmp_path, "crops")
     page = read_page(tmp_path)
     assert "No pair can be shown" in page.text
     assert "1 video in 1 part became 0 face crops" in page.text
@@ -131,7 +131,7 @@ def test_unusable_data_gives_a_page_that_says_so(tmp_path, kind):
 
 def test_crops_of_another_folder_and_a_place_that_is_taken(root):
     (root / "crops").rename(root / "wide")
-    found, _ = report.make_report(root, "wide")
+    found, _ = make_report(root, "wide")
     assert found.tally.total()["crops"] == 4 * len(found.dataset.videos)
     assert run_script("preprocessing/report.py", "--root-dir", root, "--crops-dir", "../wide").returncode == 2
     shutil.rmtree(root / "report")
@@ -152,12 +152,3 @@ def test_a_step_that_stops_the_run_is_followed_by_the_page(tmp_path):
     page = read_page(tmp_path / "root")
     assert ["failed", "1", "the file has zero bytes", "a"] in page.rows
     assert str(layout.report_path(tmp_path / "root")) in done.stdout
-
-
-def test_numbers_read_well():
-    assert [report_page.percent(*pair) for pair in ((0, 0), (0, 9), (9, 9), (1, 9999), (9998, 9999), (1, 3))] == [
-        "0 %", "0 %", "100 %", "0.1 %", "99.9 %", "33.3 %"]  # fmt: skip
-    assert report_page.number(119146) == "119,146"
-    bins = [report_scan._coverage_bin(*pair) for pair in ((0, 0), (0, 8), (1, 8), (2, 8), (4, 8), (7, 8), (8, 8))]
-    assert [report_scan.COVERAGE[index] for index in bins] == [
-        "none", "none", "< 25%", "25–49%", "50–74%", "75–99%", "all"]  # fmt: skip
