@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, copy_dataset, make_crops, run_script, write_part
+from test_pages import HOSTILE, as_written
 from test_report import NASTY, make_nasty, read_page
 
 from dfdc import artifacts, layout
+from dfdc.text import printable
 from preprocessing.pages import make_report
 
 
@@ -30,6 +33,20 @@ def test_names_are_text_and_never_markup(tmp_path):
         assert text in page.text
     assert '<b>&"' not in layout.report_path(root).read_text().replace("&quot;", "")
     assert any(f"fake, {NASTY}0_fake" in alt for alt in page.alts)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_text_where_there_is_a_page_and_where_there_is_none(tmp_path, name):
+    name = name.replace("/", "")
+    root = tmp_path / name
+    try:
+        make_report(make_nasty(root, name), "crops")
+        alts = read_page(root).alts
+        assert any(f"fake, {name}0_fake, frame" in alt for alt in alts)
+        assert any(f"real, {name}0, frame" in alt for alt in alts)
+    except layout.DataError:  # names with controls are refused in a metadata.json
+        assert f"entry '{printable(name)}0.mp4'" in read_page(root).text
+    assert re.sub(r"\s+", " ", as_written(name)) in read_page(root).text
 
 
 def test_artifacts_without_stamps_or_metadata_are_counted_and_said(tmp_path):

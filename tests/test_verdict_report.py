@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import numbered_frames
+from test_pages import HOSTILE, as_written
 from test_report import CHROMIUM, VOID, Page, browse
 
 import predict_folder
@@ -19,6 +20,7 @@ from networks.ensemble import Ensemble
 from prediction.calibration import apply_temperature
 from prediction.conclusion import conclude
 from prediction.pages import report, views
+from prediction.pages.views import FaceCard, Made, Pictures
 from prediction.verdict import Face, Verdict
 
 NASTY = "<b>&\"' onerror=alert(1).mp4"
@@ -74,6 +76,24 @@ def test_a_page_says_and_shows_what_is_known(tmp_path, video, weights):
     assert NASTY in index.text
     assert len(index.sources) == 1
     assert not list((tmp_path / "r").rglob(".*"))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_text_on_both_pages(tmp_path, name):
+    verdict = a_verdict(tmp_path / "v.mp4", [[0.9, 0.1]] * 4, names=(name, "b"))
+    verdict.filename, verdict.status, verdict.reason, verdict.notes = name, "partial", f"lost {name}", [name]
+    made = Made({"strategy": name, name: [name], "floors": {name: name}}, {name: name}, {name: name})
+    face = FaceCard(name, 0.5, name, 0.9, b"jpeg", b"jpeg", False)
+    video = Page(views.build_video(verdict, Pictures(name, {0: b"jpeg"}, [face]), made).decode())
+    index = Page(
+        views.build_index([verdict], {name: f"videos/{report.page_name(name)}"}, {name: b"jpeg"}, made).decode()
+    )
+    shown = as_written(name)
+    assert video.words.count(shown) >= 8
+    assert [alt for alt in video.alts if shown in alt] == [f"face, {shown}", f"where the network looked, {shown}"]
+    assert [row[1] for row in index.rows] == ["Video", shown]
+    assert index.alts == [f"a face in {shown}"]
+    assert len(video.sources) == 3
 
 
 def test_the_same_verdicts_give_the_same_bytes(tmp_path, video, weights):
