@@ -34,25 +34,17 @@ def render(template: Path, page: object) -> bytes:
 
 @lru_cache
 def _environment(folder: Path) -> Environment:
-    made = Environment(
-        loader=FileSystemLoader([folder, Path(__file__).parent]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
-    made.filters.update(
-        number=text.number,
-        plural=text.plural,
-        percent=text.percent,
-        sentence=text.sentence,
-        fixed=lambda value, digits=2: f"{value:.{digits}f}",
-        data_uri=data_uri,
-    )
+    loader = FileSystemLoader([folder, Path(__file__).parent])
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    for shape in (text.number, text.plural, text.percent, text.sentence, fixed, data_uri):
+        made.filters[shape.__name__] = shape
     return made
+
+
+def fixed(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}"
 
 
 def data_uri(jpeg: bytes) -> Markup:
     """A picture as an address that holds it; base64 has nothing that would need escaping."""
-    return Markup("data:image/jpeg;base64,") + Markup(base64.b64encode(jpeg).decode("ascii"))
+    return Markup("data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii"))

@@ -122,13 +122,6 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class PersonCard:
-    person: Person
-    band: Band
-    thumbnail: bytes | None
-
-
-@dataclass(frozen=True)
 class Courses:
     """Scores over time; `legend` has a colour and what it stands for, `more` says that not all persons are shown."""
 
@@ -147,7 +140,7 @@ class VideoPage:
     meaning: str  # of the status
     doubts: list[str]
     thrown_away: list[str]
-    persons: list[PersonCard]
+    persons: list[tuple[Person, Band, bytes | None]]  # the last a JPEG
     others: list[str]
     courses: Courses | None
     pictures: Pictures
@@ -166,7 +159,7 @@ def build_video(verdict: Verdict, pictures: Pictures, made: Made) -> bytes:
         STATUSES.get(verdict.status, ""),
         reasons_for_doubt(verdict, made.strategy),
         thrown_away(verdict, made.strategy),
-        [PersonCard(person, band(person.score), pictures.thumbnails.get(person.person)) for person in shown],
+        [(person, band(person.score), pictures.thumbnails.get(person.person)) for person in shown],
         _others(verdict),
         _courses(verdict),
         pictures,
