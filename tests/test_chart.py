@@ -3,7 +3,7 @@
 import pytest
 
 from dfdc.pages import render
-from prediction.pages.chart import _LEFT, _RIGHT, WIDTH, _height, chart
+from prediction.pages.chart import LineChart, _height, chart
 from prediction.verdict import Face
 
 
@@ -20,7 +20,7 @@ def test_the_chart_has_time_across(tmp_path, rate, unit):
     drawn = draw(tmp_path, faces, rate)
     assert f">{unit}</text>" in drawn
     assert drawn.count("<polyline") == 3
-    middle = _LEFT + (WIDTH - _LEFT - _RIGHT) / 2
+    middle = (LineChart.left + LineChart.right) / 2
     assert f'cx="{middle:.1f}" cy="{_height(0.5):.1f}"' in drawn
 
 

@@ -10,8 +10,6 @@ import numpy as np
 from prediction.verdict import Face
 
 COLOURS = 6  # of style.css; further checkpoints take them again
-WIDTH, HEIGHT = 460, 180
-_LEFT, _RIGHT, _TOP, _FOOT = 28, 8, 8, 32
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,10 @@ class LineChart:
     levels: list[tuple[float, str]]
     times: list[tuple[float, str]]
     lines: list[Line]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = _LEFT
-    right: int = WIDTH - _RIGHT
+    width: int = 460
+    height: int = 180
+    left: int = 28
+    right: int = 452
 
 
 def colour(model: int) -> str:
@@ -61,9 +59,8 @@ def chart(faces: Sequence[Face], frame_count: int, frames_per_second: float, nam
     """
     rate = frames_per_second if frames_per_second > 0 else 1.0
     end = max(frame_count - 1, *(face.frame for face in faces), 1) / rate
-    times = np.array([face.frame / rate for face in faces])
     scores = np.array([face.scores for face in faces], np.float64)
-    across = _LEFT + times / end * (WIDTH - _LEFT - _RIGHT)
+    across = np.array([_across(face.frame / rate / end) for face in faces])
     lines = [_line(across, column, colour(model), 1.8) for model, column in enumerate(scores.T)]
     mean = scores.mean(axis=1)
     if scores.shape[1] > 1:
@@ -75,7 +72,11 @@ def chart(faces: Sequence[Face], frame_count: int, frames_per_second: float, nam
 
 
 def _height(score: float) -> float:
-    return _TOP + (1 - score) * (HEIGHT - _TOP - _FOOT)
+    return 8 + (1 - score) * (LineChart.height - 40)
+
+
+def _across(time: float) -> float:
+    return LineChart.left + time * (LineChart.right - LineChart.left)
 
 
 def _line(across: np.ndarray, scores: np.ndarray, colour: str, radius: float) -> Line:
@@ -94,4 +95,4 @@ def _time_marks(end: float, unit: str) -> list[tuple[float, str]]:
     if unit == "frame":
         step = max(step, 1.0)
     counted = range(int(end / step + 1e-9) + 1)
-    return [(_LEFT + index * step / end * (WIDTH - _LEFT - _RIGHT), f"{index * step:g}") for index in counted]
+    return [(_across(index * step / end), f"{index * step:g}") for index in counted]

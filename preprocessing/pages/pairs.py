@@ -110,11 +110,8 @@ def _pick_crops(root: Path, crops_dir: str, fake: Video, turn: int) -> list[tupl
         & set(layout.list_crops(layout.crops_path(root, fake.source, crops_dir)))
     )
     points, masks = layout.landmarks_path(root, fake.source), layout.diffs_path(root, fake.id)
-    full = [
-        key
-        for key in shared
-        if (masks / layout.diff_name(*key)).is_file() and (points / layout.landmarks_name(*key)).is_file()
-    ]
+    masked = [key for key in shared if (masks / layout.diff_name(*key)).is_file()]
+    full = [key for key in masked if (points / layout.landmarks_name(*key)).is_file()]
     order = spread(full or shared)
     first = (turn + 1) % max(1, len(order))
     return order[first:] + order[:first]
@@ -129,9 +126,8 @@ def _load(root: Path, crops_dir: str, candidate: _Candidate, turn: int, faults: 
     points_path = layout.landmarks_path(root, fake.source) / layout.landmarks_name(frame, face)
     mask_path = layout.diffs_path(root, fake.id) / layout.diff_name(frame, face)
     try:
-        real, forged = (
-            read_picture(layout.crops_path(root, video, crops_dir) / name) for video in (fake.source, fake.id)
-        )
+        crops = (layout.crops_path(root, video, crops_dir) / name for video in (fake.source, fake.id))
+        real, forged = map(read_picture, crops)
         points = _read_points(points_path) if points_path.is_file() else None
         mask = read_picture(mask_path, grey=True) if mask_path.is_file() else None
     except (OSError, ValueError) as error:
