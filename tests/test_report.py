@@ -129,8 +129,11 @@ def test_the_page_shows_what_is_there(preprocessed, page):
     for part in dataset.parts:
         reals = sum(video.part == part.name for video in dataset.reals())
         fakes = sum(video.part == part.name for video in dataset.fakes())
-        points = sum(len(list(layout.landmarks_path(preprocessed, video.id).glob("*.npy")))
-                     for video in dataset.reals() if video.part == part.name)  # fmt: skip
+        points = sum(
+            len(list(layout.landmarks_path(preprocessed, video.id).glob("*.npy")))
+            for video in dataset.reals()
+            if video.part == part.name
+        )
         values = [reals, fakes, 0, 4 * reals, 4 * (reals + fakes), points, 4 * fakes]
         assert rows[part.name] == [str(value) for value in values]
     assert int(rows["All parts"][4]) == 4 * len(dataset.videos)
@@ -280,8 +283,15 @@ def browse(folder, path, width, *options):
     probed.write_text(text, encoding="utf-8")
     framed = folder / "framed.html"
     framed.write_text(FRAME.format(width=width), encoding="utf-8")
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
-               "--hide-scrollbars", *options]  # fmt: skip
+    command = [
+        CHROMIUM,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder / 'profile'}",
+        "--hide-scrollbars",
+        *options,
+    ]
     shot = folder / f"{width}.png"
     outputs = [
         subprocess.run([*command, *more], capture_output=True, text=True, check=True, timeout=120).stdout

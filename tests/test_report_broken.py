@@ -51,10 +51,13 @@ def test_hostile_names_are_text_where_there_is_a_page_and_where_there_is_none(tm
 
 def test_artifacts_without_stamps_or_metadata_are_counted_and_said(tmp_path):
     root = make_crops(tmp_path / "root")
-    part = write_part(root / "part_0", {
-        **{f"real{i}.mp4": {"label": "REAL"} for i in range(6)},
-        **{f"fake{i}.mp4": {"label": "FAKE", "original": f"real{i}.mp4"} for i in range(5)},
-    })  # fmt: skip
+    part = write_part(
+        root / "part_0",
+        {
+            **{f"real{i}.mp4": {"label": "REAL"} for i in range(6)},
+            **{f"fake{i}.mp4": {"label": "FAKE", "original": f"real{i}.mp4"} for i in range(5)},
+        },
+    )
     for name in json.loads((part / "metadata.json").read_text()):
         (part / name).write_bytes(b"x")
     found, _ = make_report(root, "crops")
@@ -84,10 +87,15 @@ def test_broken_artifacts_are_said_and_the_rest_is_shown(root):
     done = run_script("preprocessing/report.py", "--root-dir", root)
     assert done.returncode == 0, done.stderr
     page = read_page(root)
-    for text in ("1 video whose boxes file is broken or of an earlier version", "crops have a broken stamp",
-                 "landmarks have a broken stamp", "failures/generate_diffs.csv can't be read",
-                 "line 2 has 1 values, not 3",
-                 "Pairs that can't be shown:", "and 1 more"):  # fmt: skip
+    for text in (
+        "1 video whose boxes file is broken or of an earlier version",
+        "crops have a broken stamp",
+        "landmarks have a broken stamp",
+        "failures/generate_diffs.csv can't be read",
+        "line 2 has 1 values, not 3",
+        "Pairs that can't be shown:",
+        "and 1 more",
+    ):
         assert text in page.text
     assert "failures/generate_diffs.csv          can't be read" in done.stdout
     assert not any(f"fake, {fake.id}," in alt for alt in page.alts)
@@ -95,12 +103,18 @@ def test_broken_artifacts_are_said_and_the_rest_is_shown(root):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(None, "There is no folds.csv"), ("video,file\n", "lacks the column label and fold"), ("", "lacks the column"),
-     ("video,label,fold\na,2,0\n", "line 2 is not a crop"), ("video,label,fold\na,0\n", "line 2 is not a crop"),
-     ("video,label,fold\n", "folds.csv lists no crop"), (b"\xff\xfe", "can't decode"),
-     ("video,label,fold\na,0,0\n", "Only one fold"),
-     ('video,label,fold\n"' + "a" * 200_000, "field larger than field limit")],
-)  # fmt: skip
+    [
+        (None, "There is no folds.csv"),
+        ("video,file\n", "lacks the column label and fold"),
+        ("", "lacks the column"),
+        ("video,label,fold\na,2,0\n", "line 2 is not a crop"),
+        ("video,label,fold\na,0\n", "line 2 is not a crop"),
+        ("video,label,fold\n", "folds.csv lists no crop"),
+        (b"\xff\xfe", "can't decode"),
+        ("video,label,fold\na,0,0\n", "Only one fold"),
+        ('video,label,fold\n"' + "a" * 200_000, "field larger than field limit"),
+    ],
+)
 def test_folds_that_are_not_there_or_broken(tmp_path, text, said):
     root = make_nasty(tmp_path)
     if text is not None:

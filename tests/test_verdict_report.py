@@ -199,8 +199,21 @@ def test_the_command_writes_the_pages(tmp_path, weights):
 
     (tmp_path / "in").mkdir()
     (tmp_path / "in/portrait.png").write_bytes(encode_png(skimage.data.astronaut()))
-    arguments = ["--weights-dir", weights, "--models", "a", "b", "--test-dir", tmp_path / "in", "--device", "cpu",
-                 "--output", tmp_path / "out.csv", "--report", tmp_path / "r"]  # fmt: skip
+    arguments = [
+        "--weights-dir",
+        weights,
+        "--models",
+        "a",
+        "b",
+        "--test-dir",
+        tmp_path / "in",
+        "--device",
+        "cpu",
+        "--output",
+        tmp_path / "out.csv",
+        "--report",
+        tmp_path / "r",
+    ]
     for _ in range(2):  # the second time nothing is left to score
         assert predict_folder.main([str(value) for value in arguments]) == 0
         (page,) = (tmp_path / "r/videos").iterdir()
