@@ -258,9 +258,12 @@ def test_every_constant_that_decides_a_result_is_in_the_settings(root):
         "matching": {"same_count": 0.01, "spare_frames": 2, "same_length": 0.02},
     }
     assert {
-        "version": 2, "thresholds": [0.65, 0.75, 0.75], "smallest": 0.2, "middle_overlap": 0.2,
+        "version": 2,
+        "thresholds": [0.65, 0.75, 0.75],
+        "smallest": 0.2,
+        "middle_overlap": 0.2,
         "detector": DetectStep(root, "auto").settings["detector"],
-    } == landmark_step.SETTINGS  # fmt: skip
+    } == landmark_step.SETTINGS
     assert diff_step.SETTINGS == {
         "version": 3,
         "window": 7,
