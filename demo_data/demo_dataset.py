@@ -14,15 +14,7 @@ import numpy as np
 import skimage.data
 from PIL import Image, ImageOps
 
-from demo_data.demo_faces import (
-    ASTRONAUT_POINTS,
-    Person,
-    Portrait,
-    frames,
-    make_person,
-    make_portrait,
-    make_scene,
-)
+from demo_data.demo_faces import ASTRONAUT_POINTS, Person, Portrait, frames, make_person, make_portrait, make_scene
 from demo_data.demo_swaps import GENERATORS, HELD_OUT, swapped_frames
 from dfdc import artifacts
 from dfdc.command_line import UsageError, UserError

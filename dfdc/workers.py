@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 from pebble import ProcessExpired, ProcessPool
 
 from dfdc.artifacts import process_start
-from dfdc.command_line import SettingError, UserError, reason_of
+from dfdc.command_line import UserError, reason_of
 from dfdc.devices import available_cores, keep_freed_memory, limit_threads, resolve_device
 
 # What an item may take: ten minutes, and a second for each 10 KB of it. The slowest steps need a hundredth of it.
@@ -129,12 +129,7 @@ def worker_count(requested: int, devices: Sequence[str]) -> int:
     Args:
         requested: what the user wants; 0 for what suits the machine.
         devices: the devices they share; on GPUs one worker each is the default.
-
-    Raises:
-        SettingError: a negative number.
     """
-    if requested < 0:
-        raise SettingError("workers", requested, "give a number from 1 on, or leave it out")
     cores = available_cores()
     if requested > cores:
         print(f"workers {requested}: there are {cores} cores, so {cores} are used", file=sys.stderr)

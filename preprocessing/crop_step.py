@@ -129,7 +129,12 @@ class CropStep(VideoStep):
             if not places:
                 raise SkipVideo(f"{layout.REJECTED_NAME} names all of its faces")
             with VideoReader(video.path) as reader, artifacts.atomic_folder(self._crops(video)) as folder:
-                match = _match(video, boxes, places, reader)
+                if (reader.width, reader.height) != (boxes.width, boxes.height):
+                    # Its boxes would cut something else. (T19: named, not passed over.)
+                    size = f"{reader.width}x{reader.height} pixels"
+                    shared = f"{video.source} has {boxes.width}x{boxes.height}, and they share boxes"
+                    raise FailVideo(f"it has {size}, but {shared}")
+                match = match_frames(boxes, places, reader, video.source)
                 folder.stamp = stamp = self._cut(match, places, reader, folder, made_from)
         except (VideoError, FailVideo, SkipVideo):
             # Crops of another video or of other boxes must not be taken for these. Those of the same stay.
@@ -183,15 +188,3 @@ class CropStep(VideoStep):
         cuts = [[n, face, margin_box(box, *size)] for n, faces in sorted(places.items()) for face, box in faces]
         times = [round(boxes.times[number], 3) for number in sorted(places) if number in boxes.times]
         return digest_of([size, boxes.frame_count, round(boxes.duration, 3), times, cuts])
-
-
-def _match(video: Video, boxes: Boxes, places: Places, reader: VideoReader) -> Match:
-    """Which frames of `video` are cut.
-
-    Raises:
-        FailVideo: it has another size or length than its original, whose boxes would cut something else.
-    """
-    if (reader.width, reader.height) != (boxes.width, boxes.height):  # T19: named, not passed over
-        sizes = f"{reader.width}x{reader.height} pixels, but {video.source} has {boxes.width}x{boxes.height}"
-        raise FailVideo(f"it has {sizes}, and they share boxes")
-    return match_frames(boxes, places, reader, video.source)

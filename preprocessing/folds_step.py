@@ -7,7 +7,6 @@ import csv
 import sys
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +21,13 @@ from preprocessing import folds_stamp
 from preprocessing.fold_assignment import FORCE, Assignment, Listing, assign_folds, hold_out
 from preprocessing.folds_file import FoldsRow, find_leaks, name_some, read_distinct, write_folds
 from preprocessing.folds_listing import Checks, list_crops, open_checks
-from preprocessing.folds_stamp import (
-    Options,
-    Stamp,
-    adopt,
-    choose_options,
-    listed_digest,
-    read_stamp,
-    stamp_path,
-)
+from preprocessing.folds_stamp import Options, Stamp, adopt, choose_options, listed_digest, read_stamp, stamp_path
 
 
 class LeakError(UserError):
     """Folds that know of each other; the message lists the leaks."""
 
     status = 1
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is to be in folds.csv.
-
-    Attributes:
-        kept, dropped: what is listed, and what is left out for the sake of a hold-out.
-        notes: what a person should know.
-    """
-
-    options: Options
-    assignment: Assignment
-    kept: Sequence[Listing]
-    dropped: Sequence[Listing]
-    notes: Sequence[str]
 
 
 class FoldsStep(Step):
@@ -100,32 +75,42 @@ class FoldsStep(Step):
 
     def run(self, options: RunOptions) -> int:
         """See `Step.run`."""
-        dataset, stamp, chosen, assignment = self.check_options(force=options.force)
+        force, target = options.force, self.target
+        dataset, stamp, chosen, assignment = self.check_options(force=force)
         ledger = Ledger(layout.ledger_path(self.root, self.name), len(dataset.videos))
-        with refusal_noted(ledger, self.target.name):
+        with refusal_noted(ledger, target.name):
             checks = open_checks(self.root, chosen.crops_dir)
             listings, away = self._list(dataset, chosen, checks, ledger)
             if stamp is None:
-                chosen, assignment = take_over(self.target, dataset, listings, self.given, force=options.force)
-            plan = self._plan(dataset, listings, away, chosen, assignment, checks, force=options.force)
-            digest = listed_digest(plan.kept, plan.options)
-            same = stamp is not None and self.target.is_file() and identity.same_file(stamp.file, self.target)
-            fresh = same and stamp is not None and stamp.digest == digest and not options.force
-            if not fresh:
-                if not options.force:
-                    check_nothing_is_lost(self.target, away)
-                if stamp is not None and self.target.is_file() and not same:
-                    print(f"{self.target} was edited since this step wrote it; it is written anew")
-                if not self._write(dataset, plan, digest, ledger):
-                    return LeakError.status
+                chosen, assignment = take_over(target, dataset, listings, self.given, force=force)
+            first = 0 if chosen.val_ids is None else 1
+            assignment, notes = assign_folds(listings, dataset, chosen.n_splits, assignment, force=force, first=first)
+            gone = sorted(assignment.parts.keys() - {part.name for part in dataset.parts}, key=layout.natural_key)
+            if gone:
+                notes.append(f"not here now, and their folds are kept for them: {', '.join(gone)}")
+            held = chosen.val_ids or ()
+            if not force and not away.keys().isdisjoint(held):
+                check_nothing_is_lost(target, away)
+            rejected = [name for name in held if name in dataset.videos and checks.rejected(dataset.videos[name])]
+            if rejected:
+                notes.append(f"rejected, and so not held out: {name_some(rejected)}")
+            kept, dropped = hold_out(listings, sorted(set(held) - set(rejected))) if held else (listings, [])
+            digest = listed_digest(kept, chosen)
+            edited = stamp is not None and target.is_file() and not identity.same_file(stamp.file, target)
+            fresh = stamp is not None and target.is_file() and not edited and stamp.digest == digest and not force
+            if not fresh and not force:
+                check_nothing_is_lost(target, away)
+            if edited:
+                print(f"{target} was edited since this step wrote it; it is written anew")
+            if not fresh and not self._write(dataset, kept, chosen, assignment, digest, ledger):
+                return LeakError.status
         ledger.finish()
-        if stamp is not None and plan.options != stamp.options:
-            print(f"{self.name}: from now on: {plan.options}")
-        print_table(plan.kept)
-        print_notes(plan.kept, plan.dropped, plan.notes, ledger)
-        rows = sum(len(listing.crops) for listing in plan.kept)
-        complete = " (was complete)" if fresh else ""
-        print(f"{self.name}: {rows} crops of {len(plan.kept)} videos -> {self.target}{complete}")
+        if stamp is not None and chosen != stamp.options:
+            print(f"{self.name}: from now on: {chosen}")
+        print_table(kept)
+        print_notes(kept, dropped, notes, ledger)
+        rows = sum(len(listing.crops) for listing in kept)
+        print(f"{self.name}: {rows} crops of {len(kept)} videos -> {target}" + (" (was complete)" if fresh else ""))
         return 0
 
     def _list(
@@ -147,47 +132,20 @@ class FoldsStep(Step):
             )
         return listings, away
 
-    def _plan(
-        self,
-        dataset: Dataset,
-        listings: Sequence[Listing],
-        away: Mapping[str, str],
-        options: Options,
-        assignment: Assignment,
-        checks: Checks,
-        *,
-        force: bool,
-    ) -> _Plan:
-        """Give every listing its fold, and take out what must not be beside a hold-out."""
-        first = 0 if options.val_ids is None else 1
-        assignment, notes = assign_folds(listings, dataset, options.n_splits, assignment, force=force, first=first)
-        gone = sorted(assignment.parts.keys() - {part.name for part in dataset.parts}, key=layout.natural_key)
-        if gone:
-            notes.append(f"not here now, and their folds are kept for them: {', '.join(gone)}")
-        if options.val_ids is None:
-            return _Plan(options, assignment, listings, [], notes)
-        if not force and not away.keys().isdisjoint(options.val_ids):
-            check_nothing_is_lost(self.target, away)
-        rejected = [
-            name for name in options.val_ids if name in dataset.videos and checks.rejected(dataset.videos[name])
-        ]
-        if rejected:
-            notes.append(f"rejected, and so not held out: {name_some(rejected)}")
-        kept, dropped = hold_out(listings, sorted(set(options.val_ids) - set(rejected)))
-        return _Plan(options, assignment, kept, dropped, notes)
-
-    def _write(self, dataset: Dataset, plan: _Plan, digest: str, ledger: Ledger) -> bool:
+    def _write(
+        self, dataset: Dataset, kept: list[Listing], options: Options, folds: Assignment, digest: str, ledger: Ledger
+    ) -> bool:
         """Write folds.csv and its stamp; whether that was done, since no fold knows of another."""
         target = self.target
         try:
             with artifacts.atomic_file(target) as temp:
-                write_folds(temp, plan.kept, plan.options.seed)
-                leaks = find_leaks(temp, dataset, plan.kept, plan.options.similar)
+                write_folds(temp, kept, options.seed)
+                leaks = find_leaks(temp, dataset, kept, options.similar)
                 if leaks:
                     more = [f"... and {len(leaks) - 20} more"] if len(leaks) > 20 else []
                     raise LeakError("\n  ".join(leaks[:20] + more))
                 # Before the file has its name: a kill in between leaves a hold-out that is known, not one that is not.
-                Stamp(plan.options, plan.assignment, digest, identity.fingerprint(temp)).write(stamp_path(target))
+                Stamp(options, folds, digest, identity.fingerprint(temp)).write(stamp_path(target))
         except LeakError as error:
             ledger.add(target.name, "failed", f"it was not written, since folds leak into each other: {error}")
             ledger.finish()

@@ -11,14 +11,7 @@ import numpy as np
 
 from dfdc import artifacts, layout
 from dfdc.artifacts import Stamp
-from dfdc.faces import (
-    DETECTOR_SETTINGS,
-    LANDMARK_THRESHOLDS,
-    MIDDLE_OVERLAP,
-    FaceDetector,
-    Faces,
-    middle_face,
-)
+from dfdc.faces import DETECTOR_SETTINGS, LANDMARK_THRESHOLDS, MIDDLE_OVERLAP, FaceDetector, Faces, middle_face
 from dfdc.imaging import read_picture
 from dfdc.layout import REAL, Dataset, Video
 from dfdc.steps import VideoStep

@@ -264,7 +264,7 @@ def test_wrong_use_exits_2_and_names_it(tmp_path):
         (["--val-ids", tmp_path / "empty"], "no video is named there"),
         (["--val-ids", tmp_path / "bytes"], "can't be read"),
         (["--crops-dir", "bboxes"], "--crops-dir bboxes"),
-        (["--out", "crops"], "--out crops"),
+        (["--out", "crops"], "out crops"),
     ):
         refused(root, *arguments, said=said)
     assert main(root, "--n_splits", 2, "--seed", 0, "--crops-dir", "crops") == 0

@@ -141,8 +141,6 @@ def test_t27_workers_at_least_one_at_most_the_cores(monkeypatch, capsys):
     assert [workers.worker_count(n, ["cpu"]) for n in (0, 1, 3, 99)] == [3, 1, 3, 3]
     assert capsys.readouterr().err == "workers 99: there are 3 cores, so 3 are used\n"
     assert workers.worker_count(0, ["cuda:0", "cuda:1"]) == 2
-    with pytest.raises(SettingError, match="workers -1"):
-        workers.worker_count(-1, ["cpu"])
     monkeypatch.setattr(workers, "available_cores", lambda: 1)
     assert workers.worker_count(0, ["cpu"]) == 1
 
