@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_script
+from helpers import ROOT, run_script
 
 SCRIPTS = ["predict_folder.py", "plot_loss.py", "export_model.py"]
 SCRIPTS += ["training/train_classifier.py", "training/average_checkpoints.py"]
@@ -103,19 +103,6 @@ def test_scripts_start_with_what_they_do_and_a_command(script):
     assert run_script(script, "--no-such-flag").returncode == 2
 
 
-def test_the_dockerfile_copies_what_exists_and_installs_from_the_one_list():
-    text = (ROOT / "Dockerfile").read_text()
-    sources = [name for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for name in line.split()[:-1]]
-    assert sources == ["setup.sh", "requirements.txt", "."]
-    assert "RUN ./setup.sh" in text
-    assert "requirements.txt" in (ROOT / "setup.sh").read_text()
-    pip_lines = [line for line in text.splitlines() if re.search(r"pip install", line)]
-    assert all("apex" in line or "nvcc" in line for line in pip_lines), "versions belong in requirements.txt"
-    assert "WORKDIR /workspace" in text
-    assert "VOLUME /dataset" in text
-    assert "ARG WITH_APEX=0" in text
-
-
 def test_the_list_of_versions_is_complete_and_names_no_host():
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
     assert all(re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==\S+( ;.*)?$", line) for line in lines)
@@ -124,7 +111,8 @@ def test_the_list_of_versions_is_complete_and_names_no_host():
 
 
 @pytest.mark.parametrize(
-    "script", ["setup.sh", "test.sh", "quickstart.sh", "preprocess_data.sh", "train.sh", ".ci/run"]
+    "script",
+    ["setup.sh", "test.sh", "quickstart.sh", "preprocess_data.sh", "train.sh", "docker-entrypoint.sh", ".ci/run"],
 )
 def test_shell_scripts_parse_and_stop_at_errors(script):
     assert "set -euo pipefail" in (ROOT / script).read_text()
