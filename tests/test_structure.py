@@ -152,7 +152,7 @@ def test_each_skipped_test_is_named_with_its_reason(tmp_path):
     ]
     (tmp_path / "test_it.py").write_text("\n".join([*lines, "def test_moon(side): pass", "def test_sun(): pass"]))
     command = (ROOT / "test.sh").read_text().splitlines()[-1]
-    options = command.split(" -m pytest ")[1].replace('"$@"', "").split()
+    options = command.split(" -m pytest ")[1].replace('"${chosen[@]}" "$@"', "").split()
     done = run_script("-m", "pytest", "-c", ROOT / "pyproject.toml", *options, tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     said = [line.rpartition("/")[2] for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
