@@ -59,12 +59,12 @@ def dataset(preprocessed):
     return layout.load_dataset(preprocessed)
 
 
-def test_boxes_follow_the_contract(preprocessed, dataset):
+def test_t16_boxes_are_of_every_10th_frame_and_follow_the_contract(preprocessed, dataset):
     for video in dataset.reals():
         boxes = json.loads(layout.bboxes_path(preprocessed, video.id).read_text())
         with VideoReader(video.path) as reader:
             assert (boxes["width"], boxes["height"]) == (reader.width, reader.height)
-        assert list(boxes["frames"]) == ["0", "10", "20", "30"]  # T16: every 10th frame and no other
+        assert list(boxes["frames"]) == ["0", "10", "20", "30"]
         for rows in boxes["frames"].values():
             (row,) = rows
             x1, y1, x2, y2 = row["box"]

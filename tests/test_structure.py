@@ -1,13 +1,12 @@
 """The house: which module may import which, what importing costs, and that files named elsewhere exist."""
 
 import ast
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -39,41 +38,59 @@ HEAVY = (
 )
 
 
-def imports_of(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+# What each room and each script may import of the project; arrows point down (docs/architecture.md).
+ALLOWED = {
+    "dfdc": {"dfdc"},
+    "networks": {"dfdc", "networks"},
+    "preprocessing": {"dfdc", "preprocessing"},
+    "training": {"dfdc", "networks", "training"},
+    "prediction": {"dfdc", "networks", "prediction"},
+    "demo_data": {"dfdc", "demo_data"},
+    "plot_loss": {"dfdc"},
+    "export_model": {"dfdc", "networks"},
+    "predict_folder": {"dfdc", "networks", "prediction"},
+}
+MODULES = [*ROOT.glob("*.py"), *(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))]
+
+
+def imports_of(path, *, at_import_only=False):
+    """Names of the modules that a file imports; `from a import b` may mean both a and a.b."""
+    nodes = [ast.parse(path.read_text(encoding="utf-8"))]
+    while nodes:
+        node = nodes.pop()
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
             yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if not at_import_only or not (for_types or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            nodes += ast.iter_child_nodes(node)
 
 
 def test_arrows_point_down_only():
-    top_level = {path.stem for path in ROOT.glob("*.py")}
-    allowed = {
-        "dfdc": {"dfdc"},
-        "networks": {"dfdc", "networks"},
-        "preprocessing": {"dfdc", "preprocessing"},
-        "training": {"dfdc", "networks", "training"},
-        "prediction": {"dfdc", "networks", "prediction"},
-        "demo_data": {"dfdc", "demo_data"},
-    }
-    ours = {*allowed} | top_level
-    packages = set(
-        json.loads(re.search(r"^packages = (\[.*\])", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1])
-    )
-    assert {*allowed} == packages == {*PACKAGES}
-    for folder, may in allowed.items():
-        for path in (ROOT / folder).glob("*.py"):
-            used = {name.split(".")[0] for name in imports_of(path)} & ours
-            assert used <= may, f"{path.relative_to(ROOT)} imports {used - may}"
-    assert not {name for name in imports_of(ROOT / "plot_loss.py") if name.split(".")[0] in ours - {"dfdc"}}
+    (listed,) = re.findall(r"^packages = (\[[^\]]*\])", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    folders = {path.parent.relative_to(ROOT) for path in MODULES if path.parent != ROOT}
+    assert {str(folder).replace("/", ".") for folder in folders} == set(ast.literal_eval(listed))
+    for path in MODULES:
+        home = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        used = {name.split(".")[0] for name in imports_of(path)} & ALLOWED.keys()
+        assert used <= ALLOWED[home], f"{path.relative_to(ROOT)} imports {used - ALLOWED[home]}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
+    graph = {}
+    for name, path in names.items():
+        used = {other for other in imports_of(path, at_import_only=True) if other in names}
+        # `from a import b` runs a/__init__.py as well, but where b is a module it is b that is wanted.
+        graph[name] = {other for other in used if not any(more.startswith(f"{other}.") for more in used)}
+    TopologicalSorter(graph).prepare()  # CycleError names the circle
 
 
 def test_only_video_touches_a_decoder_and_only_faces_a_detector():
-    for path in [
-        *ROOT.glob("*.py"),
-        *(p for f in PACKAGES for p in (ROOT / f).glob("*.py")),
-    ]:
+    for path in MODULES:
         names = {name.split(".")[0] for name in imports_of(path)}
         assert "av" not in names or path.match("dfdc/video*.py"), path
         assert "VideoCapture" not in path.read_text(), path
@@ -87,13 +104,17 @@ def test_help_answers_at_once_without_heavy_libraries(script, tmp_path):
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         f"except SystemExit as e: print(e.code, [m for m in {HEAVY!r} if m in sys.modules])"
     )
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT / script)], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
-    assert time.monotonic() - started < 60
-    assert "usage:" in done.stdout
+    seconds = []
+    while not seconds or (min(seconds) >= 0.5 and len(seconds) < 3):  # of a processor: the machine may be busy
+        before = os.times()
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(ROOT / script)], capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
+        assert "usage:" in done.stdout
+    assert min(seconds) < 0.5
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
