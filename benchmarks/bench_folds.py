@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -35,10 +36,8 @@ PHASES = {  # function of generate_folds.py, or of dfdc.layout -> what the table
 
 def measure(root: Path) -> None:
     """Run generate_folds.py on `root` in this process; print a JSON object: seconds by phase and peak bytes."""
-    import resource
-
     started = time.perf_counter()
-    from dfdc import layout
+    from dfdc import layout  # here, because these two are the start that is measured
     from preprocessing import generate_folds
 
     seconds: Counter[str] = Counter({"start": time.perf_counter() - started})
@@ -84,7 +83,7 @@ def main() -> None:
         measure(args.measure)
         return
 
-    from stub_root import make_part
+    from stub_root import make_part  # not above: it imports what `measure` times the import of
 
     originals = max(1, round(args.crops / (CROPS * (1 + FAKES) * PARTS)))  # in each part
     results: list[tuple[str, dict]] = []

@@ -14,6 +14,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+from dfdc import imaging, layout
+from training import dataset, occlusions
+from training.config import OcclusionConfig
+from training.transforms import Augment, build_augmentation
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -23,17 +34,6 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-
-    import albumentations as A
-    import cv2
-    import numpy as np
-    import torch
-    from torch.utils.data import default_collate
-
-    from dfdc import imaging, layout
-    from training import dataset, occlusions
-    from training.config import OcclusionConfig
-    from training.transforms import Augment, build_augmentation
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

@@ -22,10 +22,13 @@ from pathlib import Path
 
 from measuring import DEMO, ROOT, one_thread, repeat_video, run_measured
 
+from dfdc import layout
+
 STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs", "generate_folds")
 
 
 # ------------------------------------------------------------------------------------------ plain forms
+# Each imports what it needs, so that it is measured without the libraries of the others.
 def every_frame(path: Path) -> list:
     import cv2
 
@@ -111,8 +114,6 @@ def decode(video: Path) -> None:
 
 def plain_works(step: str, root: Path, out: Path, scale: str | float) -> list[Callable[[], None]]:
     """The pieces of a step's plain form, or of a floor, that processes share out."""
-    from dfdc import layout
-
     dataset = layout.load_dataset(root)
     videos = [v for v in dataset.videos.values() if layout.bboxes_path(root, v.source).is_file()]
     crops = {v.id: layout.crops_path(root, v.id) for v in videos}
@@ -137,21 +138,19 @@ def run_plain(step: str, root: Path, workers: int, scale: str | float) -> None:
 # ------------------------------------------------------------------------------------------ the data
 def link_copies(source: Path, target: Path, copies: int) -> None:
     """The parts of `source`, so many times under other names, as links."""
-    from dfdc.layout import METADATA_NAME, find_parts
-
-    for part in find_parts(source):
+    for part in layout.find_parts(source):
         folder = target / part.name
         folder.mkdir(parents=True)
         metadata = {}
         for copy in range(copies):
-            entries = json.loads((part.path / METADATA_NAME).read_text())
+            entries = json.loads((part.path / layout.METADATA_NAME).read_text())
             for name, entry in entries.items():
                 if (part.path / name).is_file():
                     (folder / f"c{copy}_{name}").symlink_to((part.path / name).resolve())
                 if "original" in entry:
                     entry["original"] = f"c{copy}_{entry['original']}"
                 metadata[f"c{copy}_{name}"] = entry
-        (folder / METADATA_NAME).write_text(json.dumps(metadata))
+        (folder / layout.METADATA_NAME).write_text(json.dumps(metadata))
 
 
 def main() -> None:
@@ -162,8 +161,7 @@ def main() -> None:
     parser.add_argument("--detector-scale", default="auto", help="of both forms (auto)")
     parser.add_argument("--plain", help=argparse.SUPPRESS)  # this script runs itself for a plain form or a floor
     args = parser.parse_args()
-    from dfdc.faces import parse_detector_scale
-    from dfdc.layout import load_dataset
+    from dfdc.faces import parse_detector_scale  # not above: processes of plain forms import this file
 
     if args.plain:
         run_plain(args.plain, args.data_root, args.workers, parse_detector_scale(args.detector_scale))
@@ -172,8 +170,8 @@ def main() -> None:
         sys.exit(f"there is no {args.data_root}; ./quickstart.sh makes demo/")
 
     def plain(name: str, root: Path) -> tuple[float, float, str]:
-        return run_measured([sys.executable, __file__, root, "--plain", name, "--workers", args.workers,
-                             "--detector-scale", args.detector_scale])  # fmt: skip
+        command = [sys.executable, __file__, root, "--plain", name, "--workers", args.workers]
+        return run_measured([*command, "--detector-scale", args.detector_scale])
 
     def ours(step: str, root: Path) -> tuple[float, float, str]:
         more = ["--detector-scale", args.detector_scale] if step == STEPS[0] else []
@@ -184,12 +182,13 @@ def main() -> None:
         once, often, long = (Path(folder) / name for name in ("once", "often", "long"))
         link_copies(args.data_root, once, 1)
         link_copies(args.data_root, often, args.copies)
-        dataset = load_dataset(once)
-        print(f"{len(dataset.reals())} real and {len(dataset.fakes())} fake videos, {args.workers} processes, scale "
-              f"{args.detector_scale}; seconds with start-up, {args.copies} x: of {args.copies} copies")  # fmt: skip
-        print(f"| step | decode | decode {args.copies} x | plain | ours | ours {args.copies} x | plain / ours | "
-              f"ours / decode, {args.copies} x | plain MiB | ours MiB | ours {args.copies} x |")  # fmt: skip
-        print("|" + "---|" * 11)
+        dataset = layout.load_dataset(once)
+        print(f"{len(dataset.reals())} real and {len(dataset.fakes())} fake videos, {args.workers} processes", end=", ")
+        print(f"scale {args.detector_scale}; seconds with start-up, {args.copies} x: of {args.copies} copies")
+        more = f"{args.copies} x"
+        columns = ["step", "decode", f"decode {more}", "plain", "ours", f"ours {more}", "plain / ours"]
+        columns += [f"ours / decode, {more}", "plain MiB", "ours MiB", f"ours {more}"]
+        print(f"| {' | '.join(columns)} |\n|" + "---|" * len(columns))
         for step in STEPS:
             floor = {STEPS[0]: "decode_reals", STEPS[1]: "decode_all"}.get(step)
             floors = [plain(floor, root)[0] if floor else None for root in (once, often)]
@@ -211,8 +210,8 @@ def main() -> None:
             repeat_video(video, part / "long.mp4", times=times)
             (part / "metadata.json").write_text('{"long.mp4": {"label": "REAL"}}')
             shutil.rmtree(long / "bboxes", ignore_errors=True)
-            seconds, memory, printed = run_measured([sys.executable, ROOT / "preprocessing" / f"{STEPS[0]}.py",
-                                                     "--root-dir", long, "--workers", 1])  # fmt: skip
+            script = ROOT / "preprocessing" / f"{STEPS[0]}.py"
+            seconds, memory, printed = run_measured([sys.executable, script, "--root-dir", long, "--workers", 1])
             print(f"- {times} x: {seconds:.1f} s, {memory:.0f} MiB, {printed.splitlines()[-1]}")
 
 

@@ -17,6 +17,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dfdc.devices import resolve_device
+from networks.model import build_network
+from training import engine
+from training.config import load_config
+from training.distributed import Ranks
+from training.optim import build_optimizer
+from training.wrapping import amp_type, use_fast_kernels, wrap
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -28,18 +39,6 @@ def main() -> None:
     parser.add_argument("--compile", choices=("off", "on", "auto"), default="off", help="of ours (off)")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="in both forms")
     args = parser.parse_args()
-
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from dfdc.devices import resolve_device
-    from networks.model import build_network
-    from training import engine
-    from training.config import load_config
-    from training.distributed import Ranks
-    from training.optim import build_optimizer
-    from training.wrapping import amp_type, use_fast_kernels, wrap
-
     device = resolve_device(args.device)
     on_gpu = device.startswith("cuda")
     changes = {"batch_size": args.batch_size, "compile": args.compile, "epochs": 10**6}
@@ -150,16 +149,17 @@ def main() -> None:
         return reached
 
     what = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{config.encoder}, {config.size} px, batch {args.batch_size}, on {what}; ours: {our_type or 'float32'}, "
-          f"compile {args.compile}; {flops_per_image / 1e9:.1f} GFLOPs an image and step")  # fmt: skip
+    print(f"{config.encoder}, {config.size} px, batch {args.batch_size}, on {what}", end="; ")
+    print(f"ours: {our_type or 'float32'}, compile {args.compile}", end="; ")
+    print(f"{flops_per_image / 1e9:.1f} GFLOPs an image and step")
     print("| form | images per second | utilisation | peak memory |\n|---|---|---|---|")
     for name, number_type in (("plain", plain_type or torch.float32), ("ours", our_type or torch.float32)):
         used = best[name] * flops_per_image / peak(number_type)
         print(f"| {name} | {best[name]:.2f} | {used:.1%} | {f'{memory[name]:.1f} GiB' if on_gpu else '-'} |")
     print(f"ours is {best['ours'] / best['plain']:.2f} times plain")
     if on_gpu:
-        print(f"a batch of {args.batch_size} {'fits' if memory['ours'] < 11.3 else 'does not fit'} a 12 GB card "
-              "(0.7 GB of it are the driver's)")  # fmt: skip
+        fits = "fits" if memory["ours"] < 11.3 else "does not fit"
+        print(f"a batch of {args.batch_size} {fits} a 12 GB card (0.7 GB of it are the driver's)")
 
 
 if __name__ == "__main__":
