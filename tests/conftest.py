@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def write_numbered(tmp_path: Path) -> Callable[..., Path]:
-    def write(name: str = "numbered.mp4", count: int = 40, **options: object) -> Path:
+    def write(name: str = "numbered.mp4", count: int = 40, **options) -> Path:
         path = tmp_path / name
         write_video(path, numbered_frames(count), **options)
         return path

@@ -119,7 +119,7 @@ def test_help_answers_at_once_without_heavy_libraries(script, tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_start_with_what_they_do_and_a_command(script):
-    doc = ast.get_docstring(ast.parse((ROOT / script).read_text()))
+    doc = ast.get_docstring(ast.parse((ROOT / script).read_text())) or ""
     assert f"python {script}" in doc or f"    python {script}" in doc
     assert run_script(script, "--no-such-flag").returncode == 2
 
