@@ -44,7 +44,8 @@ def main() -> None:
     batches = [slice(start, start + args.batch_size) for start in range(0, len(rows), args.batch_size)]
 
     compose = build_augmentation(args.size)
-    (colours,) = [item for item in compose if len(getattr(item, "transforms", [])) == 3 and item.p == 0.7]
+    groups = [item for item in compose if isinstance(item, A.BaseCompose)]
+    (colours,) = [group for group in groups if len(group.transforms) == 3 and group.p == 0.7]
     colours.transforms[1] = A.FancyPCA()  # the library's own, in place of our faster one
     mean, std = np.array(imaging.IMAGENET_MEAN), np.array(imaging.IMAGENET_STD)
 
@@ -52,7 +53,9 @@ def main() -> None:
         for batch in batches:
             samples = []
             for path in paths[batch]:
-                picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+                picture = cv2.imread(str(path))
+                assert picture is not None, path
+                picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
                 picture = compose(image=picture)["image"]
                 values = ((picture / 255.0 - mean) / std).transpose(2, 0, 1).astype(np.float32)
                 samples.append({"image": torch.from_numpy(values), "label": 1.0})

@@ -114,7 +114,7 @@ def main() -> None:
         names = save_models(weights, args.encoder)
 
         def ours(some: list[Path], models: int = MODELS) -> tuple[float, float, dict]:
-            command = [sys.executable, ROOT / "predict_folder.py", "--weights-dir", weights, "--models"]
+            command: list[object] = [sys.executable, ROOT / "predict_folder.py", "--weights-dir", weights, "--models"]
             command += [*names[:models], "--test-dir", *some, "--output", output, "--force", "--detector-scale", 0.5]
             command += ["--precision", args.precision, "--compile", args.compile]
             took, memory, _ = run_measured(command)

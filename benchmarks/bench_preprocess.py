@@ -16,7 +16,7 @@ import multiprocessing
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -70,6 +70,7 @@ def plain_crops(root: Path, video: Path, boxes: Path) -> None:
     for number, rows in json.loads(boxes.read_text())["frames"].items():
         for row in rows:
             crop = crop_face(frames[int(number)], row["box"])
+            assert crop is not None, (video, row)
             cv2.imwrite(str(folder / f"{number}_{row['face']}.png"), cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))
 
 
@@ -98,7 +99,9 @@ def plain_diffs(root: Path, real: Path, fake: Path) -> None:
     folder = root / fake.name
     folder.mkdir()
     for path in fake.glob("*.png"):
-        mask = scikit_image(cv2.imread(str(real / path.name)), cv2.imread(str(path)))
+        one, other = cv2.imread(str(real / path.name)), cv2.imread(str(path))
+        assert one is not None and other is not None, path
+        mask = scikit_image(one, other)
         cv2.imwrite(str(folder / f"{path.stem}_diff.png"), mask)
 
 
@@ -112,7 +115,7 @@ def decode(video: Path) -> None:
             pass
 
 
-def plain_works(step: str, root: Path, out: Path, scale: str | float) -> list[Callable[[], None]]:
+def plain_works(step: str, root: Path, out: Path, scale: str | float) -> Sequence[Callable[[], None]]:
     """The pieces of a step's plain form, or of a floor, that processes share out."""
     dataset = layout.load_dataset(root)
     videos = [v for v in dataset.videos.values() if layout.bboxes_path(root, v.source).is_file()]
@@ -196,7 +199,7 @@ def main() -> None:
             more_seconds, more_memory, _ = ours(step, often)
             plain_seconds, plain_memory, _ = plain(step, once) if step != STEPS[-1] else (None, None, "")
             ratio = plain_seconds and plain_seconds / seconds
-            over = floor and more_seconds / floors[1]
+            over = more_seconds / floors[1] if floors[1] else None
             cells = [*floors, plain_seconds, seconds, more_seconds, ratio, over]
             shown = ["-" if cell is None else f"{cell:.1f}" for cell in cells]
             shown += ["-" if cell is None else f"{cell:.0f}" for cell in (plain_memory, memory, more_memory)]

@@ -78,7 +78,7 @@ def main() -> None:
                         torch.nn.functional.binary_cross_entropy_with_logits(logits[target == k], target[target == k])
                         for k in (0, 1)
                     ]
-                    loss = sum(halves) / 2
+                    loss = (halves[0] + halves[1]) / 2
                 optimizer.zero_grad()
                 scaler.scale(loss).backward()
                 scaler.unscale_(optimizer)
@@ -90,7 +90,7 @@ def main() -> None:
         return steps
 
     def ours() -> Callable[[int], None]:
-        network = build().to(device, memory_format=torch.channels_last)
+        network = build().to(device).to(memory_format=torch.channels_last)
         optimizer, _ = build_optimizer(network, config.optimizer, device)
         scaler = engine.make_scaler(device, our_type)
         use_fast_kernels(device, our_type)

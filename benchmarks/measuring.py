@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dfdc.devices import keep_freed_memory, limit_threads
@@ -70,7 +70,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def best_in_turn(forms: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
+def best_in_turn(forms: Mapping[str, Callable[[], object]], turns: int) -> dict[str, float]:
     """The best time of each form over `turns`, taken in turn so that the machine's moods fall on all alike."""
     best = dict.fromkeys(forms, float("inf"))
     for _ in range(turns):

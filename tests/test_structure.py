@@ -180,6 +180,14 @@ def test_each_skipped_test_is_named_with_its_reason(tmp_path):
     assert said == [f"test_it.py::test_moon[{side}] - Skipped: no moon" for side in ("near", "far")]
 
 
+def test_the_hooks_check_what_test_sh_does_and_fetch_nothing():
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    checks = re.findall(r"entry: \.venv/bin/(\w+) (\w+)", text)
+    assert checks == re.findall(r'^"\$bin/(\w+)" (\w+)', (ROOT / "test.sh").read_text(), re.MULTILINE)
+    assert re.findall(r"repo: (.*)", text) == ["local"]
+    assert text.count("language: system") == text.count("id: ") == len(checks) == 3
+
+
 def test_setup_again_does_nothing():
     wanted = "".join((ROOT / name).read_text() for name in ("requirements.txt", "pyproject.toml")) + f"{ROOT}\n"
     stamp = Path(sys.prefix) / ".installed"
