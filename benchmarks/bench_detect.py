@@ -40,6 +40,18 @@ def read_frames(videos: list[Path], count: int, size: tuple[int, int] | None) ->
     return frames, took / len(frames)
 
 
+def compare(library: list, ours: list) -> None:
+    """Print whether both found the same (boxes, scores) on every frame."""
+    pairs = list(zip(library, ours, strict=True))
+    counts = [(0 if boxes is None else len(boxes), len(found)) for (boxes, _), (found, _) in pairs]
+    same = [pair for pair, (one, other) in zip(pairs, counts, strict=True) if one == other and one]
+    corner = max(float(np.abs(np.asarray(a, float) - b).max()) for (a, _), (b, _) in same)
+    score = max(float(np.abs(np.asarray(a, float) - b).max()) for (_, a), (_, b) in same)
+    others = sum(one != other for one, other in counts)
+    found = f"{sum(one for one, _ in counts)} faces; {others} frames with another count"
+    print(f"{found}; corners within {corner:.4f} pixels, scores within {score:.6f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_videos(parser)
@@ -94,14 +106,7 @@ def main() -> None:
         print(f"| {name} | {times} | {more[0]:.0f} | {more[1]:.0f} |")
     print(f"ours is {whole['library'] / whole['ours']:.2f} times as fast")
 
-    pairs = list(zip(library(frames), ours(frames), strict=True))
-    counts = [(0 if boxes is None else len(boxes), len(found)) for (boxes, _), (found, _) in pairs]
-    same = [pair for pair, (one, other) in zip(pairs, counts, strict=True) if one == other and one]
-    corner = max(float(np.abs(np.asarray(a, float) - b).max()) for (a, _), (b, _) in same)
-    score = max(float(np.abs(np.asarray(a, float) - b).max()) for (_, a), (_, b) in same)
-    others = sum(one != other for one, other in counts)
-    found = f"{sum(one for one, _ in counts)} faces; {others} frames with another count"
-    print(f"{found}; corners within {corner:.4f} pixels, scores within {score:.6f}")
+    compare(library(frames), ours(frames))
 
 
 if __name__ == "__main__":
