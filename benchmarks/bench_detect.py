@@ -16,7 +16,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from facenet_pytorch import MTCNN
 from measuring import add_videos, best_in_turn, find_videos, one_thread, run_measured, seconds
 
 from dfdc.faces import DETECT_THRESHOLDS, FaceDetector
@@ -68,6 +67,8 @@ def main() -> None:
     frames, floor = read_frames(find_videos(args.videos), args.frames, (width, height))
 
     def library(some: list) -> list:
+        from facenet_pytorch import MTCNN  # not above: it belongs to the memory of this form
+
         mtcnn = MTCNN(margin=0, keep_all=True, thresholds=list(DETECT_THRESHOLDS), device=args.device)
         found = []
         for start in range(0, len(some), args.batch):
