@@ -13,6 +13,8 @@ from PIL import Image
 import predict_folder
 from networks.checkpoint import load_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):

@@ -215,6 +215,7 @@ def test_compiling_is_said_and_done(go, monkeypatch, capsys, when, if_faster):
     assert "compiled, they say" in said
 
 
+@pytest.mark.slow
 def test_compiling_that_fails_is_an_error_of_its_option(go, monkeypatch):
     def fail(self, only_if_faster):
         raise RuntimeError("no compiler")
@@ -226,6 +227,7 @@ def test_compiling_that_fails_is_an_error_of_its_option(go, monkeypatch):
     assert StandIn.made[-1].asked[0] == "off"
 
 
+@pytest.mark.slow
 def test_checkpoints_are_counted_and_progress_is_shown(go, capsys):
     go(models=("a", "b"))
     said = capsys.readouterr()
@@ -235,6 +237,7 @@ def test_checkpoints_are_counted_and_progress_is_shown(go, capsys):
     assert "loading 1 checkpoint\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_is_said(go, capsys):
     go("--few-faces", "11")
     said = capsys.readouterr().out
@@ -265,6 +268,7 @@ def label_file(tmp_path, rows=("a.mp4,0", "b.mp4,1", "c.mp4,1")):
     return path
 
 
+@pytest.mark.slow
 def test_labels_give_metrics_and_a_picture(go, tmp_path, capsys):
     go("--labels", label_file(tmp_path))
     found = details(go.output)["summary"]
@@ -280,6 +284,7 @@ def test_labels_give_metrics_and_a_picture(go, tmp_path, capsys):
     assert not (tmp_path / "o_reliability.png").exists()
 
 
+@pytest.mark.slow
 def test_a_temperature_is_fitted_to_the_scores_and_applied_later(go, tmp_path, monkeypatch):
     monkeypatch.setattr("prediction.calibration.FEWEST_VIDEOS", 2)
     labels = label_file(tmp_path, ["a.mp4,0", "b.mp4,1"])
@@ -296,12 +301,14 @@ def test_a_temperature_is_fitted_to_the_scores_and_applied_later(go, tmp_path, m
     assert [part["name"] for part in found["summary"]["metrics_of_parts"]] == ["a", "ensemble"]
 
 
+@pytest.mark.slow
 def test_labels_too_few_for_a_temperature_are_refused_before_anything_is_scored(go, tmp_path):
     with pytest.raises(UsageError, match="--calibrate: a temperature takes"):
         go("--labels", label_file(tmp_path), "--calibrate", tmp_path / "t.json")
     assert StandIn.made == []
 
 
+@pytest.mark.slow
 def test_the_report_gets_the_networks_that_scored_or_loads_them(go, tmp_path, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(report, "make_report", lambda *given: seen.append(given) or tmp_path / "r/index.html")
@@ -321,6 +328,7 @@ def test_the_report_gets_the_networks_that_scored_or_loads_them(go, tmp_path, mo
     assert len(seen) == 2
 
 
+@pytest.mark.slow
 def test_a_fold_has_its_labels_and_says_who_may_have_learned_from_it(go, tmp_path, capsys):
     root = tmp_path / "root"
     entries = {"a.mp4": {"label": "REAL"}, "b.mp4": {"label": "FAKE", "original": "a.mp4"}}
@@ -386,6 +394,7 @@ def test_options_that_go_together():
     assert parse(["--models", "a", "--few-faces", "0", "--small-faces", "0"]).floors == Floors(0, 0.0)
 
 
+@pytest.mark.slow
 def test_folders_lists_and_folders_in_folders(go, tmp_path):
     (tmp_path / "v/deep").mkdir()
     (tmp_path / "v/c.mp4").rename(tmp_path / "v/deep/c.mp4")
@@ -396,6 +405,7 @@ def test_folders_lists_and_folders_in_folders(go, tmp_path):
     assert [video["filename"] for video in details(go.output)["videos"]] == ["a.mp4"]
 
 
+@pytest.mark.slow
 def test_the_self_test_gets_its_options(go, weights, monkeypatch):
     seen = {}
 
@@ -413,6 +423,7 @@ def test_the_self_test_gets_its_options(go, weights, monkeypatch):
         go("--self-test", "--device", "tpu", videos=None)
 
 
+@pytest.mark.slow
 def test_a_device_that_is_none_is_an_error_of_its_option(go):
     with pytest.raises(UsageError, match="--device tpu"):
         go("--device", "tpu")
@@ -439,6 +450,7 @@ def test_what_is_a_result_of_this_program(tmp_path, name, content, ours):
     assert predict_folder.is_result(tmp_path / name) == ours
 
 
+@pytest.mark.slow
 def test_an_empty_file_may_be_written_to_and_one_that_is_read_not(go, tmp_path):
     go.output.touch()
     assert go() == 1
@@ -451,6 +463,7 @@ def test_an_empty_file_may_be_written_to_and_one_that_is_read_not(go, tmp_path):
     predict_folder.check_places(predict_folder.parse_arguments(["--models", "a", "--report", str(tmp_path / "r")]), [])
 
 
+@pytest.mark.slow
 def test_an_output_has_one_run_at_a_time(go, monkeypatch):
     taken = []
 

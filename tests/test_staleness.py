@@ -19,6 +19,8 @@ from preprocessing.extract_crops import CropStep
 from preprocessing.generate_diffs import DiffStep
 from preprocessing.generate_landmarks import LandmarkStep
 
+pytestmark = pytest.mark.slow
+
 
 class Names:
     """The videos of the small demo data set: one original and its fakes, and all the others."""
