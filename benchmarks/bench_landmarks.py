@@ -19,7 +19,7 @@ from measuring import DEMO, best_in_turn, one_thread, seconds
 from dfdc import layout
 from dfdc.faces import LANDMARK_THRESHOLDS, FaceDetector
 from dfdc.imaging import read_picture
-from preprocessing.generate_landmarks import CROPS_AT_ONCE, find_landmarks
+from preprocessing.landmark_step import CROPS_AT_ONCE, find_landmarks
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from measuring import DEMO, ROOT, one_thread, repeat_video, run_measured
 
 from dfdc import layout
+from dfdc.command_line import parse_detector_scale
 
 STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs", "generate_folds")
 
@@ -164,7 +165,6 @@ def main() -> None:
     parser.add_argument("--detector-scale", default="auto", help="of both forms (auto)")
     parser.add_argument("--plain", help=argparse.SUPPRESS)  # this script runs itself for a plain form or a floor
     args = parser.parse_args()
-    from dfdc.faces import parse_detector_scale  # not above: processes of plain forms import this file
 
     if args.plain:
         run_plain(args.plain, args.data_root, args.workers, parse_detector_scale(args.detector_scale))

@@ -29,8 +29,8 @@ from helpers import (  # noqa: F401  (some test files still take them from here)
     write_part,
 )
 
+from demo_data.demo_dataset import load_portraits, make_demo_dataset
 from demo_data.demo_faces import frames, make_person, make_scene
-from demo_data.make_demo_dataset import load_portraits, make_demo_dataset
 from dfdc.video import write_video
 
 
