@@ -98,6 +98,7 @@ def test_a_file_that_cant_be_read_says_why_and_costs_no_child(decoder, clip, tmp
     assert decoder._child.pid == child
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "status", "said"),
     [
@@ -136,6 +137,7 @@ def test_time_that_the_caller_takes_does_not_count(faulty, decoder, clip, monkey
     assert len(frames) == 4
 
 
+@pytest.mark.slow
 def test_the_child_ends_with_its_parent_even_amid_an_endless_loop(tmp_path, clip):
     shutil.copy(clip, tmp_path / "hangs.mp4")
     code = (
@@ -167,6 +169,7 @@ def test_the_child_ends_with_its_parent_even_amid_an_endless_loop(tmp_path, clip
     raise AssertionError(f"the child still runs: {done.stdout} {done.stderr}")
 
 
+@pytest.mark.slow
 def test_a_child_that_cant_start_is_no_fault_of_the_video(weights, clip, tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "_CHILD", "no_such_module")
     (verdict,) = predict_with(FakeDetector([[10, 10, 40, 50]]), [clip], weights, tmp_path)

@@ -36,6 +36,7 @@ def gradient(height, width):
     return np.repeat(plane[..., None], 3, 2).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(120, 80), (50, 90), (200, 200), (33, 40)])
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_map_lies_on_the_crop_as_the_network_saw_it(ensemble, monkeypatch, shape, index):
@@ -60,6 +61,7 @@ def test_a_map_lies_on_the_crop_as_the_network_saw_it(ensemble, monkeypatch, sha
     assert not any(weights.requires_grad for weights in model.parameters())
 
 
+@pytest.mark.slow
 def test_the_map_is_of_the_checkpoint_that_is_asked_for(ensemble):
     crop = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     crop = cv2.GaussianBlur(crop, (0, 0), 5)

@@ -16,6 +16,7 @@ from networks.ensemble import Ensemble
 from prediction import selftest
 
 
+@pytest.mark.slow
 def test_labels_of_other_videos_are_refused_before_anything_is_scored(tmp_path):
     make_checkpoint(tmp_path, "a")
     (tmp_path / "v").mkdir()
@@ -75,6 +76,7 @@ def noisy_portrait(path):
     return path
 
 
+@pytest.mark.slow
 def test_t62_a_video_that_was_mended_in_place_is_scored_again(tmp_path, capsys):
     make_checkpoint(tmp_path, "a")
     (tmp_path / "v").mkdir()

@@ -30,6 +30,7 @@ def overconfident(count=400, factor=3.0, seed=0):
     return labels, 1 / (1 + np.exp(-factor * logits))
 
 
+@pytest.mark.slow
 def test_each_checkpoint_and_the_ensemble_are_measured(tmp_path, capsys):
     verdicts = [verdict("r1", 0.1, 0.3), verdict("r2", 0.2, 0.9), verdict("f1", 0.9, 0.6), verdict("f2", 0.4, 0.5)]
     verdicts += [verdict("no label", 0.5, 0.5), Verdict("no face", "no face"), Verdict("neither", "unreadable")]
@@ -280,6 +281,7 @@ def portraits(tmp_path_factory):
     return folder, labels
 
 
+@pytest.mark.slow
 def test_calibrate_in_one_run_and_apply_in_the_next(portraits, tmp_path, capsys):
     folder, labels = portraits
     weights = tmp_path / "weights"

@@ -46,6 +46,7 @@ def test_t1_frames_are_spread_and_a_short_clip_is_read_whole(count, expected):
         assert numbers == np.linspace(0, count - 1, 32).astype(int).tolist()
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_steps_done_by_hand(weights, demo_videos, tmp_path, detector):
     output = tmp_path / "submission.csv"
     assert run(weights, demo_videos, output) == 0
@@ -116,6 +117,7 @@ def test_t3_each_failure_has_its_own_status_and_no_score(tmp_path, clip):
         assert reason in verdict.reason
 
 
+@pytest.mark.slow
 def test_t2_one_face_in_a_video_is_enough(tmp_path, weights):
     path = tmp_path / "one.mp4"
     write_video(path, numbered_frames(1))
@@ -132,6 +134,7 @@ def test_t4_one_bad_box_costs_that_crop_only(clip):
     assert len(crops) == len(verdict.faces) == 32
 
 
+@pytest.mark.slow
 def test_t5_a_crowd_is_scored_to_its_last_frame(weights, tmp_path):
     clip = tmp_path / "still.mp4"
     write_video(clip, list(numbered_frames(40))[22:23] * 40)
@@ -155,6 +158,7 @@ def test_t11_lost_frames_make_it_partial(tmp_path):
     assert (verdict.status, verdict.frames_lost, verdict.frames_read) == ("partial", [0], 31)
 
 
+@pytest.mark.slow
 def test_a_folder_with_bad_files_gives_every_other_verdict_and_status_1(weights, demo_videos, tmp_path):
     folder = tmp_path / "videos"
     shutil.copytree(demo_videos, folder)
@@ -178,6 +182,7 @@ def test_a_folder_with_bad_files_gives_every_other_verdict_and_status_1(weights,
     assert details(output)["summary"]["statuses"] == {"no face": 1, "too short": 2, "unreadable": 2}
 
 
+@pytest.mark.slow
 def test_t14_a_stopped_run_goes_on_and_what_is_scored_is_not_scored_again(
     weights, demo_videos, tmp_path, monkeypatch, capsys
 ):
@@ -229,6 +234,7 @@ def test_t14_a_stopped_run_goes_on_and_what_is_scored_is_not_scored_again(
     assert len(calls) == 7
 
 
+@pytest.mark.slow
 def test_an_error_is_tried_again(clip, weights, tmp_path):
     (verdict,) = predict_with(FakeDetector([], KeyError("bug")), [clip], weights, tmp_path)
     assert verdict.status == "error"
@@ -236,6 +242,7 @@ def test_an_error_is_tried_again(clip, weights, tmp_path):
     assert verdict.status == "ok"
 
 
+@pytest.mark.slow
 def test_videos_share_batches_and_one_that_fails_costs_no_other(tmp_path, weights, monkeypatch):
     paths = []
     for name in ("a", "bad", "c", "d", "e"):
@@ -265,6 +272,7 @@ def test_videos_share_batches_and_one_that_fails_costs_no_other(tmp_path, weight
     assert [verdict.score for verdict in verdicts] == pytest.approx([verdict.score for verdict in alone], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_pictures_lists_and_single_files(weights, tmp_path, capsys):
     import skimage.data
 
@@ -294,6 +302,7 @@ def test_pictures_lists_and_single_files(weights, tmp_path, capsys):
     assert person["thumbnail"]["frame"] == 0
 
 
+@pytest.mark.slow
 def test_labels_give_log_loss_and_auc(weights, demo_videos, tmp_path, capsys):
     names = sorted(path.name for path in demo_videos.iterdir())
     listing = tmp_path / "labels.csv"
@@ -308,6 +317,7 @@ def test_labels_give_log_loss_and_auc(weights, demo_videos, tmp_path, capsys):
     assert f"log loss {found['log_loss']:.4f}, auc {found['auc']:.4f}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_fold_scores_the_held_out_videos(weights, preprocessed, tmp_path, capsys):
     output = tmp_path / "out.csv"
     assert run(weights, preprocessed, output, "--fold", 0, models=["a"]) == 0
@@ -327,6 +337,7 @@ def test_same_names_in_two_folders_are_told_apart(tmp_path):
     assert set(found) == {str(tmp_path / "one" / "same.mp4"), str(tmp_path / "two" / "same.mp4"), "other.mp4"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"--models": "nope"}, "nope: not in"), ({"--weights-dir": "/absent"}, "no checkpoint"),
@@ -348,6 +359,7 @@ def test_wrong_use_exits_2_and_names_it(weights, demo_videos, tmp_path, change, 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_checkpoints_named_in_a_file(weights, tmp_path):
     chosen = tmp_path / "selected.txt"
     chosen.write_text("a\n\nb\n")
@@ -357,6 +369,7 @@ def test_checkpoints_named_in_a_file(weights, tmp_path):
         files.find_models(weights, [f"@{chosen}"])
 
 
+@pytest.mark.slow
 def test_a_folder_without_videos_and_a_broken_checkpoint(weights, demo_videos, tmp_path):
     with pytest.raises(UsageError, match="no video or picture lies in it"):
         run(weights, tmp_path, tmp_path / "o.csv")
@@ -365,6 +378,7 @@ def test_a_folder_without_videos_and_a_broken_checkpoint(weights, demo_videos, t
         run(tmp_path, demo_videos, tmp_path / "o.csv", models=["broken"])
 
 
+@pytest.mark.slow
 @on_both_kinds
 def test_videos_of_all_shapes_are_scored(kind, weights, face_clips, tmp_path):
     folder = tmp_path / "videos"

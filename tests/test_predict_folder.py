@@ -214,6 +214,7 @@ def test_compiling_is_said_and_done(go, monkeypatch, capsys, when, if_faster):
     assert "compiled, they say" in said
 
 
+@pytest.mark.slow
 def test_compiling_that_fails_is_an_error_of_its_option(go, monkeypatch):
     def fail(self, only_if_faster):
         raise RuntimeError("no compiler")
@@ -225,6 +226,7 @@ def test_compiling_that_fails_is_an_error_of_its_option(go, monkeypatch):
     assert StandIn.made[-1].asked[0] == "off"
 
 
+@pytest.mark.slow
 def test_checkpoints_are_counted_and_progress_is_shown(go, capsys):
     go(models=("a", "b"))
     said = capsys.readouterr()
@@ -234,6 +236,7 @@ def test_checkpoints_are_counted_and_progress_is_shown(go, capsys):
     assert "loading 1 checkpoint\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_is_said(go, capsys):
     go("--few-faces", "11")
     said = capsys.readouterr().out
@@ -264,6 +267,7 @@ def label_file(tmp_path, rows=("a.mp4,0", "b.mp4,1", "c.mp4,1")):
     return path
 
 
+@pytest.mark.slow
 def test_labels_give_metrics_and_a_picture(go, tmp_path, capsys):
     go("--labels", label_file(tmp_path))
     found = details(go.output)["summary"]
@@ -279,6 +283,7 @@ def test_labels_give_metrics_and_a_picture(go, tmp_path, capsys):
     assert not (tmp_path / "o_reliability.png").exists()
 
 
+@pytest.mark.slow
 def test_a_temperature_is_fitted_to_the_scores_and_applied_later(go, tmp_path, monkeypatch):
     monkeypatch.setattr("prediction.calibration.FEWEST_VIDEOS", 2)
     labels = label_file(tmp_path, ["a.mp4,0", "b.mp4,1"])
@@ -295,12 +300,14 @@ def test_a_temperature_is_fitted_to_the_scores_and_applied_later(go, tmp_path, m
     assert [part["name"] for part in found["summary"]["metrics_of_parts"]] == ["a", "ensemble"]
 
 
+@pytest.mark.slow
 def test_labels_too_few_for_a_temperature_are_refused_before_anything_is_scored(go, tmp_path):
     with pytest.raises(UsageError, match="--calibrate: a temperature takes"):
         go("--labels", label_file(tmp_path), "--calibrate", tmp_path / "t.json")
     assert StandIn.made == []
 
 
+@pytest.mark.slow
 def test_the_report_gets_the_networks_that_scored_or_loads_them(go, tmp_path, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr("prediction.pages.make_report", lambda *given: seen.append(given) or tmp_path / "r/index.html")
@@ -320,6 +327,7 @@ def test_the_report_gets_the_networks_that_scored_or_loads_them(go, tmp_path, mo
     assert len(seen) == 2
 
 
+@pytest.mark.slow
 def test_a_fold_has_its_labels_and_says_who_may_have_learned_from_it(go, tmp_path, capsys):
     root = tmp_path / "root"
     entries = {"a.mp4": {"label": "REAL"}, "b.mp4": {"label": "FAKE", "original": "a.mp4"}}
@@ -385,6 +393,7 @@ def test_options_that_go_together():
     assert parse(["--models", "a", "--few-faces", "0", "--small-faces", "0"]).floors == Floors(0, 0.0)
 
 
+@pytest.mark.slow
 def test_folders_lists_and_folders_in_folders(go, tmp_path):
     (tmp_path / "v/deep").mkdir()
     (tmp_path / "v/c.mp4").rename(tmp_path / "v/deep/c.mp4")
@@ -395,6 +404,7 @@ def test_folders_lists_and_folders_in_folders(go, tmp_path):
     assert [video["filename"] for video in details(go.output)["videos"]] == ["a.mp4"]
 
 
+@pytest.mark.slow
 def test_the_self_test_gets_its_options(go, weights, monkeypatch):
     seen = {}
 
@@ -412,6 +422,7 @@ def test_the_self_test_gets_its_options(go, weights, monkeypatch):
         go("--self-test", "--device", "tpu", videos=None)
 
 
+@pytest.mark.slow
 def test_a_device_that_is_none_is_an_error_of_its_option(go):
     with pytest.raises(SettingError, match="device tpu"):
         go("--device", "tpu")
@@ -438,6 +449,7 @@ def test_what_is_a_result_of_this_program(tmp_path, name, content, ours):
     assert predict_folder.is_result(tmp_path / name) == ours
 
 
+@pytest.mark.slow
 def test_an_empty_file_may_be_written_to_and_one_that_is_read_not(go, tmp_path):
     go.output.touch()
     assert go() == 1
@@ -450,6 +462,7 @@ def test_an_empty_file_may_be_written_to_and_one_that_is_read_not(go, tmp_path):
     predict_folder.check_places(predict_folder.parse_arguments(["--models", "a", "--report", str(tmp_path / "r")]), [])
 
 
+@pytest.mark.slow
 def test_an_output_has_one_run_at_a_time(go, monkeypatch):
     taken = []
 

@@ -57,6 +57,7 @@ def test_a_file_that_cant_be_read_now_is_tried_again_and_its_verdict_waits(tmp_p
     assert Progress(tmp_path / "p", {}, videos).done == {}
 
 
+@pytest.mark.slow
 def test_a_video_out_of_reach_says_why_and_costs_no_other(tmp_path, capsys):
     make_checkpoint(tmp_path, "a")
     (tmp_path / "v").mkdir()
@@ -120,6 +121,7 @@ def test_lines_that_are_no_verdicts_cost_none(tmp_path, line):
     assert Progress(tmp_path / "p", {}, {"w.mp4": tmp_path / "v.mp4"}).done == {}
 
 
+@pytest.mark.slow
 def test_checkpoints_are_told_apart_by_their_whole_content(tmp_path, capsys):
     """The settings of an earlier version had the checksum of some blocks; a run with such a file begins anew."""
     make_checkpoint(tmp_path, "a")
@@ -153,6 +155,7 @@ def test_any_name_survives_the_way_through_csv(tmp_path):
     assert b"plain.mp4,0.25,ok,few faces; small faces,0,0\n" in (tmp_path / "o.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_pages_of_a_moved_video_have_pictures(tmp_path):
     (tmp_path / "here").mkdir()
     path = tmp_path / "here/v.mp4"
@@ -228,6 +231,7 @@ def test_t67_results_of_another_version_of_the_program_do_not_count(tmp_path, mo
     assert Progress(tmp_path / "p", {}, videos).done == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["precision", "checkpoint", "scale"])
 def test_t67_what_moves_a_score_begins_anew(weights, tmp_path, capsys, change):
     (tmp_path / "v").mkdir()
@@ -247,6 +251,7 @@ def test_t67_what_moves_a_score_begins_anew(weights, tmp_path, capsys, change):
     assert {"precision": "(precision)", "checkpoint": "(models)", "scale": "(detector_scale)"}[change] in said
 
 
+@pytest.mark.slow
 def test_t67_one_output_has_one_run_which_is_named(tmp_path):
     output = tmp_path / "o.csv"
     code = (
@@ -323,6 +328,7 @@ def test_a_digest_that_is_none_names_no_file(tmp_path, capsys):
     assert len(list(tmp_path.glob("p.*"))) == 1
 
 
+@pytest.mark.slow
 def test_a_row_that_lacks_a_score_costs_its_video_only(weights, demo_root, tmp_path):
     (video, *_) = sorted(demo_root.rglob("*.mp4"))
     run(weights, video, tmp_path / "o.csv", models=["a"])
@@ -359,6 +365,7 @@ def test_a_disk_without_locks_is_said_to_be_one(tmp_path, monkeypatch, capsys):
         pass
 
 
+@pytest.mark.slow
 def test_t67_a_second_command_is_refused_while_the_first_scores(weights, tmp_path):
     (tmp_path / "v").mkdir()
     write_video(tmp_path / "v/v.mp4", numbered_frames(3))

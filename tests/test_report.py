@@ -123,6 +123,7 @@ def write_ledger(root, step, rows, *, finished=True):
 
 
 # ------------------------------------------------------------------------------------------------- content
+@pytest.mark.slow
 def test_the_page_shows_what_is_there(preprocessed, page):
     dataset = layout.load_dataset(preprocessed)
     rows = {row[0]: row[1:] for row in page.rows}
@@ -144,6 +145,7 @@ def test_the_page_shows_what_is_there(preprocessed, page):
     assert "margin part 3" in page.text
 
 
+@pytest.mark.slow
 def test_the_pairs_are_pictures_of_all_fakes(preprocessed, page):
     fakes = layout.load_dataset(preprocessed).fakes()
     assert len(page.sources) == 3 * min(pairs.MAX_PAIRS, pairs.MAX_FRAMES * len(fakes))
@@ -157,6 +159,7 @@ def test_the_pairs_are_pictures_of_all_fakes(preprocessed, page):
         assert any(f"where {fake.id} differs from {fake.source}" in alt for alt in page.alts)
 
 
+@pytest.mark.slow
 def test_the_page_is_one_file_and_asks_for_nothing(preprocessed):
     text = layout.report_path(preprocessed).read_text(encoding="utf-8")
     assert not re.search(r"https?://|url\(|@import|<script|<link", text)
@@ -166,6 +169,7 @@ def test_the_page_is_one_file_and_asks_for_nothing(preprocessed):
     assert [path.name for path in layout.report_path(preprocessed).parent.iterdir()] == ["index.html"]
 
 
+@pytest.mark.slow
 def test_the_same_data_give_the_same_bytes_wherever_they_lie(preprocessed, root):
     first = layout.report_path(preprocessed).read_bytes()
     make_report(root, "crops")
@@ -188,6 +192,7 @@ def test_a_large_data_set_gives_a_small_page(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------- reasons
+@pytest.mark.slow
 def test_failures_are_on_the_page_and_in_the_table(root, capsys):
     rows = {("gone", "skipped"): "it is not on disk"}
     for step in scan.STEPS:
@@ -203,6 +208,7 @@ def test_failures_are_on_the_page_and_in_the_table(root, capsys):
     assert re.search(rf"page +{re.escape(str(layout.report_path(root)))}", out)
 
 
+@pytest.mark.slow
 def test_a_step_that_did_not_end_is_said_not_to_have_ended(root, capsys):
     write_ledger(root, "extract_crops", {("a", "failed"): "zero bytes"}, finished=False)
     layout.ledger_path(root, "generate_diffs").with_suffix(".json").unlink()  # as an earlier version leaves it
@@ -217,6 +223,7 @@ def test_a_step_that_did_not_end_is_said_not_to_have_ended(root, capsys):
     assert "1 failed, 0 skipped, 0 incomplete: stopped, or still running, after 1 of 3 videos" in out
 
 
+@pytest.mark.slow
 def test_videos_that_are_rejected_as_a_whole_are_not_shown_or_counted(root, capsys):
     dataset = layout.load_dataset(root)
     real = dataset.reals()[0].id
@@ -232,6 +239,7 @@ def test_videos_that_are_rejected_as_a_whole_are_not_shown_or_counted(root, caps
     assert "rejected.csv" in read_page(root).text  # the page says what is wrong
 
 
+@pytest.mark.slow
 def test_a_part_that_is_away_is_on_the_page(root, tmp_path):
     part = layout.load_dataset(root).parts[0]
     part.path.rename(tmp_path / "away")
@@ -239,6 +247,7 @@ def test_a_part_that_is_away_is_on_the_page(root, tmp_path):
     assert f"Parts that folds.csv knows, and that are not here now: {part.name}" in read_page(root).text
 
 
+@pytest.mark.slow
 def test_crops_that_cant_be_read_are_on_the_page(root, monkeypatch):
     refused = layout.load_dataset(root).reals()[0].id
 
@@ -251,6 +260,7 @@ def test_crops_that_cant_be_read_are_on_the_page(root, monkeypatch):
     assert f"1 video whose crops can't be read: {refused}" in read_page(root).text
 
 
+@pytest.mark.slow
 def test_what_is_rejected_and_what_is_of_no_video_any_more_is_counted(root, capsys):
     real = layout.load_dataset(root).reals()[0].id
     (root / layout.REJECTED_NAME).write_text(
@@ -305,6 +315,7 @@ def browse(folder, path, width, *options):
     return SimpleNamespace(**json.loads(found[1]), picture=cv2.imread(str(shot)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium, chromium-browser or google-chrome is installed")
 @pytest.mark.parametrize("width", [1200, 400])
 @pytest.mark.parametrize("kind", ["demo", "long names", "fault"])
@@ -328,6 +339,7 @@ def test_a_browser_shows_the_page_at_any_width(preprocessed, tmp_path, kind, wid
     assert seen.picture[-1, 0].min() > 200  # light
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium, chromium-browser or google-chrome is installed")
 def test_a_browser_that_is_set_to_dark_gets_a_dark_page(preprocessed, tmp_path):
     seen = browse(tmp_path, layout.report_path(preprocessed), 800, "--blink-settings=preferredColorScheme=0")

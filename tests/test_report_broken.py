@@ -23,6 +23,7 @@ def root(preprocessed, tmp_path):
     return copy_dataset(preprocessed, tmp_path / "data root")
 
 
+@pytest.mark.slow
 def test_names_are_text_and_never_markup(tmp_path):
     root = make_nasty(tmp_path / f"root {NASTY}")
     (root / layout.FOLDS_NAME).write_text(f'video,label,fold\n"{NASTY.replace(chr(34), chr(34) * 2)}0",0,0\n')
@@ -49,6 +50,7 @@ def test_hostile_names_are_text_where_there_is_a_page_and_where_there_is_none(tm
     assert re.sub(r"\s+", " ", as_written(name)) in read_page(root).text
 
 
+@pytest.mark.slow
 def test_artifacts_without_stamps_or_metadata_are_counted_and_said(tmp_path):
     root = make_crops(tmp_path / "root")
     part = write_part(
@@ -71,6 +73,7 @@ def test_artifacts_without_stamps_or_metadata_are_counted_and_said(tmp_path):
     assert "Nothing failed" not in page.text
 
 
+@pytest.mark.slow
 def test_broken_artifacts_are_said_and_the_rest_is_shown(root):
     dataset = layout.load_dataset(root)
     first, second = dataset.reals()[:2]
@@ -101,6 +104,7 @@ def test_broken_artifacts_are_said_and_the_rest_is_shown(root):
     assert not any(f"fake, {fake.id}," in alt for alt in page.alts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -133,6 +137,7 @@ def test_no_fakes_and_no_artifacts(tmp_path):
     assert ["part_0", "1", "0", "1", "0", "0", "0", "0"] in page.rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["empty", "broken", "absent", "part"])
 def test_unusable_data_gives_a_page_that_says_so(tmp_path, kind):
     root = tmp_path / "root"
@@ -160,6 +165,7 @@ def test_unusable_data_gives_a_page_that_says_so(tmp_path, kind):
         assert str(layout.report_path(root)) in done.stderr
 
 
+@pytest.mark.slow
 def test_crops_of_another_folder_and_a_place_that_is_taken(root):
     (root / "crops").rename(root / "wide")
     found, _ = make_report(root, "wide")
@@ -172,6 +178,7 @@ def test_crops_of_another_folder_and_a_place_that_is_taken(root):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_step_that_stops_the_run_is_followed_by_the_page(tmp_path):
     part = write_part(tmp_path / "root" / "part_0", {"a.mp4": {"label": "REAL"}})
     (part / "a.mp4").write_bytes(b"")

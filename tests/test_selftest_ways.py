@@ -59,6 +59,7 @@ def files(folder, *names):
     return paths
 
 
+@pytest.mark.slow
 def test_scores_are_stored_in_fp32_on_the_cpu_and_both_ways_are_compared(tmp_path, monkeypatch, capsys):
     paths = files(tmp_path, "a", "b")
     calls = made_up(monkeypatch, {"fp32 on cpu": 0.5, "bf16 on cuda:0, compiled": 0.55})
@@ -81,6 +82,7 @@ def test_scores_are_stored_in_fp32_on_the_cpu_and_both_ways_are_compared(tmp_pat
     assert capsys.readouterr().out.endswith("self-test passed: 1 checkpoint, in fp32 on cpu\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "name", "off", "status"),
     [
@@ -125,6 +127,7 @@ def test_logits_have_bounds_as_well(precision, allowed):
     assert f"(at most {allowed:g} is allowed)" in problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("device", "off", "status"), [("cpu", 1.1, 1), ("cuda", 1.9, 0), ("cuda", 2.1, 1)])
 def test_boxes_of_a_gpu_may_be_further_off(tmp_path, monkeypatch, device, off, status):
     (path,) = files(tmp_path, "a")
@@ -133,6 +136,7 @@ def test_boxes_of_a_gpu_may_be_further_off(tmp_path, monkeypatch, device, off, s
     assert selftest.self_test([path], store=True, precision="bf16", device=device) == status
 
 
+@pytest.mark.slow
 def test_a_way_that_is_none_is_refused_before_anything_is_scored(tmp_path, monkeypatch):
     calls = made_up(monkeypatch, {})
     with pytest.raises(UsageError, match="fp16 is for GPUs"):
@@ -140,6 +144,7 @@ def test_a_way_that_is_none_is_refused_before_anything_is_scored(tmp_path, monke
     assert calls == []
 
 
+@pytest.mark.slow
 def test_a_fault_in_the_reference_is_not_blamed_on_the_run(tmp_path, monkeypatch, capsys):
     (path,) = files(tmp_path, "a")
     scores = {"fp32 on cpu": 0.5, "bf16 on cpu": 0.5}
@@ -152,6 +157,7 @@ def test_a_fault_in_the_reference_is_not_blamed_on_the_run(tmp_path, monkeypatch
     assert "comes from" not in out
 
 
+@pytest.mark.slow
 def test_checkpoints_of_one_name_are_told_apart_and_sure_ones_are_noted(tmp_path, monkeypatch, capsys):
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
@@ -167,6 +173,7 @@ def test_checkpoints_of_one_name_are_told_apart_and_sure_ones_are_noted(tmp_path
     assert "note:" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_clip_is_scored_in_the_way_that_is_asked_for(tmp_path, monkeypatch):
     sensitive_checkpoint(tmp_path / "a")
     seen = {}
@@ -207,6 +214,7 @@ def stored_by(tmp_path, monkeypatch, capsys):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -231,6 +239,7 @@ def test_what_differs_is_said(tmp_path, monkeypatch, capsys, change, said):
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_changed_since_is_named_and_a_box_and_a_score_are_both_told(tmp_path, monkeypatch, capsys):
     path = stored_by(tmp_path, monkeypatch, capsys)
 
@@ -248,6 +257,7 @@ def test_what_changed_since_is_named_and_a_box_and_a_score_are_both_told(tmp_pat
     assert "gone 2.0 -> None, the encoder, which wrote other bytes\n" in out
 
 
+@pytest.mark.slow
 def test_stored_scores_are_replaced_only_by_force(tmp_path, monkeypatch, capsys):
     path = stored_by(tmp_path, monkeypatch, capsys)
     made_up(monkeypatch, {"fp32 on cpu": 0.6})
@@ -258,6 +268,7 @@ def test_stored_scores_are_replaced_only_by_force(tmp_path, monkeypatch, capsys)
     assert selftest.read_golden(path)["faces"][0]["score"] == 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -278,6 +289,7 @@ def test_a_broken_file_of_golden_scores_is_named(tmp_path, monkeypatch, capsys, 
         selftest.self_test([path])
 
 
+@pytest.mark.slow
 def test_a_clip_without_scores_fails_for_all(tmp_path, monkeypatch, capsys):
     path = stored_by(tmp_path, monkeypatch, capsys)
     clip = {"pixels_sha256": "1", "file_sha256": "2"}

@@ -55,6 +55,7 @@ def make(folder, verdicts, weights, strategy="confident", recorded=None, **setti
     return {v.filename: Page((folder / "r/videos" / report.page_name(v.filename)).read_text()) for v in verdicts}
 
 
+@pytest.mark.slow
 def test_a_page_says_and_shows_what_is_known(tmp_path, video, weights):
     scores = np.column_stack([np.linspace(0.5, 0.99, 32), np.full(32, 0.3)])
     verdict = a_verdict(video, scores, [0, 1] * 16)
@@ -96,6 +97,7 @@ def test_hostile_names_are_text_on_both_pages(tmp_path, name):
     assert len(video.sources) == 3
 
 
+@pytest.mark.slow
 def test_the_same_verdicts_give_the_same_bytes(tmp_path, video, weights):
     verdict = a_verdict(video, [[0.9, 0.1]] * 4)
     pages = []
@@ -107,6 +109,7 @@ def test_the_same_verdicts_give_the_same_bytes(tmp_path, video, weights):
     assert len(pages[0]) == 2
 
 
+@pytest.mark.slow
 def test_an_earlier_reports_pages_go_and_nothing_else_does(tmp_path, video, weights):
     verdict = a_verdict(video, [[0.9, 0.1]] * 4)
     make(tmp_path, [verdict, Verdict("gone.mp4", "unreadable", "zero bytes", path=str(video))], weights)
@@ -117,6 +120,7 @@ def test_an_earlier_reports_pages_go_and_nothing_else_does(tmp_path, video, weig
     assert found == {report.page_name(NASTY), "notes.html", "my-notes-2026.html"}
 
 
+@pytest.mark.slow
 def test_no_verdict_says_why_and_a_video_that_changed_or_went_has_no_pictures(tmp_path, video, weights):
     nobody = Verdict("nobody.mp4", "no face", "no face found in the 32 frames that were read", path=str(video))
     gone = a_verdict(tmp_path / "gone.mp4", [[0.9, 0.9]] * 20)
@@ -133,6 +137,7 @@ def test_no_verdict_says_why_and_a_video_that_changed_or_went_has_no_pictures(tm
     assert [row[1] for row in index.rows] == ["Video", "gone.mp4", NASTY, "nobody.mp4"]
 
 
+@pytest.mark.slow
 def test_a_video_that_cant_be_read_any_more_is_said_to_be_so(tmp_path, video, weights, monkeypatch):
     def refuses(path):
         raise PermissionError(13, "Permission denied", str(path))
@@ -142,6 +147,7 @@ def test_a_video_that_cant_be_read_any_more_is_said_to_be_so(tmp_path, video, we
     assert "No pictures: the file can’t be read again (Permission denied)" in page.text
 
 
+@pytest.mark.slow
 def test_a_damaged_video_is_said_to_be_damaged(tmp_path, weights):
     path = tmp_path / "x.mp4"
     path.write_bytes(b"no video")
@@ -172,6 +178,7 @@ def report_names():
     return "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-."
 
 
+@pytest.mark.slow
 def test_calibrated_verdicts_say_so(tmp_path, video, weights):
     scores = np.full((32, 2), 0.1)
     scores[:3, 0] = 0.95
@@ -184,6 +191,7 @@ def test_calibrated_verdicts_say_so(tmp_path, video, weights):
     assert "is not calibrated" not in text
 
 
+@pytest.mark.slow
 def test_a_face_without_heat_map_says_so(tmp_path, video, weights, monkeypatch):
     monkeypatch.setattr("prediction.pages.heatmap.make_heatmap", lambda model, images: None)
     page = make(tmp_path, [a_verdict(video, [[0.9, 0.1]])], weights)[NASTY]
@@ -192,6 +200,7 @@ def test_a_face_without_heat_map_says_so(tmp_path, video, weights, monkeypatch):
 
 
 # --------------------------------------------------------------------------------- the command, a browser
+@pytest.mark.slow
 def test_the_command_writes_the_pages(tmp_path, weights):
     import skimage.data
 
@@ -223,6 +232,7 @@ def test_the_command_writes_the_pages(tmp_path, weights):
         predict_folder.main([str(value) for value in [*arguments[:-1], tmp_path / "out.csv"]])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium, chromium-browser or google-chrome is installed")
 @pytest.mark.parametrize("width", [1200, 400])
 def test_a_browser_shows_the_pages_at_any_width(tmp_path, video, weights, width):
