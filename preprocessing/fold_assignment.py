@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from dfdc import layout
 from dfdc.command_line import UsageError
@@ -83,9 +85,6 @@ def find_families(videos: Sequence[Video]) -> dict[str, str]:
     """
     if not videos:
         return {}
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     number: dict[str, int] = defaultdict(itertools.count().__next__)
     links = [(number[video.id], number[other]) for video in videos for other in (video.source, video.donor or video.id)]
     ends = np.array(links, np.int32)

@@ -15,14 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from dfdc import artifacts, command_line, layout, steps
-from dfdc.faces import (
-    DETECTOR_SETTINGS,
-    LANDMARK_THRESHOLDS,
-    MIDDLE_OVERLAP,
-    FaceDetector,
-    Faces,
-    middle_face,
-)
+from dfdc.detector_settings import LANDMARK_THRESHOLDS
+from dfdc.faces import DETECTOR_SETTINGS, MIDDLE_OVERLAP, FaceDetector, Faces, middle_face
 from dfdc.imaging import read_picture
 from dfdc.layout import REAL, Dataset, Video
 from dfdc.rejections import Rejections, load_rejections
