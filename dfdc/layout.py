@@ -6,7 +6,7 @@
     landmarks/<original>/<frame>_<face>.npy    int16 [5, 2]
     diffs/<fake>/<frame>_<face>_diff.png       uint8 [h, w]
     failures/<step>.csv                        what could not be done, and why
-    folds.csv                                  video,file,label,original,frame,fold
+    folds.csv                                  video,file,label,original,frame,fold (dfdc/folds.py)
     report/index.html                          the page on all of this
     rejected.csv                               video,frame,face[,reason]: crops a person does not want; may be absent
 
@@ -43,7 +43,6 @@ METADATA_NAME = "metadata.json"
 CROPS_DIR = "crops"
 FOLDS_NAME = "folds.csv"
 REJECTED_NAME = "rejected.csv"
-FOLDS_COLUMNS = ("video", "file", "label", "original", "frame", "fold")
 # What the steps write. Never parts, even with a metadata.json: the boxes of a video metadata.mp4 have that name.
 ARTIFACT_FOLDERS = frozenset(("bboxes", "landmarks", "diffs", "failures", "report"))
 _USUAL_VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")

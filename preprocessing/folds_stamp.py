@@ -14,10 +14,10 @@ from typing import Any
 
 from dfdc import artifacts, identity
 from dfdc.command_line import UsageError
+from dfdc.folds import FoldsRow
 from dfdc.layout import CROPS_DIR, FAKE, Dataset
 from dfdc.page import plural
 from preprocessing.fold_assignment import FORCE, Assignment, Listing
-from preprocessing.folds_file import FoldsRow
 from preprocessing.likeness import NEAR_BITS
 
 VERSION = 1  # of the stamp, and of the way from crops to folds.csv
@@ -222,7 +222,7 @@ def _video_folds(rows: Sequence[FoldsRow], dataset: Dataset) -> dict[str, int]:
         video = videos.get(row.video)
         if video is None:
             continue
-        if (row.label, row.original) != (str(int(video.label == FAKE)), video.source):
+        if (row.label, row.original) != (int(video.label == FAKE), video.source):
             raise ValueError(f"label and original of {row.video} are not those of metadata.json")
         if row.fold < 0 or folds.setdefault(row.video, row.fold) != row.fold:
             raise ValueError(f"{row.video} is in several folds, or in one below 0")
