@@ -11,8 +11,10 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -23,6 +25,8 @@ from dfdc.page import plural
 from preprocessing.likeness import Look
 
 FORCE = "--force (preprocess_data.sh: --force-folds)"
+
+Fold = Annotated[int, Field(ge=0)]
 
 
 @dataclass
@@ -52,8 +56,8 @@ class Assignment:
     What is not in the data set today stays here, so that it has its fold again when it comes back.
     """
 
-    parts: dict[str, int] = field(default_factory=dict)
-    originals: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, Fold] = field(default_factory=dict)
+    originals: dict[str, Fold] = field(default_factory=dict)
 
 
 @dataclass
