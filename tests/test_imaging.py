@@ -27,9 +27,17 @@ def test_a_crop_is_the_box_with_its_margin_in_a_frame_of_any_shape():
 
 @pytest.mark.parametrize(
     "box",
-    [(5, 5, 5, 5), (5, 5, 6, 90), (5, 5, 90, 6), (200, 5, 300, 50), (-90, 5, -50, 50), (50, 5, 20, 90),
-     (float("nan"), 0, 9, 9), (0, 0, float("inf"), 9)],
-)  # fmt: skip
+    [
+        (5, 5, 5, 5),
+        (5, 5, 6, 90),
+        (5, 5, 90, 6),
+        (200, 5, 300, 50),
+        (-90, 5, -50, 50),
+        (50, 5, 20, 90),
+        (float("nan"), 0, 9, 9),
+        (0, 0, float("inf"), 9),
+    ],
+)
 def test_t4_boxes_without_a_picture_are_none(box):
     assert imaging.crop_face(np.zeros((100, 100, 3), np.uint8), box) is None
 

@@ -24,9 +24,13 @@ def test_metrics_are_scikit_learns():
 
 @pytest.mark.parametrize(
     ("labels", "scores", "rate"),
-    [([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], 0.0), ([0, 0, 1, 1], [0.8, 0.9, 0.1, 0.2], 1.0),
-     ([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4], 0.5), ([0, 1], [0.5, 0.5], 0.5)],
-)  # fmt: skip
+    [
+        ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], 0.0),
+        ([0, 0, 1, 1], [0.8, 0.9, 0.1, 0.2], 1.0),
+        ([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4], 0.5),
+        ([0, 1], [0.5, 0.5], 0.5),
+    ],
+)
 def test_equal_error_rate(labels, scores, rate):
     assert metrics(labels, scores)["equal_error_rate"] == pytest.approx(rate)
 

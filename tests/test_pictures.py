@@ -384,7 +384,7 @@ def test_too_many_pixels_are_refused_with_their_number_and_the_limit(tmp_path):
         ("half.jpg", save(io.BytesIO(), format="JPEG").getvalue()[:-300], "truncated"),
         ("half.png", png16(PIXELS16)[:-3000], "no whole numbers of 16 bits"),
     ],
-)  # fmt: skip
+)
 def test_t15_what_is_no_whole_picture_is_named(tmp_path, name, data, reason):
     path = tmp_path / name
     path.write_bytes(data)

@@ -29,9 +29,16 @@ def test_t8_confident_is_the_winners_rule_to_the_letter():
 
 @pytest.mark.parametrize(
     ("scores", "rule"),
-    [([0.9] * 13 + [0.1] * 18, "fake"), ([0.9] * 12 + [0.1] * 18, "mean"), ([0.9] * 11, "mean"), ([0.9] * 12, "fake"),
-     ([0.1] * 30 + [0.9] * 2, "real"), ([0.1] * 29 + [0.9] * 3, "real"), ([0.1] * 28 + [0.9] * 4, "mean")],
-)  # fmt: skip
+    [
+        ([0.9] * 13 + [0.1] * 18, "fake"),
+        ([0.9] * 12 + [0.1] * 18, "mean"),
+        ([0.9] * 11, "mean"),
+        ([0.9] * 12, "fake"),
+        ([0.1] * 30 + [0.9] * 2, "real"),
+        ([0.1] * 29 + [0.9] * 3, "real"),
+        ([0.1] * 28 + [0.9] * 4, "mean"),
+    ],
+)
 def test_t7_the_rule_that_fired_is_told(scores, rule):
     assert scoring.confident_score(scores).rule == rule
 
