@@ -5,6 +5,7 @@ import argparse
 import pytest
 
 from dfdc import detector_settings
+from dfdc.command_line import parse_detector_scale
 
 
 @pytest.mark.parametrize(
@@ -27,12 +28,12 @@ def test_t9_scale_follows_the_longer_side(width, height, scale):
 @pytest.mark.parametrize("text", ["", "0", "-1", "5", "nan", "half"])
 def test_t9_bad_factors_are_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="neither auto nor a factor"):
-        detector_settings.parse_detector_scale(text)
+        parse_detector_scale(text)
 
 
 @pytest.mark.parametrize(("text", "factor"), [("auto", "auto"), ("0.5", 0.5), ("0.01", 0.01), ("4", 4.0)])
 def test_t9_factors_are_taken(text, factor):
-    assert detector_settings.parse_detector_scale(text) == factor
+    assert parse_detector_scale(text) == factor
 
 
 def test_thresholds_are_the_winners():
