@@ -38,7 +38,7 @@ class DetectStep(VideoStep):
     version = VERSION
     labels = (layout.REAL,)
     uses_crops = False
-    preload = ("torch", "cv2", "av", "scipy.optimize")
+    preload = ("preprocessing.detect_step",)
 
     def __init__(self, root: Path, scale: str | float) -> None:
         super().__init__(root)

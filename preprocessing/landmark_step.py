@@ -42,7 +42,7 @@ class LandmarkStep(VideoStep):
     name = "generate_landmarks"
     version = VERSION
     labels = (REAL,)
-    preload = ("torch", "cv2")
+    preload = ("preprocessing.landmark_step",)
 
     @property
     def folder(self) -> Path:
