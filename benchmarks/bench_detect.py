@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from measuring import add_videos, best_in_turn, find_videos, one_thread, run_measured, seconds
 
-from dfdc.faces import DETECT_THRESHOLDS, FaceDetector
+from dfdc.detector_settings import DETECT_THRESHOLDS
+from dfdc.faces import FaceDetector
 from dfdc.video import VideoReader
 
 

@@ -17,7 +17,8 @@ from facenet_pytorch import MTCNN
 from measuring import DEMO, best_in_turn, one_thread, seconds
 
 from dfdc import layout
-from dfdc.faces import LANDMARK_THRESHOLDS, FaceDetector
+from dfdc.detector_settings import LANDMARK_THRESHOLDS
+from dfdc.faces import FaceDetector
 from dfdc.imaging import read_picture
 from preprocessing.landmark_step import CROPS_AT_ONCE, find_landmarks
 

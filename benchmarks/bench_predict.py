@@ -25,8 +25,8 @@ from facenet_pytorch import MTCNN
 from measuring import ROOT, add_videos, find_videos, repeat_video, run_measured, seconds
 from PIL import Image
 
+from dfdc.detector_settings import PREDICT_THRESHOLDS
 from dfdc.devices import resolve_device
-from dfdc.faces import PREDICT_THRESHOLDS
 from dfdc.imaging import center_pad, crop_face, isotropic_resize
 from dfdc.scoring import confident_score
 from dfdc.video import VideoReader

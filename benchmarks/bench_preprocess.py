@@ -44,7 +44,7 @@ def plain_detect(root: Path, video: Path, scale: str | float) -> None:
     from facenet_pytorch import MTCNN
     from PIL import Image
 
-    from dfdc.faces import DETECT_THRESHOLDS, detector_scale
+    from dfdc.detector_settings import DETECT_THRESHOLDS, detector_scale
 
     one_thread()
     frames = every_frame(video)
@@ -80,7 +80,7 @@ def plain_landmarks(root: Path, crops: Path) -> None:
     from facenet_pytorch import MTCNN
     from PIL import Image
 
-    from dfdc.faces import LANDMARK_THRESHOLDS
+    from dfdc.detector_settings import LANDMARK_THRESHOLDS
 
     one_thread()
     mtcnn = MTCNN(margin=0, thresholds=list(LANDMARK_THRESHOLDS), device="cpu")

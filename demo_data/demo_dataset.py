@@ -18,7 +18,8 @@ from demo_data.demo_faces import ASTRONAUT_POINTS, Person, Portrait, frames, mak
 from demo_data.demo_swaps import GENERATORS, HELD_OUT, swapped_frames
 from dfdc import artifacts
 from dfdc.command_line import UsageError, UserError
-from dfdc.faces import DETECT_THRESHOLDS, FaceDetector, detector_scale
+from dfdc.detector_settings import DETECT_THRESHOLDS, detector_scale
+from dfdc.faces import FaceDetector
 from dfdc.identity import fingerprint
 from dfdc.layout import FAKE, METADATA_NAME, REAL, VIDEO_SUFFIXES
 from dfdc.progress import progress_bar

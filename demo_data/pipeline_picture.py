@@ -13,6 +13,7 @@ from dfdc import layout
 from dfdc.boxes import read_boxes
 from dfdc.command_line import UsageError
 from dfdc.imaging import read_picture
+from dfdc.landmarks import read_landmarks
 from dfdc.layout import Dataset, Video
 from dfdc.video import VideoReader
 
@@ -39,12 +40,12 @@ def draw(dataset: Dataset, crops_dir: str, output: Path) -> None:
     fake, number, face = find_example(dataset, crops_dir)
     original = dataset.videos[fake.source]
     boxes = read_boxes(layout.bboxes_path(root, original.id))
-    if boxes is None:
-        raise UsageError(f"there are no boxes of {original.id} in {root}; run ./preprocess_data.sh {root} first")
+    points = read_landmarks(layout.landmarks_path(root, original.id) / layout.landmarks_name(number, face))
+    if boxes is None or points is None:
+        raise UsageError(f"{root} has no boxes or landmarks of {original.id}; run ./preprocess_data.sh {root} first")
     box = next(found.box for found in boxes.frames[number] if found.face == face)
     name = layout.crop_name(number, face)
     crops = {video.id: read_picture(layout.crops_path(root, video.id, crops_dir) / name) for video in (original, fake)}
-    points = np.load(layout.landmarks_path(root, original.id) / layout.landmarks_name(number, face))
     mask = read_picture(layout.diffs_path(root, fake.id) / layout.diff_name(number, face), grey=True)
 
     plt.switch_backend("Agg")

@@ -50,7 +50,7 @@ class CropStep(VideoStep):
     name = "extract_crops"
     version = VERSION
     labels = (layout.REAL, layout.FAKE)
-    preload = ("cv2", "av", "imagehash")
+    preload = ("preprocessing.crop_step",)
 
     def __init__(self, root: Path, crops_dir: str, rejections: Rejections | None = None, png_level: int = 1) -> None:
         super().__init__(root, crops_dir)

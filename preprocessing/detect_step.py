@@ -12,7 +12,8 @@ import numpy as np
 from dfdc import artifacts, layout
 from dfdc.artifacts import Stamp
 from dfdc.boxes import Boxes, BoxesError, FaceBox, read_boxes
-from dfdc.faces import DETECT_THRESHOLDS, DETECTOR_SETTINGS, SCALE_LIMITS, FaceDetector, detector_scale
+from dfdc.detector_settings import DETECT_THRESHOLDS, SCALE_LIMITS, detector_scale
+from dfdc.faces import DETECTOR_SETTINGS, FaceDetector
 from dfdc.identity import fingerprint, same_file, same_record
 from dfdc.layout import FRAME_STRIDE, Dataset, Video
 from dfdc.steps import VideoStep
@@ -37,7 +38,7 @@ class DetectStep(VideoStep):
     version = VERSION
     labels = (layout.REAL,)
     uses_crops = False
-    preload = ("torch", "cv2", "av", "scipy.optimize")
+    preload = ("preprocessing.detect_step",)
 
     def __init__(self, root: Path, scale: str | float) -> None:
         super().__init__(root)

@@ -45,6 +45,7 @@ class DiffStep(VideoStep):
     """
 
     name = "generate_diffs"
+    preload = ("preprocessing.diff_step",)
     version = VERSION
     labels = (FAKE,)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import sys
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from dfdc import artifacts, identity, layout
 from dfdc.command_line import SettingError, UsageError, UserError
+from dfdc.folds import FoldsFileError, FoldsRow, read_distinct
 from dfdc.layout import FAKE, REAL, Dataset
 from dfdc.ledger import Ledger
 from dfdc.step_command import RunOptions
@@ -19,7 +19,7 @@ from dfdc.steps import Step
 from dfdc.text import plural
 from preprocessing import folds_stamp
 from preprocessing.fold_assignment import FORCE, Assignment, Listing, assign_folds, hold_out
-from preprocessing.folds_file import FoldsRow, find_leaks, name_some, read_distinct, write_folds
+from preprocessing.folds_file import find_leaks, name_some, write_folds
 from preprocessing.folds_listing import Checks, list_crops, open_checks
 from preprocessing.folds_stamp import Options, Stamp, adopt, choose_options, listed_digest, read_stamp, stamp_path
 
@@ -170,8 +170,8 @@ def read_rows(target: Path) -> list[FoldsRow]:
         return read_distinct(target)
     except FileNotFoundError:
         return []
-    except csv.Error as error:
-        raise ValueError(str(error)) from None
+    except FoldsFileError as error:
+        raise ValueError(error.reason) from None
 
 
 def take_over(

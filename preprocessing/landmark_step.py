@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ import numpy as np
 
 from dfdc import artifacts, layout
 from dfdc.artifacts import Stamp
-from dfdc.faces import DETECTOR_SETTINGS, LANDMARK_THRESHOLDS, MIDDLE_OVERLAP, FaceDetector, Faces, middle_face
+from dfdc.detector_settings import LANDMARK_THRESHOLDS
+from dfdc.faces import DETECTOR_SETTINGS, MIDDLE_OVERLAP, FaceDetector, Faces, middle_face
 from dfdc.imaging import read_picture
+from dfdc.landmarks import encode_landmarks
 from dfdc.layout import REAL, Dataset, Video
 from dfdc.steps import VideoStep
 from preprocessing.orphans import prune
@@ -41,7 +42,7 @@ class LandmarkStep(VideoStep):
     name = "generate_landmarks"
     version = VERSION
     labels = (REAL,)
-    preload = ("torch", "cv2")
+    preload = ("preprocessing.landmark_step",)
 
     @property
     def folder(self) -> Path:
@@ -88,9 +89,7 @@ class LandmarkStep(VideoStep):
                     if points is None:
                         without.append(layout.crop_name(*name))
                         continue
-                    buffer = io.BytesIO()
-                    np.save(buffer, points)
-                    folder.write(layout.landmarks_name(*name), buffer.getvalue())
+                    folder.write(layout.landmarks_name(*name), encode_landmarks(points))
                     made += 1
             if without:
                 notes.append(f"no points in {len(without)} of {len(names)} crops, the first is {without[0]}")

@@ -21,6 +21,7 @@ class Behaving(VideoStep):
     """Does what a video's name says."""
 
     name = "a_step"
+    preload = ("behaving",)
     version = 1
     labels = ("REAL",)
 

@@ -1,7 +1,7 @@
 """A small DATA_ROOT without a detector: an original and a fake of a few textured frames, with boxes written by hand."""
 
 import numpy as np
-from conftest import write_part
+from helpers import write_part
 
 from dfdc import layout
 from dfdc.artifacts import Stamp

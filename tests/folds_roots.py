@@ -6,7 +6,7 @@ from unittest import mock
 import cv2
 import numpy as np
 import pytest
-from conftest import write_part
+from helpers import write_part
 
 from dfdc import artifacts, layout
 from dfdc.artifacts import Stamp

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dfdc import layout
+from dfdc import folds, layout
 from dfdc.faces import Faces
 from dfdc.imaging import encode_png
 
@@ -92,7 +92,7 @@ def write_crop(path: Path, seed: int, size: tuple[int, int] = (60, 50)) -> np.nd
 
 def make_crops(root: Path, families: int = 6, frames: int = 6) -> Path:
     """Crops, masks, landmarks and a folds.csv of three folds: real<n> and its fake<n>, which has a dark square."""
-    lines = [",".join(layout.FOLDS_COLUMNS)]
+    lines = [",".join(folds.COLUMNS)]
     for family in range(families):
         original, fake = f"real{family}", f"fake{family}"
         for index in range(frames):

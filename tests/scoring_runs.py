@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import torch
-from conftest import no_faces
+from helpers import no_faces
 
 import predict_folder
 from dfdc.faces import Faces

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_VIDEOS, on_either_kind
 from facenet_pytorch import MTCNN
+from helpers import REAL_VIDEOS, on_either_kind
 from PIL import Image
 
 import predict_folder

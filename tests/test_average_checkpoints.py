@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    from conftest import make_crops
+    from helpers import make_crops
 
     place = tmp_path_factory.mktemp("soup")
     root = make_crops(place / "root")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
-from conftest import numbered_frames, run_script
+from helpers import numbered_frames, run_script
 from scoring_runs import labels as csv_labels
 from scoring_runs import make_checkpoint
 from test_video import _set_display_matrix

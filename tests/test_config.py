@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from training.config import ConfigError, TrainConfig, flatten, load_config, parse_changes
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, numbered_frames, read_number
+from helpers import ROOT, numbered_frames, read_number
 from scoring_runs import FakeDetector, predict_with
 
 from dfdc import workers

@@ -5,12 +5,13 @@ import os
 
 import numpy as np
 import pytest
-from conftest import no_faces, numbered_frames, read_number, write_part
 from detectors import Detector, faces_of
+from helpers import no_faces, numbered_frames, read_number, write_part
 
 from dfdc import layout
 from dfdc.boxes import read_boxes
-from dfdc.faces import DETECT_THRESHOLDS, Faces
+from dfdc.detector_settings import DETECT_THRESHOLDS
+from dfdc.faces import Faces
 from dfdc.identity import fingerprint
 from dfdc.video import VideoError, write_video
 from preprocessing import detect_step

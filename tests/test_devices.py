@@ -1,7 +1,7 @@
 """How many cores a process may use (dfdc/devices.py); out of memory and compiling are in other files."""
 
 import pytest
-from conftest import run_script
+from helpers import run_script
 
 from dfdc import devices
 from dfdc.command_line import SettingError

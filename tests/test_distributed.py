@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import ROOT, make_crops, run_script
+from helpers import ROOT, make_crops, run_script
 
 from networks import checkpoint
 from networks.model import build_network

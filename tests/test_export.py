@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import numbered_frames, run_script
+from helpers import numbered_frames, run_script
 from safetensors import safe_open
 from safetensors.torch import save_file
 from scoring_runs import FakeDetector

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from conftest import run_script
 from folds_roots import (
     all_videos,
     folds_of,
@@ -17,6 +16,7 @@ from folds_roots import (
     refused,
     rows_of,
 )
+from helpers import run_script
 
 from dfdc import artifacts, layout
 from dfdc.artifacts import Stamp

@@ -1,7 +1,7 @@
 """Ten steps of configs/demo.json: the losses that they gave when the recipe was last known to be right."""
 
 import pytest
-from conftest import ROOT, make_crops
+from helpers import ROOT, make_crops
 from training_runs import train
 
 from training import engine

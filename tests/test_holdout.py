@@ -6,7 +6,7 @@ import json
 import pandas as pd
 import pytest
 import torch
-from conftest import make_crops, numbered_frames, run_script, write_part
+from helpers import make_crops, numbered_frames, run_script, write_part
 from scoring_runs import details, make_checkpoint, run
 from training_runs import SCRIPT, arguments, log_text, path_of, read, terminate_at, train, write_config
 

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import skimage.data
-from conftest import numbered_frames
+from helpers import numbered_frames
 from scoring_runs import details, make_checkpoint, run
 
 from dfdc.command_line import UsageError

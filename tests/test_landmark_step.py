@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from conftest import no_faces
 from detectors import Detector, faces_of
 from families import make_family
+from helpers import no_faces
 
 from dfdc import artifacts, layout
-from dfdc.faces import LANDMARK_THRESHOLDS
+from dfdc.detector_settings import LANDMARK_THRESHOLDS
 from dfdc.rejections import load_rejections
 from preprocessing import landmark_step
 from preprocessing.crop_step import CropStep

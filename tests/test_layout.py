@@ -6,7 +6,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from conftest import write_part
+from helpers import write_part
 
 from dfdc import layout
 from dfdc.layout import DataError, Part

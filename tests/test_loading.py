@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, make_crops
+from helpers import ROOT, make_crops
 from training_runs import epochs_of, log_text, train, write_config
 
 from dfdc.command_line import UsageError

@@ -13,7 +13,8 @@ from demo_data import demo_dataset as demo
 from demo_data import demo_faces, demo_swaps, make_demo_dataset
 from dfdc import layout
 from dfdc.command_line import UsageError
-from dfdc.faces import DETECT_THRESHOLDS, FaceDetector
+from dfdc.detector_settings import DETECT_THRESHOLDS
+from dfdc.faces import FaceDetector
 from dfdc.video import VideoReader, write_video
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jinja2
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from test_report import Page
 
 from dfdc.pages import data_uri, render

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import REAL_VIDEOS, ROOT, copy_dataset, on_either_kind, run_script
+from helpers import REAL_VIDEOS, ROOT, copy_dataset, on_either_kind, run_script
 from test_preprocessing import ledger
 
 from dfdc import identity, layout

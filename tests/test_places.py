@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import numbered_frames
+from helpers import numbered_frames
 from scoring_runs import run
 
 import predict_folder

@@ -5,7 +5,7 @@ import json
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
-from conftest import ROOT, run_script
+from helpers import ROOT, run_script
 
 import plot_loss
 from dfdc.command_line import UsageError

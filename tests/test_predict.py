@@ -5,12 +5,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_VIDEOS, numbered_frames, on_both_kinds, run_script
+from helpers import REAL_VIDEOS, numbered_frames, on_both_kinds, run_script
 from scoring_runs import FakeDetector, details, find_faces, labels, predict_with, run
 
 from dfdc import layout
 from dfdc.command_line import UsageError
-from dfdc.faces import PREDICT_THRESHOLDS, FaceDetector, Faces
+from dfdc.detector_settings import PREDICT_THRESHOLDS
+from dfdc.faces import FaceDetector, Faces
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
 from dfdc.scoring import confident_score
 from dfdc.video import VideoReader, write_video

@@ -9,7 +9,7 @@ import types
 from typing import ClassVar
 
 import pytest
-from conftest import write_part
+from helpers import write_part
 from scoring_runs import details
 
 import predict_folder

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, numbered_frames
+from helpers import ROOT, numbered_frames
 from scoring_runs import details, make_checkpoint, run
 
 import predict_folder

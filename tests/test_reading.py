@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import no_faces
+from helpers import no_faces
 
 from dfdc.faces import Faces
 from dfdc.video import VideoError

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from conftest import copy_dataset, run_script, write_part
+from helpers import copy_dataset, run_script, write_part
 
 from dfdc import artifacts, layout
 from dfdc.imaging import encode_png

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, copy_dataset, make_crops, run_script, write_part
+from helpers import ROOT, copy_dataset, make_crops, run_script, write_part
 from test_pages import HOSTILE, as_written
 from test_report import NASTY, make_nasty, read_page
 
@@ -111,8 +111,8 @@ def test_broken_artifacts_are_said_and_the_rest_is_shown(root):
         (None, "There is no folds.csv"),
         ("video,file\n", "lacks the column label and fold"),
         ("", "lacks the column"),
-        ("video,label,fold\na,2,0\n", "line 2 is not a crop"),
-        ("video,label,fold\na,0\n", "line 2 is not a crop"),
+        ("video,label,fold\na,2,0\n", "line 2: label '2' is"),
+        ("video,label,fold\na,0\n", "line 2 has 2 values"),
         ("video,label,fold\n", "folds.csv lists no crop"),
         (b"\xff\xfe", "can't decode"),
         ("video,label,fold\na,0,0\n", "Only one fold"),

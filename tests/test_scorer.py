@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, numbered_frames
+from helpers import ROOT, numbered_frames
 from scoring_runs import details, run
 
 from dfdc.video import write_video

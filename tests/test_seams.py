@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
-from conftest import make_crops
+from helpers import make_crops
 from training_runs import ENCODER, train
 
 from networks import checkpoint, model

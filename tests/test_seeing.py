@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import numbered_frames, read_number
+from helpers import numbered_frames, read_number
 from scoring_runs import NETWORKS, SIZES, csv_rows, make_checkpoint, replace_networks
 
 import predict_folder

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import no_faces
+from helpers import no_faces
 
 import predict_folder
 from dfdc import faces, imaging

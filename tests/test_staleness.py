@@ -7,7 +7,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from conftest import copy_dataset
+from helpers import copy_dataset
 
 from dfdc import artifacts, layout
 from dfdc.boxes import read_boxes

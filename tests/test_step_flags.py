@@ -6,8 +6,8 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import ROOT, write_part
 from families import make_family
+from helpers import ROOT, write_part
 
 from dfdc import artifacts, layout, steps
 from dfdc.command_line import UsageError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from behaving import Behaving, run
-from conftest import write_part
+from helpers import write_part
 
 from dfdc import layout, steps
 from dfdc.artifacts import Stamp

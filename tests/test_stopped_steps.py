@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, copy_dataset, run_script
+from helpers import ROOT, copy_dataset, run_script
 from test_preprocessing import ledger, run_step, snapshot
 
 from dfdc import artifacts, layout

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import numbered_frames
+from helpers import numbered_frames
 from test_pages import HOSTILE, as_written
 from test_report import CHROMIUM, VOID, Page, browse
 

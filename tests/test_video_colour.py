@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import skimage.data
 from av.bitstream import BitStreamFilterContext
-from conftest import numbered_frames, read_number
+from helpers import numbered_frames, read_number
 from test_video import GOP, _set_display_matrix, encode
 from test_video_odd import SMALL, join, write
 

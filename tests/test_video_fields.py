@@ -10,7 +10,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from conftest import numbered_frames, read_number
+from helpers import numbered_frames, read_number
 from test_video import encode
 
 from dfdc.video import VideoReader

@@ -8,7 +8,7 @@ import av
 import av.logging
 import numpy as np
 import pytest
-from conftest import numbered_frames, read_number
+from helpers import numbered_frames, read_number
 from test_video import GOP, encode
 
 from dfdc.video import VideoError, VideoReader

@@ -8,7 +8,7 @@ import types
 
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from tiny_runs import Tiny, everything, make_batch, make_run, train
 
 from dfdc.command_line import UsageError

@@ -12,6 +12,7 @@ import numpy as np
 
 from dfdc import layout
 from dfdc.imaging import fit, read_picture
+from dfdc.landmarks import read_landmarks
 from training import dataset, occlusions
 from training.config import OcclusionConfig, TrainConfig
 
@@ -105,10 +106,11 @@ def _find_example(rows: pd.DataFrame, args: argparse.Namespace) -> tuple[np.ndar
     for row in fakes.itertuples():
         frame, face = layout.parse_crop_name(str(row.file))
         mask = layout.diffs_path(args.data_dir, str(row.video)) / layout.diff_name(frame, face)
-        points = layout.landmarks_path(args.data_dir, str(row.original)) / layout.landmarks_name(frame, face)
-        if mask.is_file() and points.is_file():
+        path = layout.landmarks_path(args.data_dir, str(row.original)) / layout.landmarks_name(frame, face)
+        points = read_landmarks(path)
+        if mask.is_file() and points is not None:
             crop = layout.crops_path(args.data_dir, str(row.video), args.crops_dir) / str(row.file)
-            return read_picture(crop), read_picture(mask, grey=True), np.load(points).astype(int)
+            return read_picture(crop), read_picture(mask, grey=True), points.astype(int)
     raise dataset.FoldsError("no fake crop has both a mask and landmarks; run preprocessing steps 3 and 4")
 
 
