@@ -159,7 +159,9 @@ def test_looks_that_a_stamp_lacks_are_made(tmp_path, capsys):
     root = make_root(tmp_path, (0, 1))
     pictures = {f"{frame}_0.png": picture_of(frame) for frame in (0, 10, 20)}
     for looks in ([], None, [{"crop": "0_0.png"}], 5):
-        put_crops(root, "r0", pictures, looks=looks)
+        put_crops(root, "r0", pictures)
+        path = layout.crops_path(root, "r0") / artifacts.STAMP_NAME
+        artifacts.write_json(path, artifacts.read_json(path) | {"looks": looks})
         put_crops(root, "r1", pictures)
         assert main(root, "--similar", "off") == 1
         assert "r0 and r1 are the same video" in capsys.readouterr().err
