@@ -161,7 +161,7 @@ def test_looks_that_a_stamp_lacks_are_made(tmp_path, capsys):
     for looks in ([], None, [{"crop": "0_0.png"}], 5):
         put_crops(root, "r0", pictures)
         path = layout.crops_path(root, "r0") / artifacts.STAMP_NAME
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"looks": looks}))
+        artifacts.write_json(path, artifacts.read_json(path) | {"looks": looks})
         put_crops(root, "r1", pictures)
         assert main(root, "--similar", "off") == 1
         assert "r0 and r1 are the same video" in capsys.readouterr().err

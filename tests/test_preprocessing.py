@@ -262,7 +262,7 @@ def test_t4_a_box_without_a_picture_costs_that_crop_only(root):
     artifacts.write_json(path, boxes)
     stamp = crop_step(root).work(video)
     assert stamp.made == {"crops": 3}
-    assert stamp.notes == ["1 boxes hold no picture, the first is 10_0.png"]
+    assert stamp.notes == ("1 boxes hold no picture, the first is 10_0.png",)
 
 
 @pytest.mark.slow
