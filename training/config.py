@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 
 from dfdc.command_line import UserError
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
+from training.arguments import RunSettings
 
 
 class ConfigError(UserError, ValueError):
@@ -173,6 +174,27 @@ def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             changes[key] = value
     return changes
+
+
+def changes_asked(settings: RunSettings) -> dict[str, Any]:
+    """What the command line says of the configuration, by dotted key.
+
+    Raises:
+        ConfigError: a text of --set that is none, or a key that is given twice.
+    """
+    changes = parse_changes(settings.set)
+    short = {"epochs": settings.epochs, "batch_size": settings.batch_size, "label_smoothing": settings.label_smoothing}
+    for name, value in short.items():
+        if value is not None:
+            if name in changes:
+                raise ConfigError(f"--{name.replace('_', '-')} and --set {name}=... are the same; give one of them")
+            changes[name] = value
+    return changes
+
+
+def resolve_config(settings: RunSettings) -> TrainConfig:
+    """The configuration file with the command line's changes, checked as a whole."""
+    return load_config(settings.config, changes_asked(settings))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
