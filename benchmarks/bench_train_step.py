@@ -99,8 +99,17 @@ def main() -> None:
         every = torch.ones(len(labels), dtype=torch.bool)
         batch = {"image": pinned, "label": labels, "row": torch.arange(len(labels)), "error": []}
         batch |= {"valid": every, "readable": every}
-        ranks = Ranks(device=device)
-        run = engine.Run(config, ranks, 0, network, optimizer, scaler, our_type, args.steps, lambda: False)
+        run = engine.Run(
+            normalize=config.normalize,
+            ranks=Ranks(device=device),
+            amp_type=our_type,
+            config=config,
+            seed=0,
+            model=network,
+            optimizer=optimizer,
+            scaler=scaler,
+            steps_per_epoch=args.steps,
+        )
         model, said = wrap(run, frozen=False)
         print(said)
 

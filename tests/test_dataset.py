@@ -212,17 +212,20 @@ def test_t30_crops_that_are_missing_are_named_before_training(crops_root):
     gone.unlink()
     with pytest.raises(FoldsError, match=f"names 1 crops that do not exist, {gone}"):
         dataset.check_crops(table, crops_root / "crops", path)
-    with pytest.raises(FoldsError, match="is not a folder; give --data-dir"):
+    with pytest.raises(FoldsError, match="is not a folder; data_dir must be DATA_ROOT"):
         dataset.check_crops(table, crops_root / "absent", path)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "can't be read"), ("video,file\na,b\n", "no column label, original, frame, fold"),
-     ("video,file,label,original,frame,fold\n", "no rows"),
-     ("video,file,label,original,frame,fold\na,0_0.png,2,a,0,0\n", "label must be 0"),
-     ("video,file,label,original,frame,fold\na,0_0.png,x,a,0,0\n", "no whole number")],
-)  # fmt: skip
+    [
+        ("", "can't be read"),
+        ("video,file\na,b\n", "no column label, original, frame, fold"),
+        ("video,file,label,original,frame,fold\n", "no rows"),
+        ("video,file,label,original,frame,fold\na,0_0.png,2,a,0,0\n", "label must be 0"),
+        ("video,file,label,original,frame,fold\na,0_0.png,x,a,0,0\n", "no whole number"),
+    ],
+)
 def test_bad_folds_files_are_named(tmp_path, text, said):
     path = tmp_path / "folds.csv"
     path.write_text(text)

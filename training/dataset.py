@@ -91,7 +91,7 @@ def check_crops(table: pd.DataFrame, crops: Path, folds: Path) -> None:
     Folders are listed, not files opened: 4 million crops take a minute, not an hour.
     """
     if not crops.is_dir():
-        raise FoldsError(f"{crops} is not a folder; the folder of the crops lies in DATA_ROOT")
+        raise FoldsError(f"{crops} is not a folder; data_dir must be DATA_ROOT, in which crops_dir (crops) lies")
     missing: list[str] = []
     for video, rows in table.groupby("video", observed=True):
         folder = crops / str(video)
