@@ -1,10 +1,12 @@
 """Configurations (training/config.py)."""
 
 import json
+from typing import get_args
 
 import pytest
 from conftest import ROOT
 
+from networks.model import DROPOUT, NETWORKS
 from training.config import ConfigError, TrainConfig, flatten, load_config, parse_changes
 
 
@@ -127,6 +129,10 @@ def test_every_key_comes_back_as_it_was_written(write):
     found = load_config(write(values)).to_dict()
     assert json.loads(json.dumps(found)) == values
     assert load_config(write(found)).to_dict() == found
+
+
+def test_a_configuration_knows_the_networks_that_there_are():
+    assert get_args(TrainConfig.model_fields["network"].annotation) == tuple(NETWORKS) == tuple(DROPOUT)
 
 
 def test_numbers_have_the_type_of_their_key(write):
