@@ -2,6 +2,7 @@
 
 import copy
 import lzma
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -10,25 +11,16 @@ from training_runs import epochs_of, log_text, path_of, read, same, train, weigh
 
 from dfdc.command_line import UsageError
 from training import engine, resume
+from training.arguments import RunSettings, parse_arguments
 from training.config import TrainConfig
 from training.saving import History
 
 
-def choices(**changes):
-    flags = {
-        "seed": 1,
-        "fold": 0,
-        "data": 5,
-        "crops_dir": "crops",
-        "padding_part": 3,
-        "occlusions": True,
-        "only_changed_frames": False,
-        "oversample": True,
-        "freeze_epochs": 0,
-        "processes": 2,
-    }
-    config = TrainConfig(**{key: value for key, value in changes.items() if key not in flags})
-    return resume.Choices(config=config, **{key: changes.get(key, value) for key, value in flags.items()}).flat()
+def choices(data=5, processes=2, **changes):
+    config = TrainConfig(**{name: value for name, value in changes.items() if name in TrainConfig.model_fields})
+    flags = {name: value for name, value in changes.items() if name not in TrainConfig.model_fields}
+    settings = replace(parse_arguments("", ["--data-dir", "x"]), **({"seed": 1} | flags))
+    return resume.choices_of(settings, config, data, processes)
 
 
 @pytest.mark.parametrize(
@@ -39,9 +31,9 @@ def choices(**changes):
         ({"data": 6}, "folds.csv (checksum) 5 -> 6"),
         ({"crops_dir": "b"}, "--crops-dir crops -> b"),
         ({"padding_part": 4}, "--padding-part 3 -> 4"),
-        ({"occlusions": False}, "--no-hardcore False -> True"),
+        ({"no_hardcore": True}, "--no-hardcore False -> True"),
         ({"only_changed_frames": True}, "--only-changed-frames False -> True"),
-        ({"oversample": False}, "--no-oversample False -> True"),
+        ({"no_oversample": True}, "--no-oversample False -> True"),
         ({"freeze_epochs": 1}, "--freeze-epochs 0 -> 1"),
         ({"drop_path": 0.3}, "drop_path 0.2 -> 0.3"),
     ],
@@ -54,9 +46,14 @@ def test_t57_what_decides_what_is_learned_may_not_change(changes, said):
     assert resume.compare(choices(), choices(), ()) == ([], [])
 
 
-def test_every_field_of_the_choices_is_compared():
-    names = set(resume.Choices.__dataclass_fields__) - {"config"}
-    assert len(choices()) == len(names) + len(resume.flatten(TrainConfig().to_dict()))
+def test_a_flag_is_compared_unless_it_is_known_to_decide_nothing():
+    compared = {name.removeprefix("--").replace("-", "_") for name in choices()}
+    assert {field.name for field in fields(RunSettings)} - compared == {
+        *("config", "set", "data_dir", "folds_csv"),  # their contents are compared
+        *("validate_on", "test_every", "save_every", "keep", "max_failed", "workers", "device", "local_rank"),
+        *("prefix", "output_dir", "log_dir", "resume", "init_from", "pretrained_path", "augmentation_grid"),
+    }
+    assert len(choices()) == 10 + len(resume.flatten(TrainConfig().to_dict()))
 
 
 @pytest.mark.parametrize(

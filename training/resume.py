@@ -26,48 +26,34 @@ from training.saving import History, RunFiles
 # independent, batches_per_epoch counts optimizer steps, all flags are part of the state.
 RECIPE = 2
 
+Choices = dict[str, Any]  # see choices_of
+
 # May be changed by who asks for it on the command line; the log says so.
 _ON_REQUEST = ("optimizer.learning_rate", "epochs")
 # Together they make the crops of a step; each may change if their product does not.
 _STEP_CROPS = ("batch_size", "accumulate", "processes")
 
 
-@dataclass(frozen=True)
-class Choices:
-    """All that decides what a run learns.
+def choices_of(settings: RunSettings, config: TrainConfig, data: int, processes: int) -> Choices:
+    """All that decides what a run learns, by the names that people know: `optimizer.type`, `--fold`.
 
-    Attributes:
+    Args:
         data: checksum of folds.csv.
         processes: how many train together.
     """
-
-    config: TrainConfig
-    seed: int
-    fold: int
-    data: int
-    crops_dir: str
-    padding_part: int
-    occlusions: bool
-    only_changed_frames: bool
-    oversample: bool
-    freeze_epochs: int
-    processes: int
-
-    def flat(self) -> dict[str, Any]:
-        """By name as a person knows them: a configuration's keys with dots, the flags with dashes."""
-        flags = {
-            "seed": self.seed,
-            "--fold": self.fold,
-            "folds.csv (checksum)": self.data,
-            "--crops-dir": self.crops_dir,
-            "--padding-part": self.padding_part,
-            "--no-hardcore": not self.occlusions,
-            "--only-changed-frames": self.only_changed_frames,
-            "--no-oversample": not self.oversample,
-            "--freeze-epochs": self.freeze_epochs,
-            "processes": self.processes,
-        }
-        return {name: _plain(value) for name, value in (flatten(self.config.to_dict()) | flags).items()}
+    flags = {
+        "seed": settings.seed,
+        "--fold": settings.fold,
+        "folds.csv (checksum)": data,
+        "--crops-dir": settings.crops_dir,
+        "--padding-part": settings.padding_part,
+        "--no-hardcore": settings.no_hardcore,
+        "--only-changed-frames": settings.only_changed_frames,
+        "--no-oversample": settings.no_oversample,
+        "--freeze-epochs": settings.freeze_epochs,
+        "processes": processes,
+    }
+    return {name: _plain(value) for name, value in (flatten(config.to_dict()) | flags).items()}
 
 
 @dataclass(frozen=True)
@@ -76,7 +62,7 @@ class State:
 
     Attributes:
         recipe: RECIPE of who wrote it.
-        choices: `Choices.flat()`.
+        choices: `choices_of`.
         began_from: SHA-256 of the checkpoint whose weights the run began with; None if there was none.
         epoch, step: of the next step.
         meter: `EpochMeter.state()` of the epoch's steps so far; empty before its first.
@@ -85,7 +71,7 @@ class State:
     """
 
     recipe: int
-    choices: dict[str, Any]
+    choices: Choices
     began_from: str | None
     epoch: int
     step: int
@@ -131,12 +117,12 @@ def computes_in(amp_type: torch.dtype | None) -> str:
 
 
 def compare(
-    now: dict[str, Any], then: dict[str, Any], asked: Collection[str], *, finished: bool = False
+    now: Choices, then: Choices, asked: Collection[str], *, finished: bool = False
 ) -> tuple[list[str], list[str]]:
     """What is not as it was: faults that keep a run from going on, and changes for the log.
 
     Args:
-        now, then: `Choices.flat()` of this start, and of the run that was saved. A key of the configuration that came
+        now, then: the choices of this start, and of the run that was saved. A key of the configuration that came
             since is missing in `then` and counts as its default (see config.py).
         asked: the configuration's keys that the command line gave.
         finished: the run has nothing left to learn, so that what may change on request does not matter.
@@ -224,8 +210,8 @@ def check_state(settings: RunSettings, state: State, path: Path, choices: Choice
     Raises:
         UsageError: it can't go on from `state`, or --init-from names another file than it began from.
     """
-    finished = state.epoch >= choices.config.epochs
-    faults, changes = compare(choices.flat(), state.choices, changes_asked(settings), finished=finished)
+    finished = state.epoch >= choices["epochs"]
+    faults, changes = compare(choices, state.choices, changes_asked(settings), finished=finished)
     if computes_now != state.computes_in:
         changes.append(f"computes in {state.computes_in} -> {computes_now}")
     start = settings.init_from
@@ -253,7 +239,11 @@ def find_holdout(own: Holdout, start: Checkpoint | None, state: State | None) ->
 
 
 def agree_on_start(
-    settings: RunSettings, state: State | None, choices: Choices, computes_now: str, digests_of_others: dict[str, int]
+    settings: RunSettings,
+    state: State | None,
+    choices: dict[str, Any],
+    computes_now: str,
+    digests_of_others: dict[str, int],
 ) -> None:
     """`agree` on all that the ranks are about to do.
 
@@ -269,7 +259,7 @@ def agree_on_start(
             "--test-every": settings.test_every,
             "--max-failed": settings.max_failed,
             "--validate-on": digests_of_others,
-            **choices.flat(),
+            **choices,
         }
     )
 

@@ -115,19 +115,7 @@ def prepare(data: Data, settings: RunSettings, config: TrainConfig, ranks: Ranks
     if start and start.path == files.last and start.training is not None:
         state = resume.State.from_dict(start.training, start.path)
     amp = wrapping.amp_type(config.precision, ranks.device)
-    choices = resume.Choices(
-        config=config,
-        seed=settings.seed,
-        fold=settings.fold,
-        data=data.digest,
-        crops_dir=settings.crops_dir,
-        padding_part=settings.padding_part,
-        occlusions=not settings.no_hardcore,
-        only_changed_frames=settings.only_changed_frames,
-        oversample=not settings.no_oversample,
-        freeze_epochs=settings.freeze_epochs,
-        processes=ranks.world_size,
-    )
+    choices = resume.choices_of(settings, config, data.digest, ranks.world_size)
     resume.agree_on_start(settings, state, choices, resume.computes_in(amp), data.digests_of_others)
     changed = resume.check_state(settings, state, files.last, choices, resume.computes_in(amp)) if state else []
     network, origin = prepare_network(settings, config, ranks, start)
@@ -265,7 +253,7 @@ class Trainer:
         run = self.run
         state = resume.State(
             recipe=resume.RECIPE,
-            choices=self.choices.flat(),
+            choices=self.choices,
             began_from=self.began_from,
             epoch=epoch,
             step=step,
