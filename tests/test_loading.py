@@ -15,6 +15,7 @@ from dfdc.command_line import UsageError
 from training import dataset, loading
 from training.arguments import parse_arguments
 from training.config import resolve_config
+from training.dataset import FoldsError
 from training.distributed import Ranks
 
 USE_OPENCV_THEN_LOAD = """
@@ -175,6 +176,6 @@ def test_further_sets_are_validated_logged_and_named(crops_root, tmp_path):
     started = time.monotonic()
     with pytest.raises(UsageError, match="the same name is given twice"):
         train(crops_root, tmp_path / "twice", write_config(tmp_path), *more[:2], *more[:2])
-    with pytest.raises(UsageError, match=r"set x: .*folds\.csv has no fold 9"):
+    with pytest.raises(FoldsError, match=r"set x: .*folds\.csv has no fold 9"):
         train(crops_root, tmp_path / "fold", write_config(tmp_path), "--validate-on", f"x={other}:9")
     assert time.monotonic() > started
