@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 from dfdc import artifacts, command_line, identity, layout
 from dfdc.command_line import UsageError
+from dfdc.detector_settings import parse_detector_scale
 from dfdc.devices import DEVICE_HELP, resolve_device
-from dfdc.faces import parse_detector_scale
 from dfdc.imaging import MARGIN_PART
 from dfdc.progress import progress_bar
 from dfdc.scoring import STRATEGIES

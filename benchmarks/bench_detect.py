@@ -53,7 +53,8 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from dfdc.faces import DETECT_THRESHOLDS, FaceDetector
+    from dfdc.detector_settings import DETECT_THRESHOLDS
+    from dfdc.faces import FaceDetector
 
     frames, floor = read_frames(find_videos(args.videos), args.frames, (width, height))
 

@@ -27,7 +27,8 @@ def main() -> None:
     from facenet_pytorch import MTCNN
 
     from dfdc import layout
-    from dfdc.faces import LANDMARK_THRESHOLDS, FaceDetector
+    from dfdc.detector_settings import LANDMARK_THRESHOLDS
+    from dfdc.faces import FaceDetector
     from dfdc.imaging import read_picture
     from preprocessing.generate_landmarks import CROPS_AT_ONCE, find_landmarks
 

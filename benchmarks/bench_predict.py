@@ -45,7 +45,7 @@ def plain(videos: list[Path], weights: Path) -> dict[str, float]:
     from facenet_pytorch import MTCNN
     from PIL import Image
 
-    from dfdc.faces import PREDICT_THRESHOLDS
+    from dfdc.detector_settings import PREDICT_THRESHOLDS
     from dfdc.imaging import center_pad, crop_face, isotropic_resize
     from dfdc.scoring import confident_score
     from networks.checkpoint import load_model

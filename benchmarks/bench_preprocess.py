@@ -40,7 +40,7 @@ def plain_detect(root: Path, video: Path, scale: str | float) -> None:
     from facenet_pytorch import MTCNN
     from PIL import Image
 
-    from dfdc.faces import DETECT_THRESHOLDS, detector_scale
+    from dfdc.detector_settings import DETECT_THRESHOLDS, detector_scale
 
     one_thread()
     frames = every_frame(video)
@@ -75,7 +75,7 @@ def plain_landmarks(root: Path, crops: Path) -> None:
     from facenet_pytorch import MTCNN
     from PIL import Image
 
-    from dfdc.faces import LANDMARK_THRESHOLDS
+    from dfdc.detector_settings import LANDMARK_THRESHOLDS
 
     one_thread()
     mtcnn = MTCNN(margin=0, thresholds=list(LANDMARK_THRESHOLDS), device="cpu")
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--detector-scale", default="auto", help="of both forms (auto)")
     parser.add_argument("--plain", help=argparse.SUPPRESS)  # this script runs itself for a plain form or a floor
     args = parser.parse_args()
-    from dfdc.faces import parse_detector_scale
+    from dfdc.detector_settings import parse_detector_scale
     from dfdc.layout import load_dataset
 
     if args.plain:

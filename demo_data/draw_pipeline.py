@@ -6,7 +6,6 @@ python demo_data/draw_pipeline.py --root-dir demo --output images/pipeline.png
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dfdc import command_line, layout
+from dfdc.boxes import read_boxes
 from dfdc.command_line import UsageError
 from dfdc.imaging import read_picture
+from dfdc.landmarks import read_landmarks
 from dfdc.layout import Dataset, Video
 from dfdc.video import VideoReader
 
@@ -49,11 +50,15 @@ def draw(dataset: Dataset, crops_dir: str, output: Path) -> None:
     root = dataset.root
     fake, number, face = find_example(dataset, crops_dir)
     original = dataset.videos[fake.source]
-    boxes = json.loads(layout.bboxes_path(root, original.id).read_text(encoding="utf-8"))["frames"][str(number)]
-    box = next(row["box"] for row in boxes if row["face"] == face)
+    boxes = read_boxes(layout.bboxes_path(root, original.id))
+    points = read_landmarks(layout.landmarks_path(root, original.id) / layout.landmarks_name(number, face))
+    if boxes is None or points is None:
+        raise UsageError(
+            f"the boxes or landmarks of {original.id} are not there any more; run ./preprocess_data.sh {root} again"
+        )
+    box = next(found.box for found in boxes.frames[number] if found.face == face)
     name = layout.crop_name(number, face)
     crops = {video.id: read_picture(layout.crops_path(root, video.id, crops_dir) / name) for video in (original, fake)}
-    points = np.load(layout.landmarks_path(root, original.id) / layout.landmarks_name(number, face))
     mask = read_picture(layout.diffs_path(root, fake.id) / layout.diff_name(number, face), grey=True)
 
     figure, axes = plt.subplots(2, 4, figsize=(11.5, 5.6), width_ratios=[1.6, 1, 1, 1.25])

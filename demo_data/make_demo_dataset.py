@@ -110,7 +110,8 @@ def load_portraits(faces: Path | None) -> list[Portrait]:
 
         return [make_portrait(skimage.data.astronaut(), np.array(ASTRONAUT_POINTS))]
 
-    from dfdc.faces import DETECT_THRESHOLDS, FaceDetector
+    from dfdc.detector_settings import DETECT_THRESHOLDS
+    from dfdc.faces import FaceDetector
 
     detector = FaceDetector(DETECT_THRESHOLDS)
     portraits, reasons = [], []
@@ -141,7 +142,7 @@ def _best_face(path: Path, detector: Any) -> tuple[np.ndarray, np.ndarray] | str
 
     Of a video it is the frame with the surest face of five around the middle.
     """
-    from dfdc.faces import detector_scale
+    from dfdc.detector_settings import detector_scale
 
     pictures = _read_video(path) if path.suffix.lower() in VIDEO_SUFFIXES else _read_picture(path)
     if isinstance(pictures, str):

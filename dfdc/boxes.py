@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dfdc import artifacts
+from dfdc.command_line import UserError
 
 
-class BoxesError(ValueError):
+class BoxesError(UserError, ValueError):
     """A file that is not what step 1 writes; the message says what is wrong with it."""
 
 

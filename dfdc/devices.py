@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from dfdc.command_line import UsageError
 
 _WORTH_IT = 0.95  # the part of the time without it that compiled networks may take at most
 _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -63,30 +69,27 @@ def resolve_device(name: str) -> str:
     """`auto` -> what is there; any other name is checked.
 
     Raises:
-        ValueError: no such device, or not here.
+        UsageError: no such device, or not here.
     """
     kind, _, index = name.partition(":")
     if name not in ("auto", "cpu") and (kind != "cuda" or (index and not index.isdigit())):
-        raise ValueError(f"--device {name}: unknown; use {DEVICE_HELP}")
+        raise UsageError(f"--device {name}: unknown; use {DEVICE_HELP}")
     if name == "cpu" or (name == "auto" and not _may_have_gpu()):
         return "cpu"  # without loading PyTorch, which takes seconds: there may be nothing to do
-    import torch
+    import torch  # here: command lines import this module
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: PyTorch finds no CUDA device here; use --device cpu, or auto")
+        raise UsageError(f"--device {name}: PyTorch finds no CUDA device here; use --device cpu, or auto")
     if index and int(index) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
+        raise UsageError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
     return name
 
 
 def _may_have_gpu() -> bool:
     """False only where PyTorch would find no GPU for certain: loading it takes seconds, this none."""
-    import ctypes
-    import sys
-
-    if "torch" in sys.modules or not sys.platform.startswith("linux") or Path("/dev/kfd").exists():  # AMD's
+    if _loaded_torch() or not sys.platform.startswith("linux") or Path("/dev/kfd").exists():  # AMD's
         return True
     try:
         ctypes.CDLL("libcuda.so.1")
@@ -117,8 +120,6 @@ def release_freed_memory() -> None:
 
 def _c_function(name: str) -> Callable | None:
     """A function of the C library that this process runs on; None where it has no such one."""
-    import ctypes
-
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
@@ -127,19 +128,21 @@ def limit_threads(threads: int = 1, *, of_torch: bool = True) -> None:
 
     Not to be called in a process that was forked from one in which OpenCV had threads: it would wait for them for ever.
     """
-    import sys
-
-    import cv2
+    import cv2  # here: command lines import this module
 
     cv2.setNumThreads(threads)
-    if of_torch and "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
+    torch = _loaded_torch()
+    if of_torch and torch:
+        torch.set_num_threads(threads)
+
+
+def _loaded_torch() -> ModuleType | None:
+    """PyTorch, if this process has loaded it, which takes seconds."""
+    return sys.modules.get("torch")
 
 
 def package_versions(names: Iterable[str], unknown: str) -> dict[str, str]:
     """The version of each package; `unknown` for one that is not there, or under another name, as OpenCV may be."""
-    from importlib.metadata import PackageNotFoundError, version
-
     versions = {}
     for name in names:
         try:
@@ -163,9 +166,8 @@ def judge_compiling(without: float, with_it: float) -> tuple[bool, str]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` is Python's MemoryError, PyTorch's, or the like from cuDNN, cuBLAS or the CPU allocator."""
-    import torch
-
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    torch = _loaded_torch()
+    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate" in text)
@@ -180,15 +182,14 @@ def run_halving(run: Callable[[Sequence], Sequence], batch: Sequence) -> list[An
     Raises:
         The out-of-memory error itself, when not even one element fits.
     """
-    import torch
-
     try:
         return list(run(batch))
     except Exception as error:
         if len(batch) < 2 or not is_out_of_memory(error):
             raise
     # Outside the except block: the error's traceback would keep the tensors that filled the memory.
-    if torch.cuda.is_available():
+    torch = _loaded_torch()
+    if torch and torch.cuda.is_available():
         torch.cuda.empty_cache()
     middle = len(batch) // 2
     return run_halving(run, batch[:middle]) + run_halving(run, batch[middle:])

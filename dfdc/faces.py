@@ -10,18 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from dfdc import mtcnn
+from dfdc.devices import run_halving
+from dfdc.imaging import box_iou
 
 DETECTOR_SETTINGS = mtcnn.SETTINGS  # all that decides which boxes come out, besides the thresholds
 
-# Thresholds of MTCNN's three stages by use, as in the winners' solution.
-DETECT_THRESHOLDS = (0.85, 0.95, 0.95)  # boxes of real videos: only sure faces become training data
-LANDMARK_THRESHOLDS = (0.65, 0.75, 0.75)  # five points in crops, which hold a face for certain
-PREDICT_THRESHOLDS = (0.7, 0.8, 0.8)  # scoring: a missed face is worse than a doubtful one
-
-# (longer side up to this many pixels, factor): what `--detector-scale auto` does, as the winners wrote it down.
-SCALE_LIMITS = ((299, 2.0), (1000, 1.0), (None, 0.5))
 MIDDLE_OVERLAP = 0.2  # IoU with the inner 3/5 of a crop that its own face has at least
 
 _CPU_PIXELS = 4 * 960 * 540  # a batch: on the CPU larger ones only take memory
@@ -47,33 +43,6 @@ class Faces:
         return len(self.boxes)
 
 
-def detector_scale(setting: str | float, width: int, height: int) -> float:
-    """The factor by which a frame is resized before detection.
-
-    Args:
-        setting: "auto", or a factor. "auto" follows the longer side: 2 under 300 pixels, 1 up to 1000, 0.5 above.
-    """
-    if setting != "auto":
-        return float(setting)
-    longer = max(width, height)
-    return next(factor for limit, factor in SCALE_LIMITS if limit is None or longer <= limit)
-
-
-def parse_detector_scale(text: str) -> str | float:
-    """`--detector-scale`: "auto" or a factor over 0 and up to 4 (argparse type)."""
-    import argparse
-
-    if text == "auto":
-        return text
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = 0.0
-    if not 0 < factor <= 4:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a factor over 0 and up to 4 (0.5: half size)")
-    return factor
-
-
 class FaceDetector:
     """MTCNN on batches of pictures.
 
@@ -83,9 +52,7 @@ class FaceDetector:
     """
 
     def __init__(self, thresholds: tuple[float, float, float], device: str = "cpu") -> None:
-        from dfdc.mtcnn import Cascade
-
-        self._cascade = Cascade(thresholds, device)
+        self._cascade = mtcnn.Cascade(thresholds, device)
         self._turn = threading.Lock()  # threads that share a GPU must not fill its memory together
         self._batch_pixels = _GPU_PIXELS if device.startswith("cuda") else _CPU_PIXELS
 
@@ -102,8 +69,6 @@ class FaceDetector:
             smallest: as a part of a picture's shorter side; smaller faces need not be found, which saves most of the
                 time in large pictures.
         """
-        from dfdc.devices import run_halving
-
         found: list[Faces] = []
         for batch in self._batches(pictures, scale):
             resized = batch if scale == 1.0 else [_resize(picture, scale) for picture in batch]
@@ -127,23 +92,12 @@ class FaceDetector:
 
 def _resize(picture: np.ndarray, scale: float) -> np.ndarray:
     """Bicubic and with antialiasing: as Pillow but for one grey level in some places, and 7 times as fast."""
-    import torch
-
     height, width = picture.shape[:2]
     size = max(1, int(height * scale)), max(1, int(width * scale))
     # [1, 3, h, w] whose colours lie together in memory is what PyTorch's fast path for bytes takes.
     colours_first = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
     resized = torch.nn.functional.interpolate(colours_first, size=size, mode="bicubic", antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
-
-
-def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersection over union of every pair: boxes [n, 4] and [m, 4] -> float [n, m]."""
-    first, second = np.asarray(first, np.float64)[:, None], np.asarray(second, np.float64)[None]
-    overlap = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
-    shared = np.prod(np.clip(overlap, 0, None), axis=-1)
-    areas = [np.prod(np.clip(b[..., 2:] - b[..., :2], 0, None), axis=-1) for b in (first, second)]
-    return shared / np.maximum(areas[0] + areas[1] - shared, 1e-9)
 
 
 def middle_face(faces: Faces, width: int, height: int) -> int | None:

@@ -1,4 +1,4 @@
-"""Pictures as arrays: margins, crop, isotropic resize, centre pad, SSIM difference (NumPy, OpenCV).
+"""Pictures as arrays: boxes, margins, crop, isotropic resize, centre pad, SSIM difference (NumPy, OpenCV).
 
 Pictures are RGB uint8 [h, w, 3]; boxes are x1, y1, x2, y2 in pixels of the picture they belong to.
 """
@@ -46,6 +46,15 @@ def crop_face(frame: np.ndarray, box: Sequence[float], part: int = MARGIN_PART) 
     """The face in `box` with its margin, as a view into `frame`; None as in `margin_box`."""
     cut = margin_box(box, frame.shape[1], frame.shape[0], part)
     return None if cut is None else frame[cut[1] : cut[3], cut[0] : cut[2]]
+
+
+def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Intersection over union of every pair: boxes [n, 4] and [m, 4] -> float [n, m]."""
+    first, second = np.asarray(first, np.float64)[:, None], np.asarray(second, np.float64)[None]
+    overlap = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
+    shared = np.prod(np.clip(overlap, 0, None), axis=-1)
+    areas = [np.prod(np.clip(b[..., 2:] - b[..., :2], 0, None), axis=-1) for b in (first, second)]
+    return shared / np.maximum(areas[0] + areas[1] - shared, 1e-9)
 
 
 def isotropic_resize(

@@ -6,7 +6,7 @@
     landmarks/<original>/<frame>_<face>.npy    int16 [5, 2]
     diffs/<fake>/<frame>_<face>_diff.png       uint8 [h, w]
     failures/<step>.csv                        what could not be done, and why
-    folds.csv                                  video,file,label,original,frame,fold
+    folds.csv                                  video,file,label,original,frame,fold (dfdc/folds.py)
     report/index.html                          the page on all of this
     rejected.csv                               video,frame,face[,reason]: crops a person does not want; may be absent
 
@@ -43,18 +43,14 @@ METADATA_NAME = "metadata.json"
 CROPS_DIR = "crops"
 FOLDS_NAME = "folds.csv"
 REJECTED_NAME = "rejected.csv"
-FOLDS_COLUMNS = ("video", "file", "label", "original", "frame", "fold")
 # What the steps write. Never parts, even with a metadata.json: the boxes of a video metadata.mp4 have that name.
 ARTIFACT_FOLDERS = frozenset(("bboxes", "landmarks", "diffs", "failures", "report"))
-VIDEO_SUFFIXES = frozenset(
-    (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts",
-     ".ogv", ".mxf", ".vob", ".asf")
-)  # fmt: skip
+_USUAL_VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")
+_RARE_VIDEOS = (".ts", ".mts", ".m2ts", ".ogv", ".mxf", ".vob", ".asf")
+VIDEO_SUFFIXES = frozenset(_USUAL_VIDEOS + _RARE_VIDEOS)
 # A GIF that moves is read as a video all the same: see dfdc/pictures.py.
-PICTURE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif",
-     ".avif", ".heic", ".heif", ".hif")
-)  # fmt: skip
+_USUAL_PICTURES = (".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+PICTURE_SUFFIXES = frozenset((*_USUAL_PICTURES, ".avif", ".heic", ".heif", ".hif"))
 _CROP_NAME = re.compile(r"(\d+)_(\d+)\.png")
 
 

@@ -18,12 +18,12 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+import cv2
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
+import torch
+from torch.nn import functional
 
 MIN_FACE = 20  # pixels; a picture with a shorter side has no step in its pyramid
 _FACTOR = 0.709  # from one step of the pyramid to the next
@@ -61,8 +61,6 @@ class _Network:
     """One of the three networks, with the library's weights."""
 
     def __init__(self, name: str, device: str) -> None:
-        import torch
-
         package = importlib.util.find_spec("facenet_pytorch")
         if package is None or not package.submodule_search_locations:
             raise ModuleNotFoundError("facenet-pytorch is not installed; run ./setup.sh")
@@ -86,9 +84,6 @@ class _Network:
 
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
         """float [n, 3, h, w] -> the heads' numbers: [n, 6, h', w'], of the other two networks [n, 6] and [n, 16]."""
-        import torch
-        from torch.nn import functional
-
         # oneDNN's own layout spares a conversion before and after each layer, but half a millisecond is lost on each
         # shape that it has not seen yet, and the small steps of crops' pyramids have as many shapes as there are crops.
         blocked = self._blocked is not None and pictures[:, 0].numel() >= _BLOCKED_FROM
@@ -98,7 +93,8 @@ class _Network:
             if pool:
                 x = functional.max_pool2d(x, *pool, ceil_mode=True)
         if self._hidden is None:
-            x = functional.conv2d(x, *(self._blocked_heads if blocked else self._heads))
+            weight, bias = self._blocked_heads if blocked else self._heads
+            x = functional.conv2d(x, weight, bias)
             return x.to_dense() if blocked else x
         x = x.to_dense() if blocked else x
         weight, bias, slope = self._hidden
@@ -124,8 +120,6 @@ class _Tables:
     """
 
     def __init__(self, pictures: Sequence[np.ndarray], device: str) -> None:
-        import torch
-
         sides = np.array([picture.shape[:2] for picture in pictures])
         corners = (sides + 1).prod(axis=1)
         self.sizes = sides[:, ::-1]  # width, height
@@ -133,7 +127,7 @@ class _Tables:
         self._strides = torch.from_numpy(sides[:, 1] + 1).to(device)
         self._flat = torch.empty((int(corners.sum()), 3), dtype=torch.int32, device=device)
         self.groups, start, first = [], 0, 0
-        for (height, width, _), members in groupby(pictures, key=np.shape):
+        for (height, width), members in groupby(pictures, key=lambda picture: picture.shape[:2]):
             same = list(members)
             end = start + len(same) * (height + 1) * (width + 1)
             table = self._flat[start:end].view(len(same), height + 1, width + 1, 3)
@@ -151,15 +145,13 @@ class _Tables:
         Returns:
             float [k, 3, side, side], about -1..1.
         """
-        import torch
-
         device = self._flat.device
-        image, low, high = (torch.from_numpy(values).to(device) for values in (image, low, high))
+        picture, begin, end = (torch.from_numpy(values).to(device) for values in (image, low, high))
         (x1, x2), (y1, y2) = (
-            tuple(edge + low[:, axis, None] for edge in _windows((high - low)[:, axis, None], side, device))
+            [edge + begin[:, axis, None] for edge in _windows((end - begin)[:, axis, None], side, device)]
             for axis in (0, 1)
         )
-        starts, strides = self._starts[image, None], self._strides[image, None]
+        starts, strides = self._starts[picture, None], self._strides[picture, None]
 
         def corner(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
             places = (starts + y * strides)[:, :, None] + x[:, None, :]
@@ -171,11 +163,7 @@ class _Tables:
 
 def _sum_up(pictures: Sequence[np.ndarray], table: torch.Tensor) -> None:
     """Fill `table` [n, h + 1, w + 1, 3] for RGB uint8 pictures [h, w, 3]."""
-    import torch
-
     if table.device.type == "cpu":
-        import cv2
-
         for picture, place in zip(pictures, table.numpy(), strict=True):
             cv2.integral(picture, place, cv2.CV_32S)
         return
@@ -184,13 +172,11 @@ def _sum_up(pictures: Sequence[np.ndarray], table: torch.Tensor) -> None:
     table[:, 1:, 1:] = values.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32)
 
 
-def _windows(length: int | torch.Tensor, count: int, device: object) -> tuple[torch.Tensor, torch.Tensor]:
+def _windows(length: int | torch.Tensor, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Begin and end of the `count` windows in which PyTorch's area interpolation averages `length` pixels.
 
     `length` may be a number, or int64 [k, 1] for windows [k, count].
     """
-    import torch
-
     index = torch.arange(count, device=device)
     return index * length // count, -(-(index + 1) * length // count)
 
@@ -222,8 +208,6 @@ class Cascade:
             smallest: leave out the steps of the pyramid whose cell is a smaller part than this of a picture's shorter
                 side. Those steps cost the most; a face of twice that size and more is found all the same.
         """
-        import torch
-
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32)
         found = [nothing] * len(pictures)
         order = [number for number, picture in enumerate(pictures) if min(picture.shape[:2]) >= MIN_FACE]
@@ -265,8 +249,6 @@ class Cascade:
 
     def _candidates(self, part: torch.Tensor, scale: float, begin: int, top: int) -> np.ndarray:
         """Places over the threshold: float32 [k, 10], the corners, the score, their moves, the picture's number."""
-        import torch
-
         heads = self._pnet(part)
         scores = torch.softmax(heads[:, :2], 1)[:, 1]
         image, y, x = torch.nonzero(scores >= self._thresholds[0], as_tuple=True)
@@ -294,8 +276,6 @@ class Cascade:
         self, network: _Network, threshold: float, tables: _Tables, boxes: np.ndarray, image: np.ndarray, side: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What is over the threshold for `network`: boxes [k, 4], pictures [k], scores [k], the heads' numbers."""
-        import torch
-
         corners = boxes.astype(np.int64)  # truncated
         low, high = np.maximum(corners[:, :2], 1) - 1, np.minimum(corners[:, 2:], tables.sizes[image])
         inside = (high > low).all(axis=1)
@@ -348,8 +328,6 @@ def _resize(sums: torch.Tensor, height: int, width: int, size: tuple[int, int], 
     Args:
         sums: the tables [n, height + 1, (width + 1) * 3].
     """
-    import torch
-
     y1, y2 = (edge[top:bottom] for edge in _windows(height, size[0], sums.device))
     x1, x2 = _windows(width, size[1], sums.device)
     rows = sums.index_select(1, y2).sub_(sums.index_select(1, y1))
@@ -378,14 +356,13 @@ def _move(boxes: np.ndarray, moves: np.ndarray) -> np.ndarray:
 
 def _nms(boxes: np.ndarray, scores: np.ndarray, image: np.ndarray, threshold: float) -> np.ndarray:
     """Indices of the boxes kept, best first in each picture: one goes if its IoU with a better one is higher."""
-    from cv2 import dnn
-
     corners_and_sides = boxes.astype(np.float64)
     corners_and_sides[:, 2:] -= corners_and_sides[:, :2]
     kept = []
     for number in np.unique(image):
         own = np.flatnonzero(image == number)
-        kept.append(own[np.asarray(dnn.NMSBoxes(corners_and_sides[own], scores[own], 0.0, threshold), int).ravel()])
+        best = cv2.dnn.NMSBoxes(corners_and_sides[own].tolist(), scores[own].tolist(), 0.0, threshold)
+        kept.append(own[np.asarray(best, int).ravel()])
     return np.concatenate(kept) if kept else np.zeros(0, int)
 
 

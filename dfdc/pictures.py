@@ -8,17 +8,21 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import PIL.Image
+import pillow_heif
+from PIL.Image import Image, Transpose
+from PIL.TiffImagePlugin import TiffImageFile
 
 from dfdc import layout
+from dfdc.command_line import UserError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+pillow_heif.register_heif_opener()  # Pillow reads HEIC from now on
+# Of a damaged EXIF block, or of half the pixels that are an error: on stderr, without the file's name.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # No others: some of Pillow's readers start programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "HEIF", "GIF")
@@ -29,7 +33,7 @@ _GUESSED_BITS = (8, 10, 12)  # what sensors and microscopes leave in the low bit
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}  # ITU-T H.273, table 3
 
 
-class PictureError(OSError):
+class PictureError(UserError, OSError):
     """A file that can't be read as a picture; `reason` says why, without the file's name."""
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -57,7 +61,7 @@ def is_still(path: Path) -> bool:
 
 def _is_animated_gif(path: Path) -> bool:
     try:
-        with _pillow().open(path, formats=("GIF",)) as image:
+        with PIL.Image.open(path, formats=("GIF",)) as image:
             return image.is_animated
     except Exception:  # read_photo then says what is wrong with it
         return False
@@ -72,40 +76,27 @@ def read_photo(path: Path) -> Photo:
     Raises:
         PictureError: not there, not a picture, damaged, cut off, or of more pixels than Pillow's limit (178,956,970).
     """
-    image_library = _pillow()
     try:
         data = path.read_bytes()
-        image = image_library.open(io.BytesIO(data), formats=_FORMATS)
+        image = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
         chunks = _png_chunks(data) if image.format == "PNG" else {}
         notes = _notes(image, data, chunks)
         if _bits(image, chunks) > 8:
-            shown = _opaque(image_library.fromarray(_read_deep(image, data, chunks, notes)))
+            shown = _opaque(PIL.Image.fromarray(_read_deep(image, data, chunks, notes)))
         else:
             shown = _opaque(image)
-        if image.format != "TIFF":  # which both libraries turn as they load it
+        if not isinstance(image, TiffImageFile):  # which both libraries turn as they load it
             shown = _upright(shown, image, notes)
         return Photo(np.array(shown), notes)
     except MemoryError:
         raise
-    except image_library.DecompressionBombError as error:
+    except PIL.Image.DecompressionBombError as error:
         raise PictureError(path, f"too large ({str(error).partition(',')[0]})") from error
     except Exception as error:  # Pillow's readers raise what they come across: ValueError, SyntaxError, struct.error
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        if isinstance(error, image_library.UnidentifiedImageError):
+        if isinstance(error, PIL.UnidentifiedImageError):
             reason = "unknown format, or damaged"
         raise PictureError(path, reason) from error
-
-
-@cache
-def _pillow() -> Any:
-    """PIL.Image, which reads HEIC from now on. Loaded when it is needed: `--help` is to answer at once."""
-    import PIL.Image
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
-    # Of a damaged EXIF block, or of half the pixels that are an error: on stderr, without the file's name.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    return PIL.Image
 
 
 def _png_chunks(data: bytes) -> dict[bytes, bytes]:
@@ -137,7 +128,7 @@ def _bits(image: Image, chunks: dict[bytes, bytes]) -> int:
     """How many bits each colour has in the file, where OpenCV is to read them; Pillow keeps the high 8 of others."""
     if image.format == "PNG":
         return chunks[b"IHDR"][8]
-    if image.format != "TIFF":
+    if not isinstance(image, TiffImageFile):
         return 8
     tags = image.tag_v2
     bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
@@ -158,7 +149,7 @@ def _read_deep(image: Image, data: bytes, chunks: dict[bytes, bytes], notes: lis
     scaled = _scale(pixels, bits)
     if pixels.ndim == 3 and pixels.shape[2] == 4 and pixels[..., 3].max() >= 1 << bits:
         scaled[..., 3] = _scale(pixels[..., 3], 16)
-    if image.format == "TIFF" and image.tag_v2[_PHOTOMETRIC] == _WHITE_IS_0:
+    if isinstance(image, TiffImageFile) and image.tag_v2[_PHOTOMETRIC] == _WHITE_IS_0:
         scaled = 255 - scaled
     return scaled
 
@@ -168,9 +159,8 @@ def _used_bits(largest: int, image: Image, chunks: dict[bytes, bytes], notes: li
 
     PNG asks a writer to scale values up to 16 bits, whatever sBIT says; not all do.
     """
-    if image.format == "PNG":
-        told = max(chunks.get(b"sBIT", b"")[:3], default=0)
-    else:
+    told = max(chunks.get(b"sBIT", b"")[:3], default=0)
+    if isinstance(image, TiffImageFile):
         told = int(np.max(image.tag_v2.get(_MAX_SAMPLE_VALUE, 0))).bit_length()
     if told:
         return told if told >= 8 and largest < 1 << told else 16
@@ -189,26 +179,25 @@ def _opaque(image: Image) -> Image:
     """As RGB, on white."""
     if not image.has_transparency_data:
         return image.convert("RGB")
-    white = _pillow().new("RGBA", image.size, "white")
+    white = PIL.Image.new("RGBA", image.size, "white")
     white.alpha_composite(image.convert("RGBA"))
     return white.convert("RGB")
 
 
 def _upright(image: Image, stored: Image, notes: list[str]) -> Image:
     """Turned as the EXIF block of the stored one says; Pillow and pillow-heif put the turns of AVIF and HEIC there."""
-    turns = _pillow().Transpose
     try:
         orientation = stored.getexif().get(_ORIENTATION, 1)
     except Exception as error:  # Pillow's reader of EXIF has no errors of its own; the pixels are whole
         notes.append(f"its EXIF block is broken ({error}), so that it may lie on its side")
         return image
     method = {
-        2: turns.FLIP_LEFT_RIGHT,
-        3: turns.ROTATE_180,
-        4: turns.FLIP_TOP_BOTTOM,
-        5: turns.TRANSPOSE,
-        6: turns.ROTATE_270,
-        7: turns.TRANSVERSE,
-        8: turns.ROTATE_90,
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
     }.get(orientation)
     return image if method is None else image.transpose(method)

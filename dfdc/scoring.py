@@ -1,4 +1,4 @@
-"""From frame scores to a video's score, and from scores and labels to metrics."""
+"""From frame scores to a video's score, and the losses that scores are judged by."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfdc.faces import DETECT_THRESHOLDS
+from dfdc.detector_settings import DETECT_THRESHOLDS
 
 FAKE_ABOVE, REAL_BELOW = 0.8, 0.2  # of a face, where the winners' rule takes it for surely fake or real
 PASSER_BY = 0.1  # as a part of the faces of the person seen most: who has no more does not count
@@ -223,37 +223,3 @@ def selection_loss(fake: float, real: float, fake_weight: float = FAKE_WEIGHT) -
         fake_weight: how much the loss of the fakes counts beside that of the reals.
     """
     return (fake_weight * fake + real) / 2
-
-
-def metrics(labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> dict[str, float | int]:
-    """What can be said of `scores` given `labels`; what needs both classes is left out where one is missing.
-
-    Returns:
-        count, reals, fakes, log_loss, log_loss_fake, log_loss_real, accuracy (at 0.5), and with both classes
-        log_loss_balanced (mean of the two classes'), auc, average_precision, equal_error_rate.
-    """
-    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
-
-    y, p = np.asarray(labels).astype(int), np.asarray(scores, np.float64)
-    if y.shape != p.shape or not len(y):
-        raise ValueError(f"as many labels as scores are needed, and at least one; got {y.size} and {p.size}")
-    result: dict[str, float | int] = {"count": len(y), "reals": int((y == 0).sum()), "fakes": int((y == 1).sum())}
-    result["log_loss"] = log_loss(y, p)
-    result["accuracy"] = float(np.mean((p > 0.5) == y))
-    if result["fakes"]:
-        result["log_loss_fake"] = log_loss(y[y == 1], p[y == 1])
-    if result["reals"]:
-        result["log_loss_real"] = log_loss(y[y == 0], p[y == 0])
-    if result["fakes"] and result["reals"]:
-        result["log_loss_balanced"] = (result["log_loss_fake"] + result["log_loss_real"]) / 2
-        result["auc"] = float(roc_auc_score(y, p))
-        result["average_precision"] = float(average_precision_score(y, p))
-        false_positive, true_positive, _ = roc_curve(y, p)
-        # The rate where misses equal false alarms, on the line between the two nearest points of the curve.
-        gap = false_positive - (1 - true_positive)
-        right = int(np.argmax(gap >= 0))
-        left = max(right - 1, 0)
-        span = gap[right] - gap[left]
-        part = -gap[left] / span if span else 0.0
-        result["equal_error_rate"] = float(false_positive[left] + part * (false_positive[right] - false_positive[left]))
-    return result

@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
-from dfdc.faces import box_iou
+from dfdc.imaging import box_iou
 
 _BINS = (8, 16, 16)  # of L, a and b (OpenCV's 8-bit CIELAB)
 _SHAPE_SIDE = 8  # pixels a side of a look's thumbnail
@@ -34,8 +36,6 @@ def look_of(crop: np.ndarray) -> np.ndarray:
         Bhattacharyya coefficient), and 8 x 8 pixels less their mean, scaled to length 1 (normalised correlation).
         A crop of one colour has no shape: its length is less.
     """
-    import cv2
-
     small = cv2.resize(crop, (_LOOK_SIDE, _LOOK_SIDE), interpolation=cv2.INTER_AREA)
     look = np.concatenate([_colours(small), _shape(small, _SHAPE_SIDE)[0]])
     return look * np.float32(np.sqrt(0.5))
@@ -49,16 +49,12 @@ def looks_of(crops: Sequence[np.ndarray | None]) -> np.ndarray:
 
 def _colours(picture: np.ndarray) -> np.ndarray:
     """Roots of the shares of the colours of a picture (RGB uint8): float32 [2048], of length 1."""
-    import cv2
-
     counts = cv2.calcHist([cv2.cvtColor(picture, cv2.COLOR_RGB2LAB)], [0, 1, 2], None, _BINS, [0, 256] * 3)
     return np.sqrt(counts / counts.sum(), dtype=np.float32).ravel()
 
 
 def _shape(picture: np.ndarray, side: int) -> tuple[np.ndarray, float]:
     """`side` x `side` pixels less the mean of each colour, of length 1: float32 [3 side²]; and their deviation."""
-    import cv2
-
     small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
     small -= small.mean(axis=(0, 1))
     length = float(np.linalg.norm(small))
@@ -89,8 +85,6 @@ class ShotCuts:
 
     def is_cut(self, frame: np.ndarray) -> bool:
         """Whether `frame` (RGB uint8 [h, w, 3]) belongs to another shot than the frame of the call before."""
-        import cv2
-
         step, side = max(1, min(frame.shape[:2]) // self.SAMPLED), self.SIDES[0]
         small = cv2.resize(frame[::step, ::step], (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
         bright = max(float(np.percentile(small.max(axis=2), 95)), 1.0)
@@ -194,8 +188,6 @@ class Tracker:
             looks: float [n, d], of length 1 each, as `looks_of` makes them; a row of NaN where a look is not known.
             cut: whether this frame belongs to another shot than the one before.
         """
-        from scipy.optimize import linear_sum_assignment
-
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         self._tracks = [track for track in self._tracks if track.ended or frame - track.frame <= self._patience(track)]
         if cut:

@@ -19,18 +19,16 @@ from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+import av
 import numpy as np
 
 from dfdc import video_picture
 from dfdc.artifacts import atomic_file
 from dfdc.identity import regular
 from dfdc.video_fields import Fields
-from dfdc.video_source import VideoError, choose_stream, is_hidden, open_container, packets
-
-if TYPE_CHECKING:
-    import av
+from dfdc.video_source import VideoError, choose_stream, is_hidden, open_container, packets, video_stream
 
 _JUMP = 16  # frames that a jump must spare: it empties the decoder, and begins with a key frame, the dearest
 _MOST_REORDERED = 32  # places that a packet may lie from where it is shown; codecs allow 16
@@ -78,8 +76,6 @@ class VideoReader:
             VideoError: not there, empty, not a video, of a format that can name other files, or without a picture
                 stream.
         """
-        import av
-
         self.path = Path(path)
         self.lost: list[int] = []
         self.other_size: list[int] = []
@@ -124,7 +120,7 @@ class VideoReader:
 
     def _stream(self) -> av.VideoStream:
         """The film in `_container`, ready to be decoded."""
-        stream = self._container.streams[self._index]
+        stream = video_stream(self._container, self._index)
         stream.codec_context.thread_count = self._threads
         # Without it, damage is painted over with what lies around it, and passes for a picture.
         stream.codec_context.options = {"err_detect": "explode"}
@@ -139,14 +135,14 @@ class VideoReader:
         """
         stamps, is_key, stamped, decoded_at, seen = array("q"), array("b"), True, None, 0
         with open_container(self.path) as container:
-            stream = container.streams[self._index]
+            stream = video_stream(container, self._index)
             codec = stream.codec_context.name
             fields = Fields(codec, stream.codec_context.extradata)
             for packet in packets(container, stream):
                 seen += not packet.is_discard
                 if not (packet.is_discard or is_hidden(packet, codec) or fields.is_second(packet)):
-                    begins_anew = None not in (packet.dts, decoded_at) and packet.dts < decoded_at
-                    decoded_at = packet.dts
+                    before, decoded_at = decoded_at, packet.dts
+                    begins_anew = before is not None and decoded_at is not None and decoded_at < before
                     stamped &= packet.pts is not None and not begins_anew
                     stamps.append(packet.pts or 0)
                     is_key.append(packet.is_keyframe)
@@ -155,7 +151,7 @@ class VideoReader:
             indexed = stream.frames if "mp4" in kind else 0
             if indexed and seen:
                 self.fps *= self.frame_count / seen  # it is reckoned with packets
-            if indexed > seen and stream.duration and stream.average_rate:
+            if indexed > seen and stream.duration and stream.time_base and stream.average_rate:
                 shown = round(stream.duration * stream.time_base * stream.average_rate)
                 announced = min(indexed, shown, self.path.stat().st_size // 8)
                 self.frame_count = max(self.frame_count, announced * self.frame_count // max(seen, 1))
@@ -191,10 +187,8 @@ class VideoReader:
         After an error pictures are built on broken ones, until a sound key frame. A stream without further ones, which
         refreshes its pictures part by part, is sound again when its decoder could have begun anew twice since.
         """
-        import av
-
         damaged, begun_anew = False, 0
-        for packet in chain(packets(self._container, self._container.streams[self._index]), [None]):
+        for packet in chain(packets(self._container, video_stream(self._container, self._index)), [None]):
             try:
                 decoded = self._codec.decode(packet)  # None: the frames that the decoder still holds
                 begun_anew += packet is not None and packet.is_keyframe
@@ -238,8 +232,6 @@ class VideoReader:
         Raises:
             _JumpFailed: what came after a jump is not to be relied on.
         """
-        import av
-
         stream, number = self._rewind(), -1
         while True:
             key = self._key_frame_before(wanted, number)
@@ -274,13 +266,13 @@ class VideoReader:
         """
         number, stamps, begun = -1, self._stamps, key is None
         for frame, sound in self._decoded():
-            if frame.pts is None:
+            if (shown_at := frame.pts) is None:
                 stamps = None
-            elif not begun and frame.pts < key.stamp:
+            elif key is not None and not begun and shown_at < key.stamp:
                 continue  # the container went back to an earlier key frame, or these come out before it
             found = number + 1
-            if stamps is not None:
-                first, end = bisect_left(stamps, frame.pts), bisect_right(stamps, frame.pts)
+            if stamps is not None and shown_at is not None:
+                first, end = bisect_left(stamps, shown_at), bisect_right(stamps, shown_at)
                 found = max(first, found)  # of two with one stamp, the second comes second
                 if found > max(first, end - 1):
                     continue  # after damage a decoder may hand out an old frame once more
@@ -288,7 +280,7 @@ class VideoReader:
                 raise _JumpFailed
             number, begun = found, True
             yield number, frame, sound
-        if key is not None and number + 1 < len(self._stamps):
+        if key is not None and number + 1 < len(self._stamps or ()):
             raise _JumpFailed  # it ended before the last packet
 
     def frames(self, wanted: Iterable[int] | None = None, *, stride: int = 1) -> Iterator[tuple[int, np.ndarray]]:
@@ -388,8 +380,6 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float = 
     Raises:
         ValueError: no frames, odd sizes, or frames of different sizes.
     """
-    import av
-
     shape = None
     with atomic_file(Path(path)) as temp, _open_writer(temp) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
@@ -412,6 +402,4 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float = 
 
 
 def _open_writer(path: Path) -> av.container.OutputContainer:
-    import av
-
     return av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"})  # bitexact: no date in the file

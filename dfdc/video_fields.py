@@ -7,10 +7,8 @@ must not be counted. Which packet that is stands in the slice header alone. (In 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import av
+import av
 
 _SLICES, _SEQUENCE = (1, 5), 7  # ITU-T H.264, table 7-1
 _START = b"\0\0\1"

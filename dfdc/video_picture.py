@@ -8,12 +8,10 @@ mapped by the light of the scene, which depends on no display; PQ by the light o
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
+import av
+import cv2
 import numpy as np
-
-if TYPE_CHECKING:
-    import av
 
 RANGES = {16: "pq", 18: "hlg"}  # transfer characteristics of ITU-T H.273; all others are "sdr"
 _UNNAMED, _BT2020 = 2, 9  # matrix coefficients of the same
@@ -49,11 +47,9 @@ def to_sdr(frame: av.VideoFrame, kind: str) -> np.ndarray:
     Args:
         kind: "pq" or "hlg".
     """
-    import cv2
-
     if frame.colorspace == _UNNAMED:
         frame.colorspace = _BT2020
-    deep = frame.to_ndarray(format="rgb48le", interpolation="BICUBIC")
+    deep = frame.to_ndarray(format="rgb48le", interpolation="BICUBIC").astype(np.uint16, copy=False)
     light = cv2.transform(_light(kind)[deep], _BT709_OF_BT2020)
     # Equal steps of the square root are fine enough in the dark for either curve.
     steps = cv2.sqrt(np.clip(light, 0, _peak(kind))) * ((_STEPS - 1) / _peak(kind) ** 0.5)
@@ -108,6 +104,4 @@ def square_size(height: int, width: int, aspect: float) -> tuple[int, int]:
 
 def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The picture in another (height, width), bicubic."""
-    import cv2
-
     return picture if picture.shape[:2] == size else cv2.resize(picture, size[::-1], interpolation=cv2.INTER_CUBIC)

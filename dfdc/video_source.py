@@ -10,10 +10,12 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    import av
+import av
+import av.logging
+
+from dfdc.command_line import UserError
 
 # FFmpeg's names of the formats that hold pictures of their own and open no further file.
 # Left out are the lists below, scripts, devices, sound and old games.
@@ -31,7 +33,7 @@ LISTS = {"applehttp", "concat", "dash", "hls", "image2", "imf", "mlv", "rtp", "r
 _ENOUGH = 0.5  # of the packets of the longest stream: a stream with fewer is not the film
 
 
-class VideoError(RuntimeError):
+class VideoError(UserError, RuntimeError):
     """A video that can't be read; the message says why, `path` which."""
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -48,8 +50,6 @@ def open_container(path: Path) -> av.container.InputContainer:
     Raises:
         VideoError: another format, or what FFmpeg can't open.
     """
-    import av
-
     try:
         return _open(path)
     except av.ArgumentError as error:  # what FFmpeg answers to a format that is not on the list
@@ -60,8 +60,6 @@ def open_container(path: Path) -> av.container.InputContainer:
 
 
 def _open(path: Path) -> av.container.InputContainer:
-    import av
-
     # 'file:' keeps FFmpeg from reading a name such as 'http:x.mp4' or '-' as a protocol.
     lists = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     return av.open(f"file:{path}", metadata_errors="ignore", container_options=lists)
@@ -69,16 +67,14 @@ def _open(path: Path) -> av.container.InputContainer:
 
 def _refusal(path: Path) -> str | None:
     """Why the format of `path` is refused; None if the format is not the reason. FFmpeg names it in its log only."""
-    import av
-    import av.logging
-
     level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
     try:
         with av.logging.Capture():  # the program's own log need not show it
             _open(path).close()
     except av.ArgumentError as error:
-        _, kind, text = error.log or (0, "", "")
+        log: Any = error.log  # level, format, text; PyAV declares another form
+        _, kind, text = log or (0, "", "")
         if "whitelist" in text:
             lists = LISTS & set(kind.split(","))
             reason = "it names other files or addresses instead of holding pictures" if lists else "it is no video"
@@ -106,11 +102,16 @@ def choose_stream(container: av.container.InputContainer, path: Path) -> int:
         raise VideoError(path, "its pictures are in a format that can't be decoded here")
     if len(streams) > 1:
         with open_container(path) as other:
-            others = [other.streams[stream.index] for stream in streams]
+            others = [video_stream(other, stream.index) for stream in streams]
             counts = Counter(packet.stream_index for packet in packets(other, *others))
         enough = _ENOUGH * max(counts.values(), default=0)
         streams = [stream for stream in streams if counts[stream.index] >= enough]
     return max(streams, key=_rank).index
+
+
+def video_stream(container: av.container.InputContainer, index: int) -> av.VideoStream:
+    """The stream that `choose_stream` chose, of this or another container of the same file."""
+    return next(stream for stream in container.streams.video if stream.index == index)
 
 
 def _is_still(stream: av.VideoStream) -> bool:
@@ -129,8 +130,6 @@ def packets(container: av.container.InputContainer, *streams: av.VideoStream) ->
     file PyAV's demux hands out one for each stream, and raises IndexError if it met a stream that the file did not
     announce; so everything was read by then.
     """
-    import av
-
     with contextlib.suppress(av.FFmpegError, IndexError):
         for packet in container.demux(*streams):
             if packet.size:

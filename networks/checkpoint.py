@@ -23,7 +23,7 @@ from torch import nn
 
 from dfdc.artifacts import atomic_file
 from dfdc.command_line import UserError
-from dfdc.faces import PREDICT_THRESHOLDS
+from dfdc.detector_settings import PREDICT_THRESHOLDS
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD, MARGIN_PART
 from networks.holdout import Holdout
 from networks.model import NETWORKS, build_network

@@ -13,6 +13,7 @@ from typing import Any
 
 from dfdc import layout
 from dfdc.command_line import UsageError
+from dfdc.folds import read_video_folds
 from dfdc.text import TEXT, printable
 from networks.files import model_names
 from networks.onnx_model import check_model
@@ -109,6 +110,7 @@ def held_out_inputs(folders: Sequence[Path], fold: int) -> tuple[dict[str, Path]
 
     Raises:
         UsageError: more than one folder, no folds.csv, or no such fold.
+        FoldsFileError: folds.csv is not what step 5 writes.
     """
     if len(folders) != 1:
         raise UsageError(f"--fold goes with one --test-dir, the DATA_ROOT; {len(folders)} are given")
@@ -116,8 +118,7 @@ def held_out_inputs(folders: Sequence[Path], fold: int) -> tuple[dict[str, Path]
     path = folders[0] / layout.FOLDS_NAME
     if not path.is_file():
         raise UsageError(f"--fold {fold}: there is no {printable(path)}; run ./preprocess_data.sh first")
-    with path.open(encoding="utf-8", newline="") as handle:
-        folds = {row["video"]: int(row["fold"]) for row in csv.DictReader(handle)}
+    folds = read_video_folds(path)
     wanted = sorted((video for video in folds if folds[video] == fold), key=layout.natural_key)
     if not wanted:
         raise UsageError(f"--fold {fold}: {printable(path)} has the folds {sorted(set(folds.values()))}")

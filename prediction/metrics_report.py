@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dfdc.artifacts import atomic_file
-from dfdc.scoring import metrics
+from dfdc.label_metrics import metrics
 from dfdc.text import printable
 from prediction.verdict import Verdict
 
@@ -84,7 +84,7 @@ def evaluate(verdicts: Sequence[Verdict], labels: dict[str, int]) -> Evaluation:
 
 
 def _values(labels: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-    said_fake = scores > 0.5  # as dfdc.scoring.metrics counts its accuracy
+    said_fake = scores > 0.5  # as dfdc.label_metrics.metrics counts its accuracy
     counts = [int(np.sum((labels == label) & (said_fake == said))) for label in (0, 1) for said in (False, True)]
     return {
         **metrics(labels, scores),

@@ -31,7 +31,7 @@ class Options:
     """How faces are found and what becomes of their scores.
 
     Attributes:
-        detector_scale: see `dfdc.faces.detector_scale`.
+        detector_scale: see `dfdc.detector_settings.detector_scale`.
         strategy: a name in dfdc.scoring.STRATEGIES.
         floors: under which a verdict stands with a doubt.
     """

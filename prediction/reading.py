@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dfdc.faces import FaceDetector, detector_scale
+from dfdc.detector_settings import detector_scale
+from dfdc.faces import FaceDetector
 from dfdc.imaging import crop_face
 from dfdc.tracking import ShotCuts, Tracker, looks_of
 from dfdc.video import VideoError
@@ -28,7 +29,7 @@ def find_faces(
 
     Args:
         decoder: reads the file; no other thread may use it meanwhile.
-        scale: the detector's, see `dfdc.faces.detector_scale`.
+        scale: the detector's, see `dfdc.detector_settings.detector_scale`.
         emit: called with each face and its crop, RGB uint8 [h, w, 3], in the order of frames; it may wait.
 
     Returns:

@@ -31,7 +31,7 @@ class Scorer:
         device: auto, cpu, cuda or cuda:N.
         precision: of networks.ensemble.PRECISIONS.
         strategy: how faces' scores become a video's: a name in dfdc.scoring.STRATEGIES.
-        detector_scale: frames are resized by it before detection, or "auto"; see `dfdc.faces.detector_scale`.
+        detector_scale: frames are resized by it before detection, or "auto"; see dfdc/detector_settings.py.
         floors: under which a verdict stands with a doubt.
 
     Raises:

@@ -15,14 +15,8 @@ from typing import TYPE_CHECKING
 
 from dfdc import artifacts, command_line, layout, steps
 from dfdc.boxes import Boxes, BoxesError, FaceBox, read_boxes
-from dfdc.faces import (
-    DETECT_THRESHOLDS,
-    DETECTOR_SETTINGS,
-    SCALE_LIMITS,
-    FaceDetector,
-    detector_scale,
-    parse_detector_scale,
-)
+from dfdc.detector_settings import DETECT_THRESHOLDS, SCALE_LIMITS, detector_scale, parse_detector_scale
+from dfdc.faces import DETECTOR_SETTINGS, FaceDetector
 from dfdc.identity import fingerprint, same_file, same_record
 from dfdc.layout import FRAME_STRIDE, Video
 from dfdc.rejections import load_rejections

@@ -7,12 +7,13 @@ share fewer people than the videos of one part do; a family goes where the part 
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from dfdc import layout
 from dfdc.command_line import UsageError
@@ -21,6 +22,8 @@ from dfdc.page import plural
 from preprocessing.likeness import Look
 
 FORCE = "--force (preprocess_data.sh: --force-folds)"
+
+Fold = Annotated[int, Field(ge=0)]
 
 
 @dataclass
@@ -50,8 +53,8 @@ class Assignment:
     What is not in the data set today stays here, so that it has its fold again when it comes back.
     """
 
-    parts: dict[str, int] = field(default_factory=dict)
-    originals: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, Fold] = field(default_factory=dict)
+    originals: dict[str, Fold] = field(default_factory=dict)
 
 
 @dataclass
@@ -81,21 +84,22 @@ def find_families(videos: Sequence[Video]) -> dict[str, str]:
     Args:
         videos: all that count. What links them (an original, a donor) need not be one of them.
     """
-    if not videos:
-        return {}
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+    leads_to: dict[str, str] = {}  # a name to another of its family, the last to itself
 
-    number: dict[str, int] = defaultdict(itertools.count().__next__)
-    links = [(number[video.id], number[other]) for video in videos for other in (video.source, video.donor or video.id)]
-    ends = np.array(links, np.int32)
-    graph = coo_array((np.ones(len(ends), bool), (ends[:, 0], ends[:, 1])), shape=(len(number), len(number)))
-    _, labels = connected_components(graph)  # weakly connected: a link counts in both directions
-    names: dict[int, str] = {}  # by label
+    def last(name: str) -> str:
+        while leads_to.setdefault(name, name) != name:
+            leads_to[name] = leads_to[leads_to[name]]  # half the way next time
+            name = leads_to[name]
+        return name
+
     for video in videos:
-        label = int(labels[number[video.id]])
-        names[label] = min(names.get(label, video.source), video.source)
-    return {video.id: names[int(labels[number[video.id]])] for video in videos}
+        for other in (video.source, video.donor or video.id):
+            leads_to[last(video.id)] = last(other)
+    names: dict[str, str] = {}  # by the last
+    for video in videos:
+        end = last(video.id)
+        names[end] = min(names.get(end, video.source), video.source)
+    return {video.id: names[last(video.id)] for video in videos}
 
 
 def block_folds(parts: Sequence[str], n_splits: int) -> dict[str, int]:

@@ -1,35 +1,22 @@
-"""folds.csv: its rows are written, read back, and looked through for what one fold gives away of another."""
+"""folds.csv: its rows are written, and looked through for what one fold gives away of another."""
 
 from __future__ import annotations
 
 import csv
 import io
-import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dfdc import layout
-from dfdc.layout import FAKE, FOLDS_COLUMNS, Dataset
+from dfdc.folds import COLUMNS, FoldsRow, read_distinct
+from dfdc.layout import FAKE, Dataset
 from preprocessing import likeness
 from preprocessing.fold_assignment import Listing, find_families
 
 WRITE_ROWS = 1 << 14  # at a time, so that few of them are in memory as text
-READ_ROWS = 512  # at a time: with more, Python's garbage collector looks through them, and takes three times as long
-
-
-@dataclass(frozen=True, slots=True)
-class FoldsRow:
-    """What many rows of a folds.csv have in common; `face` is the end of the file's name, `0.png` for one."""
-
-    video: str
-    face: str
-    label: str
-    original: str
-    fold: int
 
 
 def csv_field(text: str) -> str:
@@ -44,7 +31,7 @@ def write_folds(path: Path, listings: Sequence[Listing], seed: int) -> int:
     owner = np.repeat(np.arange(len(listings), dtype=np.int32), [len(listing.crops) for listing in listings])
     crops = np.concatenate([listing.crops for listing in listings])
     order = np.random.default_rng(seed).permutation(len(owner))
-    # What the rows of a video have in common is made into text once; see FOLDS_COLUMNS for their order.
+    # What the rows of a video have in common is made into text once; see COLUMNS for their order.
     before = [f"{csv_field(listing.video.id)}," for listing in listings]
     between = [f",{int(x.video.label == FAKE)},{csv_field(x.video.source)}," for x in listings]
     after = [f",{listing.fold}\n" for listing in listings]
@@ -53,57 +40,12 @@ def write_folds(path: Path, listings: Sequence[Listing], seed: int) -> int:
         return f"{before[at]}{layout.crop_name(frame, face)}{between[at]}{frame}{after[at]}"
 
     with path.open("w", encoding="utf-8", newline="") as handle:
-        handle.write(",".join(FOLDS_COLUMNS) + "\n")
+        handle.write(",".join(COLUMNS) + "\n")
         for start in range(0, len(order), WRITE_ROWS):
             rows = order[start : start + WRITE_ROWS]
             columns = owner[rows].tolist(), crops[rows, 0].tolist(), crops[rows, 1].tolist()
             handle.write("".join(map(line, *columns)))
     return len(order)
-
-
-def read_distinct(path: Path) -> list[FoldsRow]:
-    """What a folds.csv says, without its repetitions, in order of the first row of each.
-
-    Raises:
-        OSError: it can't be read.
-        ValueError, csv.Error: it is no folds.csv: another header, a row of another length, a fold that is no number.
-    """
-    columns = ("video", "file", "label", "original", "fold")
-    codes: dict[str, dict[str, int]] = {}  # a column's texts, numbered in order of their first row
-    for column in columns:
-        codes[column] = defaultdict(itertools.count().__next__)
-    pieces: dict[str, list[np.ndarray]] = {column: [np.zeros(0, np.int32)] for column in columns}
-    # Not pandas: it takes a column of videos called 007, 008, ... for numbers.
-    with path.open(encoding="utf-8", newline="") as handle:
-        reader = csv.reader(handle)
-        header = next(reader, [])
-        if header != list(FOLDS_COLUMNS):
-            raise ValueError(f"its first line is not {','.join(FOLDS_COLUMNS)}")
-        while rows := list(itertools.islice(reader, READ_ROWS)):
-            try:
-                fields = list(zip(*rows, strict=True))
-            except ValueError:
-                fields = []
-            if len(fields) != len(header):
-                raise ValueError(f"a line before line {reader.line_num + 1} has not {len(header)} values")
-            for column in columns:
-                numbers = map(codes[column].__getitem__, fields[header.index(column)])
-                pieces[column].append(np.fromiter(numbers, np.int32, len(rows)))
-    video, file, label, original, fold = (np.concatenate(pieces[column]) for column in columns)
-    videos, files, labels, originals, folds = (list(codes[column]) for column in columns)
-
-    ends = [name.rpartition("_")[2] for name in files]
-    faces = {end: number for number, end in enumerate(dict.fromkeys(ends))}
-    face = np.array([faces[end] for end in ends], np.int64)[file]
-    if not videos:
-        return []
-    shape = (len(videos), len(faces), len(labels), len(originals), len(folds))
-    _, rows_of_first = np.unique(np.ravel_multi_index((video, face, label, original, fold), shape), return_index=True)
-    numbers = [int(text) for text in folds]
-    return [
-        FoldsRow(videos[video[row]], ends[file[row]], labels[label[row]], originals[original[row]], numbers[fold[row]])
-        for row in np.sort(rows_of_first)
-    ]
 
 
 def find_leaks(path: Path, dataset: Dataset, listings: Iterable[Listing], similar: int | None) -> list[str]:

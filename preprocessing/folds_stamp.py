@@ -6,18 +6,21 @@ folds of the first run are those of all later ones, until somebody asks for othe
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from dfdc import artifacts, identity
 from dfdc.command_line import UsageError
+from dfdc.folds import FoldsRow
 from dfdc.layout import CROPS_DIR, FAKE, Dataset
 from dfdc.page import plural
 from preprocessing.fold_assignment import FORCE, Assignment, Listing
-from preprocessing.folds_file import FoldsRow
 from preprocessing.likeness import NEAR_BITS
 
 VERSION = 1  # of the stamp, and of the way from crops to folds.csv
@@ -35,11 +38,11 @@ class Options:
         similar: largest distance of near crops in bits, for the leak check; None: that is not looked at.
     """
 
-    n_splits: int = 16
-    seed: int = 777
-    val_ids: tuple[str, ...] | None = None
+    n_splits: Annotated[int, Field(ge=2)] = 16
+    seed: Annotated[int, Field(ge=0)] = 777
+    val_ids: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     crops_dir: str = CROPS_DIR
-    similar: int | None = NEAR_BITS
+    similar: Annotated[int, Field(ge=0, le=64)] | None = NEAR_BITS
 
     def __str__(self) -> str:
         return ", ".join(f"{_flag(name)} {_shown(name, value)}" for name, value in asdict(self).items())
@@ -64,6 +67,9 @@ class Stamp:
         artifacts.write_json(path, {"version": VERSION, **asdict(self)})
 
 
+_STAMP = TypeAdapter(Stamp)
+
+
 def stamp_path(target: Path) -> Path:
     """Where the stamp of the folds.csv `target` lies."""
     return target.with_name(f".{target.name}{artifacts.STAMP_NAME}")
@@ -76,40 +82,15 @@ def read_stamp(path: Path) -> Stamp | None:
         OSError: it is there, but can't be read.
     """
     kept = artifacts.read_json(path)
-    if not isinstance(kept, dict) or kept.get("version") != VERSION:
-        return None
     try:
         # All of them: a default in the place of what was lost would take a hold-out back.
-        options = Options(**{key.name: kept["options"][key.name] for key in fields(Options)})
-        folds = Assignment(**{key.name: kept["assignment"][key.name] for key in fields(Assignment)})
-        stamp = Stamp(options, folds, kept["digest"], kept["file"])
-    except (KeyError, TypeError):
+        whole = all(
+            kept[part].keys() >= {key.name for key in fields(kind)}
+            for part, kind in (("options", Options), ("assignment", Assignment))
+        )
+        return _STAMP.validate_json(json.dumps(kept), strict=True) if whole and kept["version"] == VERSION else None
+    except (KeyError, TypeError, AttributeError, ValueError):
         return None
-    if not _is_sound(options) or not all(map(_is_table, (folds.parts, folds.originals))):
-        return None
-    held = None if options.val_ids is None else tuple(options.val_ids)
-    if not isinstance(stamp.digest, str):
-        return None
-    return replace(stamp, options=replace(options, val_ids=held))
-
-
-def _is_sound(options: Options) -> bool:
-    """Whether options that were read have the types and values that this step writes."""
-    held, similar = options.val_ids, options.similar
-    return (
-        type(options.n_splits) is int
-        and options.n_splits >= 2
-        and type(options.seed) is int
-        and options.seed >= 0
-        and isinstance(options.crops_dir, str)
-        and (held is None or (isinstance(held, list) and bool(held) and all(isinstance(name, str) for name in held)))
-        and (similar is None or (type(similar) is int and 0 <= similar <= 64))
-    )
-
-
-def _is_table(folds: object) -> bool:
-    """Whether this is name -> number of a fold."""
-    return isinstance(folds, dict) and all(type(fold) is int and fold >= 0 for fold in folds.values())
 
 
 def listed_digest(listings: Iterable[Listing], options: Options) -> str:
@@ -222,7 +203,7 @@ def _video_folds(rows: Sequence[FoldsRow], dataset: Dataset) -> dict[str, int]:
         video = videos.get(row.video)
         if video is None:
             continue
-        if (row.label, row.original) != (str(int(video.label == FAKE)), video.source):
+        if (row.label, row.original) != (int(video.label == FAKE), video.source):
             raise ValueError(f"label and original of {row.video} are not those of metadata.json")
         if row.fold < 0 or folds.setdefault(row.video, row.fold) != row.fold:
             raise ValueError(f"{row.video} is in several folds, or in one below 0")

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,11 +25,12 @@ from typing import Any
 
 from dfdc import artifacts, command_line, identity, layout, steps
 from dfdc.command_line import UsageError
+from dfdc.folds import FoldsFileError, FoldsRow, read_distinct
 from dfdc.layout import FAKE, REAL, Dataset
 from dfdc.ledger import Ledger
 from dfdc.page import plural
 from preprocessing.fold_assignment import FORCE, Assignment, Listing, assign_folds, hold_out
-from preprocessing.folds_file import FoldsRow, find_leaks, name_some, read_distinct, write_folds
+from preprocessing.folds_file import find_leaks, name_some, write_folds
 from preprocessing.folds_listing import Checks, list_crops, open_checks
 from preprocessing.folds_stamp import (
     Options,
@@ -78,8 +78,8 @@ def read_rows(target: Path) -> list[FoldsRow]:
         return read_distinct(target)
     except FileNotFoundError:
         return []
-    except csv.Error as error:
-        raise ValueError(str(error)) from None
+    except FoldsFileError as error:
+        raise ValueError(error.reason) from None
 
 
 def take_over(

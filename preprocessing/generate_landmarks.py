@@ -8,22 +8,16 @@ in the picture. A FAKE uses its original's.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dfdc import artifacts, command_line, layout, steps
-from dfdc.faces import (
-    DETECTOR_SETTINGS,
-    LANDMARK_THRESHOLDS,
-    MIDDLE_OVERLAP,
-    FaceDetector,
-    Faces,
-    middle_face,
-)
+from dfdc.detector_settings import LANDMARK_THRESHOLDS
+from dfdc.faces import DETECTOR_SETTINGS, MIDDLE_OVERLAP, FaceDetector, Faces, middle_face
 from dfdc.imaging import read_picture
+from dfdc.landmarks import encode_landmarks
 from dfdc.layout import REAL, Dataset, Video
 from dfdc.rejections import Rejections, load_rejections
 from preprocessing.orphans import prune
@@ -94,9 +88,7 @@ class LandmarkStep(steps.Step):
                     if points is None:
                         without.append(layout.crop_name(*name))
                         continue
-                    buffer = io.BytesIO()
-                    np.save(buffer, points)
-                    folder.write(layout.landmarks_name(*name), buffer.getvalue())
+                    folder.write(layout.landmarks_name(*name), encode_landmarks(points))
                     stamp["made"]["landmarks"] += 1
             if without:
                 stamp["notes"].append(f"no points in {len(without)} of {len(names)} crops, the first is {without[0]}")

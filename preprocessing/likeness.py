@@ -17,9 +17,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial, reduce
+from typing import Any
 
+import cv2
+import imagehash
 import numpy as np
 import xxhash
+from PIL import Image
 
 from dfdc import layout
 from dfdc.devices import available_cores
@@ -28,9 +32,8 @@ LOOKS = 3  # crops of a video that are looked at
 ALIKE = 2  # of them must be near for two videos to look alike
 COMPARED = LOOKS - ALIKE + 1  # where ALIKE of LOOKS crops are near, one of the first so many is
 NEAR_BITS = 10  # hashes that differ in no more bits are near; copies differ in up to 10, strangers mostly in 20 to 36
-SAME_COLOURS = (
-    0.95  # agreement of tiny pictures (-1 to 1): copies have 0.96 or more, people of the demo set 0.943 or less
-)
+# Agreement of tiny pictures (-1 to 1): copies have 0.96 or more, people of the demo set 0.943 or less.
+SAME_COLOURS = 0.95
 FLAT = 2.0  # grey levels: with a smaller standard deviation, noise decides the hash
 TINY = 8  # pixels a side of a tiny picture
 BLOCK = 256  # videos by videos: what is computed for them stays in the processor's cache
@@ -87,19 +90,15 @@ def look(name: str, picture: np.ndarray) -> dict[str, str | None]:
         `crop`: the name. `pixels`: XXH3 (128 bits, hexadecimal) of shape and pixels. `phash`: 16 hexadecimal digits, or
         None for a picture with hardly any contrast. `tiny`: the picture as RGB uint8 [8, 8, 3], hexadecimal.
     """
-    import cv2
-    import imagehash
-    from PIL import Image
-
     digest = xxhash.xxh3_128(repr(picture.shape).encode())
-    digest.update(np.ascontiguousarray(picture))
+    digest.update(np.ascontiguousarray(picture).data)
     grey = Image.fromarray(picture).convert("L")
     phash = str(imagehash.phash(grey)) if np.asarray(grey).std() >= FLAT else None
     tiny = cv2.resize(picture, (TINY, TINY), interpolation=cv2.INTER_AREA)
     return {"crop": name, "pixels": digest.hexdigest(), "phash": phash, "tiny": tiny.tobytes().hex()}
 
 
-def read_look(kept: dict[str, str | None]) -> Look:
+def read_look(kept: dict[str, Any]) -> Look:
     """What `look` gave, in a form that takes less memory.
 
     Raises:

@@ -16,6 +16,7 @@ import numpy as np
 
 from dfdc import layout
 from dfdc.imaging import encode_jpeg, isotropic_resize, read_picture
+from dfdc.landmarks import read_landmarks
 from dfdc.layout import Dataset, Video
 from dfdc.rejections import load_rejections
 
@@ -123,7 +124,7 @@ def _load(root: Path, crops_dir: str, candidate: _Candidate, turn: int, faults: 
         real, forged = (
             read_picture(layout.crops_path(root, video, crops_dir) / name) for video in (fake.source, fake.id)
         )
-        points = _read_points(points_path) if points_path.is_file() else None
+        points = read_landmarks(points_path)
         mask = read_picture(mask_path, grey=True) if mask_path.is_file() else None
     except (OSError, ValueError) as error:
         faults.append(f"{fake.id}, {name}: {error}".replace(str(root), "DATA_ROOT"))
@@ -139,15 +140,6 @@ def _load(root: Path, crops_dir: str, candidate: _Candidate, turn: int, faults: 
         None if mask is None else encode_jpeg(_with_mask(forged, mask), QUALITY),
         points is not None,
     )
-
-
-def _read_points(path: Path) -> np.ndarray:
-    """int16 [5, 2] from a landmarks file; ValueError for anything else."""
-    with path.open("rb") as handle:  # not np.load, which takes a file for a pickle or an archive by its first bytes
-        points = np.lib.format.read_array(handle, allow_pickle=False)
-    if points.shape != (5, 2) or points.dtype != np.int16:
-        raise ValueError(f"landmarks are {points.dtype} {list(points.shape)}, and not int16 [5, 2]")
-    return points
 
 
 def _with_points(picture: np.ndarray, points: np.ndarray | None) -> np.ndarray:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dfdc import artifacts, layout, progress
 from dfdc.boxes import BoxesError, read_boxes
+from dfdc.folds import FoldsFileError, read_columns
 from dfdc.identity import count_files
 from dfdc.layout import FAKE, REAL, Dataset, Video
 from dfdc.ledger import OUTCOMES, StepRun, read_rows, read_run
@@ -161,8 +162,8 @@ def survey(dataset: Dataset, crops_dir: str) -> Survey:
         found.folds = read_folds(dataset.root / layout.FOLDS_NAME, dataset)
     except FileNotFoundError:
         found.folds_fault = f"There is no {layout.FOLDS_NAME}; step 5 (generate_folds.py) makes it."
-    except (OSError, ValueError, csv.Error) as error:
-        reason = _without_root(str(error), dataset.root)
+    except (OSError, FoldsFileError) as error:
+        reason = error.reason if isinstance(error, FoldsFileError) else _without_root(str(error), dataset.root)
         found.folds_fault = f"{layout.FOLDS_NAME} can't be read ({reason}); run step 5 (generate_folds.py) again."
     for step in STEPS:
         found.ledgers[step] = read_ledger(layout.ledger_path(dataset.root, step), dataset)
@@ -255,30 +256,22 @@ def read_folds(path: Path, dataset: Dataset) -> dict[int, Fold]:
     """What each fold of a folds.csv holds, in order.
 
     Raises:
-        OSError, ValueError, csv.Error: it can't be read, or is not what step 5 writes.
+        OSError, FoldsFileError: it can't be read, or is not what step 5 writes.
     """
+    crops: Counter[tuple[str, str, str]] = Counter()
+    with progress.progress_bar(desc=layout.FOLDS_NAME, unit="crop", leave=False) as bar:
+        for columns in read_columns(path, ("video", "label", "fold")):
+            crops.update(zip(*columns, strict=True))
+            bar.update(len(columns[0]))
     folds: dict[int, Fold] = {}
     seen: set[tuple[str, int]] = set()
-    labels = {"0": REAL, "1": FAKE}
-    with path.open(encoding="utf-8", newline="") as handle:
-        rows = csv.reader(handle)
-        header = next(rows, [])
-        absent = [name for name in ("video", "label", "fold") if name not in header]
-        if absent:
-            raise ValueError(f"it lacks the column {' and '.join(absent)}")
-        columns = [header.index(name) for name in ("video", "label", "fold")]
-        for row in progress.progress_bar(rows, desc=layout.FOLDS_NAME, unit="crop", leave=False):
-            try:
-                video, label, number = (row[column] for column in columns)
-                fold = folds.setdefault(int(number), Fold())
-                name = labels[label]
-            except (IndexError, KeyError, ValueError):
-                raise ValueError(f"line {rows.line_num} is not a crop with its label and fold") from None
-            fold.crops[name] += 1
-            if (video, int(number)) not in seen:
-                seen.add((video, int(number)))
-                fold.videos[name] += 1
-                fold.parts.add(dataset.videos[video].part if video in dataset.videos else "not in metadata.json")
+    for (video, label, number), count in crops.items():
+        name, fold = FAKE if label == "1" else REAL, folds.setdefault(int(number), Fold())
+        fold.crops[name] += count
+        if (video, int(number)) not in seen:
+            seen.add((video, int(number)))
+            fold.videos[name] += 1
+            fold.parts.add(dataset.videos[video].part if video in dataset.videos else "not in metadata.json")
     return dict(sorted(folds.items()))
 
 

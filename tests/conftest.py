@@ -159,10 +159,10 @@ def crops_root(tmp_path: Path) -> Path:
 
 
 def make_crops(root: Path, families: int = 6, frames: int = 6) -> Path:
-    from dfdc import layout
+    from dfdc import folds, layout
     from dfdc.imaging import encode_png
 
-    lines = [",".join(layout.FOLDS_COLUMNS)]
+    lines = [",".join(folds.COLUMNS)]
     for family in range(families):
         original, fake = f"real{family}", f"fake{family}"
         for index in range(frames):

@@ -49,11 +49,24 @@ def test_t61_a_file_that_cant_be_read_is_not_an_absent_one(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"frames": 3}, {"frames": None}, {"frames": {"x": []}}, {"frames": {"0": [{"face": 0, "score": 1}]}},
-     {"frames": {"0": [{"face": 0, "score": 1, "box": [1, 2, 3]}]}}, {"frames": {"0": [7]}}, {"width": "wide"},
-     {"height": None}, {"times": 7}, {"times": {"0": "now"}}, {"rate": None}, {"made": 7}, {"made": {"faces": -1}},
-     {"notes": None}, {"failed": 3}],
-)  # fmt: skip
+    [
+        {"frames": 3},
+        {"frames": None},
+        {"frames": {"x": []}},
+        {"frames": {"0": [{"face": 0, "score": 1}]}},
+        {"frames": {"0": [{"face": 0, "score": 1, "box": [1, 2, 3]}]}},
+        {"frames": {"0": [7]}},
+        {"width": "wide"},
+        {"height": None},
+        {"times": 7},
+        {"times": {"0": "now"}},
+        {"rate": None},
+        {"made": 7},
+        {"made": {"faces": -1}},
+        {"notes": None},
+        {"failed": 3},
+    ],
+)
 def test_what_step_1_does_not_write_is_told(path, change):
     content = json.loads(path.read_text()) | change
     path.write_text(json.dumps(content))

@@ -12,6 +12,8 @@ from training import dataset, transforms
 from training.config import OcclusionConfig
 from training.dataset import EpochSampler, FoldsError
 
+HEADER = "video,file,label,original,frame,fold\n"
+
 ALWAYS_EYES = OcclusionConfig(eyes=1, mouth=0, nose=0, half_face=0, half_picture=0)
 
 SEEDS = (111, 555, 777, 888, 999)
@@ -220,10 +222,12 @@ def test_t30_crops_that_are_missing_are_named_before_training(crops_root):
     ("text", "said"),
     [
         ("", "can't be read"),
-        ("video,file\na,b\n", "no column label, original, frame, fold"),
-        ("video,file,label,original,frame,fold\n", "no rows"),
-        ("video,file,label,original,frame,fold\na,0_0.png,2,a,0,0\n", "label must be 0"),
-        ("video,file,label,original,frame,fold\na,0_0.png,x,a,0,0\n", "no whole number"),
+        ("video,file\na,b\n", "lacks the column label and original and frame and fold"),
+        (HEADER, "no rows"),
+        (HEADER + "a,0_0.png,1,a,0,0\na,0_0.png,2,a,0,0\n", "line 3: label '2' is neither 0"),
+        (HEADER + "a,0_0.png,x,a,0,0\n", "line 2: label 'x' is neither 0"),
+        (HEADER + "a,0_0.png,1,a,0,0\n\na,0_0.png,1,a,0,x\n", "line 4: fold 'x' is no whole number"),
+        (HEADER + f"a,0_0.png,1,a,0,{10**30}\n", "too large a number"),
     ],
 )
 def test_bad_folds_files_are_named(tmp_path, text, said):

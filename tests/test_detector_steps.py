@@ -10,7 +10,8 @@ from families import make_family
 
 from dfdc import artifacts, layout
 from dfdc.boxes import read_boxes
-from dfdc.faces import DETECT_THRESHOLDS, LANDMARK_THRESHOLDS, Faces
+from dfdc.detector_settings import DETECT_THRESHOLDS, LANDMARK_THRESHOLDS
+from dfdc.faces import Faces
 from dfdc.identity import fingerprint
 from dfdc.rejections import load_rejections
 from dfdc.video import VideoError, write_video

@@ -1,7 +1,5 @@
 """Detection and landmarks (dfdc/faces.py)."""
 
-import argparse
-
 import numpy as np
 import pytest
 import skimage.data
@@ -9,7 +7,7 @@ from conftest import no_faces
 from facenet_pytorch import MTCNN
 from PIL import Image
 
-from dfdc import faces
+from dfdc import detector_settings, faces
 
 
 @pytest.fixture(scope="module")
@@ -19,35 +17,7 @@ def portrait():
 
 @pytest.fixture(scope="module")
 def detector():
-    return faces.FaceDetector(faces.DETECT_THRESHOLDS)
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "scale"),
-    [
-        (160, 299, 2),
-        (300, 200, 1),
-        (640, 480, 1),
-        (1000, 562, 1),
-        (1001, 600, 0.5),
-        (1080, 1920, 0.5),
-        (3840, 2160, 0.5),
-    ],
-)
-def test_t9_scale_follows_the_longer_side(width, height, scale):
-    assert faces.detector_scale("auto", width, height) == scale
-    assert faces.detector_scale(0.33, width, height) == 0.33
-
-
-@pytest.mark.parametrize("text", ["", "0", "-1", "5", "nan", "half"])
-def test_t9_bad_factors_are_refused(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="neither auto nor a factor"):
-        faces.parse_detector_scale(text)
-
-
-@pytest.mark.parametrize(("text", "factor"), [("auto", "auto"), ("0.5", 0.5), ("0.01", 0.01), ("4", 4.0)])
-def test_t9_factors_are_taken(text, factor):
-    assert faces.parse_detector_scale(text) == factor
+    return faces.FaceDetector(detector_settings.DETECT_THRESHOLDS)
 
 
 @pytest.mark.parametrize(
@@ -66,16 +36,10 @@ def test_t12_pictures_are_searched_in_batches_of_that_size(monkeypatch):
             sizes.append(len(pictures))
             return [(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2))) for _ in pictures]
 
-    finder = faces.FaceDetector(faces.DETECT_THRESHOLDS)
+    finder = faces.FaceDetector(detector_settings.DETECT_THRESHOLDS)
     monkeypatch.setattr(finder, "_cascade", Nobody())
     assert len(finder.detect([np.zeros((540, 960, 3), np.uint8)] * 20, 0.5)) == 20
     assert sizes == [16, 4]
-
-
-def test_thresholds_are_the_winners():
-    assert faces.DETECT_THRESHOLDS == (0.85, 0.95, 0.95)
-    assert faces.LANDMARK_THRESHOLDS == (0.65, 0.75, 0.75)
-    assert faces.PREDICT_THRESHOLDS == (0.7, 0.8, 0.8)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
@@ -131,17 +95,8 @@ def test_the_middle_is_the_inner_three_fifths(part, found):
         assert faces.middle_face(one, 100, 200) == found
 
 
-def test_iou():
-    first, second = [[0, 0, 100, 100], [50, 0, 150, 100]], [[0, 0, 100, 100], [300, 0, 400, 100]]
-    values = faces.box_iou(np.array(first), np.array(second))
-    assert values == pytest.approx(np.array([[1, 0], [1 / 3, 0]]))
-    assert faces.box_iou(np.array([[0, 10, 100, 60]]), np.array([[50, 10, 150, 60]])) == pytest.approx(1 / 3)
-    inside = np.array([[0, 0, 50, 50]])
-    assert faces.box_iou(np.array(first), inside) == pytest.approx(np.array([[1 / 4], [0]]))
-
-
 @pytest.mark.skipif(not __import__("torch").cuda.is_available(), reason="needs a CUDA GPU")
 def test_gpu_finds_what_the_cpu_does(portrait, detector):
-    on_gpu = faces.FaceDetector(faces.DETECT_THRESHOLDS, "cuda").detect([portrait] * 3)
+    on_gpu = faces.FaceDetector(detector_settings.DETECT_THRESHOLDS, "cuda").detect([portrait] * 3)
     for item in on_gpu:
         assert item.boxes == pytest.approx(detector.detect([portrait])[0].boxes, abs=0.5)

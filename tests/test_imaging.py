@@ -27,9 +27,17 @@ def test_a_crop_is_the_box_with_its_margin_in_a_frame_of_any_shape():
 
 @pytest.mark.parametrize(
     "box",
-    [(5, 5, 5, 5), (5, 5, 6, 90), (5, 5, 90, 6), (200, 5, 300, 50), (-90, 5, -50, 50), (50, 5, 20, 90),
-     (float("nan"), 0, 9, 9), (0, 0, float("inf"), 9)],
-)  # fmt: skip
+    [
+        (5, 5, 5, 5),
+        (5, 5, 6, 90),
+        (5, 5, 90, 6),
+        (200, 5, 300, 50),
+        (-90, 5, -50, 50),
+        (50, 5, 20, 90),
+        (float("nan"), 0, 9, 9),
+        (0, 0, float("inf"), 9),
+    ],
+)
 def test_t4_boxes_without_a_picture_are_none(box):
     assert imaging.crop_face(np.zeros((100, 100, 3), np.uint8), box) is None
 
@@ -184,3 +192,12 @@ def test_png_is_lossless_and_bad_pictures_are_named(tmp_path):
         path.write_bytes(data)
         with pytest.raises(OSError, match=r"a\.png is not a readable picture"):
             imaging.read_picture(path)
+
+
+def test_iou():
+    first, second = [[0, 0, 100, 100], [50, 0, 150, 100]], [[0, 0, 100, 100], [300, 0, 400, 100]]
+    values = imaging.box_iou(np.array(first), np.array(second))
+    assert values == pytest.approx(np.array([[1, 0], [1 / 3, 0]]))
+    assert imaging.box_iou(np.array([[0, 10, 100, 60]]), np.array([[50, 10, 150, 60]])) == pytest.approx(1 / 3)
+    inside = np.array([[0, 0, 50, 50]])
+    assert imaging.box_iou(np.array(first), inside) == pytest.approx(np.array([[1 / 4], [0]]))

@@ -13,7 +13,8 @@ from demo_data import demo_faces, demo_swaps
 from demo_data import make_demo_dataset as demo
 from dfdc import layout
 from dfdc.command_line import UsageError
-from dfdc.faces import DETECT_THRESHOLDS, FaceDetector
+from dfdc.detector_settings import DETECT_THRESHOLDS
+from dfdc.faces import FaceDetector
 from dfdc.video import VideoReader, write_video
 
 SMALL = {"parts": 2, "people": 2, "fakes": 4, "frames": 3}

@@ -8,12 +8,16 @@ import torch
 from conftest import REAL_VIDEOS, on_either_kind
 from facenet_pytorch import MTCNN
 
-from dfdc import faces, mtcnn
+from dfdc import detector_settings, faces, mtcnn
 from dfdc.layout import list_videos
 from dfdc.mtcnn import Cascade
 from dfdc.video import VideoReader
 
-ALL_THRESHOLDS = [faces.DETECT_THRESHOLDS, faces.LANDMARK_THRESHOLDS, faces.PREDICT_THRESHOLDS]
+ALL_THRESHOLDS = [
+    detector_settings.DETECT_THRESHOLDS,
+    detector_settings.LANDMARK_THRESHOLDS,
+    detector_settings.PREDICT_THRESHOLDS,
+]
 
 
 @pytest.fixture(scope="module", params=ALL_THRESHOLDS, ids=["detect", "landmarks", "predict"])
@@ -63,7 +67,7 @@ def test_faces_are_the_librarys_at_any_size(both, portrait, size):
 
 
 def test_pictures_of_different_sizes_share_a_batch(portrait):
-    cascade = Cascade(faces.LANDMARK_THRESHOLDS, "cpu")
+    cascade = Cascade(detector_settings.LANDMARK_THRESHOLDS, "cpu")
     crops = [portrait[20 : 220 + step, 130 : 320 - step] for step in range(0, 40, 4)]
     pictures = [*crops, np.zeros((15, 90, 3), np.uint8), portrait, np.zeros((300, 300, 3), np.uint8), crops[0]]
     together = cascade.detect(pictures)
@@ -74,7 +78,7 @@ def test_pictures_of_different_sizes_share_a_batch(portrait):
 
 
 def test_nothing_but_noise_or_black():
-    cascade = Cascade(faces.PREDICT_THRESHOLDS, "cpu")
+    cascade = Cascade(detector_settings.PREDICT_THRESHOLDS, "cpu")
     noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     for boxes, scores, points in cascade.detect([noise, np.zeros_like(noise)]):
         assert boxes.shape[1:] == (4,)
@@ -82,12 +86,12 @@ def test_nothing_but_noise_or_black():
 
 
 def test_other_layouts_give_the_same(portrait, monkeypatch):
-    expected = Cascade(faces.DETECT_THRESHOLDS, "cpu").detect([portrait])[0]
+    expected = Cascade(detector_settings.DETECT_THRESHOLDS, "cpu").detect([portrait])[0]
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    dense = Cascade(faces.DETECT_THRESHOLDS, "cpu").detect([portrait])[0]
+    dense = Cascade(detector_settings.DETECT_THRESHOLDS, "cpu").detect([portrait])[0]
     monkeypatch.setattr(mtcnn, "_TILE_PIXELS", 5000)
     monkeypatch.setattr(mtcnn, "_BOXES_AT_ONCE", 3)
-    tiled = Cascade(faces.DETECT_THRESHOLDS, "cpu").detect([portrait])[0]
+    tiled = Cascade(detector_settings.DETECT_THRESHOLDS, "cpu").detect([portrait])[0]
     for values in zip(expected, dense, tiled, strict=True):
         assert values[0] == pytest.approx(values[1], abs=1e-3)
         assert values[0] == pytest.approx(values[2], abs=1e-3)
@@ -138,8 +142,8 @@ def test_resizing_is_pillows(portrait):
 def test_the_gpu_finds_what_the_cpu_does(portrait):
     pictures = [portrait, portrait[:300, :400], portrait[20:220, 130:320]]
     for on_cpu, on_gpu in zip(
-        Cascade(faces.DETECT_THRESHOLDS, "cpu").detect(pictures),
-        Cascade(faces.DETECT_THRESHOLDS, "cuda").detect(pictures),
+        Cascade(detector_settings.DETECT_THRESHOLDS, "cpu").detect(pictures),
+        Cascade(detector_settings.DETECT_THRESHOLDS, "cuda").detect(pictures),
         strict=True,
     ):
         for one, other in zip(on_cpu, on_gpu, strict=True):

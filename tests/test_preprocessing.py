@@ -274,7 +274,8 @@ def test_a_broken_boxes_file_is_named(root):
 def test_landmarks_are_those_of_the_library_one_crop_at_a_time(kind, face_clips):
     from facenet_pytorch import MTCNN
 
-    from dfdc.faces import DETECT_THRESHOLDS, LANDMARK_THRESHOLDS, FaceDetector
+    from dfdc.detector_settings import DETECT_THRESHOLDS, LANDMARK_THRESHOLDS
+    from dfdc.faces import FaceDetector
     from dfdc.imaging import crop_face
     from dfdc.video import VideoReader
 
@@ -297,7 +298,8 @@ def test_landmarks_are_those_of_the_library_one_crop_at_a_time(kind, face_clips)
 def test_t26_landmarks_of_the_middle_face(monkeypatch):
     import skimage.data
 
-    from dfdc.faces import LANDMARK_THRESHOLDS, FaceDetector
+    from dfdc.detector_settings import LANDMARK_THRESHOLDS
+    from dfdc.faces import FaceDetector
 
     detector = FaceDetector(LANDMARK_THRESHOLDS)
     picture = skimage.data.astronaut()[20:240, 130:320]

@@ -79,7 +79,7 @@ def test_broken_artifacts_are_said_and_the_rest_is_shown(root):
 @pytest.mark.parametrize(
     ("text", "said"),
     [(None, "There is no folds.csv"), ("video,file\n", "lacks the column label and fold"), ("", "lacks the column"),
-     ("video,label,fold\na,2,0\n", "line 2 is not a crop"), ("video,label,fold\na,0\n", "line 2 is not a crop"),
+     ("video,label,fold\na,2,0\n", "line 2: label '2' is"), ("video,label,fold\na,0\n", "line 2 has 2 values"),
      ("video,label,fold\n", "folds.csv lists no crop"), (b"\xff\xfe", "can't decode"),
      ("video,label,fold\na,0,0\n", "Only one fold"),
      ('video,label,fold\n"' + "a" * 200_000, "field larger than field limit")],

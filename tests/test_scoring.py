@@ -1,9 +1,8 @@
-"""Scores and metrics (dfdc/scoring.py)."""
+"""Scores and losses (dfdc/scoring.py)."""
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from sklearn import metrics as reference
 
 from dfdc import scoring
 
@@ -30,9 +29,16 @@ def test_t8_confident_is_the_winners_rule_to_the_letter():
 
 @pytest.mark.parametrize(
     ("scores", "rule"),
-    [([0.9] * 13 + [0.1] * 18, "fake"), ([0.9] * 12 + [0.1] * 18, "mean"), ([0.9] * 11, "mean"), ([0.9] * 12, "fake"),
-     ([0.1] * 30 + [0.9] * 2, "real"), ([0.1] * 29 + [0.9] * 3, "real"), ([0.1] * 28 + [0.9] * 4, "mean")],
-)  # fmt: skip
+    [
+        ([0.9] * 13 + [0.1] * 18, "fake"),
+        ([0.9] * 12 + [0.1] * 18, "mean"),
+        ([0.9] * 11, "mean"),
+        ([0.9] * 12, "fake"),
+        ([0.1] * 30 + [0.9] * 2, "real"),
+        ([0.1] * 29 + [0.9] * 3, "real"),
+        ([0.1] * 28 + [0.9] * 4, "mean"),
+    ],
+)
 def test_t7_the_rule_that_fired_is_told(scores, rule):
     assert scoring.confident_score(scores).rule == rule
 
@@ -53,21 +59,6 @@ def test_t3_no_score_without_grounds(scores):
         scoring.confident_score(scores)
 
 
-def test_metrics_are_scikit_learns():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 200)
-    scores = np.clip(rng.normal(0.35 + 0.3 * labels, 0.2), 0, 1).round(2)
-    found = scoring.metrics(labels, scores)
-    clipped = np.clip(scores, 1e-15, 1 - 1e-15)
-    assert found["log_loss"] == pytest.approx(reference.log_loss(labels, clipped))
-    assert found["auc"] == pytest.approx(reference.roc_auc_score(labels, scores))
-    assert found["average_precision"] == pytest.approx(reference.average_precision_score(labels, scores))
-    assert found["accuracy"] == pytest.approx(np.mean((scores > 0.5) == labels))
-    halves = [reference.log_loss(labels[labels == k], clipped[labels == k], labels=[0, 1]) for k in (0, 1)]
-    assert found["log_loss_balanced"] == pytest.approx(np.mean(halves))
-    assert (found["count"], found["fakes"], found["reals"]) == (200, labels.sum(), 200 - labels.sum())
-
-
 @pytest.mark.parametrize(
     ("fake", "real", "weight", "loss"),
     [(0.4, 0.2, 1.4, 0.38), (0.2, 0.5, 1.4, 0.39), (0.3, 0.7, 1, 0.5), (0.5, 0.25, 3, 0.875), (0, 0.5, 1.4, 0.25)],
@@ -76,24 +67,6 @@ def test_selection_loss_by_hand(fake, real, weight, loss):
     assert scoring.selection_loss(fake, real, weight) == pytest.approx(loss)
     if weight == 1.4:
         assert scoring.selection_loss(fake, real) == pytest.approx(loss), "the winners' weight of the fakes is 1.4"
-
-
-@pytest.mark.parametrize(
-    ("labels", "scores", "rate"),
-    [([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], 0.0), ([0, 0, 1, 1], [0.8, 0.9, 0.1, 0.2], 1.0),
-     ([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4], 0.5), ([0, 1], [0.5, 0.5], 0.5)],
-)  # fmt: skip
-def test_equal_error_rate(labels, scores, rate):
-    assert scoring.metrics(labels, scores)["equal_error_rate"] == pytest.approx(rate)
-
-
-def test_t43_one_class_gives_the_metrics_that_exist():
-    found = scoring.metrics([1, 1], [0.9, 0.6])
-    assert "auc" not in found
-    assert "log_loss_real" not in found
-    assert found["log_loss_fake"] == pytest.approx(-(np.log(0.9) + np.log(0.6)) / 2)
-    with pytest.raises(ValueError, match="as many labels as scores"):
-        scoring.metrics([], [])
 
 
 def people_of(*counts):

@@ -96,6 +96,13 @@ def test_help_answers_at_once_without_heavy_libraries(script, tmp_path):
     assert "usage:" in done.stdout
 
 
+def test_what_light_heads_import_is_light():
+    light = ("boxes", "command_line", "detector_settings", "devices", "folds", "landmarks", "layout", "scoring")
+    code = "import sys; " + "".join(f"import dfdc.{name}; " for name in light)
+    done = run_script("-c", f"{code}print([m for m in {(*HEAVY, 'cv2', 'scipy')!r} if m in sys.modules])")
+    assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_start_with_what_they_do_and_a_command(script):
     doc = ast.get_docstring(ast.parse((ROOT / script).read_text()))

@@ -88,8 +88,10 @@ def test_a_crowd_keeps_its_numbers():
     assert len(set().union(*known.values())) == 30
 
 
-@pytest.mark.parametrize(("seen", "gap", "same"), [(1, 20, True), (1, 21, False), (2, 20, True), (3, 30, True),
-                                                   (3, 31, False), (5, 50, True), (5, 51, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seen", "gap", "same"),
+    [(1, 20, True), (1, 21, False), (2, 20, True), (3, 30, True), (3, 31, False), (5, 50, True), (5, 51, False)],
+)
 def test_patience_grows_with_the_times_that_somebody_was_seen(seen, gap, same):
     tracker = Tracker()
     for step in range(seen):
@@ -97,10 +99,19 @@ def test_patience_grows_with_the_times_that_somebody_was_seen(seen, gap, same):
     assert tracker.update(seen - 1 + gap, np.array([box(0, 0)])) == [0 if same else 1]
 
 
-@pytest.mark.parametrize(("gap", "moved", "grown", "same"), [(10, 99, 1.0, True), (10, 100, 1.0, False),
-                                                             (11, 199, 1.0, True), (11, 200, 1.0, False),
-                                                             (10, 0, 1.99, True), (10, 0, 2.0, False),
-                                                             (10, 0, 0.51, True), (10, 0, 0.5, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("gap", "moved", "grown", "same"),
+    [
+        (10, 99, 1.0, True),
+        (10, 100, 1.0, False),
+        (11, 199, 1.0, True),
+        (11, 200, 1.0, False),
+        (10, 0, 1.99, True),
+        (10, 0, 2.0, False),
+        (10, 0, 0.51, True),
+        (10, 0, 0.5, False),
+    ],
+)
 def test_how_far_a_face_may_move_and_grow(gap, moved, grown, same):
     tracker = Tracker()
     for step in range(5):

@@ -327,9 +327,14 @@ def test_t15_unreadable_files_are_named_failures(tmp_path, write_numbered):
         container.mux(stream.encode(None))
     unknown = tmp_path / "unknown.mp4"
     unknown.write_bytes(write_numbered("known.mp4").read_bytes().replace(b"avc1", b"zzzz"))
-    for path, reason in ((zero, "zero bytes"), (unknown, "can't be decoded here"),
-                         (text, "not a readable video"), (cut, "not a readable video"),
-                         (audio, "no picture stream"), (tmp_path / "absent.mp4", "can't be opened")):  # fmt: skip
+    for path, reason in (
+        (zero, "zero bytes"),
+        (unknown, "can't be decoded here"),
+        (text, "not a readable video"),
+        (cut, "not a readable video"),
+        (audio, "no picture stream"),
+        (tmp_path / "absent.mp4", "can't be opened"),
+    ):
         with pytest.raises(VideoError) as error:
             VideoReader(path)
         assert reason in str(error.value), path

@@ -8,54 +8,48 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import Dataset, Sampler
 
 from dfdc import artifacts, layout
-from dfdc.command_line import UserError
+from dfdc.folds import COLUMNS, FoldsError, FoldsFileError, check_columns, read_columns
 from dfdc.imaging import MARGIN_PART, fit, read_picture, shows_change, tighten, tighten_offset
+from dfdc.landmarks import read_landmarks
 from training.config import OcclusionConfig
 from training.occlusions import occlude
 from training.transforms import Augment
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 VALIDATE_STRIDE = 2  # every second sampled frame, as the winners did
 
 
-class FoldsError(UserError, ValueError):
-    """A folds.csv, or crops, that can't be trained on; the message names the file and what to do."""
-
-
 def read_folds(path: Path) -> pd.DataFrame:
-    """folds.csv with columns video, file, label, original, frame, fold.
+    """folds.csv with columns video, file, label, original, frame, fold; the texts are categories.
 
     Raises:
         FoldsError: not there, without rows, or not with these columns and types.
     """
-    import pandas as pd
-
+    names = ["video", "original", "file"]
     try:
-        names = ["video", "original", "file"]
         table = pd.read_csv(path, dtype=dict.fromkeys(names, str), keep_default_na=False)
+        check_columns(path, table.columns, COLUMNS)
         # Not read as categories: pandas would make numbers of names such as 007.
-        table = table.astype({name: "category" for name in names if name in table})
+        table = table.astype(dict.fromkeys(names, "category"))
+        numbers = table.select_dtypes("integer").columns
+        sound = {"label", "frame", "fold"} <= {*numbers} and table["label"].isin((0, 1)).all()
+    except FoldsError:
+        raise
     except (OSError, ValueError) as error:
-        raise FoldsError(f"{path}: can't be read ({error}); preprocessing step 5 writes it") from None
-    missing = [column for column in layout.FOLDS_COLUMNS if column not in table]
-    if missing:
-        raise FoldsError(f"{path}: no column {', '.join(missing)}; preprocessing step 5 writes all six")
+        raise FoldsFileError(path, f"can't be read ({error})") from None
     if not len(table):
-        raise FoldsError(f"{path}: it has no rows")
-    for column in ("label", "frame", "fold"):
-        if not pd.api.types.is_integer_dtype(table[column]):
-            raise FoldsError(f"{path}: column {column} holds something that is no whole number")
-    if not table["label"].isin((0, 1)).all():
-        raise FoldsError(f"{path}: label must be 0 (real) or 1 (fake)")
+        raise FoldsFileError(path, "it has no rows")
+    if not sound:
+        for _ in read_columns(path):  # which says what is wrong, and where
+            pass
+        raise FoldsFileError(path, "a label, frame or fold is too large a number")
     return table
 
 
@@ -153,7 +147,7 @@ class CropDataset(Dataset):
         sample = {"label": int(self._labels[row]), "row": row, "error": ""}
         try:
             sample["image"], sample["valid"] = self._picture(row, epoch)
-        except (OSError, ValueError, EOFError) as error:  # the last two: a broken landmarks file
+        except (OSError, ValueError) as error:  # the last: a broken landmarks file
             sample |= {"error": str(error), "image": np.zeros((self._size, self._size, 3), np.uint8), "valid": False}
         return sample
 
@@ -169,7 +163,8 @@ class CropDataset(Dataset):
             mask = _load_mask(layout.diffs_path(self._root, video) / layout.diff_name(frame, face), picture.shape)
         points = None
         if self._occlusions:
-            points = _load_landmarks(layout.landmarks_path(self._root, original) / layout.landmarks_name(frame, face))
+            # A crop without landmarks is normal, and is then not occluded by them.
+            points = read_landmarks(layout.landmarks_path(self._root, original) / layout.landmarks_name(frame, face))
         if self._margin_part != MARGIN_PART:
             height, width = picture.shape[:2]
             picture = tighten(picture, self._margin_part)
@@ -183,16 +178,6 @@ class CropDataset(Dataset):
         if self._augment is None:
             self._augment = Augment(self._size)
         return self._augment(picture, int(rng.integers(2**31))), valid
-
-
-def _load_landmarks(path: Path) -> np.ndarray | None:
-    """int16 [5, 2], or None: a crop without landmarks is normal, and is then not occluded by them."""
-    if not path.is_file():
-        return None
-    points = np.load(path)
-    if points.shape != (5, 2):
-        raise ValueError(f"{path} holds no five points; run preprocessing step 3 again")
-    return points
 
 
 def _load_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:

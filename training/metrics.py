@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from dfdc import scoring
+from dfdc.label_metrics import metrics
 from training.records import Metrics
 
 
@@ -86,7 +87,7 @@ def validation_metrics(table: pd.DataFrame, rows: np.ndarray, scores: np.ndarray
         scores: probability of fake, [n].
 
     Returns:
-        {"frame": ..., "video": ..., "video_confident": ...} as `dfdc.scoring.metrics` gives them; a video's score
+        {"frame": ..., "video": ..., "video_confident": ...} as `dfdc.label_metrics.metrics` gives them; a video's score
         is the mean of its frames', or what the winners' `confident` rule makes of them.
     """
     scored = table.iloc[rows][["video", "label"]].assign(score=scores)
@@ -94,7 +95,7 @@ def validation_metrics(table: pd.DataFrame, rows: np.ndarray, scores: np.ndarray
     videos = grouped.agg(label=("label", "first"), score=("score", "mean"))
     confident = [scoring.confident_score(frames.to_numpy()).score for _, frames in grouped["score"]]
     return {
-        "frame": scoring.metrics(scored["label"].to_numpy(), scored["score"].to_numpy()),
-        "video": scoring.metrics(videos["label"].to_numpy(), videos["score"].to_numpy()),
-        "video_confident": scoring.metrics(videos["label"].to_numpy(), confident),
+        "frame": metrics(scored["label"].to_numpy(), scored["score"].to_numpy()),
+        "video": metrics(videos["label"].to_numpy(), videos["score"].to_numpy()),
+        "video_confident": metrics(videos["label"].to_numpy(), confident),
     }

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from dfdc import layout
 from dfdc.imaging import fit, read_picture
+from dfdc.landmarks import read_landmarks
 from training import dataset, occlusions
 from training.arguments import RunSettings
 from training.config import OcclusionConfig, TrainConfig
@@ -99,10 +100,11 @@ def _find_example(rows: pd.DataFrame, root: Path, crops_dir: str) -> tuple[np.nd
     for row in fakes.itertuples():
         frame, face = layout.parse_crop_name(str(row.file))
         mask = layout.diffs_path(root, str(row.video)) / layout.diff_name(frame, face)
-        points = layout.landmarks_path(root, str(row.original)) / layout.landmarks_name(frame, face)
-        if mask.is_file() and points.is_file():
+        path = layout.landmarks_path(root, str(row.original)) / layout.landmarks_name(frame, face)
+        points = read_landmarks(path)
+        if mask.is_file() and points is not None:
             crop = layout.crops_path(root, str(row.video), crops_dir) / str(row.file)
-            return read_picture(crop), read_picture(mask, grey=True), np.load(points).astype(int)
+            return read_picture(crop), read_picture(mask, grey=True), points.astype(int)
     raise dataset.FoldsError("no fake crop has both a mask and landmarks; run preprocessing steps 3 and 4")
 
 

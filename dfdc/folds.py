@@ -1,0 +1,140 @@
+"""folds.csv: which crop belongs to which fold. What stands in it, and its reader.
+
+preprocessing/folds_file.py writes it. training/dataset.py has a quicker way to a table of all its rows (pandas), with
+the columns and the errors of this module.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dfdc.command_line import UserError
+
+COLUMNS = ("video", "file", "label", "original", "frame", "fold")
+READ_ROWS = 512  # at a time: with more, Python's garbage collector looks through them, and takes three times as long
+
+
+class FoldsError(UserError, ValueError):
+    """A folds.csv, or crops that it names, that can't be used; the message names the file and what to do."""
+
+
+class FoldsFileError(FoldsError):
+    """A file that is not what step 5 writes; `reason` says why, without the file's name."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}; preprocessing step 5 (generate_folds.py) writes it")
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class FoldsRow:
+    """What many rows have in common; `face` is the end of the file's name, `0.png` for one, and a label is 0 or 1."""
+
+    video: str
+    face: str
+    label: int
+    original: str
+    fold: int
+
+
+def check_columns(path: Path, header: Iterable[str], wanted: Sequence[str]) -> None:
+    """Raise FoldsFileError if the `header` of a file lacks some of the columns `wanted`."""
+    absent = [name for name in wanted if name not in header]
+    if absent:
+        raise FoldsFileError(path, f"it lacks the column {' and '.join(absent)}")
+
+
+def read_columns(path: Path, names: Sequence[str] = COLUMNS, *, exact: bool = False) -> Iterator[list[tuple[str, ...]]]:
+    """The texts of the columns `names`, in this order, of up to READ_ROWS rows at a time; blank lines aside.
+
+    Labels are 0 or 1; frames and folds are texts of whole numbers.
+
+    Args:
+        exact: whether the file must have just the columns that step 5 writes, in its order.
+
+    Raises:
+        OSError: it can't be read.
+        FoldsFileError: it is not what step 5 writes. The message names the line, where one is to blame.
+    """
+    # Not pandas: it takes seconds to load, and a column of videos called 007, 008, ... for numbers.
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            reader = csv.reader(handle)
+            header = next(reader, [])
+            if exact and header != list(COLUMNS):
+                raise FoldsFileError(path, f"its first line is not {','.join(COLUMNS)}")
+            check_columns(path, header, names)
+            while rows := list(itertools.islice(reader, READ_ROWS)):
+                line = reader.line_num - len(rows) + 1
+                blanks = not all(rows)
+                pieces = [(line + at, [row]) for at, row in enumerate(rows) if row] if blanks else [(line, rows)]
+                for first, piece in pieces:
+                    yield _transposed(path, first, piece, header, names)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FoldsFileError(path, f"it can't be read ({error})") from None
+
+
+def _transposed(
+    path: Path, line: int, rows: list[list[str]], header: list[str], names: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """Rows, the first of which stands in `line`, as columns; FoldsFileError where a row is not as it should be."""
+    if {*map(len, rows)} != {len(header)}:
+        at, row = next((at, row) for at, row in enumerate(rows) if len(row) != len(header))
+        raise FoldsFileError(path, f"line {line + at} has {len(row)} values, not {len(header)}")
+    by_place = list(zip(*rows, strict=True))
+    columns = [by_place[header.index(name)] for name in names]
+    for name, texts in zip(names, columns, strict=True):
+        wrong = [text for text in {*texts} if _fault(name, text)]
+        if wrong:
+            at = min(map(texts.index, wrong))
+            raise FoldsFileError(path, f"line {line + at}: {name} {texts[at]!r} is {_fault(name, texts[at])}")
+    return columns
+
+
+def _fault(column: str, text: str) -> str:
+    """What is wrong with a value; empty if nothing is."""
+    if column == "label" and text not in ("0", "1"):
+        return "neither 0 (real) nor 1 (fake)"
+    if column in ("frame", "fold") and not text.removeprefix("-").isdecimal():
+        return "no whole number"
+    return ""
+
+
+def read_video_folds(path: Path) -> dict[str, int]:
+    """The fold of each video, in order of the file; raises as `read_columns` does."""
+    folds: dict[str, int] = {}
+    for videos, numbers in read_columns(path, ("video", "fold")):
+        folds.update(zip(videos, map(int, numbers), strict=True))
+    return folds
+
+
+def read_distinct(path: Path) -> list[FoldsRow]:
+    """What a file of step 5 says, without its repetitions, in order of the first row of each.
+
+    Raises as `read_columns` does.
+    """
+    names = ("video", "file", "label", "original", "fold")
+    codes: list[dict[str, int]] = [defaultdict(itertools.count().__next__) for _ in names]  # of texts, by first row
+    pieces: list[list[np.ndarray]] = [[np.zeros(0, np.int32)] for _ in names]
+    for columns in read_columns(path, names, exact=True):
+        for texts, code, piece in zip(columns, codes, pieces, strict=True):
+            piece.append(np.fromiter(map(code.__getitem__, texts), np.int32, len(texts)))
+    video, file, label, original, fold = map(np.concatenate, pieces)
+    videos, files, labels, originals, folds = map(list, codes)
+    if not videos:
+        return []
+    ends = [name.rpartition("_")[2] for name in files]
+    faces = {end: number for number, end in enumerate(dict.fromkeys(ends))}
+    face = np.array([faces[end] for end in ends], np.int64)[file]
+    shape = (len(videos), len(faces), len(labels), len(originals), len(folds))
+    _, rows_of_first = np.unique(np.ravel_multi_index((video, face, label, original, fold), shape), return_index=True)
+    rows_of_first.sort()
+    said = zip(*(column[rows_of_first].tolist() for column in (video, file, label, original, fold)), strict=True)
+    return [FoldsRow(videos[v], ends[f], int(labels[n]), originals[o], int(folds[k])) for v, f, n, o, k in said]
