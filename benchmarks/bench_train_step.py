@@ -96,8 +96,17 @@ def ours(work: Work, number_type: torch.dtype | None) -> Callable[[int], None]:
     count = len(work.labels)
     batch = {"image": pinned, "label": work.labels, "row": torch.arange(count), "error": []}
     batch |= {"valid": torch.ones(count, dtype=torch.bool), "readable": torch.ones(count, dtype=torch.bool)}
-    ranks = Ranks(device=work.device)
-    run = engine.Run(work.config, ranks, 0, network, optimizer, scaler, number_type, 1, lambda: False)
+    run = engine.Run(
+        normalize=work.config.normalize,
+        ranks=Ranks(device=work.device),
+        amp_type=number_type,
+        config=work.config,
+        seed=0,
+        model=network,
+        optimizer=optimizer,
+        scaler=scaler,
+        steps_per_epoch=1,
+    )
     model, said = wrap(run, frozen=False)
     print(said)
 

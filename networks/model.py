@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+import timm
 import torch
 from torch import nn
 
+from dfdc.command_line import UserError
 
-class ModelError(ValueError):
+
+class ModelError(UserError, ValueError):
     """A network that can't be made, or weights that do not fit it; the message says what to do."""
 
 
@@ -32,7 +36,17 @@ class Normalizer:
         return images.permute(0, 3, 1, 2).float().sub(self._mean).div(self._std)
 
 
-class DeepFakeClassifier(nn.Module):
+class Classifier(nn.Module):
+    """What all networks here are."""
+
+    encoder: Any  # timm's: a module with attributes of its own, such as head_hidden_size
+
+    def __init__(self, encoder: str, drop_path: float, *, pooled: bool = True) -> None:
+        super().__init__()
+        self.encoder = create_encoder(encoder, drop_path, pooled=pooled)
+
+
+class DeepFakeClassifier(Classifier):
     """Encoder, pool, dropout, one logit.
 
     The pool is the encoder's own in timm: an average for EfficientNets, with the norm that others have after it.
@@ -45,8 +59,7 @@ class DeepFakeClassifier(nn.Module):
     """
 
     def __init__(self, encoder: str, drop_path: float = 0.0, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.encoder = create_encoder(encoder, drop_path)
+        super().__init__(encoder, drop_path)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.encoder.head_hidden_size, 1)
 
@@ -73,12 +86,11 @@ class GlobalWeightedAvgPool2d(nn.Module):
         return (maps.flatten(2) * weights).sum(dim=2)
 
 
-class DeepFakeClassifierGWAP(nn.Module):
+class DeepFakeClassifierGWAP(Classifier):
     """As DeepFakeClassifier, with a weighted pool that looks where it matters."""
 
     def __init__(self, encoder: str, drop_path: float = 0.0, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.encoder = create_encoder(encoder, drop_path, pooled=False)
+        super().__init__(encoder, drop_path, pooled=False)
         self.avg_pool = GlobalWeightedAvgPool2d(self.encoder.num_features)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.encoder.num_features, 1)
@@ -95,6 +107,8 @@ class DeepFakeClassifierSRM(DeepFakeClassifier):
     Fridrich and Kodovsky 2012 (IEEE TIFS 7(3)): second differences in 3x3 and 5x5, and along a line. Each looks at all
     three colours.
     """
+
+    srm: torch.Tensor  # a buffer
 
     def __init__(self, encoder: str, drop_path: float = 0.0, dropout: float = 0.0) -> None:
         super().__init__(encoder, drop_path, dropout)
@@ -118,9 +132,8 @@ def srm_filters() -> torch.Tensor:
     """float [3, 3, 5, 5]: filter, colour, row, column; each sums to 0."""
     square3 = torch.zeros(5, 5)
     square3[1:4, 1:4] = torch.tensor([[-1.0, 2, -1], [2, -4, 2], [-1, 2, -1]]) / 4
-    square5 = torch.tensor(
-        [[-1.0, 2, -2, 2, -1], [2, -6, 8, -6, 2], [-2, 8, -12, 8, -2], [2, -6, 8, -6, 2], [-1, 2, -2, 2, -1]]
-    ) / 12  # fmt: skip
+    outer, inner = [-1.0, 2, -2, 2, -1], [2.0, -6, 8, -6, 2]
+    square5 = torch.tensor([outer, inner, [-2, 8, -12, 8, -2], inner, outer]) / 12
     line = torch.zeros(5, 5)
     line[2, 1:4] = torch.tensor([1.0, -2, 1]) / 2
     return torch.stack([square3, square5, line])[:, None].repeat(1, 3, 1, 1)
@@ -143,13 +156,8 @@ def create_encoder(name: str, drop_path: float, *, pooled: bool = True) -> nn.Mo
     Raises:
         ModelError: timm has no such model, or it does not know drop path.
     """
-    import timm
-
-    arguments: dict[str, Any] = {"pretrained": False, "num_classes": 0}
-    if drop_path:
-        arguments["drop_path_rate"] = drop_path
     try:
-        encoder = timm.create_model(name, **arguments)
+        encoder = timm.create_model(name, pretrained=False, num_classes=0, drop_path_rate=drop_path or None)
     except RuntimeError as error:
         close = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), 5)
         raise ModelError(f"timm has no encoder {name!r} ({error}); like it: {', '.join(close) or 'none'}") from None
@@ -168,7 +176,7 @@ def build_network(
     drop_path: float = 0.0,
     dropout: float | None = None,
     gradient_checkpointing: bool = False,
-) -> nn.Module:
+) -> Classifier:
     """A network by its name in the configuration, with random weights. Nothing is fetched.
 
     Args:
@@ -187,7 +195,7 @@ def build_network(
     return built
 
 
-def checkpoint_gradients(model: nn.Module, encoder: str) -> None:
+def checkpoint_gradients(model: Classifier, encoder: str) -> None:
     """Let the encoder compute its maps again in the backward pass instead of keeping them: less memory, more time.
 
     After Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv:1604.06174). The second pass sees the
@@ -223,35 +231,33 @@ def _set_recomputing(model: nn.Module, on: bool) -> None:
         return  # a compiled network updates once
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm):
-            if not hasattr(layer, "recomputing"):
+            own = vars(layer)  # nn.Module's attributes are typed as its tensors and modules; these are neither
+            if "recomputing" not in own:
                 layer.register_forward_pre_hook(_put_statistics_aside)
                 layer.register_forward_hook(_bring_statistics_back, always_call=True)  # a pass may stop half-way
-            layer.recomputing = on
+            own["recomputing"] = on
 
 
 def _put_statistics_aside(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
     # Not track_running_stats = False, nor eval: PyTorch checks that both passes keep the same tensors for backward.
-    if layer.recomputing and not torch.compiler.is_compiling():
-        layer.aside = dict(layer.named_buffers(recurse=False))
-        for name, buffer in layer.aside.items():
+    if vars(layer)["recomputing"] and not torch.compiler.is_compiling():
+        vars(layer)["aside"] = dict(layer.named_buffers(recurse=False))
+        for name, buffer in vars(layer)["aside"].items():
             setattr(layer, name, torch.empty_like(buffer))
 
 
 def _bring_statistics_back(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-    if layer.recomputing and not torch.compiler.is_compiling():
-        for name, buffer in layer.aside.items():
+    if vars(layer)["recomputing"] and not torch.compiler.is_compiling():
+        for name, buffer in vars(layer).pop("aside").items():
             setattr(layer, name, buffer)
-        del layer.aside
 
 
-def load_pretrained(model: nn.Module, encoder: str) -> str:
+def load_pretrained(model: Classifier, encoder: str) -> str:
     """Fetch timm's pretrained weights into the encoder; return a sentence that says what was loaded.
 
     Raises:
         ModelError: no such weights, or no network to fetch them over.
     """
-    import timm
-
     try:
         source = timm.create_model(encoder, pretrained=True, num_classes=0)
     except Exception as error:  # the hub raises errors of several libraries
@@ -266,7 +272,7 @@ def load_pretrained(model: nn.Module, encoder: str) -> str:
     return f"pretrained weights of timm's {encoder}"
 
 
-def load_pretrained_file(model: nn.Module, path: Path) -> str:
+def load_pretrained_file(model: Classifier, path: Path) -> str:
     """Load encoder weights from a local file (timm's or torchvision's form, or safetensors).
 
     Raises:
@@ -274,14 +280,12 @@ def load_pretrained_file(model: nn.Module, path: Path) -> str:
     """
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            weights = load_file(path)
+            weights = safetensors.torch.load_file(path)
         else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            weights = content.get("state_dict", content)
     except Exception as error:
-        raise ModelError(f"--pretrained-path {path}: can't be read ({type(error).__name__}: {error})") from error
-    weights = weights.get("state_dict", weights)
+        raise ModelError(f"{path}: can't be read ({type(error).__name__}: {error})") from error
     own = set(model.encoder.state_dict())
     weights = {name.removeprefix("module.").removeprefix("encoder."): value for name, value in weights.items()}
     # The file's classifier (of ImageNet) is of no use here; anything else must fit.
@@ -289,17 +293,17 @@ def load_pretrained_file(model: nn.Module, path: Path) -> str:
     try:
         model.encoder.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise ModelError(f"--pretrained-path {path} does not fit the encoder: {error}") from None
+        raise ModelError(f"{path} does not fit the encoder: {error}") from None
     return f"encoder weights from {path}"
 
 
-def freeze_encoder(model: nn.Module, frozen: bool) -> None:
+def freeze_encoder(model: Classifier, frozen: bool) -> None:
     """Switch training of the encoder off or on."""
     for parameter in model.encoder.parameters():
         parameter.requires_grad_(not frozen)
 
 
-def set_training_mode(model: nn.Module) -> None:
+def set_training_mode(model: Classifier) -> None:
     """Training mode; a frozen encoder stays in evaluation mode, as its BatchNorm statistics are frozen as well."""
     model.train()
     if not any(parameter.requires_grad for parameter in model.encoder.parameters()):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from dfdc import command_line
 from networks.model import build_network
 from training import distributed, engine, losses, saving, train_classifier, wrapping
 from training.config import OptimizerConfig, ScheduleConfig, TrainConfig
@@ -44,11 +45,20 @@ def make_run(ranks: distributed.Ranks, steps: int = 1, **options: float) -> tupl
     share = slice(ranks.rank * len(LABELS) // ranks.world_size, (ranks.rank + 1) * len(LABELS) // ranks.world_size)
     labels = LABELS[share]
     every = torch.ones(len(labels), dtype=torch.bool)
-    batch = {"image": images[share], "label": labels, "row": torch.arange(len(labels)), "error": [],
-             "valid": every, "readable": every}  # fmt: skip
+    batch = {"image": images[share], "label": labels, "row": torch.arange(len(labels)), "error": []}
+    batch |= {"valid": every, "readable": every}
     optimizer, _ = build_optimizer(network, config.optimizer, "cpu")
-    scaler = engine.make_scaler("cpu", None)
-    return engine.Run(config, ranks, 0, network, optimizer, scaler, None, steps, lambda: False), batch
+    run = engine.Run(
+        normalize=config.normalize,
+        ranks=ranks,
+        config=config,
+        seed=0,
+        model=network,
+        optimizer=optimizer,
+        scaler=engine.make_scaler("cpu", None),
+        steps_per_epoch=steps,
+    )
+    return run, batch
 
 
 def steps(out: Path) -> None:
@@ -68,7 +78,7 @@ def steps(out: Path) -> None:
 
     losses.CRITERIA["bce"] = criterion
     result = engine.train_epoch(run, wrapping.wrap(run, frozen=False)[0], [batch] * 3, 0)
-    found["overflow"] = {"weights": run.model.state_dict(), "result": result}
+    found["overflow"] = {"weights": run.model.state_dict(), "result": result.to_dict()}
     torch.save(found, out.with_name(f"{out.name}{ranks.rank}"))
     distributed.barrier()
     distributed.stop()
@@ -127,7 +137,7 @@ if __name__ == "__main__":
     if what == "steps":
         steps(Path(rest[0]))
     elif what == "differ":
-        sys.exit(train_classifier.command_line.run_main(lambda _: differ(rest)))
+        sys.exit(command_line.run_main(lambda _: differ(rest)))
     elif what == "stop-at":
         sys.exit(stop_at(int(rest[0]), rest[1:]))
     else:

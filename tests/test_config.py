@@ -1,10 +1,12 @@
 """Configurations (training/config.py)."""
 
 import json
+from typing import get_args
 
 import pytest
 from helpers import ROOT
 
+from networks.model import DROPOUT, NETWORKS
 from training.config import ConfigError, TrainConfig, flatten, load_config, parse_changes
 
 
@@ -79,21 +81,58 @@ def test_all_configurations_load_and_are_what_they_say(path):
 
 def test_every_key_comes_back_as_it_was_written(write):
     values = {
-        "network": "DeepFakeClassifierSRM", "encoder": "resnet18", "pretrained": False, "drop_path": 0.1,
-        "dropout": 0.3, "size": 32, "epochs": 1, "batches_per_epoch": 2, "batch_size": 3, "accumulate": 4,
-        "precision": "fp32", "label_smoothing": 0.0, "loss": "focal", "loss_normalization": "rank",
-        "ohem_samples": 5, "ema_decay": 0.99, "compile": "auto", "gradient_checkpointing": True,
-        "occlusions": {"eyes": 0.5, "mouth": 0.1, "nose": 0.1, "half_face": 0.1, "half_picture": 0.1,
-                       "random_half": 0.1},
-        "optimizer": {"type": "RMSprop", "learning_rate": 2.0, "momentum": 0.0, "nesterov": False,
-                      "weight_decay": 0.0, "clip_grad_norm": 0.0},
-        "schedule": {"type": "multistep", "power": 2.5, "gamma": 1.0, "every_epochs": 0.5,
-                     "milestones": [2.0, 5.0, 5.0], "lowest": 0.01, "warmup_steps": 7},
+        "network": "DeepFakeClassifierSRM",
+        "encoder": "resnet18",
+        "pretrained": False,
+        "drop_path": 0.1,
+        "dropout": 0.3,
+        "size": 32,
+        "epochs": 1,
+        "batches_per_epoch": 2,
+        "batch_size": 3,
+        "accumulate": 4,
+        "precision": "fp32",
+        "label_smoothing": 0.0,
+        "loss": "focal",
+        "loss_normalization": "rank",
+        "ohem_samples": 5,
+        "ema_decay": 0.99,
+        "compile": "auto",
+        "gradient_checkpointing": True,
+        "occlusions": {
+            "eyes": 0.5,
+            "mouth": 0.1,
+            "nose": 0.1,
+            "half_face": 0.1,
+            "half_picture": 0.1,
+            "random_half": 0.1,
+        },
+        "optimizer": {
+            "type": "RMSprop",
+            "learning_rate": 2.0,
+            "momentum": 0.0,
+            "nesterov": False,
+            "weight_decay": 0.0,
+            "clip_grad_norm": 0.0,
+        },
+        "schedule": {
+            "type": "multistep",
+            "power": 2.5,
+            "gamma": 1.0,
+            "every_epochs": 0.5,
+            "milestones": [2.0, 5.0, 5.0],
+            "lowest": 0.01,
+            "warmup_steps": 7,
+        },
         "normalize": {"mean": [0.0, -0.5, 1.5], "std": [1.0, 2.0, 0.25]},
-    }  # fmt: skip
+    }
     found = load_config(write(values)).to_dict()
     assert json.loads(json.dumps(found)) == values
     assert load_config(write(found)).to_dict() == found
+
+
+def test_a_configuration_knows_the_networks_that_there_are():
+    assert get_args(TrainConfig.model_fields["network"].annotation) == tuple(NETWORKS) == tuple(DROPOUT)
 
 
 def test_numbers_have_the_type_of_their_key(write):
@@ -135,7 +174,7 @@ def test_t48_every_fault_is_told_at_once_with_the_right_key(write):
         "optimizer.type: one of SGD, Adam, AdamW, RMSprop is expected, not 'SDG'",
         "optimizer.learning_rat: unknown key; did you mean optimizer.learning_rate?",
         "optimizer.momentum: a number is expected, not True",
-        "normalize.mean: three numbers over -1: red, green, blue is expected, not (1.0, 2.0)",
+        "normalize.mean: three numbers over -1: red, green, blue is expected, not [1, 2]",
         "schedule: an object {...} is expected, not 5",
         "label_smoothing: 0 or more, and under 0.5",
         "occlusions: the shares add up to 1.8, but to 1 at most is expected",
@@ -147,9 +186,13 @@ def test_t48_every_fault_is_told_at_once_with_the_right_key(write):
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [(b"{", "not JSON"), (b"[1]", r"an object \{...\} is expected, not \[1\]"), (b'{"epochs": NaN}', "whole number"),
-     (b"\xff\xfe{}", "not JSON")],
-)  # fmt: skip
+    [
+        (b"{", "not JSON"),
+        (b"[1]", r"an object \{...\} is expected, not \[1\]"),
+        (b'{"epochs": NaN}', "whole number"),
+        (b"\xff\xfe{}", "not JSON"),
+    ],
+)
 def test_files_that_are_no_configuration(write, values, said):
     with pytest.raises(ConfigError, match=said):
         load_config(write(values))
@@ -236,8 +279,15 @@ def test_shares_of_occlusions_may_add_up_to_all_and_no_more(write):
 
 
 def test_a_file_is_laid_over_its_base_key_by_key(write):
-    write({"epochs": 3, "size": 64, "optimizer": {"type": "Adam", "learning_rate": 0.5, "weight_decay": 0.25},
-           "schedule": {"type": "step"}}, "bottom.json")  # fmt: skip
+    write(
+        {
+            "epochs": 3,
+            "size": 64,
+            "optimizer": {"type": "Adam", "learning_rate": 0.5, "weight_decay": 0.25},
+            "schedule": {"type": "step"},
+        },
+        "bottom.json",
+    )
     write({"base": "bottom.json", "size": 96, "optimizer": {"learning_rate": 0.75}}, "middle.json")
     top = load_config(write({"base": "middle.json", "batch_size": 5, "optimizer": {"clip_grad_norm": 2}}))
     assert (top.epochs, top.size, top.batch_size, top.schedule.type) == (3, 96, 5, "step")
@@ -303,12 +353,30 @@ def test_what_lies_over_a_base_may_also_be_wrong_in_kind(write):
 
 
 def test_changes_are_json_values_or_texts():
-    texts = ["epochs=3", "optimizer.learning_rate=5e-3", "pretrained=false", "dropout=null", "loss=focal",
-             'encoder="a b"', "schedule.milestones=[1, 2]", "a.b.c=x=y", "empty=", "network= x"]  # fmt: skip
+    texts = [
+        "epochs=3",
+        "optimizer.learning_rate=5e-3",
+        "pretrained=false",
+        "dropout=null",
+        "loss=focal",
+        'encoder="a b"',
+        "schedule.milestones=[1, 2]",
+        "a.b.c=x=y",
+        "empty=",
+        "network= x",
+    ]
     assert parse_changes(texts) == {
-        "epochs": 3, "optimizer.learning_rate": 0.005, "pretrained": False, "dropout": None, "loss": "focal",
-        "encoder": "a b", "schedule.milestones": [1, 2], "a.b.c": "x=y", "empty": "", "network": " x",
-    }  # fmt: skip
+        "epochs": 3,
+        "optimizer.learning_rate": 0.005,
+        "pretrained": False,
+        "dropout": None,
+        "loss": "focal",
+        "encoder": "a b",
+        "schedule.milestones": [1, 2],
+        "a.b.c": "x=y",
+        "empty": "",
+        "network": " x",
+    }
     assert parse_changes([]) == {}
 
 
@@ -351,7 +419,9 @@ def test_faults_of_changes_are_told_with_those_of_the_file(write):
 def test_a_change_below_something_that_is_no_object_is_refused(write):
     path = write({"encoder": "resnet18", "optimizer": None})
     assert "\n  encoder: a text is expected, not {'name': 1}" in fault_of(path, {"encoder.name": 1})
-    assert "\n  optimizer.type: a text is expected, not {'x': 1}" in fault_of(path, {"optimizer.type.x": 1})
+    assert "\n  optimizer.type: one of SGD, Adam, AdamW, RMSprop is expected, not {'x': 1}" in fault_of(
+        path, {"optimizer.type.x": 1}
+    )
     assert "\n  size: a whole number is expected, not {'x': 1}" in fault_of(write({}), {"size.x": 1})
 
 

@@ -214,7 +214,7 @@ def test_t30_crops_that_are_missing_are_named_before_training(crops_root):
     gone.unlink()
     with pytest.raises(FoldsError, match=f"names 1 crops that do not exist, {gone}"):
         dataset.check_crops(table, crops_root / "crops", path)
-    with pytest.raises(FoldsError, match="is not a folder; give --data-dir"):
+    with pytest.raises(FoldsError, match="is not a folder; data_dir must be DATA_ROOT"):
         dataset.check_crops(table, crops_root / "absent", path)
 
 

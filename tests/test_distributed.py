@@ -39,8 +39,22 @@ def write_config(path, batch_size, **changes):
 
 
 def train_arguments(root, out, config):
-    return ["--config", config, "--data-dir", root, "--output-dir", out / "weights", "--log-dir", out / "logs",
-            "--prefix", "t_", "--device", "cpu", "--workers", 0]  # fmt: skip
+    return [
+        "--config",
+        config,
+        "--data-dir",
+        root,
+        "--output-dir",
+        out / "weights",
+        "--log-dir",
+        out / "logs",
+        "--prefix",
+        "t_",
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+    ]
 
 
 def torchrun(*arguments):
@@ -49,8 +63,12 @@ def torchrun(*arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [str(part) for part in command],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
 
 
 def finish(*processes):
@@ -67,10 +85,22 @@ def two_nodes(*command, options=()):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return [
-        torchrun("--nnodes", 2, "--node_rank", rank, "--nproc_per_node", 1, "--master_addr", "127.0.0.1",
-                 "--master_port", port, *options, *command)
+        torchrun(
+            "--nnodes",
+            2,
+            "--node_rank",
+            rank,
+            "--nproc_per_node",
+            1,
+            "--master_addr",
+            "127.0.0.1",
+            "--master_port",
+            port,
+            *options,
+            *command,
+        )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
 
 
 def launch(root, out, processes, batch_size, **changes):
@@ -268,9 +298,23 @@ def test_syncbn_on_two_gpus(one_process, tmp_path):
     config.write_text(
         json.dumps({"encoder": "test_efficientnet", "pretrained": False, "size": 32, "epochs": 1, "batch_size": 4})
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-               "training/train_classifier.py", "--config", config, "--data-dir", root, "--output-dir", out,
-               "--log-dir", out]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "training/train_classifier.py",
+        "--config",
+        config,
+        "--data-dir",
+        root,
+        "--output-dir",
+        out,
+        "--log-dir",
+        out,
+    ]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert "SyncBN" in done.stdout

@@ -13,9 +13,10 @@ from training_runs import epochs_of, log_text, train, write_config
 
 from dfdc.command_line import UsageError
 from training import dataset, loading
-from training.arguments import parse_arguments, resolve_config
+from training.arguments import parse_arguments
+from training.config import resolve_config
+from training.dataset import FoldsError
 from training.distributed import Ranks
-from training.loading import NamedSet, parse_named_set
 
 USE_OPENCV_THEN_LOAD = """
 import sys
@@ -23,10 +24,10 @@ import cv2, numpy as np
 cv2.setNumThreads(4)
 for _ in range(3):  # so that its threads exist before the loaders are forked
     cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (31, 31), 0)
-from training import arguments, loading
+from training import arguments, config, loading
 from training.distributed import Ranks
 args = arguments.parse_arguments("", sys.argv[1:])
-data = loading.prepare_data(args, arguments.resolve_config(args), Ranks())
+data = loading.prepare_data(args, config.resolve_config(args), Ranks())
 for loader in (data.loader, data.held_out.loader):
     print(tuple(next(iter(loader))["image"].shape))
 data.close()
@@ -48,16 +49,18 @@ def test_loaders_start_after_this_process_used_opencvs_threads(crops_root, tmp_p
 def test_an_error_ends_the_loaders_at_once(crops_root, tmp_path):
     """One with a traceback, which holds the loaders: the exit would wait for them."""
     code = """
-import sys
+import sys, time
 from training import engine, train_classifier
-engine.losses.combine = lambda *_: 1 / 0
+engine.losses.combine = lambda *_: print(time.time(), flush=True) or 1 / 0
 train_classifier.main(sys.argv[1:])
 """
     config = write_config(tmp_path)
     command = [sys.executable, "-c", code, "--data-dir", crops_root, "--config", config, "--workers", "2"]
     command += ["--output-dir", tmp_path / "weights", "--log-dir", tmp_path / "logs", "--device", "cpu"]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT, timeout=25, check=False)
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    ended = time.time()
     assert done.returncode == 1
+    assert ended - float(done.stdout.split()[-1]) < 25  # from the error on: the start takes its time on a busy machine
     assert "ZeroDivisionError" in done.stderr.strip().splitlines()[-1]
 
 
@@ -157,28 +160,6 @@ def test_the_cores_are_shared_among_the_ranks_of_a_machine(monkeypatch):
     assert (alone["pin_memory"], alone["persistent_workers"]) == (False, False)
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "root", "fold"),
-    [
-        ("celeb=/data/celeb", "celeb", "/data/celeb", None),
-        ("celeb=/data/celeb:3", "celeb", "/data/celeb", 3),
-        ("a-b_1=C:/x", "a-b_1", "C:/x", None),
-        ("a=b=c:0", "a", "b=c", 0),
-        ("a=/data/x:y:12", "a", "/data/x:y", 12),
-    ],
-)
-def test_named_sets_are_read(text, name, root, fold):
-    found = parse_named_set(text)
-    assert (found.name, str(found.root), found.fold) == (name, root, fold)
-    assert isinstance(found, NamedSet)
-
-
-@pytest.mark.parametrize("text", ["celeb", "=x", "a b=x", "a=", "a=:3", "é=x"])
-def test_other_texts_are_refused(text):
-    with pytest.raises(UsageError, match="NAME=DATA_ROOT or NAME=DATA_ROOT:FOLD is expected"):
-        parse_named_set(text)
-
-
 @pytest.mark.slow
 def test_further_sets_are_validated_logged_and_named(crops_root, tmp_path):
     other = make_crops(tmp_path / "other", families=3, frames=2)
@@ -202,6 +183,6 @@ def test_further_sets_are_validated_logged_and_named(crops_root, tmp_path):
     started = time.monotonic()
     with pytest.raises(UsageError, match="the same name is given twice"):
         train(crops_root, tmp_path / "twice", write_config(tmp_path), *more[:2], *more[:2])
-    with pytest.raises(UsageError, match=r"--validate-on x: .*folds\.csv has no fold 9"):
+    with pytest.raises(FoldsError, match=r"set x: .*folds\.csv has no fold 9"):
         train(crops_root, tmp_path / "fold", write_config(tmp_path), "--validate-on", f"x={other}:9")
     assert time.monotonic() > started

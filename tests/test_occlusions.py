@@ -65,7 +65,7 @@ def test_without_landmarks_a_kind_that_needs_them_leaves_the_crop_alone(picture,
 
 
 def test_shares_of_0_touch_nothing(picture):
-    nothing = OcclusionConfig(0, 0, 0, 0, 0, 0)
+    nothing = OcclusionConfig(**dict.fromkeys(occlusions.KINDS, 0))
     for seed in range(300):
         shown, _ = occlusions.occlude(picture, None, POINTS, np.random.default_rng(seed), nothing)
         assert shown is picture
@@ -179,7 +179,7 @@ def test_random_halves_are_of_any_direction_through_the_middle_fifth():
 def test_t34_a_fake_never_loses_all_that_was_forged(picture):
     mask = np.zeros(picture.shape[:2], np.uint8)
     mask[45:56, 30:42] = 200  # only the left eye
-    shares = OcclusionConfig(0.3, 0.1, 0.1, 0.2, 0.2, 0.1)
+    shares = OcclusionConfig(**dict(zip(occlusions.KINDS, (0.3, 0.1, 0.1, 0.2, 0.2, 0.1), strict=True)))
     kept = []
     for seed in range(300):
         shown, covered = occlusions.occlude(picture, mask, POINTS, np.random.default_rng(seed), shares)

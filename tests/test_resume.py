@@ -1,36 +1,28 @@
-"""Going on with a run: places, choices, advice, several starts (training/resume.py, training/train_classifier.py)."""
+"""Going on with a run: places, choices, advice, several starts (training/resume.py)."""
 
 import copy
-import shlex
-import signal
+import lzma
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
-from training_runs import epochs_of, log_text, path_of, read, same, terminate_at, train, weights, write_config
+from training_runs import epochs_of, log_text, path_of, read, same, train, weights, write_config
 
-from dfdc import layout
 from dfdc.command_line import UsageError
-from training import engine, resume, train_classifier, wrapping
+from training import engine, resume
+from training.arguments import RunSettings, parse_arguments
 from training.config import TrainConfig
+from training.saving import History
 
 pytestmark = pytest.mark.slow
 
 
-def choices(**changes):
-    config = TrainConfig(**{key: changes.pop(key) for key in list(changes) if hasattr(TrainConfig, key)})
-    flags = {
-        "seed": 1,
-        "fold": 0,
-        "data": 5,
-        "crops_dir": "crops",
-        "padding_part": 3,
-        "occlusions": True,
-        "only_changed_frames": False,
-        "oversample": True,
-        "freeze_epochs": 0,
-        "processes": 2,
-    }
-    return resume.Choices(config=config, **(flags | changes)).flat()
+def choices(data=5, processes=2, **changes):
+    config = TrainConfig(**{name: value for name, value in changes.items() if name in TrainConfig.model_fields})
+    flags = {name: value for name, value in changes.items() if name not in TrainConfig.model_fields}
+    settings = replace(parse_arguments("", ["--data-dir", "x"]), **({"seed": 1} | flags))
+    return resume.choices_of(settings, config, data, processes)
 
 
 @pytest.mark.parametrize(
@@ -41,9 +33,9 @@ def choices(**changes):
         ({"data": 6}, "folds.csv (checksum) 5 -> 6"),
         ({"crops_dir": "b"}, "--crops-dir crops -> b"),
         ({"padding_part": 4}, "--padding-part 3 -> 4"),
-        ({"occlusions": False}, "--no-hardcore False -> True"),
+        ({"no_hardcore": True}, "--no-hardcore False -> True"),
         ({"only_changed_frames": True}, "--only-changed-frames False -> True"),
-        ({"oversample": False}, "--no-oversample False -> True"),
+        ({"no_oversample": True}, "--no-oversample False -> True"),
         ({"freeze_epochs": 1}, "--freeze-epochs 0 -> 1"),
         ({"drop_path": 0.3}, "drop_path 0.2 -> 0.3"),
     ],
@@ -56,9 +48,14 @@ def test_t57_what_decides_what_is_learned_may_not_change(changes, said):
     assert resume.compare(choices(), choices(), ()) == ([], [])
 
 
-def test_every_field_of_the_choices_is_compared():
-    names = set(resume.Choices.__dataclass_fields__) - {"config"}
-    assert len(choices()) == len(names) + len(resume.flatten(TrainConfig().to_dict()))
+def test_a_flag_is_compared_unless_it_is_known_to_decide_nothing():
+    compared = {name.removeprefix("--").replace("-", "_") for name in choices()}
+    assert {field.name for field in fields(RunSettings)} - compared == {
+        *("config", "set", "data_dir", "folds_csv"),  # their contents are compared
+        *("validate_on", "test_every", "save_every", "keep", "max_failed", "workers", "device", "local_rank"),
+        *("prefix", "output_dir", "log_dir", "resume", "init_from", "pretrained_path", "augmentation_grid"),
+    }
+    assert len(choices()) == 10 + len(resume.flatten(TrainConfig().to_dict()))
 
 
 @pytest.mark.parametrize(
@@ -129,280 +126,6 @@ def test_the_codes_digest_changes_with_the_code(monkeypatch, tmp_path):
     assert all(len(digest) == 12 for digest in found)
 
 
-# Through the command line.
-
-
-@pytest.fixture
-def stopped(crops_root, tmp_path, monkeypatch):
-    """A run of two epochs that was stopped within its first, as a function: resume with these arguments."""
-    config = write_config(tmp_path)
-    terminate_at(monkeypatch, 3)
-    assert train(crops_root, tmp_path, config) == 128 + signal.SIGTERM
-    monkeypatch.undo()
-    return lambda *more, config=config: train(crops_root, tmp_path, config, *more)
-
-
-def test_flags_that_change_what_is_learned_are_refused(stopped):
-    for more in (
-        ["--padding-part", 4],
-        ["--no-hardcore"],
-        ["--only-changed-frames"],
-        ["--no-oversample"],
-        ["--crops-dir", "crops2"],
-        ["--freeze-epochs", 1],
-        ["--seed", 5],
-        ["--set", "drop_path=0.1"],
-        ["--epochs", 3, "--set", "optimizer.weight_decay=0"],
-    ):
-        with pytest.raises(UsageError, match=r"another run|crops2"):
-            stopped("--resume", "auto", *more)
-
-
-def test_another_rate_is_taken_and_logged(stopped, tmp_path):
-    assert stopped("--resume", "auto", "--set", "optimizer.learning_rate=0.001") == 0
-    assert "changed since: optimizer.learning_rate 0.05 -> 0.001, as asked for" in log_text(tmp_path)
-    assert epochs_of(tmp_path)[0]["learning_rate"] < 0.001
-    with pytest.raises(
-        UsageError, match=r"as before: --set optimizer\.learning_rate=0\.001; .* --set optimizer\.learning_rate=0\.05"
-    ):
-        stopped("--resume", "auto", "--epochs", 3)
-
-
-def rows_seen(monkeypatch):
-    """A list to which the rows of each training batch come, in order."""
-    seen = []
-    original = engine.fill_unreadable
-    monkeypatch.setattr(
-        engine, "fill_unreadable", lambda batch, spare: seen.extend(batch["row"].tolist()) or original(batch, spare)
-    )
-    return seen
-
-
-def test_half_the_batch_twice_is_the_same_run(stopped, crops_root, tmp_path, monkeypatch):
-    """The advice after out of memory: each step must see the very crops that it would have seen."""
-    whole = tmp_path / "whole"
-    seen = rows_seen(monkeypatch)
-    train(crops_root, whole, write_config(whole))
-    expected = seen.copy()
-    seen.clear()
-    assert stopped("--resume", "auto", "--batch-size", 2, "--set", "accumulate=2") == 0
-    assert "changed since: batch_size 4 -> 2" in log_text(tmp_path)
-    assert "changed since: accumulate 1 -> 2" in log_text(tmp_path)
-    assert seen == expected[4 * 4 :]  # the run was stopped after its fourth step
-    assert [record["step"] for record in epochs_of(tmp_path)] == [record["step"] for record in epochs_of(whole)]
-
-
-def test_t57_a_finished_run_is_not_begun_again(crops_root, tmp_path, capsys):
-    config = write_config(tmp_path, epochs=1)
-    train(crops_root, tmp_path, config)
-    start, second = path_of(tmp_path, "0"), tmp_path / "second"
-    for out in (tmp_path, second):
-        if out == second:
-            train(crops_root, second, config, "--init-from", start)
-        before = weights(out)
-        for flag in ("--resume", "--init-from"):
-            if out == tmp_path:
-                with pytest.raises(UsageError, match="the run did not begin with"):
-                    train(crops_root, out, config, flag, start)
-            else:
-                assert train(crops_root, out, config, flag, start) == 0
-                assert "finished already, all 1 epochs" in capsys.readouterr().out
-        assert same(before, weights(out))
-
-
-@pytest.mark.parametrize("flag", ["--resume", "--init-from"])
-def test_weights_of_a_given_checkpoint_begin_a_new_run(crops_root, tmp_path, flag, monkeypatch):
-    config = write_config(tmp_path, epochs=1)
-    train(crops_root, tmp_path, config)
-    start = path_of(tmp_path, "last")  # its place, metrics and optimizer are not taken
-    second = tmp_path / "second"
-    started_with = []
-    original = wrapping.wrap
-    monkeypatch.setattr(
-        wrapping,
-        "wrap",
-        lambda run, frozen: (
-            started_with.append({k: v.clone() for k, v in run.model.state_dict().items()})
-            or original(run, frozen=frozen)
-        ),
-    )
-    terminate_at(monkeypatch, 2)
-    assert train(crops_root, second, config, flag, start) == 143
-    monkeypatch.undo()
-    assert same(started_with[0], weights(tmp_path))
-    assert read(second).metrics == {}
-    assert f"weights of {start}" in log_text(second)
-    # Its own _last comes first from now on: a restart does not begin at FILE again.
-    assert train(crops_root, second, config, flag, start) == 0
-    assert "from epoch 0, step 3" in log_text(second)
-    assert [record["epoch"] for record in epochs_of(second)] == [0]
-    other = path_of(tmp_path, "0")
-    with pytest.raises(UsageError, match="the run did not begin with"):
-        train(crops_root, second, config, flag, other)
-    with pytest.raises(UsageError, match="old name"):
-        train(crops_root, second, config, "--resume", start, "--init-from", start)
-
-
-def test_a_stop_while_validating_loses_nothing(crops_root, tmp_path, monkeypatch):
-    config = write_config(tmp_path)
-    train(crops_root, tmp_path / "whole", config)
-    original = engine.validate
-
-    def validate(run, *args):
-        signal.raise_signal(signal.SIGTERM)
-        return original(run, *args)
-
-    monkeypatch.setattr(engine, "validate", validate)
-    stopped = tmp_path / "stopped"
-    assert train(crops_root, stopped, config) == 143
-    monkeypatch.undo()
-    place = read(stopped).training
-    assert (place["epoch"], place["step"]) == (0, 12)
-    steps = []
-    kept = engine.seed_step
-    monkeypatch.setattr(engine, "seed_step", lambda *args: steps.append(args[1]) or kept(*args))
-    assert train(crops_root, stopped, config, "--resume", "auto") == 0
-    assert steps[0] == 12
-    assert same(weights(tmp_path / "whole"), weights(stopped))
-    first, second = epochs_of(tmp_path / "whole")[0], epochs_of(stopped)[0]
-    for key in ("video", "train_fake", "train_real", "gradient_norm", "learning_rate"):
-        assert first[key] == second[key], key
-
-
-def test_t55_the_last_state_and_the_one_before_are_good_and_the_advice_is_taken(
-    crops_root, tmp_path, monkeypatch, capsys
-):
-    config = write_config(tmp_path)
-    original = engine.losses.class_sums
-    calls = []
-
-    def breaks(*args):
-        calls.append(1)
-        return original(*args) * (float("nan") if len(calls) > 14 else 1.0)
-
-    monkeypatch.setattr(engine.losses, "class_sums", breaks)
-    monkeypatch.setattr(engine, "MOST_SKIPPED_IN_A_ROW", 2)
-    assert train(crops_root, tmp_path, config, "--save-every", 1e-9) == 1
-    monkeypatch.undo()
-    err = capsys.readouterr().err
-    assert "not finite in 3 steps of epoch 1, 3 of them in a row, last from step 2" in err
-    last, before = read(tmp_path), read(tmp_path, "before")
-    assert f"The last good checkpoint is {last.path}. The one before it is {before.path}." in err
-    assert (before.training["step"], last.training["step"]) == (3, 4)  # the first two bad steps were borne
-    for found in (last, before):
-        assert all(torch.isfinite(v).all() for v in found.state_dict.values() if v.is_floating_point())
-    advice = shlex.split(err.strip().split("rate: ")[1])
-    assert advice == ["--resume", "auto", "--set", "optimizer.learning_rate=0.025"]
-    assert train(crops_root, tmp_path, config, *advice) == 0
-    assert "as asked for" in log_text(tmp_path)
-
-
-def test_out_of_memory_says_what_to_change_and_it_is_taken(crops_root, tmp_path, monkeypatch, capsys):
-    config = write_config(tmp_path)
-    original = engine.losses.combine
-    calls = []
-
-    def full(*args):
-        calls.append(1)
-        if len(calls) == 14:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return original(*args)
-
-    monkeypatch.setattr(engine.losses, "combine", full)
-    assert train(crops_root, tmp_path, config, "--save-every", 1e-9) == 1
-    monkeypatch.undo()
-    err = capsys.readouterr().err
-    assert "out of memory (CUDA out of memory. Tried to allocate 2 GiB)" in err
-    advice = shlex.split(err.split("memory: ")[-1].split(" (or")[0])
-    assert advice == ["--resume", "auto", "--batch-size", "2", "--set", "accumulate=2"]
-    assert train(crops_root, tmp_path, config, *advice) == 0
-
-
-def test_other_errors_are_not_taken_for_a_full_memory(crops_root, tmp_path, monkeypatch):
-    def broken(*_):
-        raise RuntimeError("something else")
-
-    monkeypatch.setattr(engine.losses, "combine", broken)
-    with pytest.raises(RuntimeError, match="something else"):
-        train(crops_root, tmp_path, write_config(tmp_path))
-
-
-def test_t37_resuming_something_else_is_an_error(crops_root, tmp_path):
-    config = write_config(tmp_path, epochs=1)
-    train(crops_root, tmp_path, config)
-    other = write_config(tmp_path, epochs=2, encoder="test_resnet")
-    with pytest.raises(UsageError, match="holds DeepFakeClassifier with test_efficientnet"):
-        train(crops_root, tmp_path, other, "--resume", path_of(tmp_path, "last"))
-    path = crops_root / layout.FOLDS_NAME
-    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
-    config = write_config(tmp_path, epochs=1)
-    with pytest.raises(UsageError, match=r"folds\.csv"):
-        train(crops_root, tmp_path, config, "--resume", "auto")
-
-
-def test_states_of_an_older_trainer_and_damaged_ones_say_what_to_do(crops_root, tmp_path, monkeypatch):
-    config = write_config(tmp_path)
-    train(crops_root, tmp_path, config, "--epochs", 1)
-    monkeypatch.setattr(resume, "RECIPE", 3)
-    with pytest.raises(UsageError, match=r"\(recipe 2, here 3\).*--init-from"):
-        train(crops_root, tmp_path, config, "--resume", "auto")
-    monkeypatch.undo()
-    last, before = path_of(tmp_path, "last"), path_of(tmp_path, "before")
-    before.write_bytes(last.read_bytes())
-    last.write_bytes(b"damaged")
-    with pytest.raises(UsageError, match="The one before it goes on by: mv ") as error:
-        train(crops_root, tmp_path, config, "--resume", "auto")
-    _, source, target = shlex.split(str(error.value).split("goes on by: ")[1])
-    assert (source, target) == (str(before), str(last))
-    before.replace(last)
-    assert train(crops_root, tmp_path, config, "--resume", "auto", "--epochs", 1) == 0
-    last.write_bytes(b"damaged")  # and by now no state before it
-    before.unlink(missing_ok=True)
-    with pytest.raises(UsageError, match="Another --prefix with --init-from begins with an epoch's weights"):
-        train(crops_root, tmp_path, config, "--resume", "auto")
-    last.write_bytes(path_of(tmp_path, "0").read_bytes())
-    with pytest.raises(UsageError, match="is no state of a run"):
-        train(crops_root, tmp_path, config, "--resume", "auto")
-
-
-def test_t50_a_run_does_not_overwrite_another(crops_root, tmp_path):
-    config = write_config(tmp_path)
-    train(crops_root, tmp_path, config)
-    with pytest.raises(UsageError, match="is there already"):
-        train(crops_root, tmp_path, config)
-    last, before = path_of(tmp_path, "last"), path_of(tmp_path, "before")
-    last.unlink()  # it takes the most room, and is the first to be deleted
-    with pytest.raises(UsageError, match="it can't go on") as error:
-        train(crops_root, tmp_path, config, "--resume", "auto")
-    assert shlex.split(str(error.value).rpartition("state before: ")[2]) == ["mv", str(before), str(last)]
-    before.replace(last)
-    assert train(crops_root, tmp_path, config, "--resume", "auto") == 0
-    for name in ("last", "before", "best"):
-        path_of(tmp_path, name).unlink(missing_ok=True)
-    with pytest.raises(UsageError, match=r"_0 is there, from a run of this name, but .*_last is not"):
-        train(crops_root, tmp_path, config, "--seed", 5)
-
-
-def test_a_finished_run_is_finished_at_any_rate(crops_root, tmp_path, capsys):
-    """The rate was changed on request once: train.sh, run again without it, goes on with its other seeds."""
-    config = write_config(tmp_path, epochs=1)
-    train(crops_root, tmp_path, config, "--set", "optimizer.learning_rate=0.01")
-    assert train(crops_root, tmp_path, config, "--resume", "auto") == 0
-    assert "finished already" in capsys.readouterr().out
-    with pytest.raises(UsageError, match="seed 777 -> 5"):
-        train(crops_root, tmp_path, config, "--resume", "auto", "--seed", 5)
-
-
-def test_another_type_to_compute_in_is_logged(crops_root, tmp_path):
-    config = write_config(tmp_path)
-    train(crops_root, tmp_path, config, "--epochs", 1)
-    state = torch.load(path_of(tmp_path, "last"), weights_only=True)
-    state["training"]["computes_in"] = "bfloat16"  # as a run with "auto" that came from another GPU
-    torch.save(state, path_of(tmp_path, "last"))
-    train(crops_root, tmp_path, config, "--epochs", 2, "--resume", "auto")
-    assert "changed since: computes in bfloat16 -> float32" in log_text(tmp_path)
-
-
 def test_all_that_a_state_holds_is_put_back():
     from tiny_runs import everything, make_batch, make_run
     from tiny_runs import train as train_steps
@@ -415,41 +138,62 @@ def test_all_that_a_state_holds_is_put_back():
     first, second = run_with_average(), run_with_average()
     train_steps(first, [make_batch(1), make_batch(2)])
     first.scaler.update(4.0)
-    state = {
-        "optimizer": first.optimizer.state_dict(),
-        "scaler": first.scaler.state_dict(),
-        "average": first.average.state_dict(),
-        "computes_in": "float16",
-        "meter": {"fake": 1.0},
-        "history": {"best": 0.25, "losses": {3: 0.5}},
-    }
-    assert train_classifier.restore(second, state, "bfloat16")[0] is not None
+    state = resume.State(
+        recipe=resume.RECIPE,
+        choices={},
+        began_from=None,
+        epoch=0,
+        step=1,
+        meter={"fake": 1.0},
+        optimizer=first.optimizer.state_dict(),
+        scaler=first.scaler.state_dict(),
+        average=first.average.state_dict(),
+        computes_in="float16",
+        history=History(0.25, {3: 0.5}),
+    )
+    state.restore(second)
     assert second.scaler.get_scale() == 65536  # a type has a scale of its own
-    meter, history = train_classifier.restore(second, state, "float16")
+    second.amp_type = torch.float16
+    state.restore(second)
     second.model.load_state_dict(first.model.state_dict())
-    assert (meter, history.best, history.losses) == ({"fake": 1.0}, 0.25, {3: 0.5})
     assert second.scaler.get_scale() == 4.0
     assert same(first.average.state_dict(), second.average.state_dict())
     assert same(everything(first), everything(second))
-    assert train_classifier.restore(second, state | {"meter": {}}, "float16")[0] is None
-    assert train_classifier.restore(second, None, "float16")[0] is None
 
 
-@pytest.mark.parametrize(
-    ("world", "device", "kind"),
-    [(2, "cuda:0", "SyncBatchNormAct"), (1, "cuda:0", "BatchNormAct2d"), (2, "cpu", "BatchNormAct2d")],
-)
-def test_batch_norm_is_synchronised_on_several_gpus(monkeypatch, tmp_path, world, device, kind):
-    from training.arguments import parse_arguments
-    from training.distributed import Ranks
+def test_a_state_comes_back_from_plain_values():
+    """The names are those of the files that are there: they stay."""
+    values = {
+        "recipe": resume.RECIPE,
+        "choices": choices(),
+        "began_from": "sha",
+        "epoch": 1,
+        "step": 2,
+        "meter": {"fake": 1.0},
+        "optimizer": {"state": {}, "param_groups": []},
+        "scaler": {},
+        "average": None,
+        "computes_in": "float32",
+        "history": {"best": 0.25, "losses": {3: 0.5}},
+    }
+    state = resume.State.from_dict(values, Path("last"))
+    assert (state.epoch, state.history) == (1, History(0.25, {3: 0.5}))
+    assert list(state.to_dict().items()) == list(values.items())
 
-    moved = []
-    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *where, **how: moved.append((where, how)) or module)
-    args = parse_arguments("", ["--data-dir", "x"])
-    config = TrainConfig(encoder="test_efficientnet", pretrained=False)
-    ranks = Ranks(world_size=world, device=device)
-    network, origin = train_classifier.prepare_network(args, config, ranks, None)
-    assert {type(module).__name__ for module in network.modules() if "BatchNorm" in type(module).__name__} == {kind}
-    assert moved == [((device,), {"memory_format": torch.channels_last})]
-    assert ("SyncBN" in origin) is (world == 2)
-    assert ("BatchNorm by process" in origin) is (world == 2 and device == "cpu")
+
+OLD_LAST = Path(__file__).parent / "data" / "last_of_2026.xz"
+
+
+def test_a_state_that_was_written_before_it_had_a_type_goes_on(crops_root, tmp_path):
+    """Written by an earlier trainer after four steps of its second epoch; all weights but the last bias are 0."""
+    config = write_config(tmp_path, ema_decay=0.5)
+    path_of(tmp_path, "last").parent.mkdir()
+    path_of(tmp_path, "last").write_bytes(lzma.decompress(OLD_LAST.read_bytes()))
+    old = read(tmp_path).training
+    assert resume.State.from_dict(old, tmp_path).to_dict() == old
+    assert train(crops_root, tmp_path, config, "--freeze-epochs", 2, "--resume", "auto") == 0
+    assert "goes on from epoch 1, step 4;" in log_text(tmp_path)
+    assert weights(tmp_path)["fc.bias"].item() == pytest.approx(-0.0506, abs=1e-4)  # as the earlier one ended
+    assert read(tmp_path).training["history"]["losses"] == pytest.approx({0: 0.83178, 1: 0.83713}, abs=1e-4)
+    (record,) = epochs_of(tmp_path)
+    assert (record["train_fake"], record["train_real"]) == pytest.approx((0.70971, 0.67986), abs=1e-4)

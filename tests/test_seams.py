@@ -240,9 +240,9 @@ FLAGS = {
     "set": lambda s, place: s.first("learning_rate").base == 0.003,
     "freeze_epochs": lambda s, place: s.all("wrap", "frozen") == [True, False],
     "test_every": lambda s, place: len(s.calls["validate"]) == 2 * 3,  # epochs 1 and 2, three sets each
-    "save_every": lambda s, place: sum(
-        bool(call.training) and call.training["step"] == 1 for call in s.calls["save_checkpoint"]
-    ) == 3,
+    "save_every": lambda s, place: (
+        sum(bool(call.training) and call.training["step"] == 1 for call in s.calls["save_checkpoint"]) == 3
+    ),
     "keep": lambda s, place: s.first("Saver").keep == 1,
     "max_failed": lambda s, place: s.first("train_epoch").run.max_failed == 0.5,
     "no_hardcore": lambda s, place: s.first("CropDataset").occlusions is None,
@@ -253,7 +253,7 @@ FLAGS = {
     ),
     "workers": lambda s, place: s.all("DataLoader", "options")[0]["num_workers"] == 1,
     "device": lambda s, place: s.first("train_epoch").run.ranks.device == "cpu",
-}  # fmt: skip
+}
 FOLDS_0_AND_2 = {f"{kind}{number}" for kind in ("real", "fake") for number in (0, 2, 3, 5)}
 OTHER_TESTS = {
     "config": "all of this file",

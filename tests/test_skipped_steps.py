@@ -29,16 +29,16 @@ def test_t55_a_step_that_is_not_finite_is_as_if_it_had_not_been(how, kind, clip,
     assert_equal(everything(run), everything(without))
     average, other = (r.average.state_dict() for r in (run, without))
     assert all(torch.equal(average[name], other[name]) for name in average if "num_batches" not in name)
-    assert (result["skipped_steps"], expected["skipped_steps"]) == (1, 0)
+    assert (result.skipped_steps, expected.skipped_steps) == (1, 0)
     for key in ("train_loss", "gradient_norm", "largest_gradient_norm"):
-        assert result[key] == pytest.approx(expected[key])
+        assert getattr(result, key) == pytest.approx(getattr(expected, key))
 
 
 def test_t52_a_loss_that_is_not_finite_skips_the_step_though_its_gradient_is_finite(monkeypatch):
     monkeypatch.setitem(losses.CRITERIA, "bce", lambda logits, targets: logits * 0.5 + math.inf)
     run = make_run()
     before = everything(run)
-    assert train(run, [make_batch(1)])["skipped_steps"] == 1
+    assert train(run, [make_batch(1)]).skipped_steps == 1
     assert_equal(before, everything(run))
 
 
@@ -49,7 +49,7 @@ def test_t52_twenty_bad_steps_in_a_row_are_borne_and_no_more():
         break_gradient(run, set(range(3, 3 + bad)))
         batches = [make_batch(step % 4) for step in range(600)]
         if good:
-            assert train(run, batches)["skipped_steps"] == 20
+            assert train(run, batches).skipped_steps == 20
         else:
             with pytest.raises(NotFiniteError, match=r"in 21 steps of epoch 0, 21 of them in a row, last from step 3"):
                 train(run, batches)
@@ -79,9 +79,9 @@ def test_fp16_has_a_scale_of_its_own_and_other_types_stay_at_1():
     break_gradient(run, {1})
     result = train(run, [make_batch(step) for step in range(3)])
     assert run.scaler.get_scale() == 1
-    assert "loss_scale" not in result
+    assert result.loss_scale is None
     half = make_run(steps=3)
     half.scaler, half.amp_type = engine.make_scaler("cpu", torch.float16), torch.float16
     half.autocast = lambda: torch.autocast("cpu", torch.bfloat16)  # fp16 itself is for GPUs
     break_gradient(half, {1})
-    assert train(half, [make_batch(step) for step in range(3)])["loss_scale"] == 32768
+    assert train(half, [make_batch(step) for step in range(3)]).loss_scale == 32768

@@ -48,7 +48,7 @@ ALLOWED = {
     "training": {"dfdc", "networks", "training"},
     "prediction": {"dfdc", "networks", "prediction"},
     "demo_data": {"dfdc", "demo_data"},
-    "plot_loss": {"dfdc"},
+    "plot_loss": {"dfdc", "training"},
     "export_model": {"dfdc", "networks"},
     "predict_folder": {"dfdc", "networks", "prediction"},
 }

@@ -38,12 +38,21 @@ def make_run(steps=1, amp=None, optimizer=None, **changes):
     clip = (optimizer or {}).pop("clip_grad_norm", 0.0)
     settings = OptimizerConfig(**{**PLAIN, **(optimizer or {}), "clip_grad_norm": clip})
     values = {"epochs": 1, "batch_size": 4, "label_smoothing": 0.0, "schedule": ScheduleConfig(type="constant")}
-    config = TrainConfig(optimizer=settings, **{**values, **changes})
+    config = TrainConfig(optimizer=settings, **values).model_copy(update=changes)  # sizes no user may take, too
     model = Tiny()
     built, _ = build_optimizer(model, config.optimizer, "cpu")
-    run = engine.Run(config, Ranks(), 0, model, built, engine.make_scaler("cpu", amp), amp, steps, lambda: False)
-    run.spare = torch.full((SIZE, SIZE, 3), 99, dtype=torch.uint8)
-    return run
+    return engine.Run(
+        normalize=config.normalize,
+        ranks=Ranks(),
+        amp_type=amp,
+        config=config,
+        seed=0,
+        model=model,
+        optimizer=built,
+        scaler=engine.make_scaler("cpu", amp),
+        steps_per_epoch=steps,
+        spare=torch.full((SIZE, SIZE, 3), 99, dtype=torch.uint8),
+    )
 
 
 def make_batch(seed, labels=(1.0, 0, 1, 0), valid=None, broken=()):

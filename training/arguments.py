@@ -1,23 +1,123 @@
-"""The trainer's command line: its flags, the configuration that comes of them, and advice in its terms."""
+"""The trainer's command line: its flags, and what they said as one object."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from dfdc import layout
 from dfdc.command_line import UsageError
 from dfdc.devices import DEVICE_HELP
 from dfdc.imaging import MARGIN_PART
-from training.config import ConfigError, TrainConfig, load_config, parse_changes
 
-if TYPE_CHECKING:
-    from training.saving import RunFiles
+_SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def parse_arguments(description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
+@dataclass(frozen=True)
+class NamedSet:
+    """What --validate-on gave: NAME=DATA_ROOT[:fold]."""
+
+    name: str
+    root: Path
+    fold: int | None
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What the command line said: each field is the flag of its name, see --help. The log keeps all of them."""
+
+    config: Path
+    set: list[str]
+    data_dir: Path
+    crops_dir: str
+    folds_csv: Path
+    fold: int
+    validate_on: list[str]
+    seed: int
+    prefix: str
+    output_dir: Path
+    log_dir: Path
+    resume: str | None
+    init_from: Path | None
+    pretrained_path: Path | None
+    epochs: int | None
+    batch_size: int | None
+    label_smoothing: float | None
+    freeze_epochs: int
+    test_every: int
+    save_every: float
+    keep: int | None
+    max_failed: float
+    no_hardcore: bool
+    no_oversample: bool
+    only_changed_frames: bool
+    padding_part: int
+    workers: int
+    device: str
+    local_rank: int | None
+    augmentation_grid: Path | None
+
+    @property
+    def named_sets(self) -> list[NamedSet]:
+        """The sets of --validate-on.
+
+        Raises:
+            UsageError: a text that is none, or a name that is given twice.
+        """
+        named = [parse_named_set(text) for text in self.validate_on]
+        if len({one.name for one in named}) < len(named):
+            raise UsageError(f"--validate-on {', '.join(self.validate_on)}: the same name is given twice")
+        return named
+
+    @property
+    def folds_path(self) -> Path:
+        """--folds-csv, looked for in DATA_ROOT first."""
+        return find_folds(self.data_dir, self.folds_csv)
+
+
+@dataclass(frozen=True)
+class SoupSettings:
+    """What the command line of average_checkpoints.py said: each field is the flag of its name, see --help."""
+
+    checkpoints: list[Path]
+    data_dir: Path
+    crops_dir: str
+    folds_csv: Path
+    fold: int | None
+    output: Path | None
+    batch_size: int
+    workers: int
+    max_failed: float
+    device: str
+
+
+def find_folds(data_dir: Path, folds_csv: Path) -> Path:
+    """A folds.csv by its path, looked for in DATA_ROOT first, then here."""
+    inside = data_dir / folds_csv
+    return folds_csv if folds_csv.is_file() and not inside.is_file() else inside
+
+
+def parse_named_set(text: str) -> NamedSet:
+    """`NAME=DATA_ROOT` or `NAME=DATA_ROOT:fold`; a fold is digits after the last colon.
+
+    Raises:
+        UsageError: no name, a name with other characters than letters, digits, - and _, or no folder.
+    """
+    name, _, place = text.partition("=")
+    root, colon, fold = place.rpartition(":")
+    if not colon or not fold.isdecimal():
+        root, fold = place, ""
+    if not _SET_NAME.fullmatch(name) or not root:
+        raise UsageError(
+            f"--validate-on {text}: NAME=DATA_ROOT or NAME=DATA_ROOT:FOLD is expected (name: A-Z a-z 0-9 _ -)"
+        )
+    return NamedSet(name, Path(root), int(fold) if fold else None)
+
+
+def parse_arguments(description: str | None, argv: Sequence[str] | None) -> RunSettings:
     """The command line of train_classifier.py, checked.
 
     Raises:
@@ -26,6 +126,31 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None) -> argp
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    _add_what_to_train_on(parser)
+    _add_where_to_write_and_begin(parser)
+    _add_how_to_train(parser)
+    args = parser.parse_args(argv)
+    least_values = {"seed": 0, "freeze_epochs": 0, "test_every": 1, "save_every": 0, "workers": -1, "max_failed": 0}
+    least_values |= {"padding_part": MARGIN_PART} | ({} if args.keep is None else {"keep": 1})
+    for name, least in least_values.items():
+        if not getattr(args, name) >= least:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)}: {max(least, 0)} or more is expected")
+    if args.max_failed > 1:
+        raise UsageError(f"--max-failed {args.max_failed}: 1 at most is expected")
+    if args.augmentation_grid and args.augmentation_grid.suffix.lower() != ".png":
+        raise UsageError(f"--augmentation-grid {args.augmentation_grid}: a name that ends in .png is expected")
+    if "/" in args.prefix:
+        raise UsageError(
+            f"--prefix {args.prefix}: it begins file names and can't hold a /; --output-dir names a folder"
+        )
+    if args.resume and args.resume != "auto":
+        if args.init_from:
+            raise UsageError("--resume FILE is the old name of --init-from FILE; give one of them")
+        args.init_from, args.resume = Path(args.resume), None
+    return RunSettings(**vars(args))
+
+
+def _add_what_to_train_on(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config", type=Path, default=Path("configs/b7.json"), help="settings (configs/b7.json)")
     add(
@@ -51,6 +176,10 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None) -> argp
         metavar="NAME=DATA_ROOT[:FOLD]",
         help="another preprocessed data set, or a fold of it, to validate on each epoch; may be given several times",
     )
+
+
+def _add_where_to_write_and_begin(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--seed", type=int, default=777, help="decides weights, order, draws and augmentation (777)")
     add("--prefix", default="classifier_", help="begins the names of all files of this run")
     add("--output-dir", type=Path, default=Path("weights"), help="for checkpoints (weights)")
@@ -68,6 +197,10 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None) -> argp
         "a _last, it goes on from that",
     )
     add("--pretrained-path", type=Path, metavar="FILE", help="encoder weights from a file, where there is no internet")
+
+
+def _add_how_to_train(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--epochs", type=int, metavar="N", help="short for --set epochs=N")
     add("--batch-size", type=int, metavar="N", help="per GPU; short for --set batch_size=N")
     add("--label-smoothing", type=float, metavar="X", help="short for --set label_smoothing=X")
@@ -116,69 +249,4 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None) -> argp
         type=Path,
         metavar="FILE",
         help="only draw what augmentation does to some crops, to this PNG",
-    )
-    args = parser.parse_args(argv)
-    least_values = {"seed": 0, "freeze_epochs": 0, "test_every": 1, "save_every": 0, "workers": -1, "max_failed": 0}
-    least_values |= {"padding_part": MARGIN_PART} | ({} if args.keep is None else {"keep": 1})
-    for name, least in least_values.items():
-        if not getattr(args, name) >= least:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)}: {max(least, 0)} or more is expected")
-    if args.max_failed > 1:
-        raise UsageError(f"--max-failed {args.max_failed}: 1 at most is expected")
-    if args.augmentation_grid and args.augmentation_grid.suffix.lower() != ".png":
-        raise UsageError(f"--augmentation-grid {args.augmentation_grid}: a name that ends in .png is expected")
-    if "/" in args.prefix:
-        raise UsageError(
-            f"--prefix {args.prefix}: it begins file names and can't hold a /; --output-dir names a folder"
-        )
-    if args.resume and args.resume != "auto":
-        if args.init_from:
-            raise UsageError("--resume FILE is the old name of --init-from FILE; give one of them")
-        args.init_from, args.resume = Path(args.resume), None
-    return args
-
-
-def changes_asked(args: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says of the configuration, by dotted key."""
-    changes = parse_changes(args.set)
-    for name in ("epochs", "batch_size", "label_smoothing"):
-        value = getattr(args, name)
-        if value is not None:
-            if name in changes:
-                raise UsageError(f"--{name.replace('_', '-')} and --set {name}=... are the same; give one of them")
-            changes[name] = value
-    return changes
-
-
-def resolve_config(args: argparse.Namespace) -> TrainConfig:
-    """The configuration file with the command line's changes, checked as a whole."""
-    try:
-        return load_config(args.config, changes_asked(args))
-    except ConfigError as error:
-        raise UsageError(str(error)) from None
-
-
-def advise_after_not_finite(files: RunFiles, config: TrainConfig) -> str:
-    """What to do after losses that were not finite."""
-    half = config.optimizer.learning_rate / 2
-    if not files.last.exists():
-        return (
-            f"There is no checkpoint of this run yet; begin with a smaller rate: --set optimizer.learning_rate={half:g}"
-        )
-    earlier = f" The one before it is {files.before}." if files.before.exists() else ""
-    return (
-        f"The last good checkpoint is {files.last}.{earlier} Go on from it with a smaller rate: "
-        f"--resume auto --set optimizer.learning_rate={half:g}"
-    )
-
-
-def advise_after_out_of_memory(config: TrainConfig) -> str:
-    """A smaller batch with more accumulation, which a run may go on with."""
-    size = config.batch_size
-    part = next((n for n in range(2, size + 1) if size % n == 0), None)
-    if part is None:
-        return "A batch is one crop already: take gradient_checkpointing, a smaller size, or another encoder"
-    return (
-        f"The same steps with less memory: --resume auto --batch-size {size // part} "
-        f"--set accumulate={config.accumulate * part} (or --set gradient_checkpointing=true for a new run)"
     )

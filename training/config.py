@@ -8,145 +8,129 @@ A key that comes later must have the old behaviour as its default: a run that wa
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
-import math
-import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from dfdc.command_line import UserError
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
+from training.arguments import RunSettings
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A configuration that can't be used; the message lists every fault."""
 
 
-def _key(default: Any, check: Callable[[Any], bool] | None = None, wanted: str = "") -> Any:
-    """A dataclass field with the range of its value."""
-    return field(default=default, metadata={"check": check, "wanted": wanted})
+def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
+    if list(values) != sorted(values):
+        raise ValueError("not in order")
+    return values
 
 
-def _positive(default: float | int) -> Any:
-    return _key(default, lambda value: 0 < value < math.inf, "a number over 0")
+# The description of a range is what a message says was expected.
+Positive = Annotated[float, Field(gt=0, description="a number over 0")]
+Count = Annotated[int, Field(gt=0, description="a number over 0")]
+NotNegative = Annotated[float, Field(ge=0, description="0 or more")]
+Number = Annotated[int, Field(ge=0, description="0 or more")]
+Fraction = Annotated[float, Field(ge=0, lt=1, description="0 or more, and under 1")]
+Share = Annotated[float, Field(ge=0, le=1, description="0 to 1")]
+Over0 = Annotated[float, Field(gt=0)]
+OverMinus1 = Annotated[float, Field(gt=-1)]
 
 
-def _not_negative(default: float | int) -> Any:
-    return _key(default, lambda value: 0 <= value < math.inf, "0 or more")
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def _fraction(default: float) -> Any:
-    return _key(default, lambda value: 0 <= value < 1, "0 or more, and under 1")
-
-
-def _share(default: float) -> Any:
-    return _key(default, lambda value: 0 <= value <= 1, "0 to 1")
-
-
-def _one_of(default: str, *names: str) -> Any:
-    return _key(default, lambda value: value in names, "one of " + ", ".join(names))
-
-
-def _optional_fraction() -> Any:
-    return _key(None, lambda value: value is None or 0 <= value < 1, "0 or more, and under 1, or null")
-
-
-def _colour(default: tuple[float, ...], over: float) -> Any:
-    def check(value: tuple[float, ...]) -> bool:
-        return len(value) == 3 and all(over < number < math.inf for number in value)
-
-    return _key(default, check, f"three numbers over {over:g}: red, green, blue")
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(_Settings):
     """`learning_rate` is of the whole batch over all ranks; it is not scaled by anything."""
 
-    type: str = _one_of("SGD", "SGD", "Adam", "AdamW", "RMSprop")
-    learning_rate: float = _positive(0.01)
-    momentum: float = _fraction(0.9)  # SGD's and RMSprop's; Adam and AdamW keep PyTorch's betas
-    nesterov: bool = _key(True)  # SGD's
-    weight_decay: float = _not_negative(1e-4)
-    clip_grad_norm: float = _not_negative(1.0)  # 0: no clipping
+    type: Literal["SGD", "Adam", "AdamW", "RMSprop"] = "SGD"
+    learning_rate: Positive = 0.01
+    momentum: Fraction = 0.9  # SGD's and RMSprop's; Adam and AdamW keep PyTorch's betas
+    nesterov: bool = True  # SGD's
+    weight_decay: NotNegative = 1e-4
+    clip_grad_norm: NotNegative = 1.0  # 0: no clipping
 
 
-@dataclass(frozen=True)
-class ScheduleConfig:
+class ScheduleConfig(_Settings):
     """The learning rate as a function of the step, over all steps of all epochs; see optim.learning_rate."""
 
-    type: str = _one_of("poly", "poly", "step", "multistep", "exponential", "linear", "cyclic", "constant", "cosine")
-    power: float = _positive(0.9)  # poly's
-    gamma: float = _key(0.1, lambda value: 0 < value <= 1, "over 0, up to 1")  # step's, multistep's, exponential's
-    every_epochs: float = _positive(10.0)  # step's; of cyclic, the length of a cycle
-    milestones: tuple[float, ...] = _key((), lambda value: list(value) == sorted(value), "rising epochs")  # multistep's
-    lowest: float = _fraction(0.0)  # cyclic's and linear's, as a part of learning_rate
-    warmup_steps: int = _not_negative(0)
+    type: Literal["poly", "step", "multistep", "exponential", "linear", "cyclic", "constant", "cosine"] = "poly"
+    power: Positive = 0.9  # poly's
+    gamma: float = Field(0.1, gt=0, le=1, description="over 0, up to 1")  # step's, multistep's, exponential's
+    every_epochs: Positive = 10.0  # step's; of cyclic, the length of a cycle
+    milestones: Annotated[tuple[float, ...], AfterValidator(_rising), Field(description="rising epochs")] = ()
+    lowest: Fraction = 0.0  # cyclic's and linear's, as a part of learning_rate
+    warmup_steps: Number = 0
 
 
-@dataclass(frozen=True)
-class NormalizeConfig:
+class NormalizeConfig(_Settings):
     """What the pictures (0..1) are normalised with, RGB."""
 
-    mean: tuple[float, ...] = _colour(IMAGENET_MEAN, -1.0)
-    std: tuple[float, ...] = _colour(IMAGENET_STD, 0.0)
+    mean: tuple[OverMinus1, OverMinus1, OverMinus1] = Field(
+        IMAGENET_MEAN, description="three numbers over -1: red, green, blue"
+    )
+    std: tuple[Over0, Over0, Over0] = Field(IMAGENET_STD, description="three numbers over 0: red, green, blue")
 
 
-@dataclass(frozen=True)
-class OcclusionConfig:
+class OcclusionConfig(_Settings):
     """In which share of the training crops what is blacked out; one thing in a crop at most. The winners' shares.
 
     The first four need landmarks, so that they never happen to a crop without them.
     """
 
-    eyes: float = _share(0.35)
-    mouth: float = _share(0.175)
-    nose: float = _share(0.0875)
-    half_face: float = _share(0.06)  # of the face's outline: left, right, above or below its middle
-    half_picture: float = _share(0.024)  # left, right, upper, lower, or two quadrants across from each other
-    random_half: float = _share(0.0)  # all on one side of a random line through the middle
+    eyes: Share = 0.35
+    mouth: Share = 0.175
+    nose: Share = 0.0875
+    half_face: Share = 0.06  # of the face's outline: left, right, above or below its middle
+    half_picture: Share = 0.024  # left, right, upper, lower, or two quadrants across from each other
+    random_half: Share = 0.0  # all on one side of a random line through the middle
 
-    def fault(self) -> str | None:
-        """What is wrong with the keys together, if anything."""
-        total = sum(dataclasses.astuple(self))
-        return None if total <= 1 + 1e-9 else f"the shares add up to {total:g}, but to 1 at most is expected"
+    @model_validator(mode="after")
+    def _check_total(self) -> OcclusionConfig:
+        total = sum(self.model_dump().values())
+        if total > 1 + 1e-9:
+            raise ValueError(f"the shares add up to {total:g}, but to 1 at most is expected")
+        return self
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(_Settings):
     """A run's settings; the seed, the fold and the paths are command-line arguments."""
 
-    network: str = _one_of(
-        "DeepFakeClassifier", "DeepFakeClassifier", "DeepFakeClassifierGWAP", "DeepFakeClassifierSRM"
-    )
+    network: Literal["DeepFakeClassifier", "DeepFakeClassifierGWAP", "DeepFakeClassifierSRM"] = "DeepFakeClassifier"
     encoder: str = "tf_efficientnet_b7.ns_jft_in1k"  # any of timm's by name
-    pretrained: bool = _key(True)
-    drop_path: float = _fraction(0.2)
-    dropout: float | None = _optional_fraction()  # before the last layer; null: the network's own, see model.DROPOUT
-    size: int = _key(380, lambda value: 32 <= value <= 2048, "32 to 2048 pixels")
-    epochs: int = _positive(40)
-    batches_per_epoch: int = _positive(2500)  # optimizer steps, at most; fewer where the crops run out
-    batch_size: int = _positive(12)  # crops that a GPU takes at once
-    accumulate: int = _positive(1)  # how often it does so in a step, which sees batch_size * accumulate * GPUs crops
-    precision: str = _one_of("auto", "auto", "bf16", "fp16", "fp32")
-    label_smoothing: float = _key(0.01, lambda value: 0 <= value < 0.5, "0 or more, and under 0.5")
-    loss: str = _one_of("bce", "bce", "focal")
-    loss_normalization: str = _one_of("global", "global", "rank")  # by class counts over all ranks, or each by its own
-    ohem_samples: int = _not_negative(0)  # of each class in a batch only the hardest count; 0: all
-    ema_decay: float = _fraction(0.0)  # of an average of the weights, validated beside them; 0: none
-    compile: str = _one_of("off", "off", "on", "auto")  # torch.compile; auto: if it is faster on this machine
-    gradient_checkpointing: bool = _key(False)  # computes the encoder's maps again instead of keeping them: less memory
-    occlusions: OcclusionConfig = field(default_factory=OcclusionConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    normalize: NormalizeConfig = field(default_factory=NormalizeConfig)
+    pretrained: bool = True
+    drop_path: Fraction = 0.2
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="0 or more, and under 1, or null"
+    )  # null: model.DROPOUT
+    size: int = Field(380, ge=32, le=2048, description="32 to 2048 pixels")
+    epochs: Count = 40
+    batches_per_epoch: Count = 2500  # optimizer steps, at most; fewer where the crops run out
+    batch_size: Count = 12  # crops that a GPU takes at once
+    accumulate: Count = 1  # how often it does so in a step, which sees batch_size * accumulate * GPUs crops
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    label_smoothing: float = Field(0.01, ge=0, lt=0.5, description="0 or more, and under 0.5")
+    loss: Literal["bce", "focal"] = "bce"
+    loss_normalization: Literal["global", "rank"] = "global"  # by class counts over all ranks, or each by its own
+    ohem_samples: Number = 0  # of each class in a batch only the hardest count; 0: all
+    ema_decay: Fraction = 0.0  # of an average of the weights, validated beside them; 0: none
+    compile: Literal["off", "on", "auto"] = "off"  # torch.compile; auto: if it is faster on this machine
+    gradient_checkpointing: bool = False  # computes the encoder's maps again instead of keeping them: less memory
+    occlusions: OcclusionConfig = OcclusionConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    normalize: NormalizeConfig = NormalizeConfig()
 
-    def to_dict(self) -> dict:
-        return dataclasses.asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        return self.model_dump()
 
 
 def load_config(path: Path, changes: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -165,11 +149,11 @@ def load_config(path: Path, changes: Mapping[str, Any] | None = None) -> TrainCo
         if key == "base":
             raise ConfigError("base: it belongs into a file; --config names the file")
         values = _overlay(values, reduce(lambda inner, name: {name: inner}, reversed(key.split(".")), value))
-    faults: list[str] = []
-    config = _build(TrainConfig, values, "", faults)
-    if faults:
-        raise ConfigError(f"{whose}: {len(faults)} fault{'s' * (len(faults) > 1)}:\n  " + "\n  ".join(faults))
-    return config
+    try:
+        return TrainConfig.model_validate_json(json.dumps(values))  # of JSON, a list may be a tuple
+    except ValidationError as error:
+        faults = list(dict.fromkeys(_fault(one, values) for one in error.errors()))
+        raise ConfigError(f"{whose}: {len(faults)} fault{'s' * (len(faults) > 1)}:\n  " + "\n  ".join(faults)) from None
 
 
 def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
@@ -190,6 +174,27 @@ def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             changes[key] = value
     return changes
+
+
+def changes_asked(settings: RunSettings) -> dict[str, Any]:
+    """What the command line says of the configuration, by dotted key.
+
+    Raises:
+        ConfigError: a text of --set that is none, or a key that is given twice.
+    """
+    changes = parse_changes(settings.set)
+    short = {"epochs": settings.epochs, "batch_size": settings.batch_size, "label_smoothing": settings.label_smoothing}
+    for name, value in short.items():
+        if value is not None:
+            if name in changes:
+                raise ConfigError(f"--{name.replace('_', '-')} and --set {name}=... are the same; give one of them")
+            changes[name] = value
+    return changes
+
+
+def resolve_config(settings: RunSettings) -> TrainConfig:
+    """The configuration file with the command line's changes, checked as a whole."""
+    return load_config(settings.config, changes_asked(settings))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -231,63 +236,35 @@ def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _build(kind: type, values: Any, prefix: str, faults: list[str]) -> Any:
-    """An instance of the dataclass `kind` from JSON `values`; what is wrong is added to `faults`."""
-    if not isinstance(values, dict):
-        keys = ", ".join(prefix + item.name for item in dataclasses.fields(kind))
-        faults.append(
-            f"{prefix.rstrip('.') or 'the file'}: an object {{...}} is expected, not {values!r}; keys: {keys}"
-        )
-        return None
-    hints = typing.get_type_hints(kind)
-    fields = {item.name: item for item in dataclasses.fields(kind)}
-    before = len(faults)
-    taken = {}
-    for name, value in values.items():
-        label = prefix + name
-        if name not in fields:
-            close = difflib.get_close_matches(name, fields)
-            hint = (
-                f"did you mean {prefix + close[0]}?"
-                if close
-                else f"known are {', '.join(flatten(kind().to_dict()) if kind is TrainConfig else fields)}"
-            )
-            faults.append(f"{label}: unknown key; {hint}")
-            continue
-        if dataclasses.is_dataclass(hints[name]):
-            taken[name] = _build(hints[name], value, label + ".", faults)
-            continue
-        value, fault = _convert(value, hints[name])
-        check = fields[name].metadata.get("check")
-        if fault is None and check and not check(value):
-            fault = fields[name].metadata["wanted"]
-        if fault:
-            faults.append(f"{label}: {fault} is expected, not {value!r}")
-        else:
-            taken[name] = value
-    if len(faults) > before:
-        return None
-    built = kind(**taken)
-    fault = built.fault() if hasattr(built, "fault") else None
-    if fault:
-        faults.append(f"{prefix.rstrip('.')}: {fault}")
-    return built
+# What was expected, by pydantic's name of the fault; of all others the description of the field says it.
+_KINDS = {
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "a text",
+    "tuple_type": "a list of numbers",
+}
 
 
-def _convert(value: Any, hint: Any) -> tuple[Any, str | None]:
-    """`value` as the type `hint`, and what was expected if it is not one."""
-    if isinstance(hint, types.UnionType):  # a number, or null for the default of something else
-        return (None, None) if value is None else _convert(value, typing.get_args(hint)[0])
-    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300:
-        return float(value), None
-    if hint is float:
-        return value, None if isinstance(value, float) and value == value else "a number"
-    if hint is int:
-        return value, None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
-    if hint is bool:
-        return value, None if isinstance(value, bool) else "true or false"
-    if hint is str:
-        return value, None if isinstance(value, str) else "a text"
-    assert typing.get_origin(hint) is tuple, hint
-    numbers = isinstance(value, list) and all(_convert(number, float)[1] is None for number in value)
-    return (tuple(map(float, value)), None) if numbers else (value, "a list of numbers")
+def _fault(error: ErrorDetails, values: dict[str, Any]) -> str:
+    """A fault that pydantic found in `values`, as a line for a person."""
+    *above, name = (part for part in error["loc"] if isinstance(part, str))  # the place in a list is left out
+    prefix = "".join(f"{part}." for part in above)
+    kind: Any = reduce(lambda kind, part: kind.model_fields[part].annotation, above, TrainConfig)
+    if error["type"] == "extra_forbidden":
+        if close := difflib.get_close_matches(name, kind.model_fields):
+            return f"{prefix}{name}: unknown key; did you mean {prefix}{close[0]}?"
+        known = flatten(kind().to_dict()) if kind is TrainConfig else kind.model_fields
+        return f"{prefix}{name}: unknown key; known are {', '.join(known)}"
+    field = kind.model_fields[name]
+    value = reduce(lambda inner, part: inner[part], [*above, name], values)
+    if error["type"] == "model_type":
+        keys = ", ".join(f"{name}.{key}" for key in field.annotation.model_fields)
+        return f"{name}: an object {{...}} is expected, not {value!r}; keys: {keys}"
+    if error["type"] == "value_error" and not field.description:
+        return f"{name}: {error['ctx']['error']}"
+    in_a_list = not isinstance(error["loc"][-1], str)
+    wanted = _KINDS.get("tuple_type" if in_a_list and error["type"] in _KINDS else error["type"]) or field.description
+    if error["type"] == "literal_error":
+        wanted = f"one of {', '.join(get_args(field.annotation))}"
+    return f"{prefix}{name}: {wanted} is expected, not {value!r}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,11 +19,9 @@ from dfdc import artifacts, layout
 from dfdc.folds import COLUMNS, FoldsError, FoldsFileError, check_columns, read_columns
 from dfdc.imaging import MARGIN_PART, fit, read_picture, shows_change, tighten, tighten_offset
 from dfdc.landmarks import read_landmarks
+from training.config import OcclusionConfig
 from training.occlusions import occlude
-
-if TYPE_CHECKING:
-    from training.config import OcclusionConfig
-    from training.transforms import Augment
+from training.transforms import Augment
 
 VALIDATE_STRIDE = 2  # every second sampled frame, as the winners did
 
@@ -63,13 +61,13 @@ def split_folds(table: pd.DataFrame, fold: int, path: Path) -> tuple[pd.DataFram
     """
     folds = sorted(table["fold"].unique().tolist())
     if fold not in folds:
-        raise FoldsError(f"--fold {fold}: {path} has the folds {', '.join(map(str, folds))}")
+        raise FoldsError(f"fold {fold}: {path} has the folds {', '.join(map(str, folds))}")
     held_out = (table["fold"] == fold).to_numpy()
     train = table[~held_out].reset_index(drop=True)
     counts = train["label"].value_counts()
     if counts.get(0, 0) == 0 or counts.get(1, 0) == 0:
         raise FoldsError(
-            f"--fold {fold}: without it {path} holds {counts.get(0, 0)} real and {counts.get(1, 0)} fake crops, but "
+            f"fold {fold}: without it {path} holds {counts.get(0, 0)} real and {counts.get(1, 0)} fake crops, but "
             "both are needed to train; hold out another fold, or preprocess more parts"
         )
     return train, rows_to_validate(table[held_out])
@@ -87,7 +85,7 @@ def check_crops(table: pd.DataFrame, crops: Path, folds: Path) -> None:
     Folders are listed, not files opened: 4 million crops take a minute, not an hour.
     """
     if not crops.is_dir():
-        raise FoldsError(f"{crops} is not a folder; give --data-dir DATA_ROOT, in which --crops-dir (crops) lies")
+        raise FoldsError(f"{crops} is not a folder; data_dir must be DATA_ROOT, in which crops_dir (crops) lies")
     missing: list[str] = []
     for video, rows in table.groupby("video", observed=True):
         folder = crops / str(video)
@@ -144,8 +142,8 @@ class CropDataset(Dataset):
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
-        row, epoch = key if isinstance(key, tuple) else (key, 0)
+    def __getitem__(self, index: tuple[int, int] | int) -> dict[str, Any]:
+        row, epoch = index if isinstance(index, tuple) else (index, 0)
         sample = {"label": int(self._labels[row]), "row": row, "error": ""}
         try:
             sample["image"], sample["valid"] = self._picture(row, epoch)
@@ -178,8 +176,6 @@ class CropDataset(Dataset):
         # After the occlusion: what is blacked out can't be seen. A fake without a mask gets the benefit of the doubt.
         valid = not (self._only_changed and mask is not None and not shows_change(mask))
         if self._augment is None:
-            from training.transforms import Augment  # with albumentations: only the loaders of training need it
-
             self._augment = Augment(self._size)
         return self._augment(picture, int(rng.integers(2**31))), valid
 

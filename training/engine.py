@@ -7,26 +7,26 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
+from dfdc.command_line import UserError
 from dfdc.progress import progress_bar
-from networks.model import Normalizer, set_training_mode
+from networks.model import Classifier, Normalizer, set_training_mode
 from training import losses
-from training.config import TrainConfig
+from training.config import NormalizeConfig, TrainConfig
 from training.dataset import fill_unreadable
 from training.distributed import Ranks, gather_objects, sum_over_ranks
 from training.metrics import EpochMeter, epoch_means, validation_metrics
 from training.optim import learning_rate, set_learning_rate
+from training.records import EpochRecord, Metrics
 from training.wrapping import Statistics, update_average
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Reading a number from a GPU waits for it, so flags are read now and then there; on the CPU it costs nothing.
 CHECK_EVERY = {"cuda": 16, "cpu": 1}
@@ -34,8 +34,10 @@ MOST_SKIPPED_IN_A_ROW = 20  # as many as a loss scale may need to come down from
 MOST_SKIPPED = 0.05  # of an epoch's steps, if that is more
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError, RuntimeError):
     """Training can't go on; the message says at which step and why."""
+
+    status = 1
 
 
 class NotFiniteError(TrainingError):
@@ -46,21 +48,46 @@ class StopRequested(Exception):
     """SIGTERM came; what was done until then was saved."""
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass
-class Run:
+class Inference:
+    """What it takes to score crops with a network.
+
+    Attributes:
+        amp_type: what autocast uses; None: float32.
+        max_failed: part of the crops of an epoch, or of a validation, that may be unreadable.
+        stop_requested: asked now and then.
+    """
+
+    normalize: NormalizeConfig
+    ranks: Ranks
+    amp_type: torch.dtype | None = None
+    max_failed: float = 0.05
+    stop_requested: Callable[[], bool] = _never
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.amp_type is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.ranks.device.split(":")[0], self.amp_type)
+
+    def normalizer(self) -> Normalizer:
+        return Normalizer(self.normalize.mean, self.normalize.std, self.ranks.device)
+
+
+@dataclass(kw_only=True)
+class Run(Inference):
     """What an epoch needs and changes."""
 
     config: TrainConfig
-    ranks: Ranks
     seed: int
-    model: nn.Module  # the bare network
+    model: Classifier  # the bare network
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    amp_type: torch.dtype | None
     steps_per_epoch: int
-    stop_requested: Callable[[], bool]
-    max_failed: float = 0.05  # of the crops of an epoch, or of a validation, that can't be read
-    average: nn.Module | None = None  # of the weights, kept beside them
+    average: Classifier | None = None  # of the weights, kept beside them
     spare: torch.Tensor | None = None  # uint8 [size, size, 3], for batches of which nothing could be read
 
     @property
@@ -71,11 +98,6 @@ class Run:
     def step_crops(self) -> int:
         """Crops that a step sees, over all ranks."""
         return self.config.batch_size * self.config.accumulate * self.ranks.world_size
-
-    def autocast(self) -> contextlib.AbstractContextManager:
-        if self.amp_type is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.ranks.device.split(":")[0], self.amp_type)
 
 
 @dataclass
@@ -97,7 +119,7 @@ class ValidationSet:
 class Scored:
     """What a validation found: metrics by kind, and the rows that could be read with their scores, [n] and [n]."""
 
-    metrics: dict[str, dict[str, float]]
+    metrics: dict[str, Metrics]
     broken: int
     rows: np.ndarray
     scores: np.ndarray
@@ -117,6 +139,30 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
 
 
+class _Windows:
+    """The batches of one step after another, and what became of reading them.
+
+    Attributes:
+        waited: seconds.
+        errors: what could not be read, and why.
+    """
+
+    def __init__(self, run: Run, loader: Iterable[dict[str, Any]]) -> None:
+        self._run, self._batches = run, iter(loader)
+        self.waited, self.errors = 0.0, list[str]()
+
+    def next(self) -> list[dict[str, Any]]:
+        """The `accumulate` batches of a step, on the device."""
+        wait_from = time.monotonic()
+        window = []
+        for batch in islice(self._batches, self._run.config.accumulate):
+            fill_unreadable(batch, self._run.spare)
+            self.errors += batch["error"]
+            window.append(_to_device(batch, self._run.ranks.device))
+        self.waited += time.monotonic() - wait_from
+        return window
+
+
 def train_epoch(
     run: Run,
     model: nn.Module,
@@ -125,8 +171,8 @@ def train_epoch(
     first_step: int = 0,
     meter_state: dict[str, float] | None = None,
     after_step: Callable[[int, int, dict[str, float], bool], None] | None = None,
-) -> dict[str, float]:
-    """Train for the steps `first_step` .. steps_per_epoch - 1 of `epoch`.
+) -> EpochRecord:
+    """Train for the steps `first_step` .. steps_per_epoch - 1 of `epoch`; returns its record, without a validation.
 
     A step whose loss or gradient is not finite on any rank changes nothing: neither weights, nor the optimizer's
     state, nor batch norm's statistics.
@@ -143,70 +189,81 @@ def train_epoch(
         TrainingError: too many crops can't be read.
         StopRequested: a stop was asked for, on any rank.
     """
-    config, ranks = run.config, run.ranks
-    device = ranks.device
-    normalizer = Normalizer(config.normalize.mean, config.normalize.std, device)
-    meter = EpochMeter(device, meter_state)
-    statistics = Statistics(run.model)
-    check_every = CHECK_EVERY[device.split(":")[0]]
+    meter, windows = EpochMeter(run.ranks.device, meter_state), _Windows(run, loader)
+    normalizer, statistics = run.normalizer(), Statistics(run.model)
+    check_every = CHECK_EVERY[run.ranks.device.split(":")[0]]
     set_training_mode(run.model)
-    started, waited, errors = time.monotonic(), 0.0, []
-    title = {"desc": f"epoch {epoch}", "unit": "step", "total": run.steps_per_epoch, "initial": first_step}
-    with progress_bar(**title, disable=not ranks.is_main) as bar:
-        batches = iter(loader)
-        for step in range(first_step, run.steps_per_epoch):
-            wait_from = time.monotonic()
-            window = []
-            for batch in islice(batches, config.accumulate):
-                fill_unreadable(batch, run.spare)
-                errors += batch["error"]
-                window.append(_to_device(batch, device))
-            waited += time.monotonic() - wait_from
-
-            global_step = epoch * run.steps_per_epoch + step
-            seed_step(run.seed, global_step, ranks.rank)
-            rate = learning_rate(
-                global_step, run.total_steps, run.steps_per_epoch, config.optimizer.learning_rate, config.schedule
-            )
-            set_learning_rate(run.optimizer, rate)
-            # Each class is normalised by its count over all ranks and accumulated batches, so that these together
-            # are one large batch, however the classes fall among them.
-            local = sum(losses.class_counts(batch["label"], batch["valid"], config.ohem_samples) for batch in window)
-            own_flags = float(run.stop_requested()), float(sum(len(batch["error"]) for batch in window))
-            shared = sum_over_ranks(torch.cat([local, *(local.new_full((1,), flag) for flag in own_flags)]))
-            counts, stop_flag, broken = shared[:2], shared[2], shared[3]
-            statistics.keep()
-            sums = _backward(run, model, normalizer, window, local, counts)
-            norm = _step(run)
-            skipped = ~torch.isfinite(norm)
-            statistics.restore_where(skipped)
-            if run.average:
-                update_average(run.average, run.model, config.ema_decay, skipped)
-            meter.add(step, sum_over_ranks(sums), counts, norm, broken)
+    started, last = time.monotonic(), run.steps_per_epoch
+    quiet = not run.ranks.is_main
+    with progress_bar(desc=f"epoch {epoch}", unit="step", total=last, initial=first_step, disable=quiet) as bar:
+        for step in range(first_step, last):
+            stop_flag = _train_step(run, model, normalizer, statistics, meter, windows.next(), epoch, step)
             bar.update()
-
-            if (step + 1) % check_every == 0 or step + 1 == run.steps_per_epoch:
+            if (step + 1) % check_every == 0 or step + 1 == last:
                 state = meter.state()
-                _check(run, state, epoch, errors)
+                _check(run, state, epoch, windows.errors)
                 seconds = time.monotonic() - started
                 speed = (step + 1 - first_step) * run.step_crops / seconds
-                bar.set_postfix_str(f"{speed:.1f} img/s, data wait {waited / seconds:.0%}", refresh=False)
+                bar.set_postfix_str(f"{speed:.1f} img/s, data wait {windows.waited / seconds:.0%}", refresh=False)
                 stop = stop_flag.item() > 0
                 if after_step:
                     after_step(epoch, step + 1, state, stop)
                 if stop:
                     raise StopRequested(f"stopped after step {step + 1} of epoch {epoch}")
     seconds = max(1e-9, time.monotonic() - started)
-    speed = (run.steps_per_epoch - first_step) * run.step_crops / seconds
-    result = epoch_means(meter.state())
-    result |= {"images_per_second": speed, "data_wait": waited / seconds, "seconds": seconds}
-    result["learning_rate"] = run.optimizer.param_groups[0]["lr"]
-    if run.amp_type is torch.float16:
-        result["loss_scale"] = run.scaler.get_scale()
+    _tell_errors(run, windows.errors)
+    return EpochRecord(
+        epoch=epoch,
+        step=(epoch + 1) * run.steps_per_epoch,
+        seed=run.seed,
+        **epoch_means(meter.state()),
+        images_per_second=(run.steps_per_epoch - first_step) * run.step_crops / seconds,
+        data_wait=windows.waited / seconds,
+        seconds=seconds,
+        learning_rate=run.optimizer.param_groups[0]["lr"],
+        loss_scale=run.scaler.get_scale() if run.amp_type is torch.float16 else None,
+    )
+
+
+def _tell_errors(run: Run, errors: list[str]) -> None:
     names = list(chain.from_iterable(gather_objects(errors)))
-    if names and ranks.is_main:
+    if names and run.ranks.is_main:
         print(f"{len(names)} crops could not be read and were left out, {names[0]} for one", flush=True)
-    return result
+
+
+def _train_step(
+    run: Run,
+    model: nn.Module,
+    normalizer: Normalizer,
+    statistics: Statistics,
+    meter: EpochMeter,
+    window: list[dict[str, Any]],
+    epoch: int,
+    step: int,
+) -> torch.Tensor:
+    """Train on the batches of one step; returns how many ranks were asked to stop, a scalar that is not waited for."""
+    config, ranks = run.config, run.ranks
+    global_step = epoch * run.steps_per_epoch + step
+    seed_step(run.seed, global_step, ranks.rank)
+    rate = learning_rate(
+        global_step, run.total_steps, run.steps_per_epoch, config.optimizer.learning_rate, config.schedule
+    )
+    set_learning_rate(run.optimizer, rate)
+    # Each class is normalised by its count over all ranks and accumulated batches, so that these together
+    # are one large batch, however the classes fall among them.
+    counts = [losses.class_counts(batch["label"], batch["valid"], config.ohem_samples) for batch in window]
+    local = torch.stack(counts).sum(dim=0)
+    own_flags = float(run.stop_requested()), float(sum(len(batch["error"]) for batch in window))
+    shared = sum_over_ranks(torch.cat([local, *(local.new_full((1,), flag) for flag in own_flags)]))
+    statistics.keep()
+    sums = _backward(run, model, normalizer, window, local, shared[:2])
+    norm = _step(run)
+    skipped = ~torch.isfinite(norm)
+    statistics.restore_where(skipped)
+    if run.average:
+        update_average(run.average, run.model, config.ema_decay, skipped)
+    meter.add(step, sum_over_ranks(sums), shared[:2], norm, shared[3])
+    return shared[2]
 
 
 def _backward(
@@ -274,7 +331,7 @@ def _check(run: Run, state: dict[str, float], epoch: int, errors: list[str]) -> 
     if state["broken"] > run.max_failed * crops:
         example = f", {errors[0]} for one" if errors else ""
         raise TrainingError(
-            f"{state['broken']:.0f} crops of epoch {epoch} could not be read{example}; that is more than --max-failed "
+            f"{state['broken']:.0f} crops of epoch {epoch} could not be read{example}; that is more than max_failed "
             f"{run.max_failed:g} of its {crops}. Look after the disk, or run preprocessing again"
         )
 
@@ -287,11 +344,11 @@ def _to_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def validate(run: Run, model: nn.Module, held_out: ValidationSet) -> Scored:
+def validate(run: Inference, model: nn.Module, held_out: ValidationSet) -> Scored:
     """Score crops, each once over all ranks; every rank returns what one process would.
 
     Args:
-        model: run.model, or the average of its weights.
+        model: on the run's device.
         held_out: what is scored.
 
     Raises:
@@ -300,7 +357,7 @@ def validate(run: Run, model: nn.Module, held_out: ValidationSet) -> Scored:
     """
     device = run.ranks.device
     model.eval()
-    normalizer = Normalizer(run.config.normalize.mean, run.config.normalize.std, device)
+    normalizer = run.normalizer()
     rows, scores, errors, stopped = [], [], [], False
     title = f"validate {held_out.name}".rstrip()
     for batch in progress_bar(held_out.loader, desc=title, unit="batch", disable=not run.ranks.is_main, leave=False):
@@ -323,7 +380,7 @@ def validate(run: Run, model: nn.Module, held_out: ValidationSet) -> Scored:
     if len(broken) > run.max_failed * len(held_out.table) or not len(all_rows):
         raise TrainingError(
             f"{where}: {len(broken)} of {len(held_out.table)} crops could not be read, "
-            f"{broken[0] if broken else 'as there are none'} for one; that is more than --max-failed {run.max_failed:g}"
+            f"{broken[0] if broken else 'as there are none'} for one; that is more than max_failed {run.max_failed:g}"
         )
     if not np.isfinite(all_scores).all():
         raise NotFiniteError(f"{where}: the network's scores are not finite")

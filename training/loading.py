@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import re
 import signal
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Subset
 
 from dfdc import layout
-from dfdc.command_line import UsageError
 from dfdc.devices import available_cores, limit_threads
 from networks.holdout import Holdout, read_holdout
 from training import dataset
+from training.arguments import NamedSet, RunSettings
+from training.config import TrainConfig
+from training.distributed import Ranks
 from training.engine import TrainingError, ValidationSet, share_of_rows
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from training.config import TrainConfig
-    from training.distributed import Ranks
 
 _GRACE = 30  # seconds that a loader outlives a SIGTERM
 _LOOK_AT = 100  # crops, for one that can be read
-_SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass
@@ -75,110 +68,82 @@ class Data:
                 iterator._shutdown_workers()
 
 
-@dataclass(frozen=True)
-class NamedSet:
-    """What --validate-on gave: NAME=DATA_ROOT[:fold]."""
-
-    name: str
-    root: Path
-    fold: int | None
-
-
-def parse_named_set(text: str) -> NamedSet:
-    """`NAME=DATA_ROOT` or `NAME=DATA_ROOT:fold`; a fold is digits after the last colon.
-
-    Raises:
-        UsageError: no name, a name with other characters than letters, digits, - and _, or no folder.
-    """
-    name, _, place = text.partition("=")
-    root, colon, fold = place.rpartition(":")
-    if not colon or not fold.isdecimal():
-        root, fold = place, ""
-    if not _SET_NAME.fullmatch(name) or not root:
-        raise UsageError(
-            f"--validate-on {text}: NAME=DATA_ROOT or NAME=DATA_ROOT:FOLD is expected (name: A-Z a-z 0-9 _ -)"
-        )
-    return NamedSet(name, Path(root), int(fold) if fold else None)
-
-
-def parse_named_sets(texts: Sequence[str]) -> list[NamedSet]:
-    """Each of `parse_named_set`; no name twice."""
-    named = [parse_named_set(text) for text in texts]
-    if len({one.name for one in named}) < len(named):
-        raise UsageError(f"--validate-on {', '.join(texts)}: the same name is given twice")
-    return named
-
-
-def find_folds(args: argparse.Namespace) -> Path:
-    """--folds-csv, looked for in DATA_ROOT first."""
-    inside = args.data_dir / args.folds_csv
-    return args.folds_csv if args.folds_csv.is_file() and not inside.is_file() else inside
-
-
-def prepare_data(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> Data:
+def prepare_data(settings: RunSettings, config: TrainConfig, ranks: Ranks) -> Data:
     """Read folds.csv, check that its crops exist, and make this rank's loaders.
 
     Raises:
-        FoldsError: a folds.csv or crops that can't be used.
+        UserError: a folds.csv, crops or a set of --validate-on that can't be used.
     """
-    folds_path = find_folds(args)
+    folds_path = settings.folds_path
     table = dataset.read_folds(folds_path)
-    train_rows, held_out = dataset.split_folds(table, args.fold, folds_path)
-    others = [(named, _named_rows(named)) for named in parse_named_sets(args.validate_on)]
+    train_rows, held_out = dataset.split_folds(table, settings.fold, folds_path)
+    others = [(named, _named_rows(named)) for named in settings.named_sets]
     summary = ""
     if ranks.is_main:
         for rows in (train_rows, held_out):
-            dataset.check_crops(rows, args.data_dir / args.crops_dir, folds_path)
+            dataset.check_crops(rows, settings.data_dir / settings.crops_dir, folds_path)
         for named, rows in others:
-            dataset.check_crops(rows, named.root / args.crops_dir, named.root / layout.FOLDS_NAME)
-        summary = _summary(train_rows, held_out, others, args.data_dir)
-    labels = train_rows["label"].to_numpy()
-    sampler = dataset.EpochSampler(
-        labels,
-        config.batch_size,
-        args.seed,
-        rank=ranks.rank,
-        ranks=ranks.world_size,
-        max_batches=config.batches_per_epoch * config.accumulate,
-        oversample=not args.no_oversample,
-    )
-    steps_per_epoch = sampler.batches // config.accumulate
-    if steps_per_epoch == 0:
-        raise dataset.FoldsError(
-            f"an epoch has {sampler.rows} crops, fewer than one step takes "
-            f"({config.batch_size} crops x {ranks.world_size} processes x {config.accumulate}); lower --batch-size"
-        )
+            dataset.check_crops(rows, named.root / settings.crops_dir, named.root / layout.FOLDS_NAME)
+        summary = _summary(train_rows, held_out, others, settings.data_dir)
+    sampler = _sampler(train_rows, settings, config, ranks)
     limit_threads(1, of_torch=False)  # before the loaders are forked: see start_loader_worker
-    loading = loading_options(args.workers, on_gpu=ranks.device.startswith("cuda"))
-    reading = {"crops_dir": args.crops_dir, "size": config.size, "margin_part": args.padding_part}
+    options = loading_options(settings.workers, on_gpu=ranks.device.startswith("cuda"))
     train_set = dataset.CropDataset(
         train_rows,
-        args.data_dir,
+        settings.data_dir,
+        settings.crops_dir,
+        config.size,
         train=True,
-        seed=args.seed,
-        occlusions=None if args.no_hardcore else config.occlusions,
-        only_changed=args.only_changed_frames,
-        **reading,
+        seed=settings.seed,
+        occlusions=None if settings.no_hardcore else config.occlusions,
+        only_changed=settings.only_changed_frames,
+        margin_part=settings.padding_part,
     )
 
     def validation(name: str, root: Path, rows: pd.DataFrame) -> tuple[ValidationSet, dataset.CropDataset]:
-        crops = dataset.CropDataset(rows, root, train=False, **reading)
+        part = settings.padding_part
+        crops = dataset.CropDataset(rows, root, settings.crops_dir, config.size, train=False, margin_part=part)
         share = Subset(crops, share_of_rows(len(rows), ranks))
-        return ValidationSet(name, rows, DataLoader(share, batch_size=2 * config.batch_size, **loading)), crops
+        return ValidationSet(name, rows, DataLoader(share, batch_size=2 * config.batch_size, **options)), crops
 
-    own, crops = validation("", args.data_dir, held_out)
+    own, crops = validation("", settings.data_dir, held_out)
     return Data(
-        sampler,
-        DataLoader(train_set, batch_sampler=sampler, **loading),
-        own,
-        [validation(named.name, named.root, rows)[0] for named, rows in others],
-        crops,
-        steps_per_epoch,
-        summary,
-        zlib.crc32(folds_path.read_bytes()),
-        read_holdout(table, args.fold, folds_path),
-        {named.name: zlib.crc32(rows.to_csv().encode()) for named, rows in others},
+        sampler=sampler,
+        loader=DataLoader(train_set, batch_sampler=sampler, **options),
+        held_out=own,
+        others=[validation(named.name, named.root, rows)[0] for named, rows in others],
+        crops=crops,
+        steps_per_epoch=sampler.batches // config.accumulate,
+        summary=summary,
+        digest=zlib.crc32(folds_path.read_bytes()),
+        holdout=read_holdout(table, settings.fold, folds_path),
+        digests_of_others={named.name: zlib.crc32(rows.to_csv().encode()) for named, rows in others},
     )
+
+
+def _sampler(
+    train_rows: pd.DataFrame, settings: RunSettings, config: TrainConfig, ranks: Ranks
+) -> dataset.EpochSampler:
+    """The draw of each epoch.
+
+    Raises:
+        FoldsError: an epoch has fewer crops than a step.
+    """
+    sampler = dataset.EpochSampler(
+        train_rows["label"].to_numpy(),
+        config.batch_size,
+        settings.seed,
+        rank=ranks.rank,
+        ranks=ranks.world_size,
+        max_batches=config.batches_per_epoch * config.accumulate,
+        oversample=not settings.no_oversample,
+    )
+    if sampler.batches < config.accumulate:
+        raise dataset.FoldsError(
+            f"an epoch has {sampler.rows} crops, fewer than one step takes "
+            f"({config.batch_size} crops x {ranks.world_size} processes x {config.accumulate}); lower batch_size"
+        )
+    return sampler
 
 
 def _named_rows(named: NamedSet) -> pd.DataFrame:
@@ -187,11 +152,11 @@ def _named_rows(named: NamedSet) -> pd.DataFrame:
     if named.fold is not None:
         table = table[table["fold"] == named.fold]
         if not len(table):
-            raise dataset.FoldsError(f"--validate-on {named.name}: {path} has no fold {named.fold}")
+            raise dataset.FoldsError(f"set {named.name}: {path} has no fold {named.fold}")
     return dataset.rows_to_validate(table)
 
 
-def loading_options(workers: int, *, on_gpu: bool) -> dict:
+def loading_options(workers: int, *, on_gpu: bool) -> dict[str, Any]:
     """What all loaders are made with; `workers` under 0: this machine's cores, shared among its ranks."""
     if workers < 0:
         workers = max(1, min(16, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))

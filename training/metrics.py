@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from dfdc import scoring
 from dfdc.label_metrics import metrics
-
-if TYPE_CHECKING:
-    import pandas as pd
+from training.records import Metrics
 
 
 class EpochMeter:
@@ -67,9 +66,11 @@ class EpochMeter:
         return dict(zip(self._NAMES, torch.stack([self._values[name] for name in self._NAMES]).tolist(), strict=True))
 
 
-def epoch_means(state: dict[str, float]) -> dict[str, float]:
-    """The record of an epoch from `EpochMeter.state()`: losses of the classes that came, norms, what was left out."""
-    means = {f"train_{name}": state[name] / state[f"{name}s"] for name in ("fake", "real") if state[f"{name}s"]}
+def epoch_means(state: dict[str, float]) -> dict[str, Any]:
+    """Of an epoch's record, from `EpochMeter.state()`: losses of the classes that came, norms, what was left out."""
+    means: dict[str, Any] = {
+        f"train_{name}": state[name] / state[f"{name}s"] for name in ("fake", "real") if state[f"{name}s"]
+    }
     if means:
         means["train_loss"] = sum(means.values()) / len(means)
     if state["steps"]:
@@ -77,7 +78,7 @@ def epoch_means(state: dict[str, float]) -> dict[str, float]:
     return means | {"skipped_steps": int(state["skipped"]), "broken_training_crops": int(state["broken"])}
 
 
-def validation_metrics(table: pd.DataFrame, rows: np.ndarray, scores: np.ndarray) -> dict[str, dict[str, float]]:
+def validation_metrics(table: pd.DataFrame, rows: np.ndarray, scores: np.ndarray) -> dict[str, Metrics]:
     """Metrics per frame and per video.
 
     Args:

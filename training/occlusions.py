@@ -7,23 +7,21 @@ one with the wrong label: the same pixels are blacked out in the SSIM mask befor
 
 from __future__ import annotations
 
-import dataclasses
-
 import cv2
 import numpy as np
 
 from dfdc.imaging import shows_change
 from training.config import OcclusionConfig
 
-KINDS = tuple(item.name for item in dataclasses.fields(OcclusionConfig))
+KINDS = tuple(OcclusionConfig.model_fields)
 NEED_LANDMARKS = ("eyes", "mouth", "nose", "half_face")
 
 # A face's outline, from the chin along the cheeks and over the forehead, in units of the distance between the
 # eyes, with the middle of the eyes as origin and y towards the mouth; proportions of a mean adult face seen
 # from the front (eyes half-way down the head, mouth at one eye distance below them).
-_OUTLINE = np.array(
-    [(0.0, 1.95), (0.5, 1.75), (0.9, 1.2), (1.05, 0.45), (1.0, -0.3), (0.7, -0.95), (0.0, -1.2),
-     (-0.7, -0.95), (-1.0, -0.3), (-1.05, 0.45), (-0.9, 1.2), (-0.5, 1.75)], np.float32)  # fmt: skip
+_RIGHT_SIDE = [(0.5, 1.75), (0.9, 1.2), (1.05, 0.45), (1.0, -0.3), (0.7, -0.95)]
+_LEFT_SIDE = [(-x, y) for x, y in reversed(_RIGHT_SIDE)]
+_OUTLINE = np.array([(0.0, 1.95), *_RIGHT_SIDE, (0.0, -1.2), *_LEFT_SIDE], np.float32)
 
 
 def occlude(
@@ -62,7 +60,7 @@ def occlude(
 
 def draw_kind(rng: np.random.Generator, shares: OcclusionConfig) -> str | None:
     """One of KINDS with its share, or None with what is left."""
-    limits = np.cumsum(dataclasses.astuple(shares))
+    limits = np.cumsum([getattr(shares, kind) for kind in KINDS])
     return (*KINDS, None)[np.searchsorted(limits, rng.random(), side="right")]
 
 
@@ -81,6 +79,7 @@ def hidden_pixels(
         return half_picture(height, width, rng)
     if kind == "random_half":
         return random_half(height, width, rng)
+    assert landmarks is not None, kind
     if kind == "half_face":
         return half_face(height, width, landmarks, rng)
     left_eye, right_eye, nose, left_mouth, right_mouth = np.asarray(landmarks, np.float64)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from networks.model import Classifier
 from training.config import OptimizerConfig, ScheduleConfig
 
 
-def build_optimizer(model: torch.nn.Module, config: OptimizerConfig, device: str) -> tuple[torch.optim.Optimizer, str]:
+def build_optimizer(model: Classifier, config: OptimizerConfig, device: str) -> tuple[torch.optim.Optimizer, str]:
     """The optimizer of a network, and a sentence for the log that says which implementation it is.
 
     APEX's fused ones where it is importable (on CUDA), PyTorch's fused ones otherwise. The encoder is a group of its
@@ -18,30 +21,37 @@ def build_optimizer(model: torch.nn.Module, config: OptimizerConfig, device: str
     """
     encoder = list(model.encoder.parameters())
     ids = {id(parameter) for parameter in encoder}
-    parameters = [{"params": encoder}, {"params": [p for p in model.parameters() if id(p) not in ids]}]
-    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    if config.type == "SGD":
-        options |= {"momentum": config.momentum, "nesterov": config.nesterov and config.momentum > 0}
+    groups = [{"params": encoder}, {"params": [p for p in model.parameters() if id(p) not in ids]}]
+    rate, decay, momentum = config.learning_rate, config.weight_decay, config.momentum
+    nesterov = config.nesterov and momentum > 0
     if config.type == "RMSprop":  # nobody has a fused one; foreach is PyTorch's fastest
-        return torch.optim.RMSprop(parameters, momentum=config.momentum, **options), "PyTorch RMSprop (not fused)"
-    if device.startswith("cuda"):
-        try:
-            from apex.optimizers import FusedAdam, FusedSGD
-        except ImportError:
-            pass  # APEX is optional; PyTorch has its own fused kernels
-        else:
-            if config.type == "SGD":
-                return FusedSGD(parameters, **options), "APEX FusedSGD"
-            fused = FusedAdam(parameters, adam_w_mode=config.type == "AdamW", **options)
-            return fused, f"APEX FusedAdam ({config.type})"
-    kind = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[config.type]
-    optimizer = kind(parameters, fused=True, **options)
-    if options.get("momentum"):
+        optimizer = torch.optim.RMSprop(groups, lr=rate, weight_decay=decay, momentum=momentum)
+        return optimizer, "PyTorch RMSprop (not fused)"
+    apex = _apex() if device.startswith("cuda") else None
+    if apex and config.type == "SGD":
+        optimizer = apex.FusedSGD(groups, lr=rate, weight_decay=decay, momentum=momentum, nesterov=nesterov)
+        return optimizer, "APEX FusedSGD"
+    if apex:
+        optimizer = apex.FusedAdam(groups, lr=rate, weight_decay=decay, adam_w_mode=config.type == "AdamW")
+        return optimizer, f"APEX FusedAdam ({config.type})"
+    if config.type != "SGD":
+        kind = torch.optim.Adam if config.type == "Adam" else torch.optim.AdamW
+        return kind(groups, lr=rate, weight_decay=decay, fused=True), f"PyTorch fused {config.type}"
+    optimizer = torch.optim.SGD(groups, lr=rate, weight_decay=decay, momentum=momentum, nesterov=nesterov, fused=True)
+    if momentum:
         # Made now, as zeros, which is what a first step takes them for. The fused SGD makes them in its first step,
         # and leaves in them whatever the memory held if that step is skipped.
         for parameter in model.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer, f"PyTorch fused {config.type}"
+    return optimizer, "PyTorch fused SGD"
+
+
+def _apex() -> Any:
+    """APEX's optimizers; None where it was not built: PyTorch has fused kernels of its own."""
+    try:
+        return importlib.import_module("apex.optimizers")
+    except ImportError:
+        return None
 
 
 def learning_rate(step: int, total_steps: int, steps_per_epoch: int, base: float, config: ScheduleConfig) -> float:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from dfdc import layout
 from dfdc.imaging import fit, read_picture
 from dfdc.landmarks import read_landmarks
 from training import dataset, occlusions
+from training.arguments import RunSettings
 from training.config import OcclusionConfig, TrainConfig
-
-if TYPE_CHECKING:
-    import pandas as pd
-
+from training.transforms import Augment, build_augmentation
 
 # What a tile says of an occlusion, and how many are drawn; the first three look the same each time.
 _OCCLUSIONS = {
@@ -32,26 +30,24 @@ _OCCLUSIONS = {
 _COLUMNS = 6
 
 
-def draw_grid(args: argparse.Namespace, config: TrainConfig, folds_path: Path) -> None:
-    """Write the grid to args.augmentation_grid: a fake crop, alone, and by each thing that can happen to it."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    train_rows, _ = dataset.split_folds(dataset.read_folds(folds_path), args.fold, folds_path)
-    shares = None if args.no_hardcore else config.occlusions
-    tiles = grid_tiles(*_find_example(train_rows, args), shares, config.size, args.seed)
+def draw_grid(settings: RunSettings, config: TrainConfig, output: Path) -> None:
+    """Write the grid to a PNG: a fake crop, alone, and by each thing that can happen to it."""
+    table = dataset.read_folds(settings.folds_path)
+    train_rows, _ = dataset.split_folds(table, settings.fold, settings.folds_path)
+    shares = None if settings.no_hardcore else config.occlusions
+    example = _find_example(train_rows, settings.data_dir, settings.crops_dir)
+    tiles = grid_tiles(*example, shares, config.size, settings.seed)
     rows = len(tiles) // _COLUMNS
-    figure, axes = plt.subplots(rows, _COLUMNS, figsize=(_COLUMNS * 1.9, rows * 2.1), squeeze=False)
+    figure = Figure(figsize=(_COLUMNS * 1.9, rows * 2.1))
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False)
     for axis, (name, tile) in zip(axes.flat, tiles, strict=True):
         axis.imshow(tile)
         axis.set_title(name, fontsize=8)
         axis.axis("off")
     figure.tight_layout()
-    args.augmentation_grid.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.augmentation_grid, dpi=110, metadata={"Software": None})
-    print(f"augmentation grid: {args.augmentation_grid}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=110, metadata={"Software": None})
+    print(f"augmentation grid: {output}")
 
 
 def grid_tiles(
@@ -67,8 +63,6 @@ def grid_tiles(
         size: of the network's input.
         seed: decides.
     """
-    from training.transforms import Augment, build_augmentation  # with albumentations: a run needs it in its loaders
-
     rng, draws = np.random.default_rng(seed), random.Random(seed)
     outlined = picture.copy()
     for x, y in points.tolist():
@@ -96,7 +90,7 @@ def grid_tiles(
     return tiles
 
 
-def _find_example(rows: pd.DataFrame, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _find_example(rows: pd.DataFrame, root: Path, crops_dir: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The first fake crop that has a mask and landmarks: picture, mask, points.
 
     Raises:
@@ -105,11 +99,11 @@ def _find_example(rows: pd.DataFrame, args: argparse.Namespace) -> tuple[np.ndar
     fakes = rows[rows["label"] == 1].sort_values(["video", "frame", "file"])
     for row in fakes.itertuples():
         frame, face = layout.parse_crop_name(str(row.file))
-        mask = layout.diffs_path(args.data_dir, str(row.video)) / layout.diff_name(frame, face)
-        path = layout.landmarks_path(args.data_dir, str(row.original)) / layout.landmarks_name(frame, face)
+        mask = layout.diffs_path(root, str(row.video)) / layout.diff_name(frame, face)
+        path = layout.landmarks_path(root, str(row.original)) / layout.landmarks_name(frame, face)
         points = read_landmarks(path)
         if mask.is_file() and points is not None:
-            crop = layout.crops_path(args.data_dir, str(row.video), args.crops_dir) / str(row.file)
+            crop = layout.crops_path(root, str(row.video), crops_dir) / str(row.file)
             return read_picture(crop), read_picture(mask, grey=True), points.astype(int)
     raise dataset.FoldsError("no fake crop has both a mask and landmarks; run preprocessing steps 3 and 4")
 

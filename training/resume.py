@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from dfdc.artifacts import sha256_of
 from dfdc.command_line import UsageError
-from training.config import TrainConfig, flatten
+from networks import checkpoint
+from networks.checkpoint import Checkpoint
+from networks.holdout import Holdout, common_holdout
+from training.arguments import RunSettings
+from training.config import TrainConfig, changes_asked, flatten
 from training.distributed import gather_objects
+from training.engine import Run
+from training.saving import History, RunFiles
 
 # Of the state in a `_last` file, and of what the trainer does with the same settings. 2: augmentation's draws are
 # independent, batches_per_epoch counts optimizer steps, all flags are part of the state.
 RECIPE = 2
+
+Choices = dict[str, Any]  # see choices_of
 
 # May be changed by who asks for it on the command line; the log says so.
 _ON_REQUEST = ("optimizer.learning_rate", "epochs")
@@ -23,51 +34,95 @@ _ON_REQUEST = ("optimizer.learning_rate", "epochs")
 _STEP_CROPS = ("batch_size", "accumulate", "processes")
 
 
-@dataclass(frozen=True)
-class Choices:
-    """All that decides what a run learns.
+def choices_of(settings: RunSettings, config: TrainConfig, data: int, processes: int) -> Choices:
+    """All that decides what a run learns, by the names that people know: `optimizer.type`, `--fold`.
 
-    Attributes:
+    Args:
         data: checksum of folds.csv.
         processes: how many train together.
     """
+    flags = {
+        "seed": settings.seed,
+        "--fold": settings.fold,
+        "folds.csv (checksum)": data,
+        "--crops-dir": settings.crops_dir,
+        "--padding-part": settings.padding_part,
+        "--no-hardcore": settings.no_hardcore,
+        "--only-changed-frames": settings.only_changed_frames,
+        "--no-oversample": settings.no_oversample,
+        "--freeze-epochs": settings.freeze_epochs,
+        "processes": processes,
+    }
+    return {name: _plain(value) for name, value in (flatten(config.to_dict()) | flags).items()}
 
-    config: TrainConfig
-    seed: int
-    fold: int
-    data: int
-    crops_dir: str
-    padding_part: int
-    occlusions: bool
-    only_changed_frames: bool
-    oversample: bool
-    freeze_epochs: int
-    processes: int
 
-    def flat(self) -> dict[str, Any]:
-        """By name as a person knows them: a configuration's keys with dots, the flags with dashes."""
-        flags = {
-            "seed": self.seed,
-            "--fold": self.fold,
-            "folds.csv (checksum)": self.data,
-            "--crops-dir": self.crops_dir,
-            "--padding-part": self.padding_part,
-            "--no-hardcore": not self.occlusions,
-            "--only-changed-frames": self.only_changed_frames,
-            "--no-oversample": not self.oversample,
-            "--freeze-epochs": self.freeze_epochs,
-            "processes": self.processes,
-        }
-        return {name: _plain(value) for name, value in (flatten(self.config.to_dict()) | flags).items()}
+@dataclass(frozen=True)
+class State:
+    """What a `_last` file holds beside the weights, under these names.
+
+    Attributes:
+        recipe: RECIPE of who wrote it.
+        choices: `choices_of`.
+        began_from: SHA-256 of the checkpoint whose weights the run began with; None if there was none.
+        epoch, step: of the next step.
+        meter: `EpochMeter.state()` of the epoch's steps so far; empty before its first.
+        optimizer, scaler, average: their state dicts; average: None where none is kept.
+        computes_in: see `computes_in`.
+    """
+
+    recipe: int
+    choices: Choices
+    began_from: str | None
+    epoch: int
+    step: int
+    meter: dict[str, float]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    average: dict[str, torch.Tensor] | None
+    computes_in: str
+    history: History
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values and tensors, as they stand in the file."""
+        return {**vars(self), "history": self.history.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], path: Path) -> State:
+        """The other way round from `to_dict`.
+
+        Raises:
+            UsageError: another version of the trainer wrote them.
+        """
+        if values.get("recipe") != RECIPE:
+            raise UsageError(
+                f"{path} was written by another version of the trainer (recipe {values.get('recipe', 1)}, here "
+                f"{RECIPE}), which trained otherwise. Begin a new run by --prefix; --init-from {path} takes its weights"
+            )
+        own = {field.name: values[field.name] for field in fields(cls)}
+        own["history"] = History(**own["history"])
+        return cls(**own)
+
+    def restore(self, run: Run) -> None:
+        """Put the optimizer's, the scaler's and the average's state back."""
+        run.optimizer.load_state_dict(self.optimizer)
+        if self.computes_in == computes_in(run.amp_type):  # another type has a scale of its own
+            run.scaler.load_state_dict(self.scaler)
+        if run.average and self.average:
+            run.average.load_state_dict(self.average)
+
+
+def computes_in(amp_type: torch.dtype | None) -> str:
+    """The name of the type that a run computes in."""
+    return str(amp_type or "float32").removeprefix("torch.")
 
 
 def compare(
-    now: dict[str, Any], then: dict[str, Any], asked: Collection[str], *, finished: bool = False
+    now: Choices, then: Choices, asked: Collection[str], *, finished: bool = False
 ) -> tuple[list[str], list[str]]:
     """What is not as it was: faults that keep a run from going on, and changes for the log.
 
     Args:
-        now, then: `Choices.flat()` of this start, and of the run that was saved. A key of the configuration that came
+        now, then: the choices of this start, and of the run that was saved. A key of the configuration that came
             since is missing in `then` and counts as its default (see config.py).
         asked: the configuration's keys that the command line gave.
         finished: the run has nothing left to learn, so that what may change on request does not matter.
@@ -111,6 +166,104 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def find_start(settings: RunSettings, config: TrainConfig, files: RunFiles) -> Checkpoint | None:
+    """The checkpoint that this start goes on from, or begins with; None for pretrained or random weights.
+
+    Start-up precedence: 1. the run's own `_last`, 2. --init-from, 3. pretrained, 4. scratch.
+    """
+    if files.last.exists():
+        if settings.resume != "auto" and not settings.init_from:
+            raise UsageError(
+                f"{files.last} is there already, from a run of this name. Go on with it by --resume auto, or choose "
+                "another --prefix or --output-dir (train.sh: OUTPUT_DIR)"
+            )
+        try:
+            found = checkpoint.read_checkpoint(files.last)
+        except checkpoint.CheckpointError as error:
+            if files.before.exists():
+                raise UsageError(f"{error}. The one before it goes on by: mv {files.before} {files.last}") from None
+            raise UsageError(f"{error}. Another --prefix with --init-from begins with an epoch's weights") from None
+        if found.training is None:
+            raise UsageError(f"{files.last} is no state of a run; choose another --prefix or --output-dir")
+    elif leftovers := files.leftovers():
+        raise UsageError(
+            f"{leftovers[0]} is there, from a run of this name, but {files.last.name} is not, so that it can't go on. "
+            "Another --prefix or --output-dir (train.sh: OUTPUT_DIR) begins a new run; "
+            f"--init-from {leftovers[-1]} with its weights"
+            + (f". Or go on from the state before: mv {files.before} {files.last}" if files.before.exists() else "")
+        )
+    elif settings.init_from:
+        found = checkpoint.read_checkpoint(settings.init_from)
+    else:
+        return None
+    if (found.spec.network, found.spec.encoder) != (config.network, config.encoder):
+        raise UsageError(
+            f"{found.path} holds {found.spec.network} with {found.spec.encoder}, but the configuration says "
+            f"{config.network} with {config.encoder}"
+        )
+    return found
+
+
+def check_state(settings: RunSettings, state: State, path: Path, choices: Choices, computes_now: str) -> list[str]:
+    """Changes since the run was saved to `path`, for the log.
+
+    Raises:
+        UsageError: it can't go on from `state`, or --init-from names another file than it began from.
+    """
+    finished = state.epoch >= choices["epochs"]
+    faults, changes = compare(choices, state.choices, changes_asked(settings), finished=finished)
+    if computes_now != state.computes_in:
+        changes.append(f"computes in {state.computes_in} -> {computes_now}")
+    start = settings.init_from
+    if start and start.exists() and sha256_of(start) != state.began_from:
+        faults.append(f"--init-from: the run did not begin with {start}")
+    if faults:
+        raise UsageError(
+            f"{path} is of another run:\n  " + "\n  ".join(faults) + "\n"
+            "Resume with the same, or begin a new run by another --prefix (train.sh: OUTPUT_DIR)"
+        )
+    return changes
+
+
+def find_holdout(own: Holdout, start: Checkpoint | None, state: State | None) -> Holdout | None:
+    """What the run's weights never learned from, those that it began with included; None where that is not known.
+
+    Args:
+        own: what the run holds out of its folds.csv; a resumed run has the same.
+        start: from `find_start`.
+        state: of a resumed run.
+    """
+    if start is None or (state and state.began_from is None):
+        return own
+    return start.holdout if state else common_holdout([own, start.holdout])
+
+
+def agree_on_start(
+    settings: RunSettings,
+    state: State | None,
+    choices: dict[str, Any],
+    computes_now: str,
+    digests_of_others: dict[str, int],
+) -> None:
+    """`agree` on all that the ranks are about to do.
+
+    Args:
+        digests_of_others: checksums of the sets of --validate-on, by name.
+    """
+    agree(
+        {
+            "epoch": state.epoch if state else 0,
+            "step": state.step if state else 0,
+            "computes in": computes_now,
+            "code": source_digest(),
+            "--test-every": settings.test_every,
+            "--max-failed": settings.max_failed,
+            "--validate-on": digests_of_others,
+            **choices,
+        }
+    )
+
+
 def agree(values: dict[str, Any]) -> None:
     """Make sure that all ranks are about to do the same, before they exchange anything else.
 
@@ -141,6 +294,6 @@ def source_digest() -> str:
     """Of the code that trains, so that two machines with two versions of it notice."""
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
-    for path in sorted([*(root / "training").glob("*.py"), *(root / "dfdc").glob("*.py")]):
+    for path in sorted(path for folder in ("dfdc", "networks", "training") for path in (root / folder).glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]

@@ -8,21 +8,19 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
 from dfdc.artifacts import atomic_file
 from dfdc.scoring import selection_loss
 from networks import checkpoint
 from networks.checkpoint import CheckpointError, ModelSpec
+from networks.holdout import Holdout
+from training.config import TrainConfig
 from training.engine import NotFiniteError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from networks.holdout import Holdout
-    from training.config import TrainConfig
+from training.records import Metrics
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,8 @@ class History:
 
 def spec_of(config: TrainConfig, margin_part: int) -> ModelSpec:
     """What a checkpoint of a run needs to be used."""
-    mean, std = tuple(config.normalize.mean), tuple(config.normalize.std)
-    return ModelSpec(config.network, config.encoder, config.size, mean, std, margin_part)
+    norm = config.normalize
+    return ModelSpec(config.network, config.encoder, config.size, norm.mean, norm.std, margin_part)
 
 
 def run_files(output_dir: Path, log_dir: Path, prefix: str, config: TrainConfig, fold: int) -> RunFiles:
@@ -109,7 +107,7 @@ class Saver:
         self._files, self._spec, self._keep, self.history = files, spec, keep, history
         self._steps_of_last, self._holdout = steps, holdout
 
-    def epoch(self, epoch: int, model: nn.Module, metrics: dict[str, float], *, averaged: bool = False) -> None:
+    def epoch(self, epoch: int, model: nn.Module, metrics: Metrics, *, averaged: bool = False) -> None:
         """Write the checkpoint of `epoch`; as `_best`, too, if no other had a lower balanced loss.
 
         Args:
@@ -134,11 +132,12 @@ class Saver:
         if metrics:
             self.history.losses[epoch] = min(self.history.losses.get(epoch, math.inf), _selection_loss(metrics))
 
-    def last(self, steps: int, epoch: int, model: nn.Module, metrics: dict[str, float], state: dict[str, Any]) -> None:
+    def last(self, steps: int, epoch: int, model: nn.Module, metrics: Metrics, state: dict[str, Any]) -> None:
         """Write `_last`; the one before stays as `_before`, unless it was of the same step.
 
         Args:
             steps: that the weights were trained for, since the run began.
+            state: `resume.State.to_dict()`.
         """
         check_finite(model, self._files)
         if steps != self._steps_of_last and self._files.last.exists():
@@ -151,7 +150,7 @@ class Saver:
             epoch=epoch,
             bce_best=self.history.best,
             metrics=metrics,
-            training=state | {"history": self.history.to_dict()},
+            training=state,
             holdout=self._holdout,
         )
 
@@ -167,12 +166,12 @@ class Saver:
                     self._files.epoch(old, averaged).unlink(missing_ok=True)
 
 
-def balanced_loss(metrics: dict[str, float]) -> float:
+def balanced_loss(metrics: Metrics) -> float:
     """What `_best` is chosen by: both classes' log loss alike, or of the one that is there; infinite without any."""
     return metrics.get("log_loss_balanced", metrics.get("log_loss", math.inf))
 
 
-def _selection_loss(metrics: dict[str, float]) -> float:
+def _selection_loss(metrics: Metrics) -> float:
     """What --keep ranks epochs by, as plot_loss.py does where the hold-out has both classes."""
     if {"log_loss_fake", "log_loss_real"} <= metrics.keys():
         return selection_loss(metrics["log_loss_fake"], metrics["log_loss_real"])

@@ -37,7 +37,7 @@ class Augment:
 
 def build_augmentation(size: int) -> A.Compose:
     """The winners' list of steps, each with its probability."""
-    resizes = [
+    resizes: list[A.BasicTransform | A.BaseCompose] = [
         IsotropicResize(size, down, up)
         for down, up in (
             (cv2.INTER_AREA, cv2.INTER_CUBIC),
@@ -145,7 +145,8 @@ def fancy_pca(picture: np.ndarray, alpha: float) -> np.ndarray:
     values, vectors = np.linalg.eigh(covariance)  # the smallest value first
     shift = vectors[:, ::-1].T @ (alpha * values[::-1]) * 255
     # Truncating whole number + shift is adding the floor of the shift.
-    return cv2.add(picture, (*np.floor(shift).tolist(), 0))
+    scalar = (*np.floor(shift).tolist(), 0)
+    return cv2.add(picture, scalar)  # ty: ignore[no-matching-overload] (OpenCV's types leave out scalars)
 
 
 def shift_hsv(picture: np.ndarray, hue: float, saturation: float, value: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -81,7 +81,7 @@ def compile_model(run: Run) -> tuple[nn.Module, str]:
     """
     if run.config.compile == "off":
         return run.model, ""
-    compiled = torch.compile(run.model)
+    compiled = cast("nn.Module", torch.compile(run.model))  # typed as a function, it is a module
     if run.config.compile == "on":
         return compiled, "compiled"
     try:
@@ -169,7 +169,7 @@ def peak_memory(device: str) -> float:
         peak = torch.cuda.max_memory_allocated(device) / 2**20
         torch.cuda.reset_peak_memory_stats(device)
         return peak
-    import resource  # not on every system
+    import resource  # not on every system: Windows has none
 
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage's
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

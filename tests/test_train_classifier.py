@@ -1,0 +1,107 @@
+"""The trainer as people call it: wrong use, train.sh (training/train_classifier.py)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, run_script
+from training_runs import (
+    SCRIPT,
+    arguments,
+    train,
+    write_config,
+)
+
+from dfdc.command_line import UserError
+
+pytestmark = pytest.mark.slow
+
+
+def test_t44_a_trailing_slash_is_the_same_place(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=1)
+    train(crops_root, tmp_path, config, "--output-dir", f"{tmp_path}/weights/")
+    with pytest.raises(UserError, match="is there already"):
+        train(crops_root, tmp_path, config, "--output-dir", f"{tmp_path}/weights")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--data-dir", "/absent"], "can't be read"),
+        (["--fold", "7"], "has the folds 0, 1, 2"),
+        (["--config", "/absent.json"], "/absent.json: can't be read"),
+        (["--batch-size", "0"], "batch_size: a number over 0"),
+        (["--set", "optimizr.type=SGD"], "did you mean optimizer"),
+        (["--set", "epochs=3", "--epochs", "4"], "are the same; give one"),
+        (["--validate-on", "celeb"], "--validate-on celeb: NAME=DATA_ROOT"),
+        (["--validate-on", "a=/absent"], "/absent/folds.csv: can't be read"),
+        (["--keep", "0"], "--keep 0: 1 or more"),
+        (["--max-failed", "nan"], "--max-failed nan"),
+        (["--max-failed", "2"], "--max-failed 2.0: 1 at most"),
+        (["--init-from", "/absent"], "there is no checkpoint /absent"),
+        (["--resume", "/absent"], "there is no checkpoint /absent"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--augmentation-grid", "a.jpg"], "--augmentation-grid a.jpg: a name that ends in .png"),
+        (["--set", "optimizer=Adam"], "not 'Adam'; keys: optimizer.type, optimizer.learning_rate"),
+        (["--set", "lr=0.1"], "lr: unknown key; known are .*optimizer.learning_rate"),
+        (["--test-every", "0"], "--test-every 0: 1 or more"),
+        (["--save-every", "-1"], "--save-every -1.0: 0 or more"),
+        (["--padding-part", "2"], "--padding-part 2: 3 or more"),
+        (["--prefix", "a/b"], "--prefix a/b: it begins file names"),
+        (["--devise", "cpu"], "--devise"),
+        (["--device", "cuda:99"], "--device cuda:99"),
+    ],
+)
+def test_wrong_use_exits_2_with_a_message_before_anything_is_written(crops_root, tmp_path, more, said):
+    if more[0] in ("--data-dir", "--devise", "--config"):  # once through the script as a user would
+        done = run_script(SCRIPT, *arguments(crops_root, tmp_path, write_config(tmp_path)), *more)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+    else:
+        with pytest.raises(UserError, match=said):
+            train(crops_root, tmp_path, write_config(tmp_path), *more)
+    assert not (tmp_path / "weights").exists()
+
+
+def run_train_sh(root, out, config, seeds, *flags, **options):
+    environment = {**os.environ, "CONFIG": str(config), "SEEDS": seeds, "VENV": str(Path(sys.executable).parents[1])}
+    environment |= {"OUTPUT_DIR": str(out / "weights"), "LOG_DIR": str(out / "logs")}
+    command = [ROOT / "train.sh", root, "0", *flags]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
+    )
+
+
+def test_t50_train_sh_repeats_no_finished_seed_and_stops_at_a_failed_one(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=1)
+    out, err = run_train_sh(crops_root, tmp_path, config, "1 2", "--max-failed", "0.5").communicate(timeout=300)
+    assert out.count("epoch 0 fake") == 2, err
+    starts = [json.loads(path.read_text().splitlines()[0]) for path in (tmp_path / "logs").glob("*.jsonl")]
+    assert [start["arguments"]["max_failed"] for start in starts] == [0.5, 0.5]
+    logs = {path: path.read_bytes() for path in (tmp_path / "logs").glob("*.log")}
+    process = run_train_sh(crops_root, tmp_path, config, "1 2")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert out.count("finished already") == 2
+    assert {path: path.read_bytes() for path in logs} == logs
+    process = run_train_sh(crops_root, tmp_path, config, "-5 3")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "seed 3" not in out
+
+
+def test_train_sh_passes_a_sigterm_on(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=200)
+    process = run_train_sh(crops_root, tmp_path, config, "1 2")
+    for line in process.stdout:
+        if line.startswith("epoch 0"):
+            break
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert "--resume auto goes on from there" in err

@@ -1,0 +1,157 @@
+"""The mean of some checkpoints of a run, with the metrics of its held-out fold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from dfdc.artifacts import sha256_of
+from dfdc.command_line import UsageError
+from dfdc.devices import resolve_device
+from networks import checkpoint
+from networks.checkpoint import Checkpoint, read_checkpoint
+from networks.holdout import common_holdout
+from networks.model import build_network
+from training import dataset, engine, loading
+from training.arguments import SoupSettings, find_folds
+from training.config import NormalizeConfig
+from training.distributed import Ranks
+from training.records import Metrics
+from training.saving import balanced_loss
+
+_NAME = re.compile(r"(.+)_(\d+)(_ema)?")
+
+
+def make_soup(settings: SoupSettings) -> None:
+    """Write the mean of the checkpoints, and print its metrics beside theirs.
+
+    Raises:
+        UserError: they have no mean, it can't be validated, or the file is there already.
+    """
+    name, members = read_members(settings.checkpoints)
+    fold = fold_of(name) if settings.fold is None else settings.fold
+    output = settings.output or settings.checkpoints[0].with_name(f"{name}_soup")
+    if output.exists():
+        raise UsageError(f"{output} is there already; name another file by --output")
+    newest = max(members, key=lambda member: member.epoch)
+    holdout = common_holdout([member.holdout for member in members])
+    soup = replace(newest, path=output, state_dict=mean_weights(members), training=None, holdout=holdout)
+    model = build_network(soup.spec.network, soup.spec.encoder)
+    checkpoint.load_weights(model, soup)
+    metrics = validate(settings, fold, soup, model).metrics["video"]
+    names = [member.path.name for member in members]
+    checkpoint.save_checkpoint(
+        output,
+        model,
+        soup.spec,
+        epoch=soup.epoch,
+        bce_best=balanced_loss(metrics),
+        metrics=metrics,
+        holdout=holdout,
+        average_of=names,
+    )
+    width = max(map(len, [*names, output.name]))
+    print(f"{'':{width}}  balanced log loss     AUC")
+    for member in members:
+        print(_row(member.path.name, member.metrics, width))
+    print(_row(output.name, metrics, width))
+    print(f"written: {output}")
+
+
+def read_members(paths: Sequence[Path]) -> tuple[str, list[Checkpoint]]:
+    """The name of the run, and its checkpoints.
+
+    Raises:
+        UsageError: fewer than two, one twice, of different runs, or made for different pictures.
+        CheckpointError: one can't be read.
+    """
+    if len(paths) < 2:
+        raise UsageError("give two checkpoints or more; the mean of one is itself")
+    names = [path.name for path in paths]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError(f"a checkpoint is given twice: {', '.join(names)}")
+    matches = [_NAME.fullmatch(name) for name in names]
+    strange = [name for name, match in zip(names, matches, strict=True) if not match]
+    if strange:
+        raise UsageError(f"{strange[0]}: the checkpoint of an epoch is expected, such as RUN_30 or RUN_30_ema")
+    runs = sorted({match[1] for match in matches if match})
+    if len(runs) > 1:
+        raise UsageError(f"these are of {len(runs)} runs ({', '.join(runs)}); their weights have no common mean")
+    members = [read_checkpoint(path) for path in paths]
+    for member in members[1:]:
+        if member.spec != members[0].spec:
+            raise UsageError(f"{member.path} is made for {member.spec}, but {members[0].path} for {members[0].spec}")
+    return runs[0], members
+
+
+def fold_of(name: str) -> int:
+    """The fold that a run held out, by its name.
+
+    Raises:
+        UsageError: it is not a name as train_classifier.py gives it.
+    """
+    fold = name.rpartition("_")[2]
+    if not fold.isdecimal():
+        raise UsageError(f"{name} does not say which fold the run held out; give --fold")
+    return int(fold)
+
+
+def mean_weights(members: Sequence[Checkpoint]) -> dict[str, torch.Tensor]:
+    """The mean of each weight and statistic, summed in float64; counters are the last member's.
+
+    Batch norm's statistics are averaged, too. Izmailov et al. compute them anew from the training crops.
+
+    Raises:
+        UsageError: the members have different weights.
+    """
+    first = members[0].state_dict
+    mean = {}
+    for member in members[1:]:
+        if member.state_dict.keys() != first.keys():
+            raise UsageError(f"{member.path} has other weights than {members[0].path}")
+    for name, value in first.items():
+        if value.is_floating_point():
+            total = torch.stack([member.state_dict[name].double() for member in members]).mean(dim=0)
+            mean[name] = total.to(value.dtype)
+        else:
+            mean[name] = members[-1].state_dict[name]
+    return mean
+
+
+def validate(settings: SoupSettings, fold: int, soup: Checkpoint, model: nn.Module) -> engine.Scored:
+    """Score the held-out fold with `model`, as training does after an epoch."""
+    try:
+        device = resolve_device(settings.device)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    spec, held = soup.spec, soup.holdout
+    folds_path = find_folds(settings.data_dir, settings.folds_csv)
+    _, rows = dataset.split_folds(dataset.read_folds(folds_path), fold, folds_path)
+    if held and held.fold != fold and held.folds_sha256 == sha256_of(folds_path):
+        raise UsageError(
+            f"--fold {fold}: these checkpoints learned from it; of {folds_path} they held out fold {held.fold}: "
+            f"give --fold {held.fold}"
+        )
+    dataset.check_crops(rows, settings.data_dir / settings.crops_dir, folds_path)
+    crops = dataset.CropDataset(
+        rows, settings.data_dir, settings.crops_dir, spec.size, train=False, margin_part=spec.margin_part
+    )
+    options = loading.loading_options(settings.workers, on_gpu=device.startswith("cuda"))
+    loader = DataLoader(crops, batch_size=settings.batch_size, **options)
+    inference = engine.Inference(
+        NormalizeConfig(mean=spec.mean, std=spec.std), Ranks(device=device), max_failed=settings.max_failed
+    )
+    model = model.to(device).to(memory_format=torch.channels_last)
+    return engine.validate(inference, model, engine.ValidationSet("", rows, loader))
+
+
+def _row(name: str, metrics: Metrics, width: int) -> str:
+    values = [metrics.get("log_loss_balanced"), metrics.get("auc")]
+    loss, auc = (f"{value:.4f}" if value is not None else "-" for value in values)
+    return f"{name:{width}}  {loss:>17}  {auc:>6}"

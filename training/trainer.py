@@ -1,0 +1,310 @@
+"""A run from its settings to its last epoch: what it begins with, epoch after epoch, and what is saved of it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import signal
+import sys
+import time
+
+import torch
+from timm.layers import convert_sync_batchnorm
+
+from dfdc.artifacts import sha256_of
+from dfdc.command_line import UsageError
+from dfdc.devices import is_out_of_memory, resolve_device
+from networks import checkpoint, model
+from networks.checkpoint import Checkpoint
+from networks.holdout import describe_start
+from networks.model import Classifier
+from training import distributed, engine, loading, optim, preview, resume, saving, wrapping
+from training.arguments import RunSettings
+from training.config import TrainConfig, resolve_config
+from training.distributed import Ranks
+from training.engine import NotFiniteError, StopRequested, TrainingError
+from training.loading import Data
+from training.records import EpochRecord, Metrics
+from training.runlog import RunLog
+from training.saving import History, RunFiles, Saver
+
+
+def run_training(settings: RunSettings) -> int:
+    """Do what the command line says; returns the exit status.
+
+    Raises:
+        UserError: it can't be done, or went wrong; with advice in terms of the command line.
+    """
+    config = resolve_config(settings)
+    if settings.augmentation_grid:
+        preview.draw_grid(settings, config, settings.augmentation_grid)
+        return 0
+    try:
+        train(settings, config)
+        distributed.barrier()  # none leaves while another is still writing
+    except NotFiniteError as error:
+        files = saving.run_files(settings.output_dir, settings.log_dir, settings.prefix, config, settings.fold)
+        raise NotFiniteError(f"{error}. {advise_after_not_finite(files, config)}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        first = str(error).partition("\n")[0]
+        raise TrainingError(f"out of memory ({first}). {advise_after_out_of_memory(config)}") from error
+    except StopRequested as reason:
+        distributed.barrier()  # rank 0 may still be saving
+        print(f"train_classifier: {reason}; --resume auto goes on from there", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    finally:
+        distributed.stop()
+    return 0
+
+
+def train(settings: RunSettings, config: TrainConfig) -> None:
+    """Join the other processes, look at the data, and train on it."""
+    try:
+        ranks = distributed.start(resolve_device(settings.device), settings.local_rank)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    with contextlib.closing(loading.prepare_data(settings, config, ranks)) as data:  # before anything slow happens
+        trainer = prepare(data, settings, config, ranks)
+        if trainer:
+            trainer.train()
+
+
+def prepare_network(
+    settings: RunSettings, config: TrainConfig, ranks: Ranks, start: Checkpoint | None
+) -> tuple[Classifier, str]:
+    """The network on its device, and a sentence about where its weights are from."""
+    torch.manual_seed(settings.seed)
+    network = model.build_network(
+        config.network,
+        config.encoder,
+        drop_path=config.drop_path,
+        dropout=config.dropout,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
+    if start:
+        checkpoint.load_weights(network, start)
+        origin = f"weights of {start.path}"
+    elif settings.pretrained_path:
+        origin = model.load_pretrained_file(network, settings.pretrained_path)
+    elif config.pretrained:
+        # One process of each machine fetches, the others then find the file in the cache.
+        if ranks.local_rank != 0:
+            distributed.barrier()
+        origin = model.load_pretrained(network, config.encoder)
+        if ranks.local_rank == 0:
+            distributed.barrier()
+    else:
+        origin = "random weights"
+    network = network.to(ranks.device).to(memory_format=torch.channels_last)
+    if ranks.world_size > 1 and ranks.device.startswith("cuda"):
+        # timm's: PyTorch's own would drop the activation in timm's BatchNorm.
+        network, origin = convert_sync_batchnorm(network), f"{origin}; SyncBN"
+    elif ranks.world_size > 1:
+        origin += "; BatchNorm by process (SyncBN needs GPUs)"
+    return network, origin
+
+
+def prepare(data: Data, settings: RunSettings, config: TrainConfig, ranks: Ranks) -> Trainer | None:
+    """Set up the network, its optimizer and the files; None where the run is finished already."""
+    files = saving.run_files(settings.output_dir, settings.log_dir, settings.prefix, config, settings.fold)
+    start = resume.find_start(settings, config, files)
+    state = None
+    if start and start.path == files.last and start.training is not None:
+        state = resume.State.from_dict(start.training, start.path)
+    amp = wrapping.amp_type(config.precision, ranks.device)
+    choices = resume.choices_of(settings, config, data.digest, ranks.world_size)
+    resume.agree_on_start(settings, state, choices, resume.computes_in(amp), data.digests_of_others)
+    changed = resume.check_state(settings, state, files.last, choices, resume.computes_in(amp)) if state else []
+    network, origin = prepare_network(settings, config, ranks, start)
+    wrapping.use_fast_kernels(ranks.device, amp)
+    optimizer, optimizer_name = optim.build_optimizer(network, config.optimizer, ranks.device)
+    run = engine.Run(
+        normalize=config.normalize,
+        ranks=ranks,
+        amp_type=amp,
+        max_failed=settings.max_failed,
+        stop_requested=StopFlag(),
+        config=config,
+        seed=settings.seed,
+        model=network,
+        optimizer=optimizer,
+        scaler=engine.make_scaler(ranks.device, amp),
+        steps_per_epoch=data.steps_per_epoch,
+        average=copy.deepcopy(network).requires_grad_(False) if config.ema_decay else None,
+    )
+    if state:
+        state.restore(run)
+    if state and state.epoch >= config.epochs:
+        if ranks.is_main:
+            print(f"{files.name}: finished already, all {config.epochs} epochs; --epochs N for more")
+        return None
+    run.spare = data.spare()
+    trainer = Trainer(settings, data, run, choices, files, start, state)
+    if trainer.log:
+        trainer.log_start(trainer.log, origin, optimizer_name, changed)
+    return trainer
+
+
+class Trainer:
+    """Trains epoch after epoch, and saves what came of it.
+
+    Args:
+        start: what it begins with, if anything.
+        state: of a resumed run; it is in `run` already.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        data: Data,
+        run: engine.Run,
+        choices: resume.Choices,
+        files: RunFiles,
+        start: Checkpoint | None,
+        state: resume.State | None,
+    ) -> None:
+        self.settings, self.data, self.run, self.choices, self.files = settings, data, run, choices, files
+        self.epoch, self.step = (state.epoch, state.step) if state else (0, 0)
+        self.resumed, self.meter = bool(state), state.meter or None if state else None
+        self.began_from = state.began_from if state else sha256_of(start.path) if start else None
+        self.holdout = resume.find_holdout(data.holdout, start, state)
+        spec = saving.spec_of(run.config, settings.padding_part)
+        steps = self.epoch * data.steps_per_epoch + self.step
+        history = state.history if state else History()
+        self.saver = Saver(files, spec, settings.keep, history, steps, self.holdout)
+        self.log = RunLog(files, settings, run.config) if run.ranks.is_main else None
+        self.saved_at = time.monotonic()
+
+    def log_start(self, log: RunLog, origin: str, optimizer_name: str, changed: list[str]) -> None:
+        """The first lines of the log: what is trained how, on what, and what was changed since the last start."""
+        run, config = self.run, self.run.config
+        begin = f" goes on from epoch {self.epoch}, step {self.step};" if self.resumed else ""
+        log.say(
+            f"{self.files.name}:{begin} {origin}; seed {run.seed}; {self.data.summary}; {run.steps_per_epoch} steps an "
+            f"epoch of {run.step_crops} crops, {config.epochs} epochs; {run.ranks.world_size} x {run.ranks.device}, "
+            f"{run.amp_type or 'float32'}; {optimizer_name}"
+        )
+        for change in changed:
+            log.say(f"changed since: {change}")
+        if doubt := describe_start(self.data.holdout, self.holdout):
+            log.say(f"{doubt}: the held-out metrics may flatter")
+        log.say(saving.describe_disk(self.files, run.model, config, self.settings.keep))
+
+    def train(self) -> None:
+        """Train the epochs that are left.
+
+        Raises:
+            TrainingError: see `engine.train_epoch` and `engine.validate`.
+            StopRequested: a stop was asked for; the state is saved.
+        """
+        run, frozen_until = self.run, self.settings.freeze_epochs
+        wrapped = None
+        for epoch in range(self.epoch, run.config.epochs):
+            if wrapped is None or epoch == frozen_until:
+                wrapped, said = wrapping.wrap(run, frozen=epoch < frozen_until)
+                if self.log and said:
+                    self.log.say(said)
+            self.data.sampler.set_epoch(epoch, self.step * run.config.accumulate)
+            record = engine.train_epoch(run, wrapped, self.data.loader, epoch, self.step, self.meter, self._after_step)
+            self.step, self.meter = 0, None
+            if (epoch + 1) % self.settings.test_every == 0 or epoch + 1 == run.config.epochs:
+                record = self._validate(record)
+            if self.log:
+                self._save_epoch(self.log, record)
+
+    def _validate(self, record: EpochRecord) -> EpochRecord:
+        """The record with the metrics of all sets, of the weights and of their average."""
+        run = self.run
+        distributed.share_buffers(run.model)
+        found = engine.validate(run, run.model, self.data.held_out)
+        values = {**found.metrics, "broken_held_out_crops": found.broken}
+        if run.average:
+            distributed.share_buffers(run.average)
+            average = engine.validate(run, run.average, self.data.held_out)
+            values |= {f"{kind}_ema": metrics for kind, metrics in average.metrics.items()}
+        others = {other.name: engine.validate(run, run.model, other) for other in self.data.others}
+        if others:
+            values["sets"] = {name: other.metrics | {"broken_crops": other.broken} for name, other in others.items()}
+        if self.log:
+            self.log.most_wrong(record.epoch, self.data.crops, self.data.held_out.table, found.rows, found.scores)
+        return dataclasses.replace(record, **values)
+
+    def _save_epoch(self, log: RunLog, record: EpochRecord) -> None:
+        """Write the epoch's checkpoints, its lines in the log, and `_last`."""
+        epoch, run = record.epoch, self.run
+        self.saver.epoch(epoch, run.model, record.video or {})
+        if run.average:
+            self.saver.epoch(epoch, run.average, record.video_ema or {}, averaged=True)
+        log.epoch(dataclasses.replace(record, peak_memory_mib=wrapping.peak_memory(run.ranks.device)))
+        self.saver.thin_out(epoch)
+        self._save_last(epoch + 1, 0, {}, record.video or {})
+
+    def _after_step(self, epoch: int, step: int, meter: dict[str, float], stop_requested: bool) -> None:
+        minutes = self.settings.save_every
+        due = minutes and time.monotonic() - self.saved_at > minutes * 60
+        # After an epoch's last step it is due in any case: the validation takes its time, too.
+        if self.run.ranks.is_main and (due or stop_requested or step == self.run.steps_per_epoch):
+            self._save_last(epoch, step, meter, {})
+
+    def _save_last(self, epoch: int, step: int, meter: dict[str, float], metrics: Metrics) -> None:
+        run = self.run
+        state = resume.State(
+            recipe=resume.RECIPE,
+            choices=self.choices,
+            began_from=self.began_from,
+            epoch=epoch,
+            step=step,
+            meter=meter,
+            optimizer=run.optimizer.state_dict(),
+            scaler=run.scaler.state_dict(),
+            average=run.average.state_dict() if run.average else None,
+            computes_in=resume.computes_in(run.amp_type),
+            history=self.saver.history,
+        )
+        # The epoch that the weights are of: the one before where the next has not begun.
+        of_epoch = epoch if step else epoch - 1
+        self.saver.last(epoch * run.steps_per_epoch + step, of_epoch, run.model, metrics, state.to_dict())
+        self.saved_at = time.monotonic()
+
+
+class StopFlag:
+    """Set by SIGTERM, so that a run ends after the step in progress and with its state saved."""
+
+    def __init__(self) -> None:
+        self._seen = False
+        signal.signal(signal.SIGTERM, self._set)
+
+    def _set(self, *_: object) -> None:
+        self._seen = True
+
+    def __call__(self) -> bool:
+        return self._seen
+
+
+def advise_after_not_finite(files: RunFiles, config: TrainConfig) -> str:
+    """What to do after losses that were not finite."""
+    half = config.optimizer.learning_rate / 2
+    if not files.last.exists():
+        return (
+            f"There is no checkpoint of this run yet; begin with a smaller rate: --set optimizer.learning_rate={half:g}"
+        )
+    earlier = f" The one before it is {files.before}." if files.before.exists() else ""
+    return (
+        f"The last good checkpoint is {files.last}.{earlier} Go on from it with a smaller rate: "
+        f"--resume auto --set optimizer.learning_rate={half:g}"
+    )
+
+
+def advise_after_out_of_memory(config: TrainConfig) -> str:
+    """A smaller batch with more accumulation, which a run may go on with."""
+    size = config.batch_size
+    part = next((n for n in range(2, size + 1) if size % n == 0), None)
+    if part is None:
+        return "A batch is one crop already: take gradient_checkpointing, a smaller size, or another encoder"
+    return (
+        f"The same steps with less memory: --resume auto --batch-size {size // part} "
+        f"--set accumulate={config.accumulate * part} (or --set gradient_checkpointing=true for a new run)"
+    )
