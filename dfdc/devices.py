@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from dfdc.command_line import UsageError
 
 _WORTH_IT = 0.95  # the part of the time without it that compiled networks may take at most
 _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -63,11 +65,11 @@ def resolve_device(name: str) -> str:
     """`auto` -> what is there; any other name is checked.
 
     Raises:
-        ValueError: no such device, or not here.
+        UsageError: no such device, or not here.
     """
     kind, _, index = name.partition(":")
     if name not in ("auto", "cpu") and (kind != "cuda" or (index and not index.isdigit())):
-        raise ValueError(f"--device {name}: unknown; use {DEVICE_HELP}")
+        raise UsageError(f"--device {name}: unknown; use {DEVICE_HELP}")
     if name == "cpu" or (name == "auto" and not _may_have_gpu()):
         return "cpu"  # without loading PyTorch, which takes seconds: there may be nothing to do
     import torch
@@ -75,9 +77,9 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: PyTorch finds no CUDA device here; use --device cpu, or auto")
+        raise UsageError(f"--device {name}: PyTorch finds no CUDA device here; use --device cpu, or auto")
     if index and int(index) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
+        raise UsageError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
     return name
 
 
@@ -171,7 +173,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate" in text)
 
 
-def run_halving(run: Callable[[Sequence], Sequence], batch: Sequence) -> list[Any]:
+def run_halving(run: Callable[[Any], Iterable[Any]], batch: Any) -> list[Any]:
     """`run(batch)`, but where memory runs out, in two halves, as often as it takes.
 
     Args:

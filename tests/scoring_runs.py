@@ -117,6 +117,6 @@ def predict_with(detector, paths, weights, tmp_path, **options):
     return pipeline.predict(Ensemble([weights / "a"], "cpu"), detector, progress, pipeline.Options(1.0), **options)
 
 
-def find_faces(path, detector, emit=lambda face, crop: None):
+def find_faces(path, detector, emit=lambda crop: None):
     with contextlib.closing(Decoder()) as decoder:
         return reading.find_faces(path, path.name, decoder, detector, 1.0, emit)

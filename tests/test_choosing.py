@@ -13,6 +13,7 @@ from networks.checkpoint import CheckpointError, ModelSpec
 from networks.holdout import Holdout
 from prediction import inputs
 from prediction.progress import Progress
+from prediction.results import Held
 
 
 def write(folder, *names, data=b"x"):
@@ -352,10 +353,7 @@ def models(monkeypatch, **holdouts):
 def test_what_was_held_out_is_said_and_what_was_learned_is_refused(monkeypatch, capsys):
     good = Holdout(1, "abc", ("a", "b"), 7)
     said = inputs.check_held_out(["a.mp4", "b.mp4"], 1, models(monkeypatch, good=good, older=None))
-    assert said == [
-        {"name": "good", "fold": 1, "folds_sha256": "abc", "trained_on_videos": 7},
-        {"name": "older", "fold": "unknown"},
-    ]
+    assert said == [Held("good", 1, "abc", 7), Held("older", "unknown")]
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (

@@ -149,7 +149,7 @@ def test_what_to_do_follows_from_the_folds_of_the_checkpoints(tmp_path):
     assert "same, which held out fold 0: 1 of 2 videos (d.e)\n" in str(error.value)
 
 
-@pytest.mark.parametrize("form", export_model.FORMATS)
+@pytest.mark.parametrize("form", ["safetensors", "onnx"])
 def test_an_export_says_it_too(trained, expected, tmp_path, form):
     output = tmp_path / f"m.{form}"
     export_model.main([str(path_of(trained, "1")), "--format", form, "--output", str(output)])

@@ -1,5 +1,7 @@
 """What the reliability plot and its bins hold (prediction/metrics_report.py)."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from matplotlib.figure import Figure
 
 from prediction import metrics_report
 from prediction.metrics_report import evaluate, expected_calibration_error, plot_reliability, reliability
+from prediction.results import Confusion
 from prediction.verdict import ModelScore, Verdict
 
 
@@ -115,8 +118,8 @@ def test_bins_are_closed_above_and_the_first_holds_0():
 def test_accuracy_and_confusion_say_the_same_at_one_half():
     found = labelled((0, 0.5), (1, 0.5), (0, 0.51), (1, 0.51), (1, 0.9))
     values = found.values[-1]
-    assert values["confusion"] == {"real_said_real": 1, "real_said_fake": 1, "fake_said_real": 1, "fake_said_fake": 2}
-    assert values["accuracy"] == 3 / 5
+    assert values.confusion == Confusion(real_said_real=1, real_said_fake=1, fake_said_real=1, fake_said_fake=2)
+    assert values.accuracy == 3 / 5
 
 
 def test_a_calibrated_run_has_a_row_for_both(capsys):
@@ -124,7 +127,7 @@ def test_a_calibrated_run_has_a_row_for_both(capsys):
     assert [name for name, _ in found.scores] == ["model0", "model1", "ensemble", "ensemble, calibrated"]
     assert found.verdict_scores == pytest.approx([np.mean(row[1:]) / 2 for row in ROWS])
     assert found.scores[2][1] == pytest.approx([np.mean(row[1:]) for row in ROWS])
-    assert found.summary()["metrics"] == found.values[3]
+    assert found.summary()["metrics"] == replace(found.values[3], name=None)
     assert len(found.summary()["metrics_of_parts"]) == 3
     metrics_report.print_table(found)
     lines = capsys.readouterr().out.splitlines()

@@ -6,9 +6,9 @@ import pytest
 from conftest import numbered_frames
 from scoring_runs import run
 
-import predict_folder
 from dfdc.command_line import UsageError
 from dfdc.video import write_video
+from prediction import folder as folder_module
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_result_of_an_earlier_version_is_replaced(weights, folder):
     ],
 )
 def test_what_is_no_result_of_ours_is_not_written_over(weights, folder, monkeypatch, output, more, said):
-    monkeypatch.setattr(predict_folder, "check_enough", lambda labels: None)
+    monkeypatch.setattr(folder_module, "check_enough", lambda labels: None)
     (folder / "notes.json").write_text('{"mine": 1}')
     (folder / "site").mkdir()
     (folder / "site/index.html").write_text("<p>mine")

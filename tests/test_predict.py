@@ -127,7 +127,7 @@ def test_t2_one_face_in_a_video_is_enough(tmp_path, weights):
 def test_t4_one_bad_box_costs_that_crop_only(clip):
     crops = []
     detector = FakeDetector([[10, 10, 40, 50], [500, 500, 600, 600], [5, 5, 5, 9]])
-    verdict = find_faces(clip, detector, lambda face, crop: crops.append(crop))
+    verdict = find_faces(clip, detector, crops.append)
     assert verdict.status == "ok"
     assert len(crops) == len(verdict.faces) == 32
 

@@ -1,7 +1,6 @@
 """What is kept of a run, what a later one takes over, and who may write (prediction/progress.py)."""
 
 import contextlib
-import csv
 import errno
 import json
 import os
@@ -12,11 +11,11 @@ import pytest
 from conftest import ROOT, numbered_frames
 from scoring_runs import details, make_checkpoint, run
 
-import predict_folder
 from dfdc import identity
 from dfdc.command_line import UsageError
 from dfdc.video import write_video
 from networks.ensemble import Ensemble
+from networks.files import ModelFile, describe_models
 from prediction import progress as progress_module
 from prediction import report
 from prediction.conclusion import conclude
@@ -108,6 +107,8 @@ NO_VERDICTS = [
     '{"run": "RUN", "verdict": {}}',
     '{"run": "RUN", "file": {}, "verdict": []}',
     '{"run": "RUN", "file": {}, "verdict": {"status": "ok"}}',
+    '{"run": "RUN", "file": {}, "verdict": {"filename": "v.mp4", "status": "ok", "score": 0.7}}',
+    '{"run": "RUN", "file": {}, "verdict": {"filename": "v.mp4", "status": "fine"}}',
 ]
 
 
@@ -123,12 +124,8 @@ def test_lines_that_are_no_verdicts_cost_none(tmp_path, line):
 def test_checkpoints_are_told_apart_by_their_whole_content(tmp_path, capsys):
     """The settings of an earlier version had the checksum of some blocks; a run with such a file begins anew."""
     make_checkpoint(tmp_path, "a")
-    said = predict_folder.describe_file(tmp_path / "a", "a")
-    assert said == {
-        "name": "a",
-        "size": (tmp_path / "a").stat().st_size,
-        "xxh3": identity.file_checksum(tmp_path / "a"),
-    }
+    (said,) = describe_models([tmp_path / "a"])
+    assert said == ModelFile("a", (tmp_path / "a").stat().st_size, identity.file_checksum(tmp_path / "a"))
     (tmp_path / "v").mkdir()
     write_video(tmp_path / "v/v.mp4", numbered_frames(3))
     run(tmp_path, tmp_path / "v", tmp_path / "o.csv", models=["a"])
@@ -140,17 +137,6 @@ def test_checkpoints_are_told_apart_by_their_whole_content(tmp_path, capsys):
     run(tmp_path, tmp_path / "v", tmp_path / "o.csv", models=["a"])
     aside = f"o.csv.progress.{identity.digest_of(json.dumps(first))[:12]}"
     assert f"left by a run with other settings; kept as {aside}" in capsys.readouterr().out
-
-
-def test_any_name_survives_the_way_through_csv(tmp_path):
-    names = ["\r.mp4", 'a"b.mp4', "c,d.mp4", "e\nf.mp4", "plain.mp4"]
-    verdicts = [Verdict(name, "ok", score=0.25, doubts=["few faces", "small faces"]) for name in names]
-    predict_folder.write_results(tmp_path / "o.csv", verdicts, {}, {})
-    with (tmp_path / "o.csv").open(newline="") as handle:
-        rows = list(csv.reader(handle))
-    assert rows[0] == ["filename", "label", "status", "doubts", "faces", "frames"]
-    assert rows[1:] == [[name, "0.25", "ok", "few faces; small faces", "0", "0"] for name in names]
-    assert b"plain.mp4,0.25,ok,few faces; small faces,0,0\n" in (tmp_path / "o.csv").read_bytes()
 
 
 def test_pages_of_a_moved_video_have_pictures(tmp_path):
