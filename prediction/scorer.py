@@ -14,7 +14,7 @@ from dfdc.faces import FaceDetector
 from dfdc.scoring import STRATEGIES
 from networks.ensemble import Ensemble, worth_compiling
 from networks.files import refuse_twins
-from prediction.pipeline import Options, predict, reader_count
+from prediction.batches import Options, predict, reader_count
 from prediction.progress import Results
 from prediction.settings import FRAMES_PER_VIDEO, DetectorScale, Floors
 from prediction.verdict import Verdict

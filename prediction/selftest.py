@@ -32,8 +32,8 @@ from networks.ensemble import Ensemble
 from networks.files import model_names
 from networks.onnx_model import is_onnx
 from networks.precision import choose_precision
+from prediction.batches import Options, predict
 from prediction.json_file import read_json_file
-from prediction.pipeline import Options, predict
 from prediction.progress import LIBRARIES, Results
 from prediction.verdict import Verdict
 

@@ -173,12 +173,6 @@ def test_a_crowd_is_concluded_in_seconds():
     assert verdict.grounds.one_face < 0.1
 
 
-@pytest.mark.parametrize("floors", [(-1, 5), (8, -0.1), (8, float("nan")), (8, float("inf")), (float("nan"), 5)])
-def test_floors_are_numbers(floors):
-    with pytest.raises(ValueError, match=r"the floor of .*: a number from 0 on"):
-        Floors(*floors)
-
-
 def test_floors_can_be_set():
     faces = [face(frame, side=40) for frame in range(9)]
     assert concluded(faces).doubts == ["small faces"]
@@ -220,24 +214,6 @@ def test_a_photo_has_the_rule_of_its_own_and_is_not_few():
 def test_no_score_without_probabilities():
     with pytest.raises(ValueError, match="face scores"):
         concluded([face(0, score=float("nan"))])
-
-
-def test_no_verdict_keeps_no_faces():
-    verdict = concluded([face(frame) for frame in range(7)])
-    verdict.score_uncalibrated = 0.4
-    verdict.fail(KeyError("bug"), "while scoring: ")
-    assert (verdict.status, verdict.reason) == ("error", "while scoring: KeyError: 'bug'")
-    assert not verdict.judged
-    assert (verdict.score_uncalibrated, verdict.grounds) == (None, None)
-    assert verdict.doubts == verdict.models == verdict.persons == verdict.faces == []
-    verdict.fail(MemoryError("out of memory"))
-    assert (verdict.status, verdict.reason) == ("out of memory", "MemoryError: out of memory")
-
-
-def test_a_box_that_is_turned_inside_out_has_no_side():
-    assert face(side=-5).side == 0
-    assert Face(0, 0, [0, 0, -5, 10], 1.0).side == Face(0, 0, [0, 0, 10, -5], 1.0).side == 0
-    assert Face(0, 0, [0, 0, 40, 10], 1.0).side == pytest.approx(20)
 
 
 def test_every_doubt_has_words():

@@ -9,6 +9,7 @@ from scoring_runs import run
 from dfdc.command_line import UsageError
 from dfdc.video import write_video
 from prediction import folder as folder_module
+from prediction.places import is_result
 
 
 @pytest.fixture
@@ -59,3 +60,24 @@ def test_a_plot_of_an_earlier_run_does_not_stay_beside_other_scores(weights, fol
     (folder / "o_reliability.png").write_bytes(b"old")
     run(weights, folder / "v", folder / "o.csv", models=["a"])
     assert not (folder / "o_reliability.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "ours"),
+    [
+        ("o.csv", "filename,label,status,doubts,faces,frames\n", True),
+        ("o.csv", "filename,label,status,doubts,faces,frames", True),
+        ("o.CSV", "filename,label,status,doubts,faces,frames\n", True),
+        ("o.csv", "filename,label\n", False),
+        ("o.csv", "filename,label,status\n", False),
+        ("o.json", '{"settings": {}, "videos": [], "more": 1}', True),
+        ("o.json", '{"settings": {}}', False),
+        ("o.json", '{"videos": []}', False),
+        ("o.json", '{"temperature": 1}', True),
+        ("o.json", '["temperature", "settings", "videos"]', False),
+        ("o.json", "temperature", False),
+    ],
+)
+def test_what_is_a_result_of_this_program(tmp_path, name, content, ours):
+    (tmp_path / name).write_text(content)
+    assert is_result(tmp_path / name) == ours

@@ -14,7 +14,7 @@ from dfdc.command_line import UsageError, UserError
 from networks import ensemble, files
 from networks.checkpoint import ModelSpec, save_checkpoint
 from networks.model import Normalizer, build_network
-from prediction import pipeline, selftest
+from prediction import batches, selftest
 
 
 def sensitive_checkpoint(path, encoder="test_resnet", size=96, seed=1):
@@ -125,7 +125,7 @@ def test_a_broken_step_fails(stored, monkeypatch, capsys):
     def broken(*arguments):
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr(pipeline, "_scores", broken)
+    monkeypatch.setattr(batches, "_scores", broken)
     assert self_test(stored) == 1
     assert "RuntimeError: no such operator" in capsys.readouterr().out
 
@@ -187,3 +187,11 @@ def test_broken_sidecar_and_wrong_use(stored, tmp_path):
     (stored / "broken").write_bytes(b"PK")
     with pytest.raises(UserError, match="broken is not a checkpoint"):
         self_test(stored, models=("broken",))
+
+
+def test_a_golden_file_with_half_a_box_is_broken(tmp_path):
+    stored = {"faces": [{"frame": 0, "score": 0.5, "box": [1, 2]}], "libraries": {}, "checkpoint_sha256": "",
+              "clip": {"pixels_sha256": "", "file_sha256": ""}}  # fmt: skip
+    selftest.golden_path(tmp_path / "m").write_text(json.dumps(stored))
+    with pytest.raises(UsageError, match="is broken"):
+        selftest.read_golden(tmp_path / "m")

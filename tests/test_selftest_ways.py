@@ -243,6 +243,12 @@ def test_what_changed_since_is_named_and_a_box_and_a_score_are_both_told(tmp_pat
     assert "gone 2.0 -> None, the encoder, which wrote other bytes\n" in out
 
 
+def test_stored_scores_without_a_version_count(tmp_path, monkeypatch, capsys):
+    path = stored_by(tmp_path, monkeypatch, capsys)
+    change_golden(selftest.golden_path(path), lambda content: content.pop("version"))
+    assert selftest.self_test([path], precision="fp32") == 0
+
+
 def test_stored_scores_are_replaced_only_by_force(tmp_path, monkeypatch, capsys):
     path = stored_by(tmp_path, monkeypatch, capsys)
     made_up(monkeypatch, {"fp32 on cpu": 0.6})
