@@ -42,7 +42,7 @@ def test_a_run_writes_what_the_schema_says(weights, demo_root, tmp_path):
     assert back["videos"] == content["videos"]
     for part in ("settings", "summary"):
         assert {key: value for key, value in back[part].items() if value is not None}.keys() == content[part].keys()
-    assert [verdict.status for verdict in found.videos] == ["ok", "no face"]
+    assert [verdict.status for verdict in found.videos] == ["too short", "no face"]
     assert found.settings.models[0].name == "a"
     assert found.summary.metrics.count == 1
     assert content.keys() == known.json_schema()["properties"].keys()
