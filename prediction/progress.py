@@ -162,7 +162,7 @@ def _read_row(line: str) -> _Row | None:
         row = _ROWS.validate_python(values)
     except ValidationError:
         return None
-    return row if asdict(row) == values else None
+    return row if _ROWS.dump_python(row) == values else None
 
 
 def _parse(line: str) -> Any:

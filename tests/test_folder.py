@@ -17,7 +17,7 @@ from dfdc import identity
 from dfdc.command_line import UsageError
 from dfdc.layout import FOLDS_NAME
 from networks.files import model_names
-from prediction import folder
+from prediction import FolderSettings, Status, folder, score_folder
 from prediction.conclusion import conclude
 from prediction.places import check_places
 from prediction.progress import program_version
@@ -123,6 +123,16 @@ def test_what_is_written(go, weights):
     }
     assert found["summary"] == {"statuses": {"ok": 2, "no face": 1}, "doubts": {}}
     assert [video["filename"] for video in found["videos"]] == list(SCORES)
+
+
+def test_another_program_gets_the_verdicts_and_the_same_files(go, weights, tmp_path):
+    given = {"weights_dir": weights, "places": [tmp_path / "v"], "device": "cpu"}
+    verdicts = score_folder(FolderSettings(["a"], output=tmp_path / "p.csv", **given))
+    assert {verdict.filename: verdict.score for verdict in verdicts} == SCORES
+    assert verdicts[2].status is Status.NO_FACE
+    go()
+    for suffix in (".csv", ".json"):
+        assert (tmp_path / "p.csv").with_suffix(suffix).read_bytes() == go.output.with_suffix(suffix).read_bytes()
 
 
 def test_it_is_0_where_every_file_has_a_verdict(go, tmp_path):
