@@ -21,7 +21,7 @@ from prediction import FolderSettings, Status, folder, score_folder
 from prediction.conclusion import conclude
 from prediction.places import check_places
 from prediction.progress import program_version
-from prediction.settings import Floors, FolderSettings
+from prediction.settings import Floors
 from prediction.verdict import Face, Verdict
 
 SCORES = {"a.mp4": 0.0625, "b.mp4": 0.9375, "c.mp4": None}  # exact in binary
