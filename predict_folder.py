@@ -19,9 +19,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from dfdc import command_line, layout
-from dfdc.command_line import UsageError
+from dfdc.command_line import UsageError, parse_detector_scale
 from dfdc.devices import DEVICE_HELP
-from dfdc.faces import parse_detector_scale
 from networks.precision import PRECISIONS
 from prediction.settings import STRATEGIES, Floors, FolderSettings
 

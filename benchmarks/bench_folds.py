@@ -22,7 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 PARTS, FAKES, CROPS = 50, 5, 34
-PHASES = {  # function of generate_folds.py, or of dfdc.layout -> what the table calls it
+PHASES = {  # function of folds_step.py, or of dfdc.layout -> what the table calls it
     "load_dataset": "read metadata",
     "list_crops": "list crops",
     "assign_folds": "assign folds",
@@ -39,7 +39,7 @@ def measure(root: Path) -> None:
 
     started = time.perf_counter()
     from dfdc import layout
-    from preprocessing import generate_folds
+    from preprocessing import folds_step, generate_folds
 
     seconds: Counter[str] = Counter({"start": time.perf_counter() - started})
 
@@ -54,7 +54,7 @@ def measure(root: Path) -> None:
         return run
 
     for function, name in PHASES.items():
-        home = layout if function == "load_dataset" else generate_folds
+        home = layout if function == "load_dataset" else folds_step
         setattr(home, function, timed(getattr(home, function), name))
     status = generate_folds.main(["--root-dir", str(root)])
     seconds["whole"] = time.perf_counter() - started

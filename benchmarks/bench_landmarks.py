@@ -29,7 +29,7 @@ def main() -> None:
     from dfdc import layout
     from dfdc.faces import LANDMARK_THRESHOLDS, FaceDetector
     from dfdc.imaging import read_picture
-    from preprocessing.generate_landmarks import CROPS_AT_ONCE, find_landmarks
+    from preprocessing.landmark_step import CROPS_AT_ONCE, find_landmarks
 
     folders = [layout.crops_path(args.data_root, video.id) for video in layout.load_dataset(args.data_root).reals()]
     paths = [folder / layout.crop_name(*crop) for folder in folders for crop in layout.list_crops(folder)]

@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--detector-scale", default="auto", help="of both forms (auto)")
     parser.add_argument("--plain", help=argparse.SUPPRESS)  # this script runs itself for a plain form or a floor
     args = parser.parse_args()
-    from dfdc.faces import parse_detector_scale
+    from dfdc.command_line import parse_detector_scale
     from dfdc.layout import load_dataset
 
     if args.plain:

@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from dfdc import artifacts, layout
+from dfdc.artifacts import Stamp
 from dfdc.boxes import Boxes, FaceBox
 from dfdc.identity import fingerprint
 from dfdc.layout import FRAME_STRIDE, Video
 from dfdc.rejections import Rejections
-from preprocessing import extract_crops, generate_diffs, generate_landmarks, likeness
-from preprocessing.detect_original_faces import DetectStep
-from preprocessing.extract_crops import CropStep
-from preprocessing.generate_diffs import DiffStep
+from preprocessing import crop_step, diff_step, landmark_step, likeness
+from preprocessing.crop_step import CropStep
+from preprocessing.detect_step import DetectStep
+from preprocessing.diff_step import DiffStep
 
 BOX = (100.125, 80.25, 420.375, 400.5)
 
@@ -72,13 +73,8 @@ def _make_boxes(root: Path, real: Video, keys: list[tuple[int, int]]) -> None:
     frames: dict[int, list[FaceBox]] = {}
     for frame, face in keys:
         frames.setdefault(frame, []).append(FaceBox(face, BOX, 0.99951))
-    stamp = {
-        "source": fingerprint(real.path),
-        "settings": DetectStep(root, "auto").settings,
-        "made": {"frames": len(frames), "faces": len(keys)},
-        "failed": None,
-        "notes": [],
-    }
+    made_from = {"source": fingerprint(real.path), "settings": DetectStep(root, "auto").settings}
+    stamp = Stamp(made_from, {"frames": len(frames), "faces": len(keys)})
     count = FRAME_STRIDE * len(frames)
     times = {frame: frame / 30 for frame in frames}
     boxes = Boxes(1920, 1080, count, 30.0, count / 30, times, frames, stamp)
@@ -95,34 +91,31 @@ def _make_looks(family: int, keys: list[tuple[int, int]]) -> list[dict]:
 def _make_folders(
     root: Path, video: Video, keys: list[tuple[int, int]], source: Path, looks: list[dict], *, all_steps: bool
 ) -> None:
-    result = {"failed": None, "notes": []}
-    crop_step = CropStep(root, layout.CROPS_DIR, Rejections())
-    stamp = {
-        "settings": extract_crops.SETTINGS,
-        "boxes": crop_step.boxes_digest(video),
+    made_from = {
+        "settings": crop_step.SETTINGS,
+        "boxes": CropStep(root, layout.CROPS_DIR, Rejections()).boxes_digest(video),
         "source": fingerprint(video.path),
-        "made": {"crops": len(keys)},
-        "looks": looks,
     }
+    stamp = Stamp(made_from, {"crops": len(keys)}, looks=tuple(looks))
     crops = layout.crops_path(root, video.id)
-    _link(crops, {**stamp, **result}, [layout.crop_name(*key) for key in keys], source)
+    _link(crops, stamp, [layout.crop_name(*key) for key in keys], source)
     if not all_steps:
         return
     if video.label == layout.REAL:
         names = [layout.landmarks_name(*key) for key in keys]
-        content = artifacts.folder_identity(crops)
-        stamp = {"settings": generate_landmarks.SETTINGS, "crops": content, "made": {"landmarks": len(keys)}}
-        _link(layout.landmarks_path(root, video.id), {**stamp, **result}, names, source)
+        made_from = {"settings": landmark_step.SETTINGS, "crops": artifacts.folder_identity(crops)}
+        stamp = Stamp(made_from, {"landmarks": len(keys)})
+        _link(layout.landmarks_path(root, video.id), stamp, names, source)
     else:
         names = [layout.diff_name(*key) for key in keys]
         contents = DiffStep(root, layout.CROPS_DIR).crops_identities(video)
-        made = {"masks": len(keys), "unchanged": 0}
-        stamp = {"settings": generate_diffs.SETTINGS, "crops": contents, "made": made}
-        _link(layout.diffs_path(root, video.id), {**stamp, **result}, names, source)
+        stamp = Stamp({"settings": diff_step.SETTINGS, "crops": contents}, {"masks": len(keys), "unchanged": 0})
+        _link(layout.diffs_path(root, video.id), stamp, names, source)
 
 
-def _link(folder: Path, stamp: dict, names: list[str], source: Path) -> None:
-    with artifacts.atomic_folder(folder, stamp) as new:
+def _link(folder: Path, stamp: Stamp, names: list[str], source: Path) -> None:
+    with artifacts.atomic_folder(folder) as new:
+        new.stamp = stamp
         for name in names:
             os.link(source, new.path / name)
             new.content.add(name, source.read_bytes())

@@ -13,13 +13,12 @@ RGB, uint8 [h, w, 3] unless said otherwise. Lengths "in eyes" are multiples of t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+import cv2
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CANVAS = 512
 EYES = np.array([256.0, 176.0], np.float32)  # canvas: the point between the eyes
@@ -73,8 +72,6 @@ def make_portrait(image: np.ndarray, points: np.ndarray) -> Portrait:
 
     image: uint8 [h, w, 3]; points: float [5, 2], the five MTCNN points in its pixels.
     """
-    import cv2
-
     points = np.asarray(points, np.float32)
     axis = points[1] - points[0]
     zoom = EYE_DISTANCE / max(float(np.hypot(*axis)), 1.0)
@@ -104,8 +101,6 @@ def _in_eyes(points: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
 
 def _matte(canvas: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Separate the person from the background: float32 [CANVAS, CANVAS], 0..1."""
-    import cv2
-
     x, y = _in_eyes()
     mouth = float(points[3:, 1].mean() - EYES[1]) / EYE_DISTANCE
     chin = mouth + 0.95
@@ -118,7 +113,7 @@ def _matte(canvas: np.ndarray, points: np.ndarray) -> np.ndarray:
     guess[(np.abs(x) < 0.6 + 0.7 * (y - chin)) & (y > chin)] = cv2.GC_FGD
     cv2.setRNGSeed(0)  # GrabCut starts from k-means on random centres
     work = cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR)
-    cv2.grabCut(work, guess, None, np.zeros((1, 65)), np.zeros((1, 65)), 4, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(work, guess, (0, 0, 0, 0), np.zeros((1, 65)), np.zeros((1, 65)), 4, cv2.GC_INIT_WITH_MASK)
     inside = np.isin(guess, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
     inside[np.abs(x) > 3.5] = 0  # wider than shoulders: something beside the person
     inside = cv2.morphologyEx(inside, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
@@ -132,8 +127,6 @@ def _matte(canvas: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def _regions(canvas: np.ndarray, points: np.ndarray, matte: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Soft masks of skin, hair and clothes, each float32 [CANVAS, CANVAS], 0..1."""
-    import cv2
-
     x, y = _in_eyes()
     mouth = float(points[3:, 1].mean() - EYES[1]) / EYE_DISTANCE
     lab = cv2.cvtColor(canvas, cv2.COLOR_RGB2LAB).astype(np.float32)
@@ -156,8 +149,6 @@ def _regions(canvas: np.ndarray, points: np.ndarray, matte: np.ndarray) -> tuple
 
 def make_person(portrait: Portrait, rng: np.random.Generator) -> Person:
     """Make another person of a portrait: face geometry, tones, light, fine skin texture."""
-    import cv2
-
     points = portrait.points
     nose, mouth = points[2], points[3:].mean(axis=0)
     across, down = np.array([[EYE_DISTANCE, 0], [0, EYE_DISTANCE]], np.float32)
@@ -211,8 +202,6 @@ def displacement(points: np.ndarray, moves: list) -> np.ndarray:
 
 def _recolour(portrait: Portrait, rng: np.random.Generator) -> np.ndarray:
     """Another skin tone, hair colour and colour of clothes: float32 [CANVAS, CANVAS, 3], about 0..255."""
-    import cv2
-
     image = portrait.image.astype(np.float32) / 255
     depth = rng.beta(1.2, 1.6)  # 0 pale .. 1 dark
     tone = np.array([1.0, 1 - 0.10 * depth, 1 - 0.22 * depth]) * _cast(rng, 0.05)
@@ -312,15 +301,13 @@ def pose_at(scene: Scene, index: int, fps: float = 25.0) -> Pose:
 
 def frames(scene: Scene) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield each recorded frame, uint8 [h, w, 3], and its map: float32 [h, w, 2], for each pixel the canvas point."""
-    import cv2
-
     h, w, margin = scene.height, scene.width, scene.MARGIN
     for index in range(scene.count):
         rng = np.random.default_rng((*scene.seed, 1, index))
         where = pose_map(pose_at(scene, index), scene.rest, scene.person.points, h, w)
-        layer = cv2.remap(scene.person.texture, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        layer = sample(scene.person.texture, where, cv2.BORDER_REPLICATE)
         shake = 0.6 * margin * np.sin(index / 25 * np.array([1.1, 1.7]) + scene.waves[:2, 0, 2])
-        shift = np.float32([[1, 0, margin + shake[0]], [0, 1, margin + 0.4 * shake[1]]])
+        shift = np.array([[1, 0, margin + shake[0]], [0, 1, margin + 0.4 * shake[1]]], np.float32)
         behind = cv2.warpAffine(scene.background, shift, (w, h), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
         alpha = layer[..., 3].astype(np.float32) * (1 / 255)
         frame = cv2.blendLinear(np.ascontiguousarray(layer[..., :3]), behind, alpha, 1 - alpha)
@@ -334,14 +321,18 @@ def frames(scene: Scene) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield np.clip(frame + 0.5, 0, 255).astype(np.uint8), where
 
 
+def sample(picture: np.ndarray, where: np.ndarray, border: int) -> np.ndarray:
+    """The picture [h, w] or [h, w, c] at the points `where`, float32 [rows, columns, 2]; `border`: cv2.BORDER_*."""
+    x, y = cv2.split(where)
+    return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=border)
+
+
 def pose_map(pose: Pose, rest: Pose, points: np.ndarray, height: int, width: int) -> np.ndarray:
     """For each frame pixel its point on the canvas, float32 [height, width, 2].
 
     The head follows the pose; the body follows it less; the neck is in between. Computed for every 4th pixel, since
     the map is smooth.
     """
-    import cv2
-
     step = 4
     rows, columns = -(-height // step), -(-width // step)
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float32) * step + (step - 1) / 2
@@ -374,16 +365,12 @@ def _unpose(x: np.ndarray, y: np.ndarray, x0: float, y0: float, angle: float, sc
 
 def _clouds(height: int, width: int, cell: int, rng: np.random.Generator) -> np.ndarray:
     """Smooth random field, float32 [height, width], about -1..1, with features of about cell pixels."""
-    import cv2
-
     coarse = rng.uniform(-1, 1, (height // cell + 3, width // cell + 3)).astype(np.float32)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """A wall, curtains, shelves, lights at night or a garden, more or less out of focus: uint8 [height, width, 3]."""
-    import cv2
-
     base = rng.uniform(40, 210) * rng.uniform(0.8, 1.2, 3)
     picture = np.ones((height, width, 3), np.float32) * base
     picture += 18 * _clouds(height, width, 150, rng)[..., None] + 6 * _clouds(height, width, 40, rng)[..., None]
@@ -434,8 +421,6 @@ def _light(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 def _noise(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Sensor noise, float32 [2 * height, 2 * width, 3]."""
-    import cv2
-
     strength = rng.choice([0.8, 2.0, 3.5, 5.5]) * rng.uniform(0.8, 1.2)
     grey = rng.standard_normal((2 * height, 2 * width, 1), np.float32)
     colour = rng.standard_normal((2 * height, 2 * width, 3), np.float32)

@@ -7,16 +7,12 @@ demo_faces.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
+import cv2
 import numpy as np
 
-from demo_data.demo_faces import CANVAS, EYE_DISTANCE, EYES, displacement, frames
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from demo_data.demo_faces import Person, Scene
+from demo_data.demo_faces import CANVAS, EYE_DISTANCE, EYES, Person, Scene, displacement, frames, sample
 
 # name -> what it does; the last one is never in a training part, so that a test can ask how well a detector copes
 # with a generator that it has not seen.
@@ -34,8 +30,6 @@ def swapped_frames(scene: Scene, donor: Person, generator: str, seed: tuple[int,
 
     Pixels outside the blended region are those of the original frame.
     """
-    import cv2
-
     if generator not in GENERATORS:
         raise ValueError(f"unknown generator {generator!r}; there are {', '.join(GENERATORS)}")
     rng = np.random.default_rng(seed)
@@ -56,7 +50,7 @@ def swapped_frames(scene: Scene, donor: Person, generator: str, seed: tuple[int,
     for index, (frame, where) in enumerate(frames(scene)):
         step = np.random.default_rng((*seed, 1, index)).standard_normal(3)
         drift = 0.6 * drift + 0.8 * wobble * step * (1, 1, 0.012)  # canvas pixels twice, and turn
-        weight = cv2.remap(mask, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        weight = sample(mask, where, cv2.BORDER_CONSTANT)
         top, bottom, left, right = _region(weight, margin=12)
         there = where[top:bottom, left:right]
         if generator == "lipsync":
@@ -71,7 +65,7 @@ def swapped_frames(scene: Scene, donor: Person, generator: str, seed: tuple[int,
         if generator == "paste":
             there = (np.floor(there / texel) + 0.5) * texel
         there = (there @ align[:, :2].T + align[:, 2]).astype(np.float32)
-        face = cv2.remap(donor.texture[..., :3], there, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        face = sample(donor.texture[..., :3], there, cv2.BORDER_REPLICATE)
         face = face.astype(np.float32)
         below = frame[top:bottom, left:right].astype(np.float32)
         weight = weight[top:bottom, left:right, None]
@@ -92,8 +86,6 @@ def swapped_frames(scene: Scene, donor: Person, generator: str, seed: tuple[int,
 
 def _face_mask(points: np.ndarray, generator: str) -> np.ndarray:
     """Where a generator blends: float32 [CANVAS, CANVAS], 0..1, exactly 0 away from the face."""
-    import cv2
-
     down = points[3:].mean(axis=0) - EYES
     right = np.array([EYE_DISTANCE, 0], np.float32)
     # Right half of an outline: eyes to the side, eyes-to-mouth down. Brow, temple, cheek, jaw, chin.
@@ -137,8 +129,6 @@ def _resample(face: np.ndarray, ratio: float, checker: float) -> np.ndarray:
 
     checker: amplitude of its checkerboard, in levels of 0..255.
     """
-    import cv2
-
     h, w = face.shape[:2]
     small = cv2.resize(face, (max(int(w * ratio), 4), max(int(h * ratio), 4)), interpolation=cv2.INTER_AREA)
     # The checkerboard that transposed convolutions leave.
@@ -149,8 +139,6 @@ def _resample(face: np.ndarray, ratio: float, checker: float) -> np.ndarray:
 
 def _blend_bands(face: np.ndarray, below: np.ndarray, weight: np.ndarray, levels: int = 3) -> np.ndarray:
     """Blend each frequency band with a mask of its own softness (a Laplacian stack, at full size)."""
-    import cv2
-
     mixed = np.zeros_like(below)
     for level in range(levels):
         sigma = 2.0 ** (level + 1)

@@ -13,13 +13,16 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dfdc.identity import FolderChecksum, folder_checksum, folder_listing, same_record
 
 STAMP_NAME = ".stamp.json"
+_RESULT_KEYS = ("made", "failed", "notes")
+_FOLDER_KEYS = ("files", "content", "listing")
 _TEMP_MARK = ".part-"  # in the name of everything unfinished: .<final name>.part-<process>-<when that began>
 
 
@@ -29,7 +32,7 @@ def _temp_path(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
+def atomic_file(path: Path, *, durable: bool = True) -> Generator[Path]:
     """Yield a path beside `path` to write to; it is renamed into place when the block ends without an error.
 
     Args:
@@ -59,31 +62,81 @@ def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
     write_bytes(path, (json.dumps(value, indent=indent) + "\n").encode())  # ASCII: no file name can break it
 
 
+@dataclass(frozen=True)
+class Stamp:
+    """What a step says of an artifact that it made.
+
+    Attributes:
+        made_from: the settings and the inputs, by their keys; an artifact is fresh as long as these are the same.
+        made: counts by kind.
+        failed: why the artifact is of no use, though it is there; None if it is.
+        notes: what it lacks.
+        looks: what step 2 keeps of some crops (preprocessing/likeness.py); None in other steps.
+        content: checksum of a folder's names and contents; "" before they are written, and of a single file.
+    """
+
+    made_from: Mapping[str, Any]
+    made: Mapping[str, int]
+    failed: str | None = None
+    notes: tuple[str, ...] = ()
+    looks: tuple[dict[str, str | None], ...] | None = None
+    content: str = ""
+
+    def is_fresh(self, expected: Mapping[str, Any]) -> bool:
+        """Whether it was made from what is `expected`: every key stands in it with the same value."""
+        return all(self.made_from.get(key) == value for key, value in expected.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """What stands in the file, less what `atomic_folder` adds of a folder's files."""
+        looks = {} if self.looks is None else {"looks": list(self.looks)}
+        return {**self.made_from, "made": self.made, "failed": self.failed, "notes": list(self.notes), **looks}
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Stamp | None:
+        """The stamp that a file holds; None if it does not say, in the right types, what came of the work."""
+        if not is_result(kept):
+            return None
+        result = (*_RESULT_KEYS, *_FOLDER_KEYS, "looks")
+        made_from = {key: value for key, value in kept.items() if key not in result}
+        looks = tuple(kept["looks"]) if isinstance(kept.get("looks"), list) else None
+        return cls(made_from, kept["made"], kept.get("failed"), tuple(kept["notes"]), looks, kept.get("content", ""))
+
+
 class NewFolder:
-    """A folder that is being filled; see `atomic_folder`."""
+    """A folder that is being filled, and its stamp, to be set before the end; see `atomic_folder`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.content = FolderChecksum()
+        self.stamp: Stamp | None = None
 
     def write(self, name: str, data: bytes) -> None:
         """Write `data` to the new file `name`; its content counts towards the folder's checksum."""
         (self.path / name).write_bytes(data)
         self.content.add(name, data)
 
-    def sync(self) -> None:
-        """Wait until the disk holds every file. A stamp that came to the disk before them would be a lie."""
+    def finish(self) -> None:
+        """Wait until the disk holds every file, then write the stamp: one that came before them would be a lie.
+
+        Raises:
+            ValueError: there is no stamp.
+        """
+        if self.stamp is None:
+            raise ValueError(f"{self.path} was given no stamp")
         for path in self.path.iterdir():
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
+        held = self.content.files, self.content.hexdigest(), folder_listing(self.path)
+        write_json(self.path / STAMP_NAME, {**self.stamp.to_json(), **dict(zip(_FOLDER_KEYS, held, strict=True))})
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, stamp: dict) -> Iterator[NewFolder]:
-    """Yield an empty folder beside `path`; on success it gets `stamp` and takes the place of `path`.
+def atomic_folder(path: Path) -> Generator[NewFolder]:
+    """Yield an empty folder beside `path`, which takes the place of `path` once the block has filled it.
 
-    When the block ends, the stamp is completed with `files`, their number, `content`, a checksum of their names and
-    contents, and `listing`, a digest of their names, sizes and times. All are on the disk before they have their name.
+    The block sets its `stamp`. In the file this is completed with `files`, their number, `content`, a checksum of their
+    names and contents, and `listing`, a digest of their names, sizes and times. All are on the disk before they have
+    their name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temp = _temp_path(path)
@@ -92,9 +145,7 @@ def atomic_folder(path: Path, stamp: dict) -> Iterator[NewFolder]:
     try:
         folder = NewFolder(temp)
         yield folder
-        folder.sync()
-        held = {"files": folder.content.files, "content": folder.content.hexdigest(), "listing": folder_listing(temp)}
-        write_json(temp / STAMP_NAME, {**stamp, **held})
+        folder.finish()
         # A folder can't be renamed over one that holds files. A kill between the two lines loses the old
         # folder only, and it was to be replaced anyway: the next run makes it again.
         remove(path)
@@ -114,7 +165,7 @@ def remove(path: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def remove_unless(folder: Path, inputs: dict, source: dict | None = None) -> None:
+def remove_unless(folder: Path, inputs: Mapping[str, Any], source: Mapping[str, Any] | None = None) -> None:
     """Remove `folder` if its stamp names other inputs than `inputs`, which were just read: it is of something else.
 
     So that it can't be taken for good, should its successor fail.
@@ -182,26 +233,33 @@ def _has_number(number: int) -> bool:
     return True
 
 
-def read_stamp(folder: Path) -> dict | None:
-    """The stamp of a complete folder; None if it is absent, broken, or not what lies there any more.
-
-    Files with other times are read: a copied data set is the same one. That is noted, so that it costs once.
+def read_stamp(folder: Path) -> Stamp | None:
+    """The stamp of a complete folder; None if it is absent, broken, or not of what lies there now.
 
     Raises:
         OSError: the files are there, but can't be read.
     """
-    stamp = read_json(folder / STAMP_NAME)
-    if not isinstance(stamp, dict) or not isinstance(stamp.get("content"), str):
+    kept = _read_true(folder)
+    return None if kept is None else Stamp.from_json(kept)
+
+
+def _read_true(folder: Path) -> dict[str, Any] | None:
+    """What a folder's stamp file holds, if it is of what lies there now.
+
+    Files with other times are read: a copied data set is the same one. That is noted, so that it costs once.
+    """
+    kept = read_json(folder / STAMP_NAME)
+    if not isinstance(kept, dict) or not isinstance(kept.get("content"), str):
         return None
     listing = folder_listing(folder)
-    if stamp.get("listing") == listing:
-        return stamp
-    if folder_checksum(folder) != stamp["content"]:
+    if kept.get("listing") == listing:
+        return kept
+    if folder_checksum(folder) != kept["content"]:
         return None
-    stamp["listing"] = listing
+    kept["listing"] = listing
     with contextlib.suppress(OSError):  # a disk that is read-only: looked at again each time
-        write_json(folder / STAMP_NAME, stamp)
-    return stamp
+        write_json(folder / STAMP_NAME, kept)
+    return kept
 
 
 def read_json(path: Path) -> Any:
@@ -223,15 +281,15 @@ def folder_identity(folder: Path) -> str | None:
 
     None if there is no such folder.
     """
-    stamp = read_stamp(folder)
-    if stamp is not None:
-        return stamp["content"]
+    kept = _read_true(folder)
+    if kept is not None:
+        return kept["content"]
     return f"unstamped {folder_listing(folder)}" if folder.is_dir() else None
 
 
-def is_result(stamp: dict) -> bool:
-    """Whether a stamp says, in the right types, what was made (counts by kind), what it lacks, and why it failed."""
-    made, notes, failed = stamp.get("made"), stamp.get("notes"), stamp.get("failed")
+def is_result(kept: Mapping[str, Any]) -> bool:
+    """Whether a stamp's file says, in the right types, what was made, what it lacks, and why it failed."""
+    made, failed, notes = map(kept.get, _RESULT_KEYS)
     return (
         isinstance(made, dict)
         and all(type(count) is int and count >= 0 for count in made.values())
@@ -239,11 +297,6 @@ def is_result(stamp: dict) -> bool:
         and all(isinstance(note, str) for note in notes)
         and (failed is None or isinstance(failed, str))
     )
-
-
-def is_fresh(stamp: dict | None, expected: dict) -> bool:
-    """Whether `stamp` is a result, and every key of `expected` stands in it with the same value."""
-    return stamp is not None and is_result(stamp) and all(stamp.get(key) == value for key, value in expected.items())
 
 
 def sha256_of(path: Path) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dfdc import artifacts
+from dfdc.artifacts import Stamp
+from dfdc.command_line import UserError
 
 
-class BoxesError(ValueError):
+class BoxesError(UserError, ValueError):
     """A file that is not what step 1 writes; the message says what is wrong with it."""
 
 
@@ -40,7 +41,7 @@ class Boxes:
         duration: seconds; 0.0 if unknown.
         times: frame number -> seconds after the first frame, for the frames below; empty where the file does not say.
         frames: frame number -> its faces, for every frame that was searched.
-        stamp: source, settings, made, failed and notes, as step 1 wrote them.
+        stamp: made from `source` and `settings`.
     """
 
     width: int
@@ -50,7 +51,7 @@ class Boxes:
     duration: float
     times: dict[int, float]
     frames: dict[int, list[FaceBox]]
-    stamp: dict[str, Any]
+    stamp: Stamp
 
     @property
     def faces(self) -> int:
@@ -70,7 +71,7 @@ class Boxes:
             "rate": self.rate,
             "duration": self.duration,
             "times": {str(number): seconds for number, seconds in self.times.items()},
-            **self.stamp,
+            **self.stamp.to_json(),
             "frames": rows,
         }
         artifacts.write_json(path, content)
@@ -96,10 +97,10 @@ def read_boxes(path: Path) -> Boxes | None:
         times = {int(number): float(seconds) for number, seconds in content["times"].items()}
         sizes = [int(content[key]) for key in ("width", "height", "frame_count")]
         rates = [float(content[key]) for key in ("rate", "duration")]
-        stamp = {key: content[key] for key in STAMP_KEYS}
+        stamp = Stamp.from_json({key: content[key] for key in STAMP_KEYS})
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BoxesError(f"{path} is not what step 1 writes ({type(error).__name__}: {error})") from None
-    if not artifacts.is_result(stamp):
+    if stamp is None:
         raise BoxesError(f"{path} is not what step 1 writes (made, failed or notes)")
     return Boxes(*sizes, *rates, times, frames, stamp)
 

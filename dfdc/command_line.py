@@ -1,7 +1,13 @@
-"""What every command shares: the base of errors meant for a person, and the exit status that each has."""
+"""What every command shares: the base of errors meant for a person, and the exit status that each has.
+
+A `UserError` ends a command with its message. What is wrong with one video of many ends nothing: it becomes a row of a
+ledger, whatever the error's class (`dfdc.workers.outcome_of`), or the status of that video.
+"""
 
 from __future__ import annotations
 
+import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +27,22 @@ class UsageError(UserError, ValueError):
     """A value on the command line that can't be used; the message names it and what to do."""
 
 
+class SettingError(UserError, ValueError):
+    """A setting that can't have this value. Library code names the setting; a command shows it as its flag."""
+
+    def __init__(self, name: str, value: object, advice: str) -> None:
+        super().__init__(name, value, advice)
+
+    def __str__(self) -> str:
+        name, value, advice = self.args
+        return f"{name} {value}: {advice}"
+
+    def about_flag(self) -> str:
+        """The message for a command line."""
+        name, value, advice = self.args
+        return f"--{name.replace('_', '-')} {value}: {advice}"
+
+
 def reason_of(error: Exception) -> str:
     """An error as a text for a person: of an OSError, the place and what is wrong with it."""
     if not isinstance(error, OSError):
@@ -29,12 +51,39 @@ def reason_of(error: Exception) -> str:
     return f"{place}{error.strerror or error}"
 
 
+def whole_number(least: int) -> Callable[[str], int]:
+    """argparse type: a whole number of at least `least`."""
+
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {least} on")
+        return int(text)
+
+    return parse
+
+
+def parse_detector_scale(text: str) -> str | float:
+    """argparse type: "auto", or a factor over 0 and up to 4."""
+    if text == "auto":
+        return text
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor <= 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a factor over 0 and up to 4 (0.5: half size)")
+    return factor
+
+
 def run_main(main: Callable[[Sequence[str] | None], int]) -> None:
     """Run a script's `main`; wrong usage and unusable data end with their message and status 2."""
     for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main(None)
+    except SettingError as error:
+        status = _end(error.about_flag(), error.status)
     except UserError as error:
         status = _end(error, error.status)
     except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError) as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError
 
 _WORTH_IT = 0.95  # the part of the time without it that compiled networks may take at most
 _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -65,11 +65,11 @@ def resolve_device(name: str) -> str:
     """`auto` -> what is there; any other name is checked.
 
     Raises:
-        UsageError: no such device, or not here.
+        SettingError: no such device, or not here.
     """
     kind, _, index = name.partition(":")
     if name not in ("auto", "cpu") and (kind != "cuda" or (index and not index.isdigit())):
-        raise UsageError(f"--device {name}: unknown; use {DEVICE_HELP}")
+        raise SettingError("device", name, f"unknown; use {DEVICE_HELP}")
     if name == "cpu" or (name == "auto" and not _may_have_gpu()):
         return "cpu"  # without loading PyTorch, which takes seconds: there may be nothing to do
     import torch
@@ -77,9 +77,9 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not torch.cuda.is_available():
-        raise UsageError(f"--device {name}: PyTorch finds no CUDA device here; use --device cpu, or auto")
+        raise SettingError("device", name, "PyTorch finds no CUDA device here; use cpu, or auto")
     if index and int(index) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
+        raise SettingError("device", name, f"there are {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
     return name
 
 

@@ -59,21 +59,6 @@ def detector_scale(setting: str | float, width: int, height: int) -> float:
     return next(factor for limit, factor in SCALE_LIMITS if limit is None or longer <= limit)
 
 
-def parse_detector_scale(text: str) -> str | float:
-    """`--detector-scale`: "auto" or a factor over 0 and up to 4 (argparse type)."""
-    import argparse
-
-    if text == "auto":
-        return text
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = 0.0
-    if not 0 < factor <= 4:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a factor over 0 and up to 4 (0.5: half size)")
-    return factor
-
-
 class FaceDetector:
     """MTCNN on batches of pictures.
 

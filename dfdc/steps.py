@@ -1,222 +1,241 @@
-"""One command for every preprocessing step: arguments, what is left to do, the ledger, the exit status.
-
-A step says which videos it works on, how to tell a finished one, and what to do for one video; this module and
-dfdc/workers.py do the rest.
-"""
+"""What a step of preprocessing is, and how one that works video by video is run: what is left to do, ledger, status."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
-from dfdc.command_line import UsageError
-from dfdc.devices import DEVICE_HELP, available_cores
-from dfdc.layout import REJECTED_NAME, Video, ledger_path
+from dfdc import artifacts, layout
+from dfdc.artifacts import Stamp
+from dfdc.layout import REJECTED_NAME, Dataset, Video
 from dfdc.ledger import Ledger
 from dfdc.progress import disk_map, progress_bar
-from dfdc.workers import Outcome, SkipVideo, do_all, outcome_of
+from dfdc.rejections import Rejections, load_rejections
+from dfdc.step_command import RunOptions
+from dfdc.workers import Engine, Failed, LocalWorkers, Skipped, list_devices, outcome_of, worker_count
 
 
-class Step:
-    """What one preprocessing step is; its settings are its attributes. It is pickled on its way to the workers.
+class Step(ABC):
+    """One step of preprocessing; what decides its artifacts are arguments of its constructor.
 
-    A stamp is a dict with `made` (counts by kind), `notes` (what the artifact lacks), `failed` (a reason, or None), and
-    what the artifact was made from.
+    Attributes:
+        name: the script's, and its ledger's.
+        version: of the way from inputs to artifacts; those of an earlier one are stale.
+        root: DATA_ROOT.
     """
 
-    name = ""  # the script's, and its ledger's
-    preload: tuple[str, ...] = ("cv2",)  # what every worker needs: imported once, and workers are forked from there
+    name: ClassVar[str]
+    version: ClassVar[int]
 
-    def check(self, video: Video) -> dict | None:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @abstractmethod
+    def run(self, options: RunOptions) -> int:
+        """Make what is missing or stale, and print what came out; return the exit status.
+
+        Raises:
+            UserError: the data set or a setting can't be used.
+        """
+
+
+class VideoStep(Step):
+    """A step that makes one artifact of each video; a `dfdc.workers.Task`.
+
+    Attributes:
+        labels: of the videos that it works on.
+        preload: modules that its workers need.
+        uses_crops: whether it has to do with crops.
+        crops_dir: name of their folder in DATA_ROOT.
+    """
+
+    labels: ClassVar[tuple[str, ...]]
+    preload: tuple[str, ...] = ("cv2",)
+    uses_crops: ClassVar[bool] = True
+
+    def __init__(self, root: Path, crops_dir: str = layout.CROPS_DIR) -> None:
+        super().__init__(root)
+        self.crops_dir = crops_dir
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """Where its artifacts lie."""
+
+    @abstractmethod
+    def obstacle(self, video: Video) -> str | None:
+        """Why nothing can be made of `video` now: what an earlier step should have made is not there."""
+
+    @abstractmethod
+    def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
+        """Remove what it made of videos that no metadata.json names any more; `gone` are parts that are no more."""
+
+    @abstractmethod
+    def check(self, video: Video) -> Stamp | None:
         """The stamp of the artifact of `video` if it is complete and fresh; None if it is to be made.
 
         Raises:
-            FailVideo, OSError: what it was made from can't be read just now. Nothing is known then, and all is left.
+            UserError, OSError: what it was made from can't be read just now. Nothing is known then, and all is left.
         """
-        raise NotImplementedError
+
+    @abstractmethod
+    def work(self, video: Video) -> Stamp:
+        """Make the artifact of `video` in a worker; return its stamp.
+
+        Raises:
+            SkipVideo, UserError, OSError: it can't be made. What was there before stays, if what it was made from can't
+                be read or is the same; an artifact of another video goes.
+        """
 
     def start(self, device: str) -> None:
         """Make ready in a worker, on its device."""
 
-    def work(self, video: Video) -> dict:
-        """Make the artifact of `video` in a worker; return its stamp.
+    def size(self, video: Video) -> int:
+        """Length of the file in bytes."""
+        try:
+            return video.path.stat().st_size
+        except OSError:  # that is for `work` to say
+            return 0
 
-        Raises:
-            SkipVideo, FailVideo, VideoError: it can't be made. What was there before stays, if what it was made from
-                can't be read or is the same; an artifact of another video goes.
-        """
-        raise NotImplementedError
+    @cached_property
+    def rejections(self) -> Rejections:
+        """What a person does not want."""
+        return load_rejections(self.root)
 
+    def select(self, dataset: Dataset) -> tuple[list[Video], list[tuple[str, str]]]:
+        """The videos to work on; and (video, why it is not worked on) of the others that it is about."""
+        skipped = [(name, lost.reason) for name, lost in dataset.skipped.items() if lost.video.label in self.labels]
+        videos = []
+        for video in dataset.videos.values():
+            if video.label not in self.labels:
+                continue
+            reason = self.rejections.whole(video) or self.obstacle(video)
+            if reason is None:
+                videos.append(video)
+            else:
+                skipped.append((video.id, reason))
+        return videos, skipped
 
-def step_parser(
-    doc: str, *, crops: bool = False, device: bool = False, png: bool = False, workers: bool = True
-) -> argparse.ArgumentParser:
-    """The arguments that every step takes; `doc` is the script's docstring.
-
-    Args:
-        workers: whether the step makes an artifact of each video, in worker processes.
-    """
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    where = "folder in which the dfdc_train_part_* folders lie; artifacts are written there"
-    parser.add_argument("--root-dir", type=Path, required=True, metavar="DATA_ROOT", help=where)
-    if crops:
-        parser.add_argument("--crops-dir", default="crops", help="folder of the crops, in DATA_ROOT (crops)")
-    if workers:
-        many = "processes, at most one per core (all cores; where --device uses GPUs, one for each)"
-        parser.add_argument("--workers", type=int, default=0, metavar="N", help=many)
-    if device:
-        parser.add_argument("--device", default="auto", help=DEVICE_HELP)
-    if png:
-        level = "compression of the PNGs, all lossless: 0 (twice the size of 1) to 9 (a tenth smaller, and slow) (1)"
-        parser.add_argument("--png-level", type=int, choices=range(10), default=1, metavar="0..9", help=level)
-    parser.add_argument("--force", action="store_true", help="redo what is already complete")
-    if not workers:
-        return parser
-    prune = (
-        "remove this step's artifacts of videos that are in no metadata.json any more; if a part that folds.csv knows "
-        "is not here now, only when that part is named: --prune PART"
-    )
-    parser.add_argument("--prune", nargs="*", metavar="PART", help=prune)
-    parser.add_argument("--max-failed", type=float, default=0.05, metavar="FRACTION",
-                        help="exit with status 1 if a larger part of the videos fails (0.05)")  # fmt: skip
-    return parser
-
-
-def worker_count(requested: int, devices: Sequence[str]) -> int:
-    """How many workers: at least 1, at most one per core.
-
-    Args:
-        requested: the user's --workers; 0 for what suits the machine.
-        devices: the devices they share; on GPUs one worker each is the default.
-
-    Raises:
-        UsageError: a negative number.
-    """
-    if requested < 0:
-        raise UsageError(f"--workers {requested}: give a number from 1 on, or leave it out")
-    cores = available_cores()
-    if requested > cores:
-        print(f"--workers {requested}: there are {cores} cores, so {cores} are used", file=sys.stderr)
-    default = len(devices) if devices[0].startswith("cuda") else cores
-    return max(1, min(requested or default, cores))
-
-
-def list_devices(name: str) -> list[str]:
-    """The devices that `--device` means: every visible GPU for `cuda` (and `auto` with one), else the one named."""
-    from dfdc.devices import resolve_device
-
-    try:
-        device = resolve_device(name)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    if device != "cuda":
-        return [device]
-    import torch
-
-    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    def run(self, options: RunOptions) -> int:
+        """See `Step.run`."""
+        dataset = layout.load_dataset(self.root)
+        if self.uses_crops:
+            layout.check_crops_dir(self.crops_dir, dataset.parts)
+        videos, skipped = self.select(dataset)
+        artifacts.remove_leftovers(self.folder)
+        if options.prune is not None:
+            self.prune(dataset, options.prune)
+        return run_step(self, options, videos, skipped)
 
 
 @dataclass
 class _Tally:
-    ledger: Ledger
-    made: Counter = field(default_factory=Counter)
-    failed: int = 0
+    """What came of the videos of a run so far."""
 
-    def take(self, video: Video, outcome: Outcome) -> None:
+    step: VideoStep
+    ledger: Ledger
+    videos: int
+    complete: int = 0  # already, before the run
+    failed: int = 0
+    made: Counter[str] = field(default_factory=Counter)
+    begun: float = field(default_factory=time.monotonic)
+
+    def take(self, video: Video, outcome: Stamp | Skipped | Failed) -> None:
         """Count an outcome of a video that was looked at."""
         self.ledger.looked_at(video.id)
-        if isinstance(outcome, str):
-            self._fail(video, outcome)
-        elif isinstance(outcome, SkipVideo):
-            self.ledger.add(video.id, "skipped", str(outcome))
+        if isinstance(outcome, Skipped):
+            self.ledger.add(video.id, "skipped", outcome.reason)
+        elif isinstance(outcome, Failed):
+            self._fail(video, outcome.reason)
         else:
-            self.made.update(outcome["made"])
-            if outcome["failed"]:
-                self._fail(video, outcome["failed"])
-            if outcome["notes"]:
-                self.ledger.add(video.id, "incomplete", "; ".join(outcome["notes"]))
+            self.made.update(outcome.made)
+            if outcome.failed:
+                self._fail(video, outcome.failed)
+            if outcome.notes:
+                self.ledger.add(video.id, "incomplete", "; ".join(outcome.notes))
 
     def _fail(self, video: Video, reason: str) -> None:
         self.failed += 1
         self.ledger.add(video.id, "failed", reason)
 
+    def conclude(self, max_failed: float) -> int:
+        """Print what came out; the exit status."""
+        name, counts = self.step.name, self.ledger.counts()
+        made = ", ".join(f"{number} {kind}" for kind, number in self.made.items()) or "nothing made"
+        print(
+            f"{name}: {self.videos} videos ({self.complete} were complete), {made}; {counts['failed']} failed, "
+            f"{counts['skipped']} skipped, {counts['incomplete']} incomplete; {time.monotonic() - self.begun:.1f} s"
+        )
+        if counts:
+            print(f"  reasons: {self.ledger.path}")
+        for video, reason in self.ledger.rows("failed"):
+            print(f"  failed: {video}: {reason}", file=sys.stderr)
+        if not self.videos or counts["failed"] <= max_failed * self.videos:
+            return 0
+        print(
+            f"{name}: {counts['failed']} of {self.videos} videos failed, more than --max-failed {max_failed:g} allows. "
+            f"Look at {self.ledger.path}; mend those videos, name them in {REJECTED_NAME}, or raise --max-failed",
+            file=sys.stderr,
+        )
+        return 1
 
-def run_step(step: Step, args: argparse.Namespace, videos: Sequence[Video], skipped: Sequence[tuple[str, str]]) -> int:
+
+def run_step(
+    step: VideoStep,
+    options: RunOptions,
+    videos: Sequence[Video],
+    skipped: Sequence[tuple[str, str]],
+    engine: Engine | None = None,
+) -> int:
     """Do what is missing or stale of `step`, keep its ledger, print what came out; return the exit status.
 
     Args:
-        args: root_dir, workers, force, max_failed and, where the step uses one, device.
         videos: the step's videos; those finished already are counted but not done again.
         skipped: (video, why the data set does not allow it); goes to the ledger.
+        engine: what does the work; by default, processes of this machine.
     """
-    devices = list_devices(args.device) if hasattr(args, "device") and args.device != "auto" else None
-    workers = worker_count(args.workers, devices or ["cpu"])  # now, so that wrong values are told even if all is done
-    if not 0 <= args.max_failed <= 1:
-        raise UsageError(f"--max-failed {args.max_failed}: a fraction from 0 to 1 is expected, such as 0.05")
-    started = time.monotonic()
-    ledger = Ledger(ledger_path(args.root_dir, step.name), len(videos))
-    ledger.skip(skipped)
-    tally = _Tally(ledger)
-
-    todo, complete = (list(videos), 0) if args.force else _left_to_do(step, videos, tally)
+    if engine is None and options.device != "auto":  # now, so that wrong values are told even if all is done
+        engine = _local_workers(options)
+    tally = _Tally(step, Ledger(layout.ledger_path(step.root, step.name), len(videos)), len(videos))
+    tally.ledger.skip(skipped)
+    todo = list(videos) if options.force else _left_to_do(step, videos, tally)
     if todo:
-        if devices is None and hasattr(args, "device"):  # auto: PyTorch is loaded only now that there is work
-            devices = list_devices(args.device)
-            workers = min(workers, worker_count(args.workers, devices))
-        outcomes = do_all(step, todo, workers, devices or ["cpu"])
+        outcomes = (engine or _local_workers(options))(step, todo)  # auto loads PyTorch, so only where there is work
         with contextlib.closing(outcomes), progress_bar(total=len(todo), desc=step.name, unit="video") as bar:
             for video, outcome in outcomes:
                 tally.take(video, outcome)
                 bar.update()
                 if tally.failed:
                     bar.set_postfix(failed=tally.failed, refresh=False)
-    ledger.finish()
-    return _conclude(step.name, ledger, tally, len(videos), complete, args.max_failed, time.monotonic() - started)
+    tally.ledger.finish()
+    return tally.conclude(options.max_failed)
 
 
-def _left_to_do(step: Step, videos: Sequence[Video], tally: _Tally) -> tuple[list[Video], int]:
-    """The videos whose artifact is missing or stale, and how many are complete; all but the former are counted."""
+def _local_workers(options: RunOptions) -> LocalWorkers:
+    devices = ["cpu"] if options.device is None else list_devices(options.device)
+    return LocalWorkers(worker_count(options.workers, devices), devices)
 
-    def look(video: Video) -> Outcome | None:
+
+def _left_to_do(step: VideoStep, videos: Sequence[Video], tally: _Tally) -> list[Video]:
+    """The videos whose artifact is missing or stale; all others are counted."""
+
+    def look(video: Video) -> Stamp | Skipped | Failed | None:
         return outcome_of(step.check, video)
 
-    todo, complete = [], 0
-    checked = disk_map(look, videos)
-    bar = progress_bar(checked, total=len(videos), desc=f"{step.name}: checking", unit="video", delay=3)
+    todo = []
+    bar = progress_bar(disk_map(look, videos), total=len(videos), desc=f"{step.name}: checking", unit="video", delay=3)
     for video, outcome in zip(videos, bar, strict=True):
         if outcome is None:
             todo.append(video)
         else:
             tally.take(video, outcome)
-            complete += isinstance(outcome, dict)
-    return todo, complete
-
-
-def _conclude(
-    name: str, ledger: Ledger, tally: _Tally, videos: int, complete: int, max_failed: float, seconds: float
-) -> int:
-    """Print what came out; the exit status."""
-    counts = ledger.counts()
-    made = ", ".join(f"{number} {kind}" for kind, number in tally.made.items()) or "nothing made"
-    print(
-        f"{name}: {videos} videos ({complete} were complete), {made}; {counts['failed']} failed, "
-        f"{counts['skipped']} skipped, {counts['incomplete']} incomplete; {seconds:.1f} s"
-    )
-    if counts:
-        print(f"  reasons: {ledger.path}")
-    for video, reason in ledger.rows("failed"):
-        print(f"  failed: {video}: {reason}", file=sys.stderr)
-    if videos and counts["failed"] > max_failed * videos:
-        print(
-            f"{name}: {counts['failed']} of {videos} videos failed, more than --max-failed {max_failed:g} "
-            f"allows. Look at {ledger.path}; mend those videos, name them in {REJECTED_NAME}, or raise --max-failed",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+            tally.complete += isinstance(outcome, Stamp)
+    return todo

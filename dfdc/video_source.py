@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dfdc.command_line import UserError
+
 if TYPE_CHECKING:
     import av
 
@@ -31,7 +33,7 @@ LISTS = {"applehttp", "concat", "dash", "hls", "image2", "imf", "mlv", "rtp", "r
 _ENOUGH = 0.5  # of the packets of the longest stream: a stream with fewer is not the film
 
 
-class VideoError(RuntimeError):
+class VideoError(UserError, RuntimeError):
     """A video that can't be read; the message says why, `path` which."""
 
     def __init__(self, path: Path, reason: str) -> None:

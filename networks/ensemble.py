@@ -45,7 +45,7 @@ class Ensemble:
 
     Raises:
         CheckpointError: one of them can't be used.
-        UsageError: the precision does not go with the device.
+        SettingError: the precision does not go with the device.
     """
 
     def __init__(self, paths: Sequence[Path], device: str, precision: str = "fp32") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -13,15 +13,15 @@ def choose_precision(name: str, device: str) -> str:
     """`auto` -> fp16 on a GPU, bf16 on a CPU with instructions for it, else fp32; other names as they are.
 
     Raises:
-        UsageError: no such precision, or fp16 on a CPU, which computes it slower than fp32.
+        SettingError: no such precision, or fp16 on a CPU, which computes it slower than fp32.
     """
     if name not in PRECISIONS:
-        raise UsageError(f"precision {name!r} is unknown; there are {', '.join(PRECISIONS)}")
+        raise SettingError("precision", name, f"unknown; there are {', '.join(PRECISIONS)}")
     on_gpu = device.startswith("cuda")
     if name == "auto":
         return "fp16" if on_gpu else "bf16" if _cpu_has_bf16() else "fp32"
     if name == "fp16" and not on_gpu:
-        raise UsageError("precision fp16 is for GPUs; take bf16, fp32 or auto on a CPU")
+        raise SettingError("precision", name, "fp16 is for GPUs; take bf16, fp32 or auto on a CPU")
     return name
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError
 from dfdc.devices import resolve_device
 from dfdc.imaging import MARGIN_PART
 from dfdc.progress import progress_bar
@@ -188,7 +188,7 @@ def _score_rest(
             try:
                 print(scorer.ensemble.compile(only_if_faster=settings.compile == "auto"), flush=True)
             except RuntimeError as error:
-                raise UsageError(f"--compile on: {error}") from error
+                raise SettingError("compile", "on", str(error)) from error
         every = len(progress.videos)
         with progress_bar(total=every, initial=every - len(todo), desc="videos", unit="video") as bar:
             scorer.run(progress, tell=lambda verdict: bar.update())

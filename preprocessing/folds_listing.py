@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dfdc import artifacts, layout, progress
+from dfdc.artifacts import Stamp
+from dfdc.command_line import UserError, reason_of
 from dfdc.imaging import read_picture
 from dfdc.layout import FAKE, Dataset, Video
 from dfdc.ledger import Ledger
-from dfdc.workers import FailVideo, reason_of
+from dfdc.rejections import load_rejections
 from preprocessing import likeness
+from preprocessing.crop_step import CropStep
+from preprocessing.diff_step import DiffStep
 from preprocessing.fold_assignment import Listing
 
 STEP = "generate_folds"
@@ -31,22 +34,18 @@ class Checks:
 
     Attributes:
         rejected: why a person does not want it; None if they do.
-        crops: the stamp of its crops if they are complete and fresh, else None. FailVideo or OSError: that can't be
+        crops: the stamp of its crops if they are complete and fresh, else None. UserError or OSError: that can't be
             known now.
         pair: the same of a FAKE's masks.
     """
 
     rejected: Callable[[Video], str | None]
-    crops: Callable[[Video], dict[str, Any] | None]
-    pair: Callable[[Video], dict[str, Any] | None]
+    crops: Callable[[Video], Stamp | None]
+    pair: Callable[[Video], Stamp | None]
 
 
 def open_checks(root: Path, crops_dir: str) -> Checks:
     """The checks of steps 2 and 4 on a DATA_ROOT."""
-    from dfdc.rejections import load_rejections
-    from preprocessing.extract_crops import CropStep
-    from preprocessing.generate_diffs import DiffStep
-
     rejections = load_rejections(root)
     return Checks(rejections.whole, CropStep(root, crops_dir, rejections).check, DiffStep(root, crops_dir).check)
 
@@ -103,7 +102,7 @@ def _examine(video: Video, folder: Path, checks: Checks) -> _Found:
     notes = []
     try:
         stamp = checks.crops(video)
-    except (FailVideo, OSError) as error:  # "can't be read" is not "changed": what was made of it stays
+    except (UserError, OSError) as error:  # "can't be read" is not "changed": what was made of it stays
         stamp = artifacts.read_stamp(folder)
         notes.append(reason_of(error))
     if stamp is None:
@@ -114,26 +113,26 @@ def _examine(video: Video, folder: Path, checks: Checks) -> _Found:
             pair = checks.pair(video)
             if pair is None:
                 notes.append(NOT_COMPARED)
-        except (FailVideo, OSError) as error:
+        except (UserError, OSError) as error:
             notes.append(f"{NOT_COMPARED}: {reason_of(error)}")
-    failed = stamp.get("failed") or (pair and pair.get("failed"))
+    failed = stamp.failed or (pair.failed if pair is not None else None)
     if failed:
         return _Found(reason=failed)
     crops = layout.list_crops(folder)
     if not crops:
         return _Found(reason=f"{folder} holds no crops; step 2 (extract_crops.py) could cut none")
     array = np.array(crops, np.int64)  # 4 million tuples would fill half a gigabyte
-    return _Found(Listing(video, array, stamp["content"], read_looks(stamp, folder, crops)), "; ".join(notes))
+    return _Found(Listing(video, array, stamp.content, read_looks(stamp, folder, crops)), "; ".join(notes))
 
 
-def read_looks(stamp: dict[str, Any], folder: Path, crops: Sequence[tuple[int, int]]) -> tuple[likeness.Look, ...]:
+def read_looks(stamp: Stamp, folder: Path, crops: Sequence[tuple[int, int]]) -> tuple[likeness.Look, ...]:
     """What step 2 kept of its crops to tell videos apart; looked at again where its stamp has nothing that fits.
 
     Raises:
         OSError: a crop can't be read.
     """
     try:
-        looks = tuple(likeness.read_look(kept) for kept in stamp.get("looks", ()))
+        looks = tuple(likeness.read_look(kept) for kept in stamp.looks or ())
     except (KeyError, TypeError, ValueError):
         looks = ()
     if looks:

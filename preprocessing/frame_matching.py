@@ -48,8 +48,10 @@ def match_frames(boxes: Boxes, wanted: Iterable[int], reader: VideoReader, origi
     shown = reader.times()
     if abs(reader.frame_count - boxes.frame_count) <= max(SPARE_FRAMES, SAME_COUNT * boxes.frame_count):
         by_number = Match({number: [number] for number in wanted})
-        known = [] if shown is None else [n for n in wanted if n in boxes.times and n < len(shown)]
-        apart = max((abs(float(shown[n]) - boxes.times[n]) for n in known), default=0.0)
+        known = (
+            [] if shown is None else [(boxes.times[n], shown[n]) for n in wanted if n in boxes.times and n < len(shown)]
+        )
+        apart = max((abs(float(there) - here) for here, there in known), default=0.0)
         if boxes.rate and apart > LATE / boxes.rate:
             by_number.notes.append(
                 f"its frames are shown up to {apart:.2f} s away from those of {original}, but are as many: they are "

@@ -203,7 +203,7 @@ def _count_boxes(tally: Tally, path: Path, video: Video) -> None:
     tally.frame_faces.update(map(len, frames))
     tally.people[len(set().union(*frames))] += 1
     tally.coverage[_coverage_bin(sum(map(bool, frames)), len(frames))] += 1
-    tally.settings["detect_original_faces"][_settings(boxes.stamp)] += 1
+    tally.settings["detect_original_faces"][_settings(boxes.stamp.to_json())] += 1
 
 
 def _coverage_bin(part: int, whole: int) -> int:

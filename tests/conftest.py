@@ -84,7 +84,7 @@ def write_part(folder: Path, metadata: object) -> Path:
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo dataset, not preprocessed; not to be written to."""
-    from demo_data.make_demo_dataset import make_demo_dataset
+    from demo_data.demo_dataset import make_demo_dataset
 
     root = tmp_path_factory.mktemp("demo") / "data"
     make_demo_dataset(root, seed=3, people=2, fakes=2, frames=31, workers=2)
@@ -107,8 +107,8 @@ def preprocessed(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def face_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with wide.mp4, square.mp4 and tall.mp4, each 60 frames of a made-up person; not to be written to."""
+    from demo_data.demo_dataset import load_portraits
     from demo_data.demo_faces import frames, make_person, make_scene
-    from demo_data.make_demo_dataset import load_portraits
     from dfdc.video import write_video
 
     folder = tmp_path_factory.mktemp("clips")

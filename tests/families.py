@@ -4,10 +4,11 @@ import numpy as np
 from conftest import write_part
 
 from dfdc import layout
+from dfdc.artifacts import Stamp
 from dfdc.boxes import Boxes, FaceBox
 from dfdc.identity import fingerprint
 from dfdc.video import VideoReader, write_video
-from preprocessing.detect_original_faces import DetectStep
+from preprocessing.detect_step import DetectStep
 
 SIZE = (120, 160)
 FACE = (60.0, 40.0, 100.0, 84.0)
@@ -31,13 +32,10 @@ def write_boxes(root, video, *, boxes=None):
         numbers = range(0, reader.frame_count, layout.FRAME_STRIDE)
         shown = reader.times()
     faces = {number: [FaceBox(0, FACE, 0.999)] for number in numbers} if boxes is None else boxes
-    stamp = {
-        "source": fingerprint(video.path),
-        "settings": DetectStep(root, "auto").settings,
-        "made": {"frames": len(numbers), "faces": sum(map(len, faces.values()))},
-        "failed": None,
-        "notes": [],
-    }
+    stamp = Stamp(
+        made_from={"source": fingerprint(video.path), "settings": DetectStep(root, "auto").settings},
+        made={"frames": len(numbers), "faces": sum(map(len, faces.values()))},
+    )
     times = {number: float(shown[number]) for number in numbers}
     size = reader.width, reader.height, reader.frame_count, reader.fps, reader.duration
     Boxes(*size, times, faces, stamp).write(layout.bboxes_path(root, video.id), video.path.name)

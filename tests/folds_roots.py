@@ -1,6 +1,7 @@
 """DATA_ROOTs with crops as step 2 leaves them, and step 5 run on them as if steps 2 and 4 had said this or that."""
 
 import csv
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 from conftest import write_part
 
 from dfdc import artifacts, layout
+from dfdc.artifacts import Stamp
 from dfdc.command_line import UserError
 from dfdc.imaging import encode_png
 from dfdc.workers import FailVideo
-from preprocessing import generate_folds, likeness
+from preprocessing import folds_step, generate_folds, likeness
+from preprocessing.folds_listing import Checks
 from preprocessing.folds_stamp import stamp_path
-from preprocessing.generate_folds import Checks
 
 HEADER = "video,file,label,original,frame,fold\n"
 
@@ -27,8 +29,8 @@ def picture_of(seed, size=(24, 20)):
 def put_crops(root, video, pictures, **more):
     """Crops as step 2 leaves them; `pictures` by their names."""
     looks = [likeness.look(name, pictures[name]) for name in likeness.pick(list(pictures))]
-    stamp = {"made": {"crops": len(pictures)}, "looks": looks, "failed": None, **more}
-    with artifacts.atomic_folder(layout.crops_path(root, video), stamp) as folder:
+    with artifacts.atomic_folder(layout.crops_path(root, video)) as folder:
+        folder.stamp = Stamp({}, {"crops": len(pictures)}, **({"looks": tuple(looks)} | more))
         for name, picture in pictures.items():
             folder.write(name, encode_png(picture))
 
@@ -89,11 +91,12 @@ def main(root, *arguments, rejected=(), stale=(), unreadable=(), unpaired=(), un
                 raise FailVideo("its masks can't be read")
             if video.id in uncompared:
                 return None
-            return {"failed": "its border differs" if video.id in unpaired else None}
+            return Stamp({}, {}, "its border differs" if video.id in unpaired else None)
 
         return Checks(lambda video: f"rejected: {video.id}" if video.id in rejected else None, crops, pair)
 
-    return generate_folds.main(["--root-dir", str(root), *map(str, arguments)], open_checks)
+    with mock.patch.object(folds_step, "open_checks", open_checks):
+        return generate_folds.main(["--root-dir", str(root), *map(str, arguments)])
 
 
 def refuse_stamp_of(monkeypatch, video):

@@ -1,14 +1,17 @@
 """Atomic writes and stamps (dfdc/artifacts.py)."""
 
+import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dfdc import artifacts, identity
+from dfdc.artifacts import Stamp
 
 OLD = 1_000_000_000
 
@@ -17,8 +20,9 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def make(path, files, **stamp):
-    with artifacts.atomic_folder(path, stamp) as folder:
+def make(path, files, **made_from):
+    with artifacts.atomic_folder(path) as folder:
+        folder.stamp = Stamp(made_from, {"crops": len(files)})
         for name, data in files.items():
             folder.write(name, data)
     return path
@@ -42,7 +46,7 @@ def test_a_failed_write_of_a_file_that_was_never_begun_leaves_no_trace(tmp_path)
 
 def test_t17_a_failed_folder_leaves_the_old_one(tmp_path):
     path = make(tmp_path / "data" / "crops" / "video", {"0_0.png": b"old"})
-    with pytest.raises(RuntimeError), artifacts.atomic_folder(path, {}) as folder:
+    with pytest.raises(RuntimeError), artifacts.atomic_folder(path) as folder:
         folder.write("0_0.png", b"x")
         raise RuntimeError("killed")
     assert names(tmp_path / "data" / "crops") == ["video"]
@@ -54,13 +58,9 @@ def test_folder_is_stamped_and_replaced_whole(tmp_path):
     for contents in (("a", "b"), ("c",)):
         make(path, {name: name.encode() for name in contents}, settings=len(contents))
     assert names(path) == [".stamp.json", "c"]
-    stamp = artifacts.read_stamp(path)
-    assert stamp == {
-        "settings": 1,
-        "files": 1,
-        "content": identity.folder_checksum(path),
-        "listing": identity.folder_listing(path),
-    }
+    assert artifacts.read_stamp(path) == Stamp({"settings": 1}, {"crops": 1}, content=identity.folder_checksum(path))
+    kept = artifacts.read_json(path / artifacts.STAMP_NAME)
+    assert (kept["files"], kept["listing"]) == (1, identity.folder_listing(path))
     assert names(tmp_path) == ["video"]
 
 
@@ -120,12 +120,12 @@ def test_a_folder_that_lost_a_file_or_got_another_is_not_trusted(tmp_path):
 
 def test_a_copied_folder_is_read_once_and_then_known(tmp_path, monkeypatch):
     path = make(tmp_path / "video", {"a": b"a", "b": b"b"}, settings=7)
-    content = artifacts.read_stamp(path)["content"]
+    content = artifacts.read_stamp(path).content
     for name in "ab":
         os.utime(path / name, ns=(OLD, OLD))
-    assert artifacts.read_stamp(path)["settings"] == 7
+    assert artifacts.read_stamp(path).made_from["settings"] == 7
     monkeypatch.setattr(artifacts, "folder_checksum", lambda folder: pytest.fail("it was read again"))
-    assert artifacts.read_stamp(path)["content"] == content
+    assert artifacts.read_stamp(path).content == content
 
 
 def test_a_copied_folder_on_a_disk_that_cant_be_written_is_known_too(tmp_path, monkeypatch):
@@ -136,7 +136,7 @@ def test_a_copied_folder_on_a_disk_that_cant_be_written_is_known_too(tmp_path, m
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(artifacts, "write_json", refuse)
-    assert artifacts.read_stamp(path)["files"] == 1
+    assert artifacts.read_stamp(path) is not None
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_t61_a_stamp_that_cant_be_read_is_not_an_absent_one(tmp_path):
 
 def test_the_identity_of_a_folder_is_its_content_or_what_is_listed(tmp_path):
     path = make(tmp_path / "video", {"a": b"a", "b": b"b"})
-    content = artifacts.read_stamp(path)["content"]
+    content = artifacts.read_stamp(path).content
     assert artifacts.folder_identity(path) == content
     (path / "b").unlink()
     first = artifacts.folder_identity(path)
@@ -171,25 +171,46 @@ def test_the_identity_of_a_folder_is_its_content_or_what_is_listed(tmp_path):
 RESULT = {"made": {"crops": 3}, "notes": ["one"], "failed": None}
 
 
-def test_a_fresh_stamp_is_a_result_of_the_same_inputs():
-    assert artifacts.is_fresh({**RESULT, "settings": 1, "more": 2}, {"settings": 1})
-    assert artifacts.is_fresh({**RESULT, "failed": "why"}, {})
-    assert not artifacts.is_fresh(None, {})
-    assert not artifacts.is_fresh({**RESULT, "settings": 1}, {"settings": 2})
-    assert not artifacts.is_fresh({**RESULT, "settings": 1}, {"settings": 1, "crops": "a"})
+def test_a_fresh_stamp_is_of_the_same_inputs():
+    stamp = Stamp.from_json({**RESULT, "settings": 1, "more": 2})
+    assert stamp.is_fresh({"settings": 1})
+    assert stamp.is_fresh({})
+    assert not stamp.is_fresh({"settings": 2})
+    assert not stamp.is_fresh({"settings": 1, "crops": "a"})
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"made": None}, {"made": {"crops": "3"}}, {"made": {"crops": -1}}, {"made": {"crops": True}}, {"notes": "one"},
-     {"notes": [1]}, {"failed": 7}, {"failed": False}],
-)  # fmt: skip
+def test_a_stamp_comes_back_from_its_file_and_keeps_its_order(tmp_path):
+    looks = ({"crop": "0_0.png", "phash": None},)
+    stamp = Stamp({"settings": {"version": 1}, "boxes": "x"}, {"crops": 1}, "why", ("one", "two"), looks)
+    with artifacts.atomic_folder(tmp_path / "video") as folder:
+        folder.write("a", b"a")
+        folder.stamp = stamp
+    kept = json.loads((tmp_path / "video" / artifacts.STAMP_NAME).read_text())
+    keys = ["settings", "boxes", "made", "failed", "notes", "looks", "files", "content", "listing"]
+    assert list(kept) == keys
+    assert kept["files"] == 1
+    assert artifacts.read_stamp(tmp_path / "video") == replace(stamp, content=kept["content"])
+    assert list(Stamp({}, {}).to_json()) == ["made", "failed", "notes"]
+
+
+def test_a_folder_without_a_stamp_is_not_kept(tmp_path):
+    with pytest.raises(ValueError, match="no stamp"), artifacts.atomic_folder(tmp_path / "video"):
+        pass
+    assert names(tmp_path) == []
+
+
+WRONG = [{"made": None}, {"made": {"crops": "3"}}, {"made": {"crops": -1}}, {"made": {"crops": True}}]
+WRONG += [{"notes": "one"}, {"notes": [1]}, {"failed": 7}, {"failed": False}]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_a_stamp_with_another_type_is_no_result(wrong):
     assert artifacts.is_result(RESULT)
     assert artifacts.is_result({**RESULT, "made": {"crops": 0}})
     assert not artifacts.is_result({**RESULT, **wrong})
+    assert Stamp.from_json({**RESULT, **wrong}) is None
     for key in wrong:
-        assert not artifacts.is_fresh({k: v for k, v in RESULT.items() if k != key}, {}) or key == "failed"
+        assert Stamp.from_json({k: v for k, v in RESULT.items() if k != key}) is None or key == "failed"
 
 
 def test_what_was_made_of_something_else_goes_and_the_rest_stays(tmp_path):

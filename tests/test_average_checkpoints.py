@@ -6,7 +6,7 @@ import torch
 from training_runs import epochs_of, path_of, read, train, weights, write_config
 
 from dfdc import layout
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, UsageError
 from networks.checkpoint import load_model, read_checkpoint, read_file
 from training import average_checkpoints
 from training.saving import balanced_loss
@@ -89,7 +89,7 @@ def test_what_has_no_mean_is_refused(run, tmp_path):
         soup(run, "0", "9")
     with pytest.raises(UsageError, match="--batch-size 0"):
         soup(run, "0", "1", more=["--batch-size", 0])
-    with pytest.raises(UsageError, match="--device tpu"):
+    with pytest.raises(SettingError, match="device tpu"):
         soup(run, "0", "1", more=["--device", "tpu"])
     with pytest.raises(UsageError, match="has the folds"):
         soup(run, "0", "1", out=tmp_path / "x", more=["--fold", 8])

@@ -5,15 +5,14 @@ import json
 
 import pytest
 
+from dfdc.artifacts import Stamp
 from dfdc.boxes import Boxes, BoxesError, FaceBox, read_boxes
 
-STAMP = {
-    "source": {"size": 1, "mtime_ns": 2, "xxh3": "a"},
-    "settings": {"version": 2},
-    "made": {"frames": 2, "faces": 3},
-    "failed": None,
-    "notes": ["1 frames can't be decoded, the first is 20"],
-}
+STAMP = Stamp(
+    made_from={"source": {"size": 1, "mtime_ns": 2, "xxh3": "a"}, "settings": {"version": 2}},
+    made={"frames": 2, "faces": 3},
+    notes=("1 frames can't be decoded, the first is 20",),
+)
 FRAMES = {
     0: [FaceBox(0, (1.5, -2.25, 30.123456789, 40.0), 0.99), FaceBox(2, (5.0, 6.0, 7.0, 8.0), 1.0)],
     10: [],
@@ -61,7 +60,9 @@ def test_what_step_1_does_not_write_is_told(path, change):
         read_boxes(path)
 
 
-@pytest.mark.parametrize("key", ["width", "height", "frame_count", "rate", "duration", "times", "frames", *STAMP])
+@pytest.mark.parametrize(
+    "key", ["width", "height", "frame_count", "rate", "duration", "times", "frames", *STAMP.to_json()]
+)
 def test_a_file_of_an_earlier_version_lacks_something(path, key):
     content = json.loads(path.read_text())
     del content[key]

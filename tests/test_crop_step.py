@@ -1,9 +1,10 @@
-"""Cutting crops and comparing pairs (steps 2 and 4), without a detector: what is a pair, and what failures leave."""
+"""Cutting crops (step 2), without a detector: what is cut, and what failures leave."""
 
 import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,13 @@ from families import FACE, SIZE, make_family, textured_frames, write_boxes
 
 from dfdc import artifacts, layout
 from dfdc.boxes import FaceBox, read_boxes
-from dfdc.imaging import encode_png, read_picture
+from dfdc.imaging import read_picture
 from dfdc.rejections import load_rejections
 from dfdc.video import VideoError, write_video
 from dfdc.workers import FailVideo, SkipVideo
 from preprocessing import likeness
-from preprocessing.extract_crops import CropStep, with_boxes
-from preprocessing.generate_diffs import DiffStep
+from preprocessing.crop_step import CropStep
+from preprocessing.diff_step import DiffStep
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +58,15 @@ def stored(root, name):
 # ------------------------------------------------------------------------------------------------ what is cut
 def test_a_stamp_says_what_was_cut_and_what_it_looks_like(root):
     (stamp,) = cut(root, "real")
-    assert (stamp["made"], stamp["failed"], stamp["notes"]) == ({"crops": 7}, None, [])
+    assert (stamp.made, stamp.failed, stamp.notes) == ({"crops": 7}, None, ())
     names = [layout.crop_name(number, 0) for number in range(0, 61, 10)]
     folder = layout.crops_path(root, "real")
-    assert stamp["looks"] == [likeness.look(name, read_picture(folder / name)) for name in likeness.pick(names)]
-    assert len(stamp["looks"]) == 3
+    assert stamp.looks == tuple(likeness.look(name, read_picture(folder / name)) for name in likeness.pick(names))
+    assert len(stamp.looks) == 3
     on_disk = artifacts.read_stamp(folder)
-    assert on_disk["files"] == 7
+    assert json.loads((folder / artifacts.STAMP_NAME).read_text())["files"] == 7
     assert step_of(root).check(videos_of(root)["real"]) == on_disk
-    assert {key: on_disk[key] for key in stamp} == stamp
+    assert replace(on_disk, content="") == stamp
 
 
 def test_without_boxes_or_crops_nothing_is_fresh(root):
@@ -112,10 +113,11 @@ def test_boxes_that_hold_no_picture_and_frames_that_are_lost_are_told(root):
     write_boxes(root, videos["real"], boxes=boxes)
     assert json.loads(path.read_text())["source"] == content["source"]
     (stamp,) = cut(root, "real")
-    assert stamp["made"] == {"crops": 3}
-    assert stamp["notes"] == [
-        "1 frames can't be decoded, the first is 1000", "1 boxes hold no picture, the first is 30_0.png"
-    ]  # fmt: skip
+    assert stamp.made == {"crops": 3}
+    assert stamp.notes == (
+        "1 frames can't be decoded, the first is 1000",
+        "1 boxes hold no picture, the first is 30_0.png",
+    )
     write_boxes(root, videos["real"], boxes={0: [outside]})
     with pytest.raises(FailVideo, match=r"^1 boxes hold no picture, the first is 0_0\.png$"):
         cut(root, "real")
@@ -124,10 +126,10 @@ def test_boxes_that_hold_no_picture_and_frames_that_are_lost_are_told(root):
 def test_what_is_rejected_is_not_cut(root):
     (root / layout.REJECTED_NAME).write_text("video,frame,face\nreal,10,0\nreal,20,\nfake,30,0\nfake,,7\n")
     real, fake = cut(root, "real", "fake")
-    assert (real["made"]["crops"], fake["made"]["crops"]) == (5, 4)
+    assert (real.made["crops"], fake.made["crops"]) == (5, 4)
     assert layout.list_crops(layout.crops_path(root, "fake")) == [(0, 0), (40, 0), (50, 0), (60, 0)]
     mask = compare(root)
-    assert mask["made"]["masks"] == 4
+    assert mask.made["masks"] == 4
     (root / layout.REJECTED_NAME).write_text("video,frame,face\nreal,,0\n")
     with pytest.raises(SkipVideo, match=r"rejected\.csv names all of its faces"):
         cut(root, "real")
@@ -137,7 +139,7 @@ def test_what_is_rejected_is_not_cut(root):
 def test_whole_videos_that_are_rejected_are_skipped_with_the_reason(root):
     (root / layout.REJECTED_NAME).write_text("video,frame,face,reason\nfake,,,wrong label\n")
     dataset = layout.load_dataset(root)
-    videos, skipped = with_boxes(dataset, load_rejections(root))
+    videos, skipped = step_of(root).select(dataset)
     assert [video.id for video in videos] == ["real"]
     assert skipped == [("fake", "rejected in rejected.csv: wrong label")]
 
@@ -145,7 +147,7 @@ def test_whole_videos_that_are_rejected_are_skipped_with_the_reason(root):
 def test_videos_without_boxes_are_skipped(root):
     layout.bboxes_path(root, "real").unlink()
     dataset = layout.load_dataset(root)
-    videos, skipped = with_boxes(dataset, load_rejections(root))
+    videos, skipped = step_of(root).select(dataset)
     assert videos == []
     told = "there are no boxes of real; step 1 (detect_original_faces.py) makes them"
     assert skipped == [("real", told), ("fake", told)]
@@ -158,22 +160,16 @@ def rewrite_fake(root, frames, fps=25.0):
     write_video(videos_of(root)["fake"].path, frames, fps=fps, crf=5)
 
 
-def test_a_pair_is_one(root):
-    cut(root)
-    stamp = compare(root)
-    assert (stamp["made"], stamp["failed"], stamp["notes"]) == ({"masks": 7, "unchanged": 0}, None, [])
-
-
 def test_a_fake_of_half_the_rate_is_matched_by_time(root):
     rewrite_fake(root, list(textured_frames(61, face=60))[::2], fps=12.5)
     _, fake = cut(root)
-    assert fake["made"] == {"crops": 7}
-    assert fake["notes"] == [
+    assert fake.made == {"crops": 7}
+    assert fake.notes == (
         "it has 31 frames in 2.48 s (12.50 a second), but real has 61 in 2.44 s (25.00 a second): "
-        "frames are taken by time"
-    ]
+        "frames are taken by time",
+    )
     stamp = compare(root)
-    assert (stamp["made"]["masks"], stamp["failed"]) == (7, None)
+    assert (stamp.made["masks"], stamp.failed) == (7, None)
     # Frame 40 of the original is frame 20 of the fake, and is called as the original's.
     real, fake = (read_picture(layout.crops_path(root, name) / "40_0.png").astype(int) for name in ("real", "fake"))
     assert np.abs(real[:6] - fake[:6]).mean() < 6
@@ -186,90 +182,6 @@ def test_half_of_the_frames_at_the_same_rate_are_refused(root):
     assert not layout.crops_path(root, "fake").exists()
 
 
-@pytest.mark.parametrize("turn", [lambda f: f[::-1, ::-1], lambda f: f[:, ::-1]], ids=["by 180 degrees", "mirrored"])
-def test_a_fake_that_was_turned_is_no_pair_and_is_named(root, turn):
-    rewrite_fake(root, (np.ascontiguousarray(turn(frame)) for frame in textured_frames(61, face=60)))
-    cut(root)
-    stamp = compare(root)
-    assert stamp["failed"] == (
-        "in 7 of 7 frames it differs where no face is, the first is 0_0.png: it is no pair with real (another video, "
-        "or turned, or shifted in time)"
-    )
-    step = DiffStep(root, "crops")
-    assert step.check(videos_of(root)["fake"])["failed"] == stamp["failed"]  # known: not looked at anew each time
-
-
-def test_a_few_frames_that_differ_are_told_and_no_more(root):
-    frames = list(textured_frames(61, face=60))
-    for number in (10, 20, 30):
-        frames[number] = np.ascontiguousarray(frames[number][::-1, ::-1])
-    rewrite_fake(root, frames)
-    cut(root)
-    stamp = compare(root)
-    assert stamp["failed"] is None
-    assert stamp["notes"] == ["in 3 of 7 frames it differs where no face is, the first is 10_0.png"]
-    (root / layout.REJECTED_NAME).write_text("video,frame,face\nreal,60,\n")
-    cut(root)
-    assert compare(root)["failed"] is None  # half of them are not most of them
-    (root / layout.REJECTED_NAME).unlink()
-    frames[40] = np.ascontiguousarray(frames[40][::-1, ::-1])
-    rewrite_fake(root, frames)
-    cut(root)
-    assert compare(root)["failed"].startswith("in 4 of 7 frames it differs where no face is, the first is 10_0.png: it")
-
-
-def test_a_fake_without_partners_failed_and_is_not_done_again(root):
-    cut(root)
-    for path in layout.crops_path(root, "real").glob("*.png"):
-        path.rename(path.with_name(path.name.replace("_0", "_5")))
-    stamp = compare(root)
-    assert stamp["failed"] == (
-        "7 of the original's crops have no partner, the first is 0_5.png; "
-        "7 of the fake's crops have no partner, the first is 0_0.png"
-    )
-    assert DiffStep(root, "crops").check(videos_of(root)["fake"]) is not None
-
-
-def test_pairs_that_cant_be_compared_or_show_no_change_are_told(root):
-    cut(root)
-    real, fake = (layout.crops_path(root, name) for name in ("real", "fake"))
-    picture = read_picture(fake / "20_0.png")
-    (fake / "20_0.png").write_bytes(encode_png(picture[:-1]))
-    (fake / "30_0.png").write_bytes((real / "30_0.png").read_bytes())
-    (fake / "40_0.png").write_bytes(b"no picture")
-    (fake / "50_0.png").unlink()
-    (real / "60_0.png").unlink()
-    stamp = compare(root)
-    assert stamp["made"] == {"masks": 3, "unchanged": 1}
-    assert stamp["failed"] is None
-    sizes = f"{list(picture.shape)} and {list(picture[:-1].shape)}"
-    assert stamp["notes"] == [
-        f"1 pairs, the first is 20_0.png: crops of different size: {sizes}",
-        f"1 pairs, the first is 40_0.png: {fake / '40_0.png'} is not a readable picture (10 bytes)",
-        "1 of the original's crops have no partner, the first is 50_0.png",
-        "1 of the fake's crops have no partner, the first is 60_0.png",
-        "1 of 3 masks show no change",
-    ]
-
-
-def test_masks_of_other_crops_go_before_new_ones_are_made(root, monkeypatch):
-    cut(root)
-    compare(root)
-    folder = layout.diffs_path(root, "fake")
-
-    def refuse(*arguments):
-        raise RuntimeError("no memory")
-
-    monkeypatch.setattr("preprocessing.generate_diffs.ssim_difference", refuse)
-    with pytest.raises(RuntimeError):
-        compare(root)
-    assert folder.is_dir()  # of these very crops
-    (layout.crops_path(root, "fake") / "20_0.png").unlink()
-    with pytest.raises(RuntimeError):
-        compare(root)
-    assert not folder.exists()
-
-
 @pytest.mark.parametrize("name", ["real", "fake"])
 def test_a_step_reaches_its_workers_without_what_it_remembers(root, name):
     video = videos_of(root)[name]
@@ -278,9 +190,9 @@ def test_a_step_reaches_its_workers_without_what_it_remembers(root, name):
     for step in steps:
         step.check(video)
         there = pickle.loads(pickle.dumps(step))
-        assert there.__dict__.keys() == step.__dict__.keys() - {"_remembered", "_known_digests"}
+        assert there.__dict__.keys() == step.__dict__.keys() - {"_remembered", "_known_digests", "_has_boxes"}
         assert there.png_level == step.png_level
-        assert there.work(video)["failed"] is None
+        assert there.work(video).failed is None
 
 
 # ------------------------------------------------------------------------------------- what failures leave
@@ -330,7 +242,7 @@ def test_crops_of_the_same_video_and_boxes_outlive_a_failure(root, monkeypatch):
     def refuse(path):
         raise VideoError(path, "today nothing can be decoded")
 
-    monkeypatch.setattr("preprocessing.extract_crops.VideoReader", refuse)
+    monkeypatch.setattr("preprocessing.crop_step.VideoReader", refuse)
     with pytest.raises(VideoError):
         step_of(root).work(videos["fake"])
     assert stored(root, "fake") == before

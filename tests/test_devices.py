@@ -1,8 +1,10 @@
 """How many cores a process may use (dfdc/devices.py); out of memory and compiling are in other files."""
 
 import pytest
+from conftest import run_script
 
 from dfdc import devices
+from dfdc.command_line import SettingError
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +61,37 @@ def test_without_control_groups_the_mask_counts_or_the_machine(tmp_path, monkeyp
 
 def test_this_machine_answers():
     assert 1 <= devices.available_cores() <= 8
+
+
+def test_naming_the_cpu_loads_no_pytorch():
+    code = "import sys; from dfdc.devices import resolve_device; resolve_device('cpu'); print('torch' in sys.modules)"
+    assert run_script("-c", code).stdout == "False\n"
+    with pytest.raises(SettingError, match="device cpu:0: unknown"):
+        devices.resolve_device("cpu:0")
+
+
+def test_t12_batches_are_halved_when_memory_runs_out():
+    import torch
+
+    sizes = []
+
+    def forward(batch):
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [value * 2 for value in batch]
+
+    assert devices.run_halving(forward, list(range(10))) == [value * 2 for value in range(10)]
+    assert sizes == [10, 5, 2, 3, 5, 2, 3]
+
+    def never(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        devices.run_halving(never, [1, 2])
+
+    def other(batch):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        devices.run_halving(other, [1, 2])

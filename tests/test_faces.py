@@ -10,6 +10,7 @@ from facenet_pytorch import MTCNN
 from PIL import Image
 
 from dfdc import faces
+from dfdc.command_line import parse_detector_scale
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +43,12 @@ def test_t9_scale_follows_the_longer_side(width, height, scale):
 @pytest.mark.parametrize("text", ["", "0", "-1", "5", "nan", "half"])
 def test_t9_bad_factors_are_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="neither auto nor a factor"):
-        faces.parse_detector_scale(text)
+        parse_detector_scale(text)
 
 
 @pytest.mark.parametrize(("text", "factor"), [("auto", "auto"), ("0.5", 0.5), ("0.01", 0.01), ("4", 4.0)])
 def test_t9_factors_are_taken(text, factor):
-    assert faces.parse_detector_scale(text) == factor
+    assert parse_detector_scale(text) == factor
 
 
 @pytest.mark.parametrize(

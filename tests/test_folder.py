@@ -14,7 +14,7 @@ from scoring_runs import details
 
 import predict_folder
 from dfdc import identity
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, UsageError
 from dfdc.layout import FOLDS_NAME
 from networks.files import model_names
 from prediction import FolderSettings, Status, folder, score_folder
@@ -221,7 +221,7 @@ def test_compiling_that_fails_is_an_error_of_its_option(go, monkeypatch):
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(StandIn, "compile", fail)
-    with pytest.raises(UsageError, match="--compile on: no compiler"):
+    with pytest.raises(SettingError, match="compile on: no compiler"):
         go("--compile", "on")
     assert go("--compile", "off") == 1
     assert StandIn.made[-1].asked[0] == "off"
@@ -348,12 +348,12 @@ def test_the_self_test_gets_its_options(go, weights, monkeypatch):
     assert seen == {"paths": [weights / "a"], **wanted}
     go("--self-test", videos=None)
     assert (seen["store"], seen["anew"], seen["compile_"]) == (False, False, False)
-    with pytest.raises(UsageError, match="--device tpu"):
+    with pytest.raises(SettingError, match="device tpu"):
         go("--self-test", "--device", "tpu", videos=None)
 
 
 def test_a_device_that_is_none_is_an_error_of_its_option(go):
-    with pytest.raises(UsageError, match="--device tpu"):
+    with pytest.raises(SettingError, match="device tpu"):
         go("--device", "tpu")
 
 

@@ -19,6 +19,7 @@ from folds_roots import (
 )
 
 from dfdc import artifacts, layout
+from dfdc.artifacts import Stamp
 from preprocessing import folds_listing, generate_folds
 
 SCRIPT = "preprocessing/generate_folds.py"
@@ -133,8 +134,6 @@ def test_t61_a_video_that_cannot_be_read_needs_crops_that_are_whole(tmp_path):
 
 
 def test_the_other_steps_are_asked(tmp_path, monkeypatch):
-    from preprocessing import extract_crops, generate_diffs
-
     root = make_root(tmp_path, (0, 1))
     (root / "rejected.csv").write_text("video,frame,face\nf0b,,\n")
     made = []
@@ -144,19 +143,14 @@ def test_the_other_steps_are_asked(tmp_path, monkeypatch):
             made.append(arguments)
 
         def check(self, video):
-            stamp = artifacts.read_stamp(layout.crops_path(root, video.id))
-            return {**stamp, "failed": "no pair"} if len(made[-1]) == 2 and video.id == "f1a" else stamp
-
-    class CropStep(Step):
-        def check(self, video):
             return artifacts.read_stamp(layout.crops_path(root, video.id))
 
     class DiffStep(Step):
         def check(self, video):
-            return {"failed": "no pair" if video.id == "f1a" else None}
+            return Stamp({}, {}, "no pair" if video.id == "f1a" else None)
 
-    monkeypatch.setattr(extract_crops, "CropStep", CropStep)
-    monkeypatch.setattr(generate_diffs, "DiffStep", DiffStep)
+    monkeypatch.setattr(folds_listing, "CropStep", Step)
+    monkeypatch.setattr(folds_listing, "DiffStep", DiffStep)
     assert generate_folds.main(["--root-dir", str(root)]) == 0
     assert folds_of(root).keys() == {"r0", "f0a", "r1", "f1b"}
     (where, crops_dir, rejections), second = made
@@ -270,7 +264,7 @@ def test_wrong_use_exits_2_and_names_it(tmp_path):
         (["--val-ids", tmp_path / "empty"], "no video is named there"),
         (["--val-ids", tmp_path / "bytes"], "can't be read"),
         (["--crops-dir", "bboxes"], "--crops-dir bboxes"),
-        (["--out", "crops"], "--out crops"),
+        (["--out", "crops"], "out crops"),
     ):
         refused(root, *arguments, said=said)
     assert main(root, "--n_splits", 2, "--seed", 0, "--crops-dir", "crops") == 0

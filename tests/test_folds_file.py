@@ -37,7 +37,7 @@ def leaks_of(root, similar=likeness.NEAR_BITS, path=None):
     listings = []
     for video in dataset.videos.values():
         stamp = artifacts.read_stamp(layout.crops_path(root, video.id))
-        listings.append(Listing(video, np.zeros((1, 2)), looks=tuple(map(likeness.read_look, stamp["looks"]))))
+        listings.append(Listing(video, np.zeros((1, 2)), looks=tuple(map(likeness.read_look, stamp.looks))))
     return folds_file.find_leaks(path or root / "folds.csv", dataset, listings, similar)
 
 
@@ -266,7 +266,7 @@ def test_folds_and_leaks_are_those_of_the_plain_way(odd_root, tmp_path, monkeypa
     listings = []
     for video in dataset.videos.values():
         folder = layout.crops_path(odd_root, video.id)
-        looks = tuple(map(likeness.read_look, artifacts.read_stamp(folder)["looks"]))
+        looks = tuple(map(likeness.read_look, artifacts.read_stamp(folder).looks))
         listings.append(Listing(video, np.array(layout.list_crops(folder)), looks=looks))
     assign_folds(listings, dataset, 3, Assignment())
     ours, plain = tmp_path / "ours.csv", tmp_path / "plain.csv"

@@ -18,7 +18,7 @@ from folds_roots import (
 
 from dfdc import artifacts, identity, layout
 from dfdc.command_line import UsageError
-from preprocessing import generate_folds
+from preprocessing import folds_step
 from preprocessing.fold_assignment import Assignment
 from preprocessing.folds_stamp import Options, Stamp, read_stamp, stamp_path
 
@@ -46,8 +46,8 @@ def test_finished_folds_are_not_redone_and_stale_ones_are(tmp_path, capsys):
 def test_changed_crops_are_looked_through_again(tmp_path, monkeypatch, capsys):
     root = make_root(tmp_path, (0, 1))
     looked = []
-    find = generate_folds.find_leaks
-    monkeypatch.setattr(generate_folds, "find_leaks", lambda *args: looked.append(args[3]) or find(*args))
+    find = folds_step.find_leaks
+    monkeypatch.setattr(folds_step, "find_leaks", lambda *args: looked.append(args[3]) or find(*args))
     main(root)
     main(root)
     assert looked == [10]

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from demo_data import demo_faces, demo_swaps
-from demo_data import make_demo_dataset as demo
+from demo_data import demo_dataset as demo
+from demo_data import demo_faces, demo_swaps, make_demo_dataset
 from dfdc import layout
 from dfdc.command_line import UsageError
 from dfdc.faces import DETECT_THRESHOLDS, FaceDetector
 from dfdc.video import VideoReader, write_video
 
 SMALL = {"parts": 2, "people": 2, "fakes": 4, "frames": 3}
-SCRIPT = Path(demo.__file__)
+SCRIPT = Path(make_demo_dataset.__file__)
 
 
 def read(path):
@@ -78,14 +78,15 @@ def test_a_fake_has_the_size_and_length_of_its_original(small):
 def test_the_default_plan_keeps_people_pictures_and_a_generator_out_of_training():
     jobs = demo.plan(parts=4, people=8, fakes=8, portraits=1)
     assert len(jobs) == len({job.name for job in jobs}) >= 24
-    generators = [{job.generator for job in jobs if job.part == part and job.generator} for part in range(4)]
+    generators = [{job.swap.generator for job in jobs if job.part == part and job.swap} for part in range(4)]
     assert generators[0] == set(demo_swaps.GENERATORS)
     assert all(seen == set(demo_swaps.GENERATORS) - {demo_swaps.HELD_OUT} for seen in generators[1:])
     for many in (1, 3, 4, 9):
         jobs = demo.plan(parts=4, people=3, fakes=7, portraits=many)
         assert len({job.name for job in jobs}) == len(jobs)
         people = [
-            {p for job in jobs if job.part == part for p in (job.person, job.donor)} - {None} for part in range(4)
+            {p for job in jobs if job.part == part for p in (job.person, job.swap and job.swap.donor)} - {None}
+            for part in range(4)
         ]
         assert sum(map(len, people)) == len(set.union(*people))
         if many >= 4:
@@ -190,7 +191,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
 )
 def test_wrong_numbers_are_named(option, value, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        demo.main(["--out", str(tmp_path / "new"), f"{option}={value}"])
+        make_demo_dataset.main(["--out", str(tmp_path / "new"), f"{option}={value}"])
     assert stop.value.code == 2
     assert value in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

@@ -13,8 +13,7 @@ from conftest import REAL_VIDEOS, ROOT, copy_dataset, on_either_kind, run_script
 from test_preprocessing import ledger
 
 from dfdc import identity, layout
-from dfdc.imaging import read_picture
-from preprocessing import extract_crops
+from dfdc.imaging import encode_png, read_picture
 
 
 def assert_artifacts_are_the_plain_ones(root, part, real, fake, stride):
@@ -33,7 +32,7 @@ def assert_artifacts_are_the_plain_ones(root, part, real, fake, stride):
                 crop = frame[max(y1 - h, 0) : y2 + h, max(x1 - w, 0) : x2 + w]
                 name = layout.crop_name(number, row["face"])
                 stored = (layout.crops_path(root, video) / name).read_bytes()
-                assert stored == extract_crops.encode_png(crop)
+                assert stored == encode_png(crop)
                 pictures[video, number, row["face"]] = crop
     assert len(pictures) >= 8
     for video, number, face in [key for key in pictures if key[0] == real]:

@@ -19,13 +19,13 @@ from conftest import (
 )
 
 from dfdc import artifacts, layout
-from dfdc.imaging import read_picture, ssim_difference
+from dfdc.imaging import encode_png, read_picture, ssim_difference
 from dfdc.rejections import load_rejections
 from dfdc.video import VideoReader, write_video
 from dfdc.workers import FailVideo
-from preprocessing import extract_crops, generate_landmarks
-from preprocessing.extract_crops import CropStep
-from preprocessing.generate_diffs import DiffStep
+from preprocessing import landmark_step
+from preprocessing.crop_step import CropStep
+from preprocessing.diff_step import DiffStep
 
 STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs")
 
@@ -232,11 +232,11 @@ def test_t19_missing_and_mismatching_partners_are_counted(root):
     (real / "0_0.png").unlink()
     (fake / "10_0.png").unlink()
     picture = read_picture(fake / "20_0.png")
-    (fake / "20_0.png").write_bytes(extract_crops.encode_png(picture[:-1]))
+    (fake / "20_0.png").write_bytes(encode_png(picture[:-1]))
     (fake / "30_0.png").write_bytes((real / "30_0.png").read_bytes())
     stamp = DiffStep(root, "crops").work(video)
-    assert stamp["made"] == {"masks": 1, "unchanged": 1}
-    text = "; ".join(stamp["notes"])
+    assert stamp.made == {"masks": 1, "unchanged": 1}
+    text = "; ".join(stamp.notes)
     assert "1 of the original's crops have no partner, the first is 10_0.png" in text
     assert "1 of the fake's crops have no partner, the first is 0_0.png" in text
     assert "1 pairs, the first is 20_0.png: crops of different size" in text
@@ -250,8 +250,8 @@ def test_t4_a_box_without_a_picture_costs_that_crop_only(root):
     boxes["frames"]["10"][0]["box"] = [9000, 9000, 9100, 9100]
     artifacts.write_json(path, boxes)
     stamp = crop_step(root).work(video)
-    assert stamp["made"] == {"crops": 3}
-    assert stamp["notes"] == ["1 boxes hold no picture, the first is 10_0.png"]
+    assert stamp.made == {"crops": 3}
+    assert stamp.notes == ["1 boxes hold no picture, the first is 10_0.png"]
 
 
 def test_a_fake_of_another_size_is_a_named_failure(root):
@@ -287,7 +287,7 @@ def test_landmarks_are_those_of_the_library_one_crop_at_a_time(kind, face_clips)
         with VideoReader(path) as reader:
             for _, frame in reader.frames(stride=stride):
                 crops += [crop_face(frame, box) for box in finder.detect([frame], scale)[0].boxes]
-    found = generate_landmarks.find_landmarks(crops, detector)
+    found = landmark_step.find_landmarks(crops, detector)
     assert len(crops) >= 8
     for crop, points in zip(crops, found, strict=True):
         _, _, expected = library.detect(np.ascontiguousarray(crop), landmarks=True)
@@ -302,13 +302,13 @@ def test_t26_landmarks_of_the_middle_face(monkeypatch):
     detector = FaceDetector(LANDMARK_THRESHOLDS)
     picture = skimage.data.astronaut()[20:240, 130:320]
     nobody = np.zeros((90, 90, 3), np.uint8)
-    points, none, tighter = generate_landmarks.find_landmarks([picture, nobody, picture[10:-10, 10:-10]], detector)
+    points, none, tighter = landmark_step.find_landmarks([picture, nobody, picture[10:-10, 10:-10]], detector)
     assert points.dtype == np.int16
     assert points.shape == (5, 2)
     assert none is None
     assert np.abs(points - tighter - 10).max() <= 2
     monkeypatch.setattr(detector, "detect", lambda pictures, **more: [no_faces()] * len(pictures))
-    assert generate_landmarks.find_landmarks([picture], detector) == [None]
+    assert landmark_step.find_landmarks([picture], detector) == [None]
 
 
 @pytest.mark.parametrize("step", [*STEPS, "generate_folds"])

@@ -92,8 +92,8 @@ def make_nasty(root, name=NASTY, families=1):
         real, fake = f"{name}{family}", f"{name}{family}_fake"
         metadata |= {f"{real}.mp4": {"label": "REAL"}, f"{fake}.mp4": {"label": "FAKE", "original": f"{real}.mp4"}}
         for video in (real, fake):
-            stamp = {"settings": {name: name}, "made": {"crops": 1}, "notes": [], "failed": None}
-            with artifacts.atomic_folder(layout.crops_path(root, video), stamp) as folder:
+            with artifacts.atomic_folder(layout.crops_path(root, video)) as folder:
+                folder.stamp = artifacts.Stamp({"settings": {name: name}}, {"crops": 1})
                 folder.write(layout.crop_name(0, 0), crop_bytes(seed=family))
     part = write_part(root / f"part {name}", metadata)
     for file in metadata:
@@ -313,8 +313,8 @@ def test_what_is_rejected_and_what_is_of_no_video_any_more_is_counted(root, caps
         f"video,frame,face,reason\n{real},10,0,a poster\nnobody,,,\n{real},11,,\n{real},,7,\n"
     )
     for name in ("gone", "gone too"):
-        with artifacts.atomic_folder(layout.crops_path(root, name), {}):
-            pass
+        with artifacts.atomic_folder(layout.crops_path(root, name)) as folder:
+            folder.stamp = artifacts.Stamp({}, {})
     (layout.bboxes_path(root, "gone")).write_text("{}")
     report.main(["--root-dir", str(root)])
     page = read_page(root)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_selftest import change_golden, sensitive_checkpoint
 
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, UsageError
 from networks import ensemble
 from prediction import selftest
 from prediction.selftest import Clip, Golden, GoldenFace
@@ -130,7 +130,7 @@ def test_boxes_of_a_gpu_may_be_further_off(tmp_path, monkeypatch, device, off, s
 
 def test_a_way_that_is_none_is_refused_before_anything_is_scored(tmp_path, monkeypatch):
     calls = made_up(monkeypatch, {})
-    with pytest.raises(UsageError, match="fp16 is for GPUs"):
+    with pytest.raises(SettingError, match="fp16 is for GPUs"):
         selftest.self_test(files(tmp_path, "a"), precision="fp16")
     assert calls == []
 

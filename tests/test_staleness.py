@@ -13,11 +13,11 @@ from dfdc import artifacts, layout
 from dfdc.boxes import read_boxes
 from dfdc.imaging import encode_png, read_picture
 from dfdc.rejections import load_rejections
-from preprocessing import detect_original_faces, extract_crops, generate_diffs, generate_landmarks
-from preprocessing.detect_original_faces import DetectStep
-from preprocessing.extract_crops import CropStep
-from preprocessing.generate_diffs import DiffStep
-from preprocessing.generate_landmarks import LandmarkStep
+from preprocessing import crop_step, detect_step, diff_step, landmark_step
+from preprocessing.crop_step import CropStep
+from preprocessing.detect_step import DetectStep
+from preprocessing.diff_step import DiffStep
+from preprocessing.landmark_step import LandmarkStep
 
 
 class Names:
@@ -123,49 +123,66 @@ CHANGES = {
     "nothing": (lambda r, n: None, lambda n: NONE),
     "times of videos": (touch, lambda n: NONE),
     "a real video, mended in place": (
-        lambda r, n: mend(n.paths[n.real]), lambda n: NONE | {"boxes": {n.real}, "crops": {n.real}}),
+        lambda r, n: mend(n.paths[n.real]),
+        lambda n: NONE | {"boxes": {n.real}, "crops": {n.real}},
+    ),
     "a fake, mended in place": (lambda r, n: mend(n.paths[n.fake]), lambda n: NONE | {"crops": {n.fake}}),
-    "a box, by four pixels": (
-        lambda r, n: edit_boxes(r, n.real, 4), lambda n: NONE | {"crops": {n.real, *n.fakes}}),
+    "a box, by four pixels": (lambda r, n: edit_boxes(r, n.real, 4), lambda n: NONE | {"crops": {n.real, *n.fakes}}),
     "a box, by less than a pixel": (lambda r, n: edit_boxes(r, n.real, 0.25), lambda n: NONE),
     "boxes written in another way": (rewrite_boxes, lambda n: NONE),
     "boxes gone": (
         lambda r, n: layout.bboxes_path(r, n.real).unlink(),
-        lambda n: NONE | {"boxes": {n.real}, "crops": {n.real, *n.fakes}}),
+        lambda n: NONE | {"boxes": {n.real}, "crops": {n.real, *n.fakes}},
+    ),
     "boxes broken": (
         lambda r, n: layout.bboxes_path(r, n.real).write_text('{"frames": 3}'),
-        lambda n: NONE | {"boxes": {n.real}, "crops": {n.real, *n.fakes}}),
+        lambda n: NONE | {"boxes": {n.real}, "crops": {n.real, *n.fakes}},
+    ),
     "a real crop gone": (lambda r, n: crop_of(r, n.real).unlink(), family_of),
     "a real crop replaced": (lambda r, n: replace_crop(r, n.real), family_of),
     "a real crop of no bytes": (lambda r, n: crop_of(r, n.real).write_bytes(b""), family_of),
     "a fake's crop gone": (
-        lambda r, n: crop_of(r, n.fake).unlink(), lambda n: NONE | {"crops": {n.fake}, "masks": {n.fake}}),
+        lambda r, n: crop_of(r, n.fake).unlink(),
+        lambda n: NONE | {"crops": {n.fake}, "masks": {n.fake}},
+    ),
     "crops of a real video gone": (lambda r, n: shutil.rmtree(layout.crops_path(r, n.real)), family_of),
     "a landmark gone": (
         lambda r, n: next(layout.landmarks_path(r, n.real).glob("*.npy")).unlink(),
-        lambda n: NONE | {"landmarks": {n.real}}),
+        lambda n: NONE | {"landmarks": {n.real}},
+    ),
     "a mask gone": (
-        lambda r, n: next(layout.diffs_path(r, n.fake).glob("*.png")).unlink(), lambda n: NONE | {"masks": {n.fake}}),
+        lambda r, n: next(layout.diffs_path(r, n.fake).glob("*.png")).unlink(),
+        lambda n: NONE | {"masks": {n.fake}},
+    ),
     "a fake of another original": (
         lambda r, n: change_metadata(r, n.fake, original=n.paths[n.other_real].name),
-        lambda n: NONE | {"crops": {n.fake}, "masks": {n.fake}}),
+        lambda n: NONE | {"crops": {n.fake}, "masks": {n.fake}},
+    ),
     "other split in metadata": (lambda r, n: change_metadata(r, n.fake, split="test"), lambda n: NONE),
-    "a rejected face": (
-        lambda r, n: reject(r, f"{n.real},10,0"), lambda n: NONE | {"crops": {n.real, *n.fakes}}),
+    "a rejected face": (lambda r, n: reject(r, f"{n.real},10,0"), lambda n: NONE | {"crops": {n.real, *n.fakes}}),
     "a rejected face of a fake": (lambda r, n: reject(r, f"{n.fake},,0"), lambda n: NONE | {"crops": {n.fake}}),
     "a rejected face that is not there": (lambda r, n: reject(r, f"{n.real},10,7"), lambda n: NONE),
     "a stamp of crops without its source": (
-        lambda r, n: edit_stamp(layout.crops_path(r, n.real), source="gone"), lambda n: NONE | {"crops": {n.real}}),
+        lambda r, n: edit_stamp(layout.crops_path(r, n.real), source="gone"),
+        lambda n: NONE | {"crops": {n.real}},
+    ),
     "a stamp of crops without its counts": (
-        lambda r, n: edit_stamp(layout.crops_path(r, n.real), made="gone"), lambda n: NONE | {"crops": {n.real}}),
+        lambda r, n: edit_stamp(layout.crops_path(r, n.real), made="gone"),
+        lambda n: NONE | {"crops": {n.real}},
+    ),
     "a stamp of landmarks without its crops": (
         lambda r, n: edit_stamp(layout.landmarks_path(r, n.real), crops="gone"),
-        lambda n: NONE | {"landmarks": {n.real}}),
+        lambda n: NONE | {"landmarks": {n.real}},
+    ),
     "a stamp of masks without its settings": (
-        lambda r, n: edit_stamp(layout.diffs_path(r, n.fake), settings="gone"), lambda n: NONE | {"masks": {n.fake}}),
+        lambda r, n: edit_stamp(layout.diffs_path(r, n.fake), settings="gone"),
+        lambda n: NONE | {"masks": {n.fake}},
+    ),
     "a stamp of crops of an earlier version": (
-        lambda r, n: edit_stamp(layout.crops_path(r, n.real), content="gone", listing="gone"), family_of),
-}  # fmt: skip
+        lambda r, n: edit_stamp(layout.crops_path(r, n.real), content="gone", listing="gone"),
+        family_of,
+    ),
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -198,13 +215,12 @@ def test_another_place_and_a_copy_without_times(root, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("module", "step"),
-    [(detect_original_faces, "boxes"), (extract_crops, "crops"), (generate_landmarks, "landmarks"),
-     (generate_diffs, "masks")],
-)  # fmt: skip
+    [(detect_step, "boxes"), (crop_step, "crops"), (landmark_step, "landmarks"), (diff_step, "masks")],
+)
 def test_t65_results_of_an_older_version_are_stale(root, monkeypatch, module, step):
     names = Names(root)
     everyone = {"boxes": names.reals, "crops": names.all, "landmarks": names.reals, "masks": names.all_fakes}
-    if module is detect_original_faces:
+    if module is detect_step:
         monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
     else:
         monkeypatch.setitem(module.SETTINGS, "version", module.VERSION + 1)
@@ -219,35 +235,53 @@ def test_every_constant_that_decides_a_result_is_in_the_settings(root):
         "thresholds": [0.85, 0.95, 0.95],
         "detector_scale": "auto",
         "scale_limits": [[299, 2.0], [1000, 1.0], [None, 0.5]],
-        "detector": {"weights": "facenet-pytorch 2.6.0", "smallest_face": 20, "pyramid_factor": 0.709,
-                     "nms": [0.5, 0.7, 0.7, 0.7]},
-        "tracker": {"max_gap": 50, "trusted": 5, "least_gap": 0.4, "near": 10, "reach_near": 1.0, "reach_far": 2.0,
-                    "most_growth": 2.0},
-    }  # fmt: skip
-    assert extract_crops.SETTINGS == {
-        "version": 2, "margin_part": 3, "looks": [3, 8],
+        "detector": {
+            "weights": "facenet-pytorch 2.6.0",
+            "smallest_face": 20,
+            "pyramid_factor": 0.709,
+            "nms": [0.5, 0.7, 0.7, 0.7],
+        },
+        "tracker": {
+            "max_gap": 50,
+            "trusted": 5,
+            "least_gap": 0.4,
+            "near": 10,
+            "reach_near": 1.0,
+            "reach_far": 2.0,
+            "most_growth": 2.0,
+        },
+    }
+    assert crop_step.SETTINGS == {
+        "version": 2,
+        "margin_part": 3,
+        "looks": [3, 8],
         "matching": {"same_count": 0.01, "spare_frames": 2, "same_length": 0.02},
-    }  # fmt: skip
+    }
     assert {
-        "version": 2, "thresholds": [0.65, 0.75, 0.75], "smallest": 0.2, "middle_overlap": 0.2,
+        "version": 2,
+        "thresholds": [0.65, 0.75, 0.75],
+        "smallest": 0.2,
+        "middle_overlap": 0.2,
         "detector": DetectStep(root, "auto").settings["detector"],
-    } == generate_landmarks.SETTINGS  # fmt: skip
-    assert generate_diffs.SETTINGS == {
-        "version": 3, "window": 7, "changed": [20, 33],
+    } == landmark_step.SETTINGS
+    assert diff_step.SETTINGS == {
+        "version": 3,
+        "window": 7,
+        "changed": [20, 33],
         "border": {"part": 0.1, "side": 40, "difference": 10.0, "likeness": 0.8},
-    }  # fmt: skip
+    }
 
 
 def test_stamps_carry_those_settings(root):
     names = Names(root)
     stamps = [
         (read_boxes(layout.bboxes_path(root, names.real)).stamp, DetectStep(root, "auto").settings),
-        (artifacts.read_stamp(layout.crops_path(root, names.fake)), extract_crops.SETTINGS),
-        (artifacts.read_stamp(layout.landmarks_path(root, names.real)), generate_landmarks.SETTINGS),
-        (artifacts.read_stamp(layout.diffs_path(root, names.fake)), generate_diffs.SETTINGS),
+        (artifacts.read_stamp(layout.crops_path(root, names.fake)), crop_step.SETTINGS),
+        (artifacts.read_stamp(layout.landmarks_path(root, names.real)), landmark_step.SETTINGS),
+        (artifacts.read_stamp(layout.diffs_path(root, names.fake)), diff_step.SETTINGS),
     ]
     for stamp, settings in stamps:
-        assert stamp["settings"] == settings
+        assert stamp.made_from["settings"] == settings
 
 
 def test_boxes_are_not_rounded(root):
@@ -262,13 +296,13 @@ def test_what_the_check_remembers_is_forgotten_with_the_step(root):
     """Fakes share what is known of their original's boxes and crops, but each run looks anew."""
     names = Names(root)
     dataset = layout.load_dataset(root)
-    crop_step, diff_step = CropStep(root, "crops", load_rejections(root)), DiffStep(root, "crops")
+    crops, masks = CropStep(root, "crops", load_rejections(root)), DiffStep(root, "crops")
     real, fake = dataset.videos[names.real], dataset.videos[names.fake]
-    assert crop_step.check(real) is not None
-    assert diff_step.check(fake) is not None
+    assert crops.check(real) is not None
+    assert masks.check(fake) is not None
     edit_boxes(root, names.real, 4)
     replace_crop(root, names.real)
-    assert crop_step.check(fake) is not None  # asked within one run: the boxes are those of its beginning
+    assert crops.check(fake) is not None  # asked within one run: the boxes are those of its beginning
     assert CropStep(root, "crops", load_rejections(root)).check(fake) is None
     assert DiffStep(root, "crops").check(fake) is None
 

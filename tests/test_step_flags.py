@@ -13,7 +13,7 @@ from dfdc import artifacts, layout, steps
 from dfdc.command_line import UsageError
 from dfdc.rejections import load_rejections
 from preprocessing import detect_original_faces, extract_crops, generate_diffs, generate_landmarks
-from preprocessing.extract_crops import CropStep
+from preprocessing.crop_step import CropStep
 from preprocessing.fold_assignment import Assignment
 from preprocessing.folds_stamp import Options, Stamp, stamp_path
 from preprocessing.orphans import find_orphans
@@ -43,7 +43,7 @@ def root(family, tmp_path):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """(step, args, videos, skipped) of each run."""
+    """(step, options, videos, skipped) of each run."""
     calls = []
     monkeypatch.setattr(steps, "run_step", lambda *arguments: calls.append(arguments) or 0)
     return calls
@@ -51,6 +51,11 @@ def seen(monkeypatch):
 
 def run(name, root, *flags):
     return STEPS[name].main(["--root-dir", str(root), *map(str, flags)])
+
+
+def put_folder(path):
+    with artifacts.atomic_folder(path) as folder:
+        folder.stamp = artifacts.Stamp({}, {})
 
 
 VIDEOS = {
@@ -64,9 +69,9 @@ VIDEOS = {
 @pytest.mark.parametrize("name", STEPS)
 def test_every_step_gets_its_root_videos_and_arguments(root, seen, name):
     assert run(name, root, "--workers", 3, "--max-failed", 0.3, "--force") == 0
-    step, args, videos, skipped = seen[0]
-    assert step.root == args.root_dir == root
-    assert (args.workers, args.max_failed, args.force) == (3, 0.3, True)
+    step, options, videos, skipped = seen[0]
+    assert step.root == root
+    assert (options.workers, options.max_failed, options.force) == (3, 0.3, True)
     assert step.name == name
     assert [video.id for video in videos] == VIDEOS[name]
     assert list(skipped) == []
@@ -130,8 +135,7 @@ def test_what_belongs_to_no_video_any_more_is_kept_until_prune(root, seen, name,
             folder.mkdir(exist_ok=True)
             (folder / f"{video}.json").write_text("{}")
         else:
-            with artifacts.atomic_folder(folder / video, {}):
-                pass
+            put_folder(folder / video)
     (folder / "a folder of somebody").mkdir()
     (folder / ".hidden.json").write_text("{}")
     (folder / "notes.txt").write_text("")
@@ -182,8 +186,7 @@ def test_t61_what_was_made_of_a_part_that_is_away_is_not_pruned(root, seen, name
 
 def test_crops_of_another_folder_are_pruned_there(root, seen):
     for folder in ("crops", "crops2"):
-        with artifacts.atomic_folder(root / folder / "gone", {}):
-            pass
+        put_folder(root / folder / "gone")
     run("extract_crops", root, "--crops-dir", "crops2", "--prune")
     assert (root / "crops" / "gone").exists()
     assert not (root / "crops2" / "gone").exists()
@@ -306,7 +309,7 @@ def test_the_driver_runs_all_steps_and_the_report_without_arguments(driver):
         (["--val-ids", "/a b/ids"], ("generate_folds",), ["--val-ids", "/a b/ids"]),
         (["--force-folds"], ("generate_folds",), ["--force"]),
     ],
-)  # fmt: skip
+)
 def test_each_option_of_the_driver_reaches_its_steps_and_no_other(driver, given, reaches, as_what):
     done, calls = driver(*given)
     assert done.returncode == 0, done.stderr
@@ -320,8 +323,11 @@ def test_a_relative_hold_out_is_where_the_user_is(driver, tmp_path):
 
 
 def test_wrong_options_of_the_driver_are_named(driver):
-    for given, said in ((["--n-splitz", "3"], "unknown argument '--n-splitz'"), (["--seed"], "--seed needs a value"),
-                        (["--png-level", "12"], "--png-level 12: give 0 to 9")):  # fmt: skip
+    for given, said in (
+        (["--n-splitz", "3"], "unknown argument '--n-splitz'"),
+        (["--seed"], "--seed needs a value"),
+        (["--png-level", "12"], "--png-level 12: give 0 to 9"),
+    ):
         done, calls = driver(*given)
         assert (done.returncode, calls) == (2, {})
         assert said in done.stderr

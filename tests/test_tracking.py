@@ -7,7 +7,7 @@ import skimage.data
 from conftest import REAL_VIDEOS, needs_real_videos
 
 from demo_data import demo_faces
-from demo_data.make_demo_dataset import load_portraits
+from demo_data.demo_dataset import load_portraits
 from dfdc.imaging import crop_face
 from dfdc.tracking import LOOK_SIZE, ShotCuts, Tracker, look_of, looks_of
 from dfdc.video import VideoReader, write_video

@@ -18,15 +18,24 @@ from dfdc.imaging import read_picture
 from preprocessing import (
     detect_original_faces,
     extract_crops,
-    folds_stamp,
     generate_diffs,
     generate_folds,
     generate_landmarks,
 )
+from preprocessing.crop_step import CropStep
+from preprocessing.detect_step import DetectStep
+from preprocessing.diff_step import DiffStep
+from preprocessing.folds_step import FoldsStep
+from preprocessing.landmark_step import LandmarkStep
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = (detect_original_faces, extract_crops, generate_landmarks, generate_diffs, generate_folds)
-VERSIONS = {step.STEP: folds_stamp.VERSION if step is generate_folds else step.VERSION for step in STEPS}
+STEPS = {
+    DetectStep: detect_original_faces,
+    CropStep: extract_crops,
+    LandmarkStep: generate_landmarks,
+    DiffStep: generate_diffs,
+    FoldsStep: generate_folds,
+}
 RECORD = ROOT / "tests" / "data" / "steps.json"
 # Other processors add up in another order; MTCNN's corners move by a thousandth of a pixel.
 CORNERS = 0.01
@@ -36,8 +45,8 @@ GREY = 0.05
 def make(root: Path) -> Path:
     """Run all steps on the clip."""
     shutil.copytree(ROOT / "tests" / "data" / "clip", root / "part_0")
-    for step in STEPS:
-        assert step.main(["--root-dir", str(root)]) == 0
+    for script in STEPS.values():
+        assert script.main(["--root-dir", str(root)]) == 0
     return root
 
 
@@ -83,18 +92,18 @@ def recorded():
     return json.loads(RECORD.read_text())
 
 
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.STEP)
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
 def test_t65_a_changed_result_needs_a_new_version(step, made, recorded):
-    version, found = str(VERSIONS[step.STEP]), made[step.STEP]
-    known = recorded[step.STEP]
-    assert version in known, f"no result is recorded for version {version} of {step.STEP}: run {Path(__file__).name}"
-    assert max(map(int, known)) == int(version), f"{step.STEP} went back to version {version}"
+    version, found = str(step.version), made[step.name]
+    known = recorded[step.name]
+    assert version in known, f"no result is recorded for version {version} of {step.name}: run {Path(__file__).name}"
+    assert max(map(int, known)) == int(version), f"{step.name} went back to version {version}"
     expected = known[version]
-    told = f"{step.STEP} makes something else than version {version} did: raise its VERSION, and run this file"
+    told = f"{step.name} makes something else than version {version} did: raise its VERSION, and run this file"
     assert found.keys() == expected.keys(), told
     for key, value in expected.items():
-        tolerance = {"faces": CORNERS}.get(key, GREY if step is generate_diffs else 0)
-        if step is generate_landmarks:  # whole pixels: one that lies between two may fall on either side
+        tolerance = {"faces": CORNERS}.get(key, GREY if step is DiffStep else 0)
+        if step is LandmarkStep:  # whole pixels: one that lies between two may fall on either side
             moved = np.abs(np.array(found[key]) - value)
             assert moved.max() <= 1, told
             assert moved.sum() <= 1, told
@@ -107,7 +116,7 @@ def test_t65_a_changed_result_needs_a_new_version(step, made, recorded):
 def test_the_clip_shows_what_it_should(recorded):
     """Two people, one of whom keeps her number after a frame without her; no corner so near a pixel's edge that it
     could fall on either side."""
-    faces = recorded["detect_original_faces"][str(detect_original_faces.VERSION)]["faces"]
+    faces = recorded["detect_original_faces"][str(DetectStep.version)]["faces"]
     assert [(number, face) for number, face, *_ in faces] == [
         (0, 0),
         (0, 1),
@@ -128,5 +137,5 @@ if __name__ == "__main__":
         new = results(make(Path(folder) / "root"))
     stored = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
     for one in STEPS:
-        stored.setdefault(one.STEP, {})[str(VERSIONS[one.STEP])] = new[one.STEP]
+        stored.setdefault(one.name, {})[str(one.version)] = new[one.name]
     RECORD.write_text(json.dumps(stored, indent=1) + "\n")

@@ -1,0 +1,325 @@
+"""The files of the demonstration dataset: which videos there are, the portraits they are made of, and making them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skimage.data
+from PIL import Image, ImageOps
+
+from demo_data.demo_faces import ASTRONAUT_POINTS, Person, Portrait, frames, make_person, make_portrait, make_scene
+from demo_data.demo_swaps import GENERATORS, HELD_OUT, swapped_frames
+from dfdc import artifacts
+from dfdc.command_line import UsageError, UserError
+from dfdc.faces import DETECT_THRESHOLDS, FaceDetector, detector_scale
+from dfdc.identity import fingerprint
+from dfdc.layout import FAKE, METADATA_NAME, REAL, VIDEO_SUFFIXES
+from dfdc.progress import progress_bar
+from dfdc.video import VideoError, VideoReader, write_video
+from dfdc.workers import LocalWorkers, worker_count
+
+PARTS = 4
+SETTINGS_NAME = "demo.json"
+VERSION = 1  # of the pictures: raise it with any change that draws other pixels
+_MIN_EYE_DISTANCE = 20  # pixels of a user's picture; the canvas has 48, so less than this is a blur
+
+
+class DemoError(UserError):
+    """A video that could not be made; the message says which and why."""
+
+    status = 1
+
+
+@dataclass(frozen=True)
+class Swap:
+    """How a fake is made of a real video."""
+
+    generator: str
+    donor: int  # the person whose face it shows
+    donor_portrait: int
+    number: int  # of the fake within its part
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to make: a pure function of this, the seed, the number of frames and the portraits."""
+
+    part: int
+    name: str  # file name
+    person: int  # number over all parts
+    portrait: int
+    swap: Swap | None = None  # None: a real video
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """This video's entry in metadata.json; generator and donor are ours, readers ignore them."""
+        if self.swap is None:
+            return {"label": REAL, "split": "train"}
+        entry = {"label": FAKE, "split": "train", "original": f"person{self.person:02d}.mp4"}
+        return {**entry, "generator": self.swap.generator, "donor": f"person{self.swap.donor:02d}.mp4"}
+
+
+def part_name(part: int) -> str:
+    return f"dfdc_train_part_{part}"
+
+
+def plan(parts: int, people: int, fakes: int, portraits: int) -> list[Job]:
+    """Every video of the dataset, part by part.
+
+    Nobody is in two parts, neither as person nor as donor; with a portrait or more for each part, no picture is.
+    The held-out generator is in part 0 alone, together with all the others.
+    """
+    seen = [name for name in GENERATORS if name != HELD_OUT]
+    jobs = []
+    for part in range(parts):
+        own = range(part, portraits, parts) if portraits >= parts else range(portraits)
+        numbers = range(part * people, (part + 1) * people)
+        portrait_of = {person: own[index % len(own)] for index, person in enumerate(numbers)}
+        jobs += [Job(part, f"person{person:02d}.mp4", person, portrait_of[person]) for person in numbers]
+        generators = [HELD_OUT, *seen] if part == 0 else seen
+        for number in range(fakes):
+            turn, index = divmod(number, people)
+            person = numbers[index]
+            generator = generators[(number + turn) % len(generators)]
+            donor = person if generator == "lipsync" else numbers[(index + 1 + turn % (people - 1)) % people]
+            name = f"person{person:02d}_fake{turn}_{generator}.mp4"
+            swap = Swap(generator, donor, portrait_of[donor], number)
+            jobs.append(Job(part, name, person, portrait_of[person], swap))
+    return jobs
+
+
+# --- portraits ----------------------------------------------------------------------------------------------
+
+
+def load_portraits(faces: Path | None) -> list[Portrait]:
+    """The portraits to make people of: scikit-image's astronaut, or every usable file of a folder.
+
+    Raises:
+        UsageError: the folder holds no usable face.
+    """
+    if faces is None:
+        return [make_portrait(skimage.data.astronaut(), np.array(ASTRONAUT_POINTS))]
+
+    detector = FaceDetector(DETECT_THRESHOLDS)
+    portraits, reasons = [], []
+    for path in _face_files(faces):
+        found = _best_face(path, detector)
+        if isinstance(found, str):
+            reasons.append(f"{path}: {found}")
+            print(f"skipped {reasons[-1]}", file=sys.stderr)
+        else:
+            portraits.append(make_portrait(*found))
+    if not portraits:
+        why = "\n  ".join(reasons) or "the folder holds no files"
+        raise UsageError(
+            f"--faces {faces}: no usable face in it. Put pictures or videos there in which one person looks at the "
+            f"camera, or leave --faces out to use the portrait of scikit-image.\n  {why}"
+        )
+    return portraits
+
+
+def _face_files(faces: Path) -> list[Path]:
+    if not faces.is_dir():
+        raise UsageError(f"--faces {faces} is not a folder; give one that holds pictures or videos of faces")
+    return sorted(path for path in faces.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _best_face(path: Path, detector: FaceDetector) -> tuple[np.ndarray, np.ndarray] | str:
+    """The picture (uint8 [h, w, 3]) and five points (float [5, 2]) of the one person in a file, or why there is none.
+
+    Of a video it is the frame with the surest face of five around the middle.
+    """
+    pictures = _read_video(path) if path.suffix.lower() in VIDEO_SUFFIXES else _read_picture(path)
+    if isinstance(pictures, str):
+        return pictures
+    best, best_score, reason = None, 0.0, ""
+    for picture in pictures:
+        height, width = picture.shape[:2]
+        found = detector.detect([picture], detector_scale("auto", width, height))[0]
+        sizes = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1)
+        large = [index for index, size in enumerate(sizes) if size > sizes.max() / 4]
+        if len(large) != 1:
+            reason = f"{len(large)} faces found, one is needed"
+            continue
+        points, score = found.landmarks[large[0]], float(found.scores[large[0]])
+        distance = float(((points[1] - points[0]) ** 2).sum() ** 0.5)
+        if distance < _MIN_EYE_DISTANCE:
+            reason = f"the eyes are {distance:.0f} pixels apart, at least {_MIN_EYE_DISTANCE} are needed"
+        elif score > best_score:
+            best, best_score = (picture, points), score
+    return best or reason
+
+
+def _read_picture(path: Path) -> list[np.ndarray] | str:
+    try:
+        with Image.open(path) as file:
+            upright = ImageOps.exif_transpose(file).convert("RGB")  # phones store the turn beside the pixels
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return f"neither a picture nor a video that can be read ({error})"
+    upright.thumbnail((1600, 1600))
+    return [np.array(upright)]
+
+
+def _read_video(path: Path) -> list[np.ndarray] | str:
+    try:
+        with VideoReader(path) as reader:
+            wanted = sorted({int(reader.frame_count * share) for share in (0.3, 0.4, 0.5, 0.6, 0.7)})
+            return [picture for _, picture in reader.frames(wanted)]
+    except VideoError as error:
+        return f"not a readable video: {error}"
+
+
+# --- making it ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MakeVideo:
+    """What is done with each job; a `dfdc.workers.Task`."""
+
+    out: Path
+    seed: int
+    frames: int
+    portraits: Sequence[Portrait]
+    preload = ("demo_data.demo_dataset",)
+
+    def size(self, job: Job) -> int:
+        """Bytes of a video file that takes as long to read as this one to draw, generously."""
+        return 100_000 * self.frames
+
+    def start(self, device: str) -> None:
+        """There is nothing to make ready."""
+
+    def work(self, job: Job) -> None:
+        """Render one video to its place, all of it or nothing."""
+
+        def person(number: int, portrait: int) -> Person:
+            return make_person(self.portraits[portrait], np.random.default_rng((self.seed, 0, number)))
+
+        # A fake renders its original anew instead of reading it: no order among jobs, and no second compression.
+        scene = make_scene(person(job.person, job.portrait), self.frames, (self.seed, 1, job.person))
+        if job.swap is None:
+            pictures = (frame for frame, _ in frames(scene))
+        else:
+            donor, seed = person(job.swap.donor, job.swap.donor_portrait), (self.seed, 2, job.part, job.swap.number)
+            pictures = swapped_frames(scene, donor, job.swap.generator, seed)
+        write_video(self.out / part_name(job.part) / job.name, pictures, crf=scene.crf)
+
+
+def make_demo_dataset(
+    out: Path,
+    *,
+    faces: Path | None = None,
+    seed: int = 0,
+    parts: int = PARTS,
+    people: int = 8,
+    fakes: int = 8,
+    frames: int = 80,
+    workers: int = 1,
+) -> bool:
+    """Make the dataset in out, or what is missing of it.
+
+    Args:
+        out: absent, empty, or begun by this function with the same settings.
+        faces: folder of pictures and videos, one person each; None for scikit-image's portrait.
+        seed: 0 or more; another one gives other people.
+        parts: number of parts.
+        people: real videos (one a person) in each part, at least 2.
+        fakes: fake videos in each part.
+        frames: frames of each video, at 25 per second.
+        workers: processes, at most one per core.
+
+    Returns:
+        False if everything was there already.
+
+    Raises:
+        UsageError: out holds something else, or faces no usable face.
+        DemoError: a video could not be made.
+    """
+    settings = {
+        "version": VERSION,
+        "seed": seed,
+        "parts": parts,
+        "people": people,
+        "fakes": fakes,
+        "frames": frames,
+        "faces": None if faces is None else {path.name: _identity(path) for path in _face_files(faces)},
+    }
+    begun = _check_folder(out, settings)
+    # A number of portraits is not needed to name the videos, so a complete dataset is recognised without a detector.
+    folders = [out / part_name(part) for part in range(parts)]
+    listed = plan(parts, people, fakes, portraits=1)
+    missing = {job.name for job in listed if not (out / part_name(job.part) / job.name).is_file()}
+    if begun and not missing and all((folder / METADATA_NAME).is_file() for folder in folders):
+        return False
+
+    portraits = load_portraits(faces)
+    jobs = plan(parts, people, fakes, len(portraits))
+    if not begun:
+        about = {
+            "made_by": "make_demo_dataset.py",
+            "generators": GENERATORS,
+            "held_out": HELD_OUT,
+            "settings": settings,
+        }
+        artifacts.write_json(out / SETTINGS_NAME, about, indent=1)
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        artifacts.remove_leftovers(folder)
+    _run([job for job in jobs if job.name in missing], MakeVideo(out, seed, frames, portraits), workers)
+    for part, folder in enumerate(folders):  # last: a part with a metadata.json is a whole part
+        metadata = {job.name: job.metadata for job in jobs if job.part == part}
+        artifacts.write_json(folder / METADATA_NAME, metadata, indent=1)
+    return True
+
+
+def _identity(path: Path) -> dict:
+    mark = fingerprint(path)
+    return {"size": mark["size"], "xxh3": mark["xxh3"]}  # a copied file has another time, but is the same face
+
+
+def _check_folder(out: Path, settings: dict) -> bool:
+    """Whether out was begun with these settings; False for an absent or empty folder."""
+    again = "Choose another folder for --out, or remove this one"
+    if not out.exists():
+        return False
+    if not out.is_dir():
+        raise UsageError(f"--out {out} is a file. Choose a folder that does not exist yet")
+    marker = out / SETTINGS_NAME
+    if not marker.is_file():
+        # A kill while the very first file was written leaves nothing but its unfinished twin.
+        if set(out.iterdir()) - set(out.glob(f".{SETTINGS_NAME}.*")):
+            raise UsageError(f"--out {out} holds other files, and no {SETTINGS_NAME} of an earlier run. {again}")
+        artifacts.remove_leftovers(out)
+        return False
+    try:
+        there = json.loads(marker.read_text(encoding="utf-8"))["settings"]
+        changed = [key for key in settings if there.get(key) != settings[key]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"--out {out}: {marker} can't be read. {again}") from None
+    if changed:
+        shown = ", ".join(f"{key} {_short(there.get(key))} instead of {_short(settings[key])}" for key in changed)
+        raise UsageError(f"--out {out} holds a dataset made with other settings ({shown}). {again}")
+    return True
+
+
+def _short(value: Any) -> str:
+    return f"{len(value)} files" if isinstance(value, dict) else str(value)
+
+
+def _run(jobs: Sequence[Job], task: MakeVideo, workers: int) -> None:
+    """Make all videos; the first that fails ends it."""
+    if not jobs:
+        return
+    outcomes = LocalWorkers(worker_count(workers, ["cpu"]))(task, jobs)
+    with contextlib.closing(outcomes), progress_bar(total=len(jobs), desc="demo videos", unit="video") as bar:
+        for job, outcome in outcomes:
+            if outcome is not None:
+                raise DemoError(f"{job.name} could not be made: {outcome.reason}")
+            bar.update()

@@ -1,0 +1,190 @@
+"""Step 2: the crops of one video, cut with the boxes of its original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfdc import artifacts, layout
+from dfdc.artifacts import NewFolder, Stamp
+from dfdc.boxes import Boxes, BoxesError, read_boxes
+from dfdc.identity import digest_of, fingerprint, same_file
+from dfdc.imaging import MARGIN_PART, crop_face, encode_png, margin_box
+from dfdc.layout import Dataset, Video
+from dfdc.page import plural
+from dfdc.rejections import Rejections
+from dfdc.steps import VideoStep
+from dfdc.video import VideoError, VideoReader
+from dfdc.workers import FailVideo, SkipVideo
+from preprocessing import frame_matching, likeness
+from preprocessing.frame_matching import Match, match_frames
+from preprocessing.orphans import prune, rows_without_effect
+
+# Raised with every change that gives other crops; tests/test_versions.py has those of a fixed clip for each version.
+VERSION = 2
+SETTINGS = {
+    "version": VERSION,
+    "margin_part": MARGIN_PART,
+    "matching": frame_matching.SETTINGS,
+    "looks": [likeness.LOOKS, likeness.TINY],
+}
+_REMEMBERED = 64  # boxes files: a fake comes soon after its original
+
+Places = dict[int, list[tuple[int, tuple[float, float, float, float]]]]  # frame -> (face, box) of what is cut there
+
+
+class CropStep(VideoStep):
+    """Crops of one video.
+
+    Args:
+        root: DATA_ROOT.
+        crops_dir: name of the folder of the crops in it.
+        rejections: what is not to be cut; by default, what rejected.csv names.
+        png_level: compression; it decides nothing about what the crops show.
+    """
+
+    name = "extract_crops"
+    version = VERSION
+    labels = (layout.REAL, layout.FAKE)
+    preload = ("cv2", "av", "imagehash")
+
+    def __init__(self, root: Path, crops_dir: str, rejections: Rejections | None = None, png_level: int = 1) -> None:
+        super().__init__(root, crops_dir)
+        self.png_level = png_level
+        if rejections is not None:
+            self.rejections = rejections
+        # The memory is this run's, and only the check's: a worker reads the boxes it cuts with itself.
+        self._remembered = lru_cache(_REMEMBERED)(self._boxes)
+        self._known_digests: dict[str, str | None] = {}  # by original, where nothing is rejected of any video
+        self._has_boxes = cache(lambda original: layout.bboxes_path(root, original).is_file())
+
+    def __getstate__(self) -> dict[str, Any]:
+        memories = ("_remembered", "_known_digests", "_has_boxes")
+        return {key: value for key, value in self.__dict__.items() if key not in memories}
+
+    @property
+    def folder(self) -> Path:
+        return layout.crops_path(self.root, "any", self.crops_dir).parent
+
+    def obstacle(self, video: Video) -> str | None:
+        if self._has_boxes(video.source):
+            return None
+        return f"there are no boxes of {video.source}; step 1 (detect_original_faces.py) makes them"
+
+    def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
+        prune(dataset, self.name, gone, self.crops_dir)
+
+    def select(self, dataset: Dataset) -> tuple[list[Video], list[tuple[str, str]]]:
+        """As the base says; it tells as well which rows of rejected.csv have no effect."""
+        idle = rows_without_effect(dataset, self.rejections)
+        if idle:
+            print(f"{layout.REJECTED_NAME}: nothing is rejected by {plural(len(idle), 'row')}: {'; '.join(idle[:5])}")
+        return super().select(dataset)
+
+    def check(self, video: Video) -> Stamp | None:
+        stamp = artifacts.read_stamp(self._crops(video))
+        if stamp is None:
+            return None
+        digest = self.boxes_digest(video)
+        if digest is None or not stamp.is_fresh({"settings": SETTINGS, "boxes": digest}):
+            return None
+        return stamp if same_file(stamp.made_from.get("source"), video.path) else None
+
+    def boxes_digest(self, video: Video) -> str | None:
+        """Digest of all that crops take from the boxes; None if there are none that can be used."""
+        if self.rejections.rows:
+            return self._read_digest(video)
+        if video.source not in self._known_digests:
+            self._known_digests[video.source] = self._read_digest(video)
+        return self._known_digests[video.source]
+
+    def _read_digest(self, video: Video) -> str | None:
+        try:
+            boxes = self._remembered(video.source)
+        except BoxesError:
+            return None  # `work` says what is wrong with them
+        return None if boxes is None else self._inputs(boxes, self._places(boxes, video))
+
+    def _crops(self, video: Video) -> Path:
+        return layout.crops_path(self.root, video.id, self.crops_dir)
+
+    def work(self, video: Video) -> Stamp:
+        """Write the crops of one video; return their stamp."""
+        try:
+            boxes = self._boxes(video.source)
+        except BoxesError as error:
+            raise FailVideo(f"{error}; run step 1 (detect_original_faces.py) again") from None
+        if boxes is None:
+            ledger = layout.ledger_path(self.root, "detect_original_faces")
+            raise SkipVideo(f"there are no boxes of {video.source}; see {ledger}")
+        source, places = fingerprint(video.path), self._places(boxes, video)
+        made_from = {"settings": SETTINGS, "boxes": self._inputs(boxes, places), "source": source}
+        try:
+            if not boxes.faces:
+                raise SkipVideo(f"no face was found in {video.source}")
+            if not places:
+                raise SkipVideo(f"{layout.REJECTED_NAME} names all of its faces")
+            with VideoReader(video.path) as reader, artifacts.atomic_folder(self._crops(video)) as folder:
+                if (reader.width, reader.height) != (boxes.width, boxes.height):
+                    # Its boxes would cut something else. (T19: named, not passed over.)
+                    size = f"{reader.width}x{reader.height} pixels"
+                    shared = f"{video.source} has {boxes.width}x{boxes.height}, and they share boxes"
+                    raise FailVideo(f"it has {size}, but {shared}")
+                match = match_frames(boxes, places, reader, video.source)
+                folder.stamp = stamp = self._cut(match, places, reader, folder, made_from)
+        except (VideoError, FailVideo, SkipVideo):
+            # Crops of another video or of other boxes must not be taken for these. Those of the same stay.
+            artifacts.remove_unless(self._crops(video), {"boxes": made_from["boxes"]}, source)
+            raise
+        return stamp
+
+    def _cut(
+        self, match: Match, places: Places, reader: VideoReader, folder: NewFolder, made_from: dict[str, Any]
+    ) -> Stamp:
+        """Write the crops."""
+        names = [layout.crop_name(number, face) for number in places for face, _ in places[number]]
+        looked_at = set(likeness.pick(names))
+        looks, degenerate, notes = [], [], list(match.notes)
+        for number, frame in reader.frames(match.frames):
+            for original in match.frames[number]:
+                for face, box in places[original]:
+                    crop, name = crop_face(frame, box), layout.crop_name(original, face)
+                    if crop is None:
+                        degenerate.append(name)
+                        continue
+                    folder.write(name, encode_png(crop, self.png_level))
+                    if name in looked_at:
+                        looks.append(likeness.look(name, np.ascontiguousarray(crop)))
+        if reader.lost:
+            notes.append(f"{len(reader.lost)} frames can't be decoded, the first is {reader.lost[0]}")
+        if degenerate:
+            notes.append(f"{len(degenerate)} boxes hold no picture, the first is {degenerate[0]}")
+        if not folder.content.files:
+            raise FailVideo("; ".join(notes) or "no crop could be cut")
+        return Stamp(made_from, {"crops": folder.content.files}, notes=tuple(notes), looks=tuple(looks))
+
+    def _boxes(self, original: str) -> Boxes | None:
+        return read_boxes(layout.bboxes_path(self.root, original))
+
+    def _places(self, boxes: Boxes, video: Video) -> Places:
+        """What is cut, by frame: the boxes less what is rejected."""
+        places: Places = {}
+        for number, faces in boxes.frames.items():
+            kept = [(f.face, f.box) for f in faces if not self.rejections.covers(video, number, f.face)]
+            if kept:
+                places[number] = kept
+        return places
+
+    def _inputs(self, boxes: Boxes, places: Places) -> str:
+        """Digest of all that crops take from the boxes: the very pixels that are cut, and when they are shown.
+
+        Boxes that move by less than a pixel, or are written in another way, change nothing.
+        """
+        size = boxes.width, boxes.height
+        cuts = [[n, face, margin_box(box, *size)] for n, faces in sorted(places.items()) for face, box in faces]
+        times = [round(boxes.times[number], 3) for number in sorted(places) if number in boxes.times]
+        return digest_of([size, boxes.frame_count, round(boxes.duration, 3), times, cuts])

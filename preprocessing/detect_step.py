@@ -1,0 +1,132 @@
+"""Step 1: the boxes of one REAL video, detected and tracked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfdc import artifacts, layout
+from dfdc.artifacts import Stamp
+from dfdc.boxes import Boxes, BoxesError, FaceBox, read_boxes
+from dfdc.faces import DETECT_THRESHOLDS, DETECTOR_SETTINGS, SCALE_LIMITS, FaceDetector, detector_scale
+from dfdc.identity import fingerprint, same_file, same_record
+from dfdc.layout import FRAME_STRIDE, Dataset, Video
+from dfdc.steps import VideoStep
+from dfdc.tracking import Tracker, TrackerSettings
+from dfdc.video import VideoError, VideoReader
+from preprocessing.orphans import prune
+
+# Raised with every change that gives other boxes (decoder, detector, tracker, rounding): those of an older way are
+# stale. tests/test_versions.py has the boxes of a fixed clip for each version.
+VERSION = 2
+
+
+class DetectStep(VideoStep):
+    """Boxes of one REAL video.
+
+    Args:
+        root: DATA_ROOT.
+        scale: --detector-scale, "auto" or a factor.
+    """
+
+    name = "detect_original_faces"
+    version = VERSION
+    labels = (layout.REAL,)
+    uses_crops = False
+    preload = ("torch", "cv2", "av", "scipy.optimize")
+
+    def __init__(self, root: Path, scale: str | float) -> None:
+        super().__init__(root)
+        self.scale = scale
+        self.settings = {
+            "version": VERSION,
+            "stride": FRAME_STRIDE,
+            "thresholds": list(DETECT_THRESHOLDS),
+            "detector_scale": scale,
+            "scale_limits": [list(limit) for limit in SCALE_LIMITS],
+            "detector": DETECTOR_SETTINGS,
+            "tracker": asdict(TrackerSettings()),
+        }
+
+    @property
+    def folder(self) -> Path:
+        return layout.bboxes_path(self.root, "any").parent
+
+    def obstacle(self, video: Video) -> str | None:
+        return None
+
+    def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
+        prune(dataset, self.name, gone)
+
+    def check(self, video: Video) -> Stamp | None:
+        boxes = self._stored(video)
+        if boxes is None or not boxes.stamp.is_fresh({"settings": self.settings}):
+            return None
+        return boxes.stamp if same_file(boxes.stamp.made_from["source"], video.path) else None
+
+    def _stored(self, video: Video) -> Boxes | None:
+        try:
+            return read_boxes(layout.bboxes_path(self.root, video.id))
+        except BoxesError:
+            return None  # of an earlier version, or broken: made anew
+
+    def start(self, device: str) -> None:
+        self.detector = FaceDetector(DETECT_THRESHOLDS, device)
+
+    def work(self, video: Video) -> Stamp:
+        """Write the boxes of one video; return their stamp."""
+        target = layout.bboxes_path(self.root, video.id)
+        source = fingerprint(video.path)
+        try:
+            boxes = self._detect(video, source)
+        except VideoError:
+            # Boxes of another video must not be taken for this one's. Those of this very video are no worse for it.
+            stored = self._stored(video)
+            if stored is None or not same_record(stored.stamp.made_from["source"], source):
+                artifacts.remove(target)
+            raise
+        boxes.write(target, video.path.name)
+        return boxes.stamp
+
+    def _detect(self, video: Video, source: dict[str, Any]) -> Boxes:
+        with VideoReader(video.path) as reader:
+            scale = detector_scale(self.scale, reader.width, reader.height)
+            batch_size = self.detector.batch_size(reader.width, reader.height, scale)
+            tracker = Tracker()
+            frames: dict[int, list[FaceBox]] = {}
+            batch: list[tuple[int, np.ndarray]] = []
+            for numbered in reader.frames(stride=FRAME_STRIDE):
+                batch.append(numbered)
+                if len(batch) == batch_size:
+                    frames.update(self._detect_batch(tracker, batch, scale))
+                    batch = []
+            frames.update(self._detect_batch(tracker, batch, scale))
+            shown = reader.times()
+        faces, lost = sum(map(len, frames.values())), reader.lost
+        stamp = Stamp(
+            made_from={"source": source, "settings": self.settings},
+            made={"frames": len(frames), "faces": faces},
+            failed=None if faces else f"no face found in {len(frames)} frames; is one to be seen?",
+            notes=(f"{len(lost)} frames can't be decoded, the first is {lost[0]}",) if lost else (),
+        )
+        times = {} if shown is None else {number: float(shown[number]) for number in frames if number < len(shown)}
+        return Boxes(reader.width, reader.height, reader.frame_count, reader.fps, reader.duration, times, frames, stamp)
+
+    def _detect_batch(
+        self, tracker: Tracker, batch: Sequence[tuple[int, np.ndarray]], scale: float
+    ) -> dict[int, list[FaceBox]]:
+        found = self.detector.detect([picture for _, picture in batch], scale)
+        frames = {}
+        for (number, _), faces in zip(batch, found, strict=True):
+            people = tracker.update(number, faces.boxes)
+            # Not rounded: a corner that moves over a whole number moves the crop by a pixel.
+            rows = []
+            for person, box, score in zip(people, faces.boxes, faces.scores, strict=True):
+                x1, y1, x2, y2 = map(float, box)
+                rows.append(FaceBox(person, (x1, y1, x2, y2), float(score)))
+            frames[number] = sorted(rows, key=lambda row: row.face)
+        return frames

@@ -1,0 +1,139 @@
+"""Step 4: where one FAKE differs from its original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+
+from dfdc import artifacts, layout
+from dfdc.artifacts import NewFolder, Stamp
+from dfdc.imaging import CHANGED, MIN_CHANGED, SSIM_WINDOW, encode_png, read_picture, shows_change, ssim_difference
+from dfdc.layout import FAKE, Dataset, Video
+from dfdc.steps import VideoStep
+from preprocessing.border import BorderSettings, border_differs
+from preprocessing.orphans import prune
+
+# Raised with every change that gives other masks; tests/test_versions.py has those of a fixed clip for each version.
+VERSION = 3
+SETTINGS = {
+    "version": VERSION,
+    "window": SSIM_WINDOW,
+    "changed": [CHANGED, MIN_CHANGED],
+    "border": asdict(BorderSettings()),
+}
+
+
+@dataclass
+class _Comparison:
+    """What came of comparing the crops of a pair of videos."""
+
+    masks: int = 0
+    unchanged: int = 0
+    failed: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class DiffStep(VideoStep):
+    """Masks of one FAKE.
+
+    Args:
+        root: DATA_ROOT.
+        crops_dir: name of the folder of the crops in it.
+        png_level: compression; it decides nothing about what the masks show.
+    """
+
+    name = "generate_diffs"
+    version = VERSION
+    labels = (FAKE,)
+
+    def __init__(self, root: Path, crops_dir: str, png_level: int = 1) -> None:
+        super().__init__(root, crops_dir)
+        self.png_level = png_level
+        # The memory is this run's, and only the check's: a worker looks at the crops it compares itself.
+        self._remembered = cache(artifacts.folder_identity)
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key != "_remembered"}
+
+    @property
+    def folder(self) -> Path:
+        return layout.diffs_path(self.root, "any").parent
+
+    def obstacle(self, video: Video) -> str | None:
+        absent = [folder.name for folder in self._crops(video).values() if not folder.is_dir()]
+        if not absent:
+            return None
+        return f"{' and '.join(absent)} without crops; step 2 (extract_crops.py) makes them, or says why not"
+
+    def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
+        prune(dataset, self.name, gone)
+
+    def check(self, video: Video) -> Stamp | None:
+        """As the base says. A fresh stamp that `failed` is of a fake that is no pair with its original."""
+        stamp = artifacts.read_stamp(layout.diffs_path(self.root, video.id))
+        expected = {"settings": SETTINGS, "crops": self.crops_identities(video)}
+        return stamp if stamp is not None and stamp.is_fresh(expected) else None
+
+    def crops_identities(self, video: Video) -> dict[str, str | None]:
+        """What the crops of a fake and of its original are like now."""
+        return {key: self._remembered(folder) for key, folder in self._crops(video).items()}
+
+    def _crops(self, video: Video) -> dict[str, Path]:
+        names = {"fake": video.id, "real": video.source}
+        return {key: layout.crops_path(self.root, name, self.crops_dir) for key, name in names.items()}
+
+    def work(self, video: Video) -> Stamp:
+        """Write the masks of one fake; return their stamp."""
+        folders = self._crops(video)
+        identities = {key: artifacts.folder_identity(folder) for key, folder in folders.items()}
+        fakes, reals = (set(layout.list_crops(folders[key])) for key in ("fake", "real"))
+        target = layout.diffs_path(self.root, video.id)
+        artifacts.remove_unless(target, {"crops": identities})
+        with artifacts.atomic_folder(target) as folder:
+            found = self._compare(folders, sorted(fakes & reals), folder)
+            for lonely, whose in ((reals - fakes, "the original's"), (fakes - reals, "the fake's")):
+                if lonely:
+                    first = layout.crop_name(*min(lonely))
+                    found.notes.append(f"{len(lonely)} of {whose} crops have no partner, the first is {first}")
+            if found.unchanged:
+                found.notes.append(f"{found.unchanged} of {found.masks} masks show no change")
+            if not found.masks:
+                found.failed = "; ".join(found.notes) or "there are no pairs of crops"
+            folder.stamp = stamp = Stamp(
+                made_from={"settings": SETTINGS, "crops": identities},
+                made={"masks": found.masks, "unchanged": found.unchanged},
+                failed=found.failed,
+                notes=tuple(found.notes),
+            )
+        return stamp
+
+    def _compare(self, folders: dict[str, Path], keys: Sequence[tuple[int, int]], folder: NewFolder) -> _Comparison:
+        """Write the masks of the pairs of crops `keys`."""
+        found = _Comparison()
+        unusable: dict[str, list[str]] = {}
+        elsewhere: list[str] = []  # pairs whose border differs
+        for frame, face in keys:
+            name = layout.crop_name(frame, face)
+            try:
+                real, fake = (read_picture(folders[key] / name) for key in ("real", "fake"))
+                mask = ssim_difference(real, fake)
+            except (ValueError, OSError) as error:
+                unusable.setdefault(str(error), []).append(name)
+                continue
+            if border_differs(real, fake):
+                elsewhere.append(name)
+            found.unchanged += not shows_change(mask)
+            folder.write(layout.diff_name(frame, face), encode_png(mask, self.png_level))
+            found.masks += 1
+        for reason, names in unusable.items():
+            found.notes.append(f"{len(names)} pairs, the first is {names[0]}: {reason}")
+        if elsewhere:
+            told = f"in {len(elsewhere)} of {len(keys)} frames it differs where no face is, the first is {elsewhere[0]}"
+            if 2 * len(elsewhere) > len(keys):
+                whose = folders["real"].name
+                found.failed = f"{told}: it is no pair with {whose} (another video, or turned, or shifted in time)"
+            else:
+                found.notes.append(told)
+        return found

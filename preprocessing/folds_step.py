@@ -1,0 +1,283 @@
+"""Step 5: which fold each video goes to, and folds.csv."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import sys
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dfdc import artifacts, identity, layout
+from dfdc.command_line import SettingError, UsageError, UserError
+from dfdc.layout import FAKE, REAL, Dataset
+from dfdc.ledger import Ledger
+from dfdc.page import plural
+from dfdc.step_command import RunOptions
+from dfdc.steps import Step
+from preprocessing import folds_stamp
+from preprocessing.fold_assignment import FORCE, Assignment, Listing, assign_folds, hold_out
+from preprocessing.folds_file import FoldsRow, find_leaks, name_some, read_distinct, write_folds
+from preprocessing.folds_listing import Checks, list_crops, open_checks
+from preprocessing.folds_stamp import Options, Stamp, adopt, choose_options, listed_digest, read_stamp, stamp_path
+
+
+class LeakError(UserError):
+    """Folds that know of each other; the message lists the leaks."""
+
+    status = 1
+
+
+class FoldsStep(Step):
+    """The one table of all videos.
+
+    Args:
+        root: DATA_ROOT.
+        out: where to write; a relative path is taken in DATA_ROOT.
+        given: the fields of `Options` that are asked for.
+    """
+
+    name = "generate_folds"
+    version = folds_stamp.VERSION
+
+    def __init__(self, root: Path, out: Path, given: Mapping[str, Any]) -> None:
+        super().__init__(root)
+        self.out, self.target, self.given = out, root / out, given
+
+    def check_options(self, *, force: bool) -> tuple[Dataset, Stamp | None, Options, Assignment]:
+        """The data set, what stands beside folds.csv, and the options and folds that follow from it.
+
+        Raises:
+            SettingError: `out` can't be written.
+            UsageError: the options are not those of folds.csv, or its stamp is lost.
+        """
+        dataset = layout.load_dataset(self.root)
+        layout.check_crops_dir(self.given["crops_dir"], dataset.parts)
+        target, beside = self.target, stamp_path(self.target)
+        if target.exists() and not target.is_file():
+            raise SettingError("out", self.out, f"{target} is no file; give the name of one")
+        for path in (target, beside):
+            artifacts.remove_leftovers(path.parent, of=path.name)
+        stamp = read_stamp(beside)
+        if stamp is None:
+            if beside.exists() and not target.exists() and not force:
+                raise UsageError(
+                    f"{beside} can't be understood, and {target} is not there: a hold-out may be lost. Bring either "
+                    f"back, or begin anew with {FORCE}"
+                )
+            return dataset, None, Options(**self.given), Assignment()  # unless the file itself tells more
+        options, assignment = change_options(self.given, stamp.options, stamp.assignment, force=force)
+        if options == stamp.options:
+            print(f"{self.name}: as before: {options}")
+        return dataset, stamp, options, assignment
+
+    def run(self, options: RunOptions) -> int:
+        """See `Step.run`."""
+        force, target = options.force, self.target
+        dataset, stamp, chosen, assignment = self.check_options(force=force)
+        ledger = Ledger(layout.ledger_path(self.root, self.name), len(dataset.videos))
+        with refusal_noted(ledger, target.name):
+            checks = open_checks(self.root, chosen.crops_dir)
+            listings, away = self._list(dataset, chosen, checks, ledger)
+            if stamp is None:
+                chosen, assignment = take_over(target, dataset, listings, self.given, force=force)
+            first = 0 if chosen.val_ids is None else 1
+            assignment, notes = assign_folds(listings, dataset, chosen.n_splits, assignment, force=force, first=first)
+            gone = sorted(assignment.parts.keys() - {part.name for part in dataset.parts}, key=layout.natural_key)
+            if gone:
+                notes.append(f"not here now, and their folds are kept for them: {', '.join(gone)}")
+            held = chosen.val_ids or ()
+            if not force and not away.keys().isdisjoint(held):
+                check_nothing_is_lost(target, away)
+            rejected = [name for name in held if name in dataset.videos and checks.rejected(dataset.videos[name])]
+            if rejected:
+                notes.append(f"rejected, and so not held out: {name_some(rejected)}")
+            kept, dropped = hold_out(listings, sorted(set(held) - set(rejected))) if held else (listings, [])
+            digest = listed_digest(kept, chosen)
+            edited = stamp is not None and target.is_file() and not identity.same_file(stamp.file, target)
+            fresh = stamp is not None and target.is_file() and not edited and stamp.digest == digest and not force
+            if not fresh and not force:
+                check_nothing_is_lost(target, away)
+            if edited:
+                print(f"{target} was edited since this step wrote it; it is written anew")
+            if not fresh and not self._write(dataset, kept, chosen, assignment, digest, ledger):
+                return LeakError.status
+        ledger.finish()
+        if stamp is not None and chosen != stamp.options:
+            print(f"{self.name}: from now on: {chosen}")
+        print_table(kept)
+        print_notes(kept, dropped, notes, ledger)
+        rows = sum(len(listing.crops) for listing in kept)
+        print(f"{self.name}: {rows} crops of {len(kept)} videos -> {target}" + (" (was complete)" if fresh else ""))
+        return 0
+
+    def _list(
+        self, dataset: Dataset, options: Options, checks: Checks, ledger: Ledger
+    ) -> tuple[list[Listing], dict[str, str]]:
+        """What can be listed, and why other videos can't be looked at now, by their ids.
+
+        Raises:
+            UsageError: there is nothing.
+        """
+        listings, unreadable = list_crops(dataset, options.crops_dir, checks, ledger)
+        away = {name: skipped.reason for name, skipped in dataset.skipped.items()} | unreadable
+        if not listings:
+            missing = f", {plural(len(away), 'video')} can't be looked at now" if away else ""
+            raise UsageError(
+                f"{self.root / options.crops_dir} holds no crops of the videos in metadata.json that are complete "
+                f"and fresh{missing}. Is a disk away? Else run steps 1 and 2 first (preprocess_data.sh runs all); "
+                f"{ledger.path} has the reasons"
+            )
+        return listings, away
+
+    def _write(
+        self, dataset: Dataset, kept: list[Listing], options: Options, folds: Assignment, digest: str, ledger: Ledger
+    ) -> bool:
+        """Write folds.csv and its stamp; whether that was done, since no fold knows of another."""
+        target = self.target
+        try:
+            with artifacts.atomic_file(target) as temp:
+                write_folds(temp, kept, options.seed)
+                leaks = find_leaks(temp, dataset, kept, options.similar)
+                if leaks:
+                    more = [f"... and {len(leaks) - 20} more"] if len(leaks) > 20 else []
+                    raise LeakError("\n  ".join(leaks[:20] + more))
+                # Before the file has its name: a kill in between leaves a hold-out that is known, not one that is not.
+                Stamp(options, folds, digest, identity.fingerprint(temp)).write(stamp_path(target))
+        except LeakError as error:
+            ledger.add(target.name, "failed", f"it was not written, since folds leak into each other: {error}")
+            ledger.finish()
+            print(
+                f"{self.name}: {target} was not written, since folds leak into each other:\n  {error}\n"
+                f"Remove one of the videos named, or put it into {self.root / layout.REJECTED_NAME} and run "
+                "preprocess_data.sh again. Where videos look alike and are not the same, give --similar a smaller "
+                "number, or off",
+                file=sys.stderr,
+            )
+            return False
+        return True
+
+
+def read_rows(target: Path) -> list[FoldsRow]:
+    """What the folds.csv `target` says; nothing if there is none.
+
+    Raises:
+        ValueError: it is no file that this step writes.
+    """
+    try:
+        return read_distinct(target)
+    except FileNotFoundError:
+        return []
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+
+
+def take_over(
+    target: Path, dataset: Dataset, listings: Sequence[Listing], given: Mapping[str, Any], *, force: bool
+) -> tuple[Options, Assignment]:
+    """Options and folds where `target` has no stamp: those that it shows, or the first ones if there is no such file.
+
+    Raises:
+        UsageError: this step does not understand the file, or other options than its own are given.
+    """
+    try:
+        rows = read_rows(target)
+        if not rows:
+            return Options(**given), Assignment()
+        earlier, assignment = adopt(rows, dataset, [listing.video.id for listing in listings], given)
+    except UsageError:
+        raise
+    except ValueError as error:
+        if not force:
+            raise UsageError(
+                f"{target} is not what this step makes ({error}). Move it away, or replace it with {FORCE}"
+            ) from None
+        print(f"{target} is not what this step makes ({error}); it is replaced")
+        return Options(**given), Assignment()
+    held = (
+        "" if earlier.val_ids is None else f"; fold 0, a hold-out of {plural(len(earlier.val_ids), 'video')}, stays one"
+    )
+    print(f"{target} has no stamp of this version: the folds are taken from the file itself{held}")
+    return change_options(given, earlier, assignment, force=force)
+
+
+def change_options(
+    given: Mapping[str, Any], earlier: Options, assignment: Assignment, *, force: bool
+) -> tuple[Options, Assignment]:
+    """The earlier options with those that are `given`, and the folds that stay with them.
+
+    Raises:
+        UsageError: they differ, and that is not forced.
+    """
+    options = choose_options(given, earlier, force=force)
+    if options.n_splits != earlier.n_splits:
+        print(f"{options.n_splits} folds instead of {earlier.n_splits}: all are given out anew")
+        assignment = Assignment()
+    return options, assignment
+
+
+def check_nothing_is_lost(target: Path, away: Mapping[str, str]) -> None:
+    """Raise UsageError if `target` lists videos that are `away`: the reason why they can't be worked on now, by id."""
+    if not away:
+        return
+    try:
+        rows = read_rows(target)
+    except ValueError as error:
+        raise UsageError(f"{target} can't be understood any more ({error}); {FORCE} makes it anew") from None
+    lost = [name for name in dict.fromkeys(row.video for row in rows) if name in away]
+    if lost:
+        shown = "".join(f"\n  {name}: {away[name]}" for name in lost[:5])
+        raise UsageError(
+            f"{target} lists {plural(len(lost), 'video')} that can't be looked at now. Bring them back, or leave them "
+            f"out with {FORCE}. The first are:{shown}"
+        )
+
+
+def print_table(listings: Sequence[Listing]) -> None:
+    """Which parts each fold holds, and how much of either class."""
+    print(f"{'fold':>4}  {'real':>6} {'fake':>6} videos  {'real':>9} {'fake':>9} crops  parts")
+    for fold in sorted({listing.fold for listing in listings}):
+        inside = [listing for listing in listings if listing.fold == fold]
+        parts = sorted({listing.video.part for listing in inside}, key=layout.natural_key)
+        shown = ", ".join(parts) if len(parts) <= 4 else f"{parts[0]} ... {parts[-1]} ({len(parts)} parts)"
+        videos = {label: sum(x.video.label == label for x in inside) for label in (REAL, FAKE)}
+        crops = {label: sum(len(x.crops) for x in inside if x.video.label == label) for label in (REAL, FAKE)}
+        numbers = f"{videos[REAL]:>6} {videos[FAKE]:>6}         {crops[REAL]:>9} {crops[FAKE]:>9}"
+        print(f"{fold:>4}  {numbers}        {shown}")
+
+
+def print_notes(kept: Sequence[Listing], dropped: Sequence[Listing], notes: Sequence[str], ledger: Ledger) -> None:
+    """What a person should know besides the table."""
+    for note in notes:
+        print(note)
+    if dropped:
+        names = name_some(sorted(listing.video.id for listing in dropped))
+        print(f"left out, being of the families of the hold-out: {plural(len(dropped), 'video')} ({names})")
+    if len({listing.fold for listing in kept}) < 2:
+        print(
+            "only one fold has crops, so that nothing is left to train on when it is held out; add another part, "
+            "or name a hold-out with --val-ids"
+        )
+    first = Counter(listing.video.label for listing in kept if listing.fold == 0)
+    lacking = [label for label in (REAL, FAKE) if not first[label]]
+    if lacking:
+        print(f"fold 0, which training holds out unless told otherwise, has no {' and no '.join(lacking)} video")
+    counts = ledger.counts()
+    if counts:
+        print(
+            f"  not listed: {plural(counts['skipped'], 'video')}, listed with a note: {counts['incomplete']}; "
+            f"reasons: {ledger.path}"
+        )
+
+
+@contextlib.contextmanager
+def refusal_noted(ledger: Ledger, name: str) -> Generator[None]:
+    """Let the ledger, and so the page, say why folds.csv (`name`) was not written."""
+    try:
+        yield
+    except UsageError as error:
+        ledger.add(name, "failed", f"refused: {error}")
+        ledger.finish()
+        raise

@@ -1,0 +1,116 @@
+"""Step 3: five points in the crops of one REAL video."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfdc import artifacts, layout
+from dfdc.artifacts import Stamp
+from dfdc.faces import DETECTOR_SETTINGS, LANDMARK_THRESHOLDS, MIDDLE_OVERLAP, FaceDetector, Faces, middle_face
+from dfdc.imaging import read_picture
+from dfdc.layout import REAL, Dataset, Video
+from dfdc.steps import VideoStep
+from preprocessing.orphans import prune
+
+# Raised with every change that gives other points; tests/test_versions.py has those of a fixed clip for each version.
+VERSION = 2
+CROPS_AT_ONCE = 64  # read before the detector is called; of any sizes, it takes as many as its memory allows
+SMALLEST = 0.2  # of a crop's shorter side; on 1049 crops, up to 0.25 changed no point
+SETTINGS = {
+    "version": VERSION,
+    "thresholds": list(LANDMARK_THRESHOLDS),
+    "smallest": SMALLEST,
+    "middle_overlap": MIDDLE_OVERLAP,
+    "detector": DETECTOR_SETTINGS,
+}
+
+
+class LandmarkStep(VideoStep):
+    """Points in the crops of one REAL video.
+
+    Args:
+        root: DATA_ROOT.
+        crops_dir: name of the folder of the crops in it.
+    """
+
+    name = "generate_landmarks"
+    version = VERSION
+    labels = (REAL,)
+    preload = ("torch", "cv2")
+
+    @property
+    def folder(self) -> Path:
+        return layout.landmarks_path(self.root, "any").parent
+
+    def obstacle(self, video: Video) -> str | None:
+        if self._crops(video).is_dir():
+            return None
+        return "it has no crops; step 2 (extract_crops.py) makes them, or says why not"
+
+    def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
+        prune(dataset, self.name, gone)
+
+    def check(self, video: Video) -> Stamp | None:
+        stamp = artifacts.read_stamp(layout.landmarks_path(self.root, video.id))
+        return stamp if stamp is not None and stamp.is_fresh(self._inputs(video)) else None
+
+    def _inputs(self, video: Video) -> dict[str, Any]:
+        return {"settings": SETTINGS, "crops": artifacts.folder_identity(self._crops(video))}
+
+    def _crops(self, video: Video) -> Path:
+        return layout.crops_path(self.root, video.id, self.crops_dir)
+
+    def start(self, device: str) -> None:
+        self.detector = FaceDetector(LANDMARK_THRESHOLDS, device)
+
+    def work(self, video: Video) -> Stamp:
+        """Write the landmarks of one video; return their stamp."""
+        crops, inputs = self._crops(video), self._inputs(video)
+        made, notes, without = 0, [], []
+        names = layout.list_crops(crops)
+        target = layout.landmarks_path(self.root, video.id)
+        artifacts.remove_unless(target, {"crops": inputs["crops"]})
+        with artifacts.atomic_folder(target) as folder:
+            for start in range(0, len(names), CROPS_AT_ONCE):
+                pictures = {}
+                for name in names[start : start + CROPS_AT_ONCE]:
+                    try:
+                        pictures[name] = read_picture(crops / layout.crop_name(*name))
+                    except OSError as error:
+                        notes.append(f"{error}; remove {crops} and run step 2 again")
+                found = find_landmarks([*pictures.values()], self.detector)
+                for name, points in zip(pictures, found, strict=True):
+                    if points is None:
+                        without.append(layout.crop_name(*name))
+                        continue
+                    buffer = io.BytesIO()
+                    np.save(buffer, points)
+                    folder.write(layout.landmarks_name(*name), buffer.getvalue())
+                    made += 1
+            if without:
+                notes.append(f"no points in {len(without)} of {len(names)} crops, the first is {without[0]}")
+            folder.stamp = stamp = Stamp(inputs, {"landmarks": made}, notes=tuple(notes))
+        return stamp
+
+
+def find_landmarks(pictures: Sequence[np.ndarray], detector: FaceDetector) -> list[np.ndarray | None]:
+    """int16 [5, 2] of the face in the middle of each crop, clipped to it; None where there is none."""
+    # A crop's own face is 3/5 of it: smaller ones are looked for only where that finds none.
+    found = [_middle_points(p, f) for p, f in zip(pictures, detector.detect(pictures, smallest=SMALLEST), strict=True)]
+    without = [index for index, points in enumerate(found) if points is None]
+    for index, faces in zip(without, detector.detect([pictures[index] for index in without]), strict=True):
+        found[index] = _middle_points(pictures[index], faces)
+    return found
+
+
+def _middle_points(picture: np.ndarray, faces: Faces) -> np.ndarray | None:
+    height, width = picture.shape[:2]
+    index = middle_face(faces, width, height)
+    if index is None:
+        return None
+    return np.rint(np.clip(faces.landmarks[index], 0, (width - 1, height - 1))).astype(np.int16)

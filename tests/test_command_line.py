@@ -1,0 +1,85 @@
+"""How commands end (dfdc/command_line.py): messages and exit statuses."""
+
+import argparse
+import errno
+import pickle
+import sys
+
+import pytest
+
+from dfdc import command_line, workers
+from dfdc.command_line import SettingError, UsageError
+from dfdc.layout import DataError
+
+
+def exit_status(monkeypatch, capsys, error):
+    """(status, what is said on stderr) of a script whose main raises `error`."""
+
+    def main(argv):
+        assert argv is None
+        if isinstance(error, BaseException):
+            raise error
+        return error
+
+    monkeypatch.setattr(sys, "argv", ["/place/step.py"])
+    with pytest.raises(SystemExit) as end:
+        command_line.run_main(main)
+    return end.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (0, 0, ""),
+        (1, 1, ""),
+        (DataError("no parts"), 2, "step.py: no parts\n"),
+        (UsageError("--x 3"), 2, "step.py: --x 3\n"),
+        (SettingError("max_failed", 7, "give less"), 2, "step.py: --max-failed 7: give less\n"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/a"),
+            2,
+            "step.py: /a: Permission denied; give a place that can be used\n",
+        ),
+        (FileExistsError(errno.EEXIST, "File exists", "/a"), 2, "step.py: /a: File exists; give a place"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a"), 2, "step.py: /a: Not a directory; give a place"),
+        (OSError(errno.ENOSPC, "No space left on device", "/a"), 1, "step.py: /a: No space left on device\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "step.py: No space left on device\n"),
+        (OSError("in words"), 1, "step.py: in words\n"),
+        (workers.WorkersError("no worker"), 1, "step.py: no worker\n"),
+        (KeyboardInterrupt(), 130, "stopped; run the same command again to go on\n"),
+    ],
+)
+def test_how_a_script_ends(monkeypatch, capsys, error, status, said):
+    code, err = exit_status(monkeypatch, capsys, error)
+    assert code == status
+    assert err.lstrip("\n").startswith(said)
+    assert bool(err) == bool(said)
+
+
+def test_with_force_the_same_command_would_begin_anew(monkeypatch, capsys):
+    def main(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["step.py", "--force"])
+    with pytest.raises(SystemExit):
+        command_line.run_main(main)
+    assert "to go on (without --force, which would begin anew)\n" in capsys.readouterr().err
+
+
+def test_what_nobody_foresaw_is_not_hidden(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["step.py"])
+    with pytest.raises(ZeroDivisionError):
+        command_line.run_main(lambda argv: 1 // 0)
+
+
+def test_library_code_names_a_setting_and_no_flag():
+    error = SettingError("max_failed", 7, "give less")
+    assert str(error) == "max_failed 7: give less"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1", "1.5", "x", "²"])
+def test_a_whole_number_is_one(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="give a whole number from 2 on"):
+        command_line.whole_number(2)(text)
+    assert command_line.whole_number(2)("2") == 2
