@@ -177,7 +177,11 @@ class Reading:
 
     def __init__(self, decoder: Decoder, path: Path, wanted: int | Sequence[int]) -> None:
         self._decoder, self._path = decoder, path
-        self._limit = self._left = workers.time_limit(path)  # seconds that the child may take, and still may
+        try:
+            size = path.stat().st_size
+        except OSError:  # that is for the child to say
+            size = 0
+        self._limit = self._left = workers.time_limit(size)  # seconds that the child may take, and still may
         self._ended = False  # the child has no more to say of this file
         self.lost: list[int] = []
         numbers = wanted if isinstance(wanted, int) else sorted({int(number) for number in wanted})
