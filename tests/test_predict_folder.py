@@ -16,6 +16,7 @@ from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
 from dfdc.scoring import confident_score
 from dfdc.video import VideoReader, write_video
 from networks import files
+from networks.checkpoint import CheckpointError
 from networks.ensemble import Ensemble
 from prediction import batches, inputs
 from prediction.settings import Floors
@@ -353,7 +354,7 @@ def test_a_folder_without_videos_and_a_broken_checkpoint(weights, demo_videos, t
     with pytest.raises(UsageError, match="no video or picture lies in it"):
         run(weights, tmp_path, tmp_path / "o.csv")
     (tmp_path / "broken").write_bytes(b"PK")
-    with pytest.raises(UsageError, match="broken is not a checkpoint"):
+    with pytest.raises(CheckpointError, match="broken is not a checkpoint"):
         run(tmp_path, demo_videos, tmp_path / "o.csv", models=["broken"])
 
 
