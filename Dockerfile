@@ -1,13 +1,17 @@
 # The same set-up as setup.sh, on a CUDA machine. CUDA itself comes inside PyTorch's wheels.
 #   docker build -t df .
 #   docker run --runtime=nvidia --ipc=host --rm --volume <DATA_ROOT>:/dataset -it df
+# podman and buildah take it as well. docker-entrypoint.sh says as which user commands run.
 FROM python:3.12-slim
 
 WORKDIR /workspace
-ENV VENV=/opt/venv PATH=/opt/venv/bin:$PATH NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
+ENV VENV=/opt/venv PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 
-COPY setup.sh requirements.txt ./
-RUN ./setup.sh && pip cache purge
+# The packages alone, so that a change of the code does not fetch them again.
+RUN --mount=type=bind,source=setup.sh,target=/workspace/setup.sh \
+    --mount=type=bind,source=requirements.txt,target=/workspace/requirements.txt \
+    ./setup.sh
 
 # APEX's fused optimizers, optional: docker build --build-arg WITH_APEX=1 -t df .
 # They are compiled, which takes a compiler, CUDA's own compiler (of PyTorch's CUDA version) and some ten minutes;
@@ -26,7 +30,12 @@ RUN if [ "$WITH_APEX" = 1 ]; then \
 
 COPY . .
 RUN ./setup.sh
-RUN mkdir -p weights logs images
+
+# Any user may write what training and quickstart.sh leave here, and has a home for caches. An unmounted /dataset is df's.
+ENV HOME=/home/df USER=df
+RUN useradd --create-home df && mkdir -p /dataset weights logs images && chown df:df /dataset && \
+    chmod 777 /home/df . weights logs images
 
 VOLUME /dataset
+ENTRYPOINT ["/workspace/docker-entrypoint.sh"]
 CMD ["bash"]

@@ -13,15 +13,17 @@ import argparse
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
 from measuring import add_videos, best_in_turn, find_videos, one_thread, run_measured, seconds
+
+from dfdc.faces import DETECT_THRESHOLDS, FaceDetector
+from dfdc.video import VideoReader
 
 
 def read_frames(videos: list[Path], count: int, size: tuple[int, int] | None) -> tuple[list, float]:
     """`count` frames over all videos, and the seconds it took to decode each with the nine behind it."""
-    import cv2
-
-    from dfdc.video import VideoReader
-
     frames: list = []
     each = max(1, count // len(videos))
 
@@ -37,6 +39,18 @@ def read_frames(videos: list[Path], count: int, size: tuple[int, int] | None) ->
     return frames, took / len(frames)
 
 
+def compare(library: list, ours: list) -> None:
+    """Print whether both found the same (boxes, scores) on every frame."""
+    pairs = list(zip(library, ours, strict=True))
+    counts = [(0 if boxes is None else len(boxes), len(found)) for (boxes, _), (found, _) in pairs]
+    same = [pair for pair, (one, other) in zip(pairs, counts, strict=True) if one == other and one]
+    corner = max(float(np.abs(np.asarray(a, float) - b).max()) for (a, _), (b, _) in same)
+    score = max(float(np.abs(np.asarray(a, float) - b).max()) for (_, a), (_, b) in same)
+    others = sum(one != other for one, other in counts)
+    found = f"{sum(one for one, _ in counts)} faces; {others} frames with another count"
+    print(f"{found}; corners within {corner:.4f} pixels, scores within {score:.6f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_videos(parser)
@@ -50,15 +64,10 @@ def main() -> None:
     width, height = map(int, args.size.split("x"))
     one_thread()
 
-    import numpy as np
-    import torch
-
-    from dfdc.faces import DETECT_THRESHOLDS, FaceDetector
-
     frames, floor = read_frames(find_videos(args.videos), args.frames, (width, height))
 
     def library(some: list) -> list:
-        from facenet_pytorch import MTCNN
+        from facenet_pytorch import MTCNN  # not above: it belongs to the memory of this form
 
         mtcnn = MTCNN(margin=0, keep_all=True, thresholds=list(DETECT_THRESHOLDS), device=args.device)
         found = []
@@ -85,27 +94,20 @@ def main() -> None:
     memory = {}
     for name in ("nothing", *forms):
         for count in (args.frames // 4, args.frames):
-            command = [sys.executable, __file__, *args.videos, "--frames", count, "--size", args.size, "--only", name,
-                       "--device", args.device, "--batch", args.batch]  # fmt: skip
+            command = [sys.executable, __file__, *args.videos, "--frames", count, "--size", args.size, "--only", name]
+            command += ["--device", args.device, "--batch", args.batch]
             memory[name, count] = run_measured(command)[1]
 
     print(f"{len(frames)} frames of {width}x{height}, {args.device}, one thread; decoding 10: {floor * 1000:.1f} ms")
-    print(f"| detector | ms per frame | on {len(quarter)} frames | MiB for the detection, {args.frames // 4} frames | "
-          f"{args.frames} frames |\n|---|---|---|---|---|")  # fmt: skip
+    memories = f"MiB for the detection, {args.frames // 4} frames | {args.frames} frames"
+    print(f"| detector | ms per frame | on {len(quarter)} frames | {memories} |\n|---|---|---|---|---|")
     for name in forms:
         more = [memory[name, count] - memory["nothing", count] for count in (args.frames // 4, args.frames)]
-        print(f"| {name} | {whole[name] / len(frames) * 1000:.1f} | {part[name] / len(quarter) * 1000:.1f} | "
-              f"{more[0]:.0f} | {more[1]:.0f} |")  # fmt: skip
+        times = f"{whole[name] / len(frames) * 1000:.1f} | {part[name] / len(quarter) * 1000:.1f}"
+        print(f"| {name} | {times} | {more[0]:.0f} | {more[1]:.0f} |")
     print(f"ours is {whole['library'] / whole['ours']:.2f} times as fast")
 
-    pairs = list(zip(library(frames), ours(frames), strict=True))
-    counts = [(0 if boxes is None else len(boxes), len(found)) for (boxes, _), (found, _) in pairs]
-    same = [pair for pair, (one, other) in zip(pairs, counts, strict=True) if one == other and one]
-    corner = max(float(np.abs(np.asarray(a, float) - b).max()) for (a, _), (b, _) in same)
-    score = max(float(np.abs(np.asarray(a, float) - b).max()) for (_, a), (_, b) in same)
-    others = sum(one != other for one, other in counts)
-    print(f"{sum(one for one, _ in counts)} faces; {others} frames with another count; "
-          f"corners within {corner:.4f} pixels, scores within {score:.6f}")  # fmt: skip
+    compare(library(frames), ours(frames))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,14 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
+from facenet_pytorch import MTCNN
 from measuring import DEMO, best_in_turn, one_thread, seconds
+
+from dfdc import layout
+from dfdc.faces import LANDMARK_THRESHOLDS, FaceDetector
+from dfdc.imaging import read_picture
+from preprocessing.landmark_step import CROPS_AT_ONCE, find_landmarks
 
 
 def main() -> None:
@@ -22,15 +29,6 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, help="the best of so many counts (3)")
     args = parser.parse_args()
     one_thread()
-
-    import numpy as np
-    from facenet_pytorch import MTCNN
-
-    from dfdc import layout
-    from dfdc.faces import LANDMARK_THRESHOLDS, FaceDetector
-    from dfdc.imaging import read_picture
-    from preprocessing.landmark_step import CROPS_AT_ONCE, find_landmarks
-
     folders = [layout.crops_path(args.data_root, video.id) for video in layout.load_dataset(args.data_root).reals()]
     paths = [folder / layout.crop_name(*crop) for folder in folders for crop in layout.list_crops(folder)]
     if not paths:

@@ -10,9 +10,34 @@ Both without occlusions, which are timed as a stage of their own. Times are the 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from measuring import best_in_turn
+from torch.utils.data import default_collate
+
+from dfdc import imaging, layout
+from training import dataset, occlusions
+from training.config import OcclusionConfig
+from training.transforms import Augment, build_augmentation
+
+
+def plain(compose: A.Compose, batches: list[list[Path]]) -> None:
+    mean, std = np.array(imaging.IMAGENET_MEAN), np.array(imaging.IMAGENET_STD)
+    for batch in batches:
+        samples = []
+        for path in batch:
+            picture = cv2.imread(str(path))
+            assert picture is not None, path
+            picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+            picture = compose(image=picture)["image"]
+            values = ((picture / 255.0 - mean) / std).transpose(2, 0, 1).astype(np.float32)
+            samples.append({"image": torch.from_numpy(values), "label": 1.0})
+        default_collate(samples)
 
 
 def main() -> None:
@@ -24,17 +49,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
 
-    import albumentations as A
-    import cv2
-    import numpy as np
-    import torch
-    from torch.utils.data import default_collate
-
-    from dfdc import imaging, layout
-    from training import dataset, occlusions
-    from training.config import OcclusionConfig
-    from training.transforms import Augment, build_augmentation
-
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     table = dataset.read_folds(args.data_dir / layout.FOLDS_NAME)
@@ -44,19 +58,9 @@ def main() -> None:
     batches = [slice(start, start + args.batch_size) for start in range(0, len(rows), args.batch_size)]
 
     compose = build_augmentation(args.size)
-    (colours,) = [item for item in compose if len(getattr(item, "transforms", [])) == 3 and item.p == 0.7]
+    groups = [item for item in compose if isinstance(item, A.BaseCompose)]
+    (colours,) = [group for group in groups if len(group.transforms) == 3 and group.p == 0.7]
     colours.transforms[1] = A.FancyPCA()  # the library's own, in place of our faster one
-    mean, std = np.array(imaging.IMAGENET_MEAN), np.array(imaging.IMAGENET_STD)
-
-    def plain() -> None:
-        for batch in batches:
-            samples = []
-            for path in paths[batch]:
-                picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-                picture = compose(image=picture)["image"]
-                values = ((picture / 255.0 - mean) / std).transpose(2, 0, 1).astype(np.float32)
-                samples.append({"image": torch.from_numpy(values), "label": 1.0})
-            default_collate(samples)
 
     data = dataset.CropDataset(table, args.data_dir, layout.CROPS_DIR, args.size, train=True)
     shares = OcclusionConfig()
@@ -72,7 +76,7 @@ def main() -> None:
     points = np.array([(0.35, 0.4), (0.65, 0.4), (0.5, 0.55), (0.38, 0.7), (0.62, 0.7)])
     marks = [points * picture.shape[1::-1] for picture in pictures]
     stages: dict[str, Callable[[], object]] = {
-        "plain, whole": plain,
+        "plain, whole": lambda: plain(compose, [paths[batch] for batch in batches]),
         "ours, whole": lambda: ours(data),
         "ours, with occlusions": lambda: ours(full),
         "  read": lambda: [imaging.read_picture(path) for path in paths],
@@ -83,12 +87,7 @@ def main() -> None:
         "  augment": lambda: [augment(picture, index) for index, picture in enumerate(pictures)],
         "  collate": lambda: [dataset.collate(ready[batch]) for batch in batches],
     }
-    seconds = dict.fromkeys(stages, float("inf"))
-    for _ in range(args.repeats):  # in turn, so that a drift of the machine's speed meets all of them
-        for name, stage in stages.items():
-            started = time.perf_counter()
-            stage()
-            seconds[name] = min(seconds[name], time.perf_counter() - started)
+    seconds = best_in_turn(stages, args.repeats)
     sizes = [picture.shape for picture in pictures]
     height, width = (int(np.median([shape[axis] for shape in sizes])) for axis in (0, 1))
     print(f"{len(rows)} crops of {width}x{height} (median) to {args.size}x{args.size}, one core")

@@ -18,17 +18,26 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
+from facenet_pytorch import MTCNN
 from measuring import ROOT, add_videos, find_videos, repeat_video, run_measured, seconds
+from PIL import Image
+
+from dfdc.devices import resolve_device
+from dfdc.faces import PREDICT_THRESHOLDS
+from dfdc.imaging import center_pad, crop_face, isotropic_resize
+from dfdc.scoring import confident_score
+from dfdc.video import VideoReader
+from networks.checkpoint import ModelSpec, load_model, save_checkpoint
+from networks.ensemble import Ensemble
+from networks.model import build_network
 
 MODELS, MOST_MODELS = 2, 5
 
 
 def save_models(folder: Path, encoder: str) -> list[str]:
-    import torch
-
-    from networks.checkpoint import ModelSpec, save_checkpoint
-    from networks.model import build_network
-
     names = [f"model{index}" for index in range(MOST_MODELS)]
     for index, name in enumerate(names):
         torch.manual_seed(index)
@@ -39,16 +48,6 @@ def save_models(folder: Path, encoder: str) -> list[str]:
 
 
 def plain(videos: list[Path], weights: Path) -> dict[str, float]:
-    import cv2
-    import numpy as np
-    import torch
-    from facenet_pytorch import MTCNN
-    from PIL import Image
-
-    from dfdc.faces import PREDICT_THRESHOLDS
-    from dfdc.imaging import center_pad, crop_face, isotropic_resize
-    from dfdc.scoring import confident_score
-    from networks.checkpoint import load_model
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = [load_model(path)[0].to(device) for path in sorted(weights.iterdir())[:MODELS]]
@@ -83,11 +82,6 @@ def plain(videos: list[Path], weights: Path) -> dict[str, float]:
 
 def floors(videos: list[Path], weights: Path, faces: int, precision: str) -> tuple[float, float]:
     """Seconds to decode, and to score `faces` black crops."""
-    import numpy as np
-
-    from dfdc.devices import resolve_device
-    from dfdc.video import VideoReader
-    from networks.ensemble import Ensemble
 
     def decode() -> None:
         for path in videos:
@@ -120,7 +114,7 @@ def main() -> None:
         names = save_models(weights, args.encoder)
 
         def ours(some: list[Path], models: int = MODELS) -> tuple[float, float, dict]:
-            command = [sys.executable, ROOT / "predict_folder.py", "--weights-dir", weights, "--models"]
+            command: list[object] = [sys.executable, ROOT / "predict_folder.py", "--weights-dir", weights, "--models"]
             command += [*names[:models], "--test-dir", *some, "--output", output, "--force", "--detector-scale", 0.5]
             command += ["--precision", args.precision, "--compile", args.compile]
             took, memory, _ = run_measured(command)
@@ -145,8 +139,8 @@ def main() -> None:
     for name, (took, memory, _) in growth.items():
         print(f"| {name} | {took:.1f} | {memory:.0f} |")
     print(f"| floor: decoding | {decode:.1f} | - |\n| floor: networks | {network:.1f} | - |")
-    print(f"ours is {plain_seconds / our_seconds:.2f} times as fast, in 1/{plain_memory / our_memory:.1f} of the "
-          f"memory; scores within {apart:.4f}")  # fmt: skip
+    faster, smaller = plain_seconds / our_seconds, plain_memory / our_memory
+    print(f"ours is {faster:.2f} times as fast, in 1/{smaller:.1f} of the memory; scores within {apart:.4f}")
 
 
 if __name__ == "__main__":

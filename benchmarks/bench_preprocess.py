@@ -16,16 +16,20 @@ import multiprocessing
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from measuring import DEMO, ROOT, one_thread, repeat_video, run_measured
 
+from dfdc import layout
+from dfdc.command_line import parse_detector_scale
+
 STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs", "generate_folds")
 
 
 # ------------------------------------------------------------------------------------------ plain forms
+# Each imports what it needs, so that it is measured without the libraries of the others.
 def every_frame(path: Path) -> list:
     import cv2
 
@@ -67,6 +71,7 @@ def plain_crops(root: Path, video: Path, boxes: Path) -> None:
     for number, rows in json.loads(boxes.read_text())["frames"].items():
         for row in rows:
             crop = crop_face(frames[int(number)], row["box"])
+            assert crop is not None, (video, row)
             cv2.imwrite(str(folder / f"{number}_{row['face']}.png"), cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))
 
 
@@ -95,7 +100,9 @@ def plain_diffs(root: Path, real: Path, fake: Path) -> None:
     folder = root / fake.name
     folder.mkdir()
     for path in fake.glob("*.png"):
-        mask = scikit_image(cv2.imread(str(real / path.name)), cv2.imread(str(path)))
+        one, other = cv2.imread(str(real / path.name)), cv2.imread(str(path))
+        assert one is not None and other is not None, path
+        mask = scikit_image(one, other)
         cv2.imwrite(str(folder / f"{path.stem}_diff.png"), mask)
 
 
@@ -109,10 +116,8 @@ def decode(video: Path) -> None:
             pass
 
 
-def plain_works(step: str, root: Path, out: Path, scale: str | float) -> list[Callable[[], None]]:
+def plain_works(step: str, root: Path, out: Path, scale: str | float) -> Sequence[Callable[[], None]]:
     """The pieces of a step's plain form, or of a floor, that processes share out."""
-    from dfdc import layout
-
     dataset = layout.load_dataset(root)
     videos = [v for v in dataset.videos.values() if layout.bboxes_path(root, v.source).is_file()]
     crops = {v.id: layout.crops_path(root, v.id) for v in videos}
@@ -137,21 +142,19 @@ def run_plain(step: str, root: Path, workers: int, scale: str | float) -> None:
 # ------------------------------------------------------------------------------------------ the data
 def link_copies(source: Path, target: Path, copies: int) -> None:
     """The parts of `source`, so many times under other names, as links."""
-    from dfdc.layout import METADATA_NAME, find_parts
-
-    for part in find_parts(source):
+    for part in layout.find_parts(source):
         folder = target / part.name
         folder.mkdir(parents=True)
         metadata = {}
         for copy in range(copies):
-            entries = json.loads((part.path / METADATA_NAME).read_text())
+            entries = json.loads((part.path / layout.METADATA_NAME).read_text())
             for name, entry in entries.items():
                 if (part.path / name).is_file():
                     (folder / f"c{copy}_{name}").symlink_to((part.path / name).resolve())
                 if "original" in entry:
                     entry["original"] = f"c{copy}_{entry['original']}"
                 metadata[f"c{copy}_{name}"] = entry
-        (folder / METADATA_NAME).write_text(json.dumps(metadata))
+        (folder / layout.METADATA_NAME).write_text(json.dumps(metadata))
 
 
 def main() -> None:
@@ -162,8 +165,6 @@ def main() -> None:
     parser.add_argument("--detector-scale", default="auto", help="of both forms (auto)")
     parser.add_argument("--plain", help=argparse.SUPPRESS)  # this script runs itself for a plain form or a floor
     args = parser.parse_args()
-    from dfdc.command_line import parse_detector_scale
-    from dfdc.layout import load_dataset
 
     if args.plain:
         run_plain(args.plain, args.data_root, args.workers, parse_detector_scale(args.detector_scale))
@@ -172,8 +173,8 @@ def main() -> None:
         sys.exit(f"there is no {args.data_root}; ./quickstart.sh makes demo/")
 
     def plain(name: str, root: Path) -> tuple[float, float, str]:
-        return run_measured([sys.executable, __file__, root, "--plain", name, "--workers", args.workers,
-                             "--detector-scale", args.detector_scale])  # fmt: skip
+        command = [sys.executable, __file__, root, "--plain", name, "--workers", args.workers]
+        return run_measured([*command, "--detector-scale", args.detector_scale])
 
     def ours(step: str, root: Path) -> tuple[float, float, str]:
         more = ["--detector-scale", args.detector_scale] if step == STEPS[0] else []
@@ -184,12 +185,13 @@ def main() -> None:
         once, often, long = (Path(folder) / name for name in ("once", "often", "long"))
         link_copies(args.data_root, once, 1)
         link_copies(args.data_root, often, args.copies)
-        dataset = load_dataset(once)
-        print(f"{len(dataset.reals())} real and {len(dataset.fakes())} fake videos, {args.workers} processes, scale "
-              f"{args.detector_scale}; seconds with start-up, {args.copies} x: of {args.copies} copies")  # fmt: skip
-        print(f"| step | decode | decode {args.copies} x | plain | ours | ours {args.copies} x | plain / ours | "
-              f"ours / decode, {args.copies} x | plain MiB | ours MiB | ours {args.copies} x |")  # fmt: skip
-        print("|" + "---|" * 11)
+        dataset = layout.load_dataset(once)
+        print(f"{len(dataset.reals())} real and {len(dataset.fakes())} fake videos, {args.workers} processes", end=", ")
+        print(f"scale {args.detector_scale}; seconds with start-up, {args.copies} x: of {args.copies} copies")
+        more = f"{args.copies} x"
+        columns = ["step", "decode", f"decode {more}", "plain", "ours", f"ours {more}", "plain / ours"]
+        columns += [f"ours / decode, {more}", "plain MiB", "ours MiB", f"ours {more}"]
+        print(f"| {' | '.join(columns)} |\n|" + "---|" * len(columns))
         for step in STEPS:
             floor = {STEPS[0]: "decode_reals", STEPS[1]: "decode_all"}.get(step)
             floors = [plain(floor, root)[0] if floor else None for root in (once, often)]
@@ -197,7 +199,7 @@ def main() -> None:
             more_seconds, more_memory, _ = ours(step, often)
             plain_seconds, plain_memory, _ = plain(step, once) if step != STEPS[-1] else (None, None, "")
             ratio = plain_seconds and plain_seconds / seconds
-            over = floor and more_seconds / floors[1]
+            over = more_seconds / floors[1] if floors[1] else None
             cells = [*floors, plain_seconds, seconds, more_seconds, ratio, over]
             shown = ["-" if cell is None else f"{cell:.1f}" for cell in cells]
             shown += ["-" if cell is None else f"{cell:.0f}" for cell in (plain_memory, memory, more_memory)]
@@ -211,8 +213,8 @@ def main() -> None:
             repeat_video(video, part / "long.mp4", times=times)
             (part / "metadata.json").write_text('{"long.mp4": {"label": "REAL"}}')
             shutil.rmtree(long / "bboxes", ignore_errors=True)
-            seconds, memory, printed = run_measured([sys.executable, ROOT / "preprocessing" / f"{STEPS[0]}.py",
-                                                     "--root-dir", long, "--workers", 1])  # fmt: skip
+            script = ROOT / "preprocessing" / f"{STEPS[0]}.py"
+            seconds, memory, printed = run_measured([sys.executable, script, "--root-dir", long, "--workers", 1])
             print(f"- {times} x: {seconds:.1f} s, {memory:.0f} MiB, {printed.splitlines()[-1]}")
 
 

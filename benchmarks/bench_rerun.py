@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from stub_root import make_part
+
 HERE = Path(__file__).resolve().parent
 
 STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs", "generate_folds")
@@ -47,9 +49,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each step, of which the best counts (3)")
     parser.add_argument("--dir", type=Path, help="where the temporary folder is made (the system's place)")
     args = parser.parse_args()
-
-    from stub_root import make_part
-
     originals = max(1, args.videos // (1 + FAKES) // 10)  # in each of ten parts
     reals, fakes = 10 * originals, 10 * originals * FAKES
     with tempfile.TemporaryDirectory(prefix="bench_rerun_", dir=args.dir) as temp:

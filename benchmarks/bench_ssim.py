@@ -15,14 +15,18 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 from measuring import DEMO, best_in_turn, one_thread, run_measured
+
+from dfdc.imaging import encode_png, ssim_difference
+from dfdc.layout import load_dataset
+from dfdc.video import VideoReader
 
 SIDES = (100, 200, 400)
 
 
 def find_pair() -> tuple[Path, Path]:
-    from dfdc.layout import load_dataset
 
     if not DEMO.is_dir():
         sys.exit("give two videos, or make the demo dataset first: ./quickstart.sh")
@@ -33,9 +37,6 @@ def find_pair() -> tuple[Path, Path]:
 
 def windows(path: Path, side: int) -> list[np.ndarray]:
     """Square windows from the middle of every 20th frame, enlarged if the frame is too small."""
-    import cv2
-
-    from dfdc.video import VideoReader
 
     found = []
     with VideoReader(path) as reader:
@@ -49,8 +50,8 @@ def windows(path: Path, side: int) -> list[np.ndarray]:
 
 def scikit_image(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
     """The plain form; its arithmetic is float64 for bytes."""
-    import cv2
-    from skimage.metrics import structural_similarity
+
+    from skimage.metrics import structural_similarity  # not above: the memory of ours is measured without it
 
     similar = structural_similarity(real, fake, channel_axis=2, full=True)[1]
     return cv2.cvtColor(np.clip(255 * (1 - similar), 0, 255).astype(np.uint8), cv2.COLOR_RGB2GRAY)
@@ -62,9 +63,6 @@ def apply(form: Callable, arguments: Iterable[tuple]) -> None:
 
 
 def main() -> None:
-    import cv2
-
-    from dfdc.imaging import encode_png, ssim_difference
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", type=Path, nargs="*", help="a real video and the fake made from it")

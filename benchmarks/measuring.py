@@ -10,8 +10,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from dfdc.devices import keep_freed_memory, limit_threads
+from dfdc.layout import list_videos
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,9 +23,7 @@ DEMO = ROOT / "demo"
 
 def one_thread() -> None:
     """As a preprocessing worker computes: on one core, and keeping the memory it frees."""
-    import torch
-
-    from dfdc.devices import keep_freed_memory, limit_threads
+    import torch  # not above: whoever imports this module is measured as well
 
     keep_freed_memory()
     limit_threads(1)
@@ -31,14 +32,12 @@ def one_thread() -> None:
 
 def add_videos(parser: argparse.ArgumentParser) -> None:
     """The videos to measure on: files, or folders that are searched."""
-    parser.add_argument("videos", type=Path, nargs="*", default=[DEMO],
-                        help="video files, or folders of them (demo/, which ./quickstart.sh makes)")  # fmt: skip
+    text = "video files, or folders of them (demo/, which ./quickstart.sh makes)"
+    parser.add_argument("videos", type=Path, nargs="*", default=[DEMO], help=text)
 
 
 def find_videos(given: Sequence[Path]) -> list[Path]:
     """The video files that were given, and those in folders that were; ends the program if there are none."""
-    from dfdc.layout import list_videos
-
     found = [video for path in given for video in (list_videos(path, recursive=True) if path.is_dir() else [path])]
     if not found or not all(path.is_file() for path in found):
         sys.exit(f"no videos at {' '.join(map(str, given))}; ./quickstart.sh makes demo/")
@@ -47,7 +46,7 @@ def find_videos(given: Sequence[Path]) -> list[Path]:
 
 def repeat_video(source: Path, target: Path, *, times: int = 0, minutes: float = 0) -> None:
     """`source` so many times one after the other, or until it is so long, without decoding it."""
-    import av
+    import av  # not above: whoever imports this module is measured as well
 
     with av.open(str(source)) as first, av.open(str(target), "w") as writer:
         stream = first.streams.video[0]
@@ -71,7 +70,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def best_in_turn(forms: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
+def best_in_turn(forms: Mapping[str, Callable[[], object]], turns: int) -> dict[str, float]:
     """The best time of each form over `turns`, taken in turn so that the machine's moods fall on all alike."""
     best = dict.fromkeys(forms, float("inf"))
     for _ in range(turns):

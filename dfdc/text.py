@@ -1,4 +1,4 @@
-"""Text files that others wrote, and names of files in messages."""
+"""Text files that others wrote, names of files in messages, and numbers in words."""
 
 from __future__ import annotations
 
@@ -23,3 +23,23 @@ def _visible(character: str) -> str:
     if character.isprintable() or unicodedata.category(character) == "Zs":
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def number(value: int) -> str:
+    return f"{value:,}"
+
+
+def plural(count: int, word: str) -> str:
+    return f"{number(count)} {word}" + ("" if count == 1 else "s")
+
+
+def percent(part: int, whole: int) -> str:
+    """A share with one decimal; 100 % and 0 % are kept for all and none."""
+    if not whole or part in (0, whole):
+        return "100 %" if whole and part else "0 %"
+    return f"{min(max(100 * part / whole, 0.1), 99.9):.1f} %"
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital first; the rest stays as it is."""
+    return text[:1].upper() + text[1:]

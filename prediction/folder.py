@@ -20,9 +20,9 @@ from prediction.calibration import apply_temperature, check_enough, fit_to_file,
 from prediction.conclusion import conclude
 from prediction.inputs import check_held_out, held_out_inputs, list_inputs, read_labels
 from prediction.metrics_report import evaluate, print_report
+from prediction.pages import make_report
 from prediction.places import check_places
 from prediction.progress import Progress, only_run
-from prediction.report import make_report
 from prediction.results import HeldOut, Summary, plain, print_summary, write_results
 from prediction.scorer import Scorer
 from prediction.selftest import self_test

@@ -15,9 +15,9 @@ from dfdc.boxes import Boxes, BoxesError, read_boxes
 from dfdc.identity import digest_of, fingerprint, same_file
 from dfdc.imaging import MARGIN_PART, crop_face, encode_png, margin_box
 from dfdc.layout import Dataset, Video
-from dfdc.page import plural
 from dfdc.rejections import Rejections
 from dfdc.steps import VideoStep
+from dfdc.text import plural
 from dfdc.video import VideoError, VideoReader
 from dfdc.workers import FailVideo, SkipVideo
 from preprocessing import frame_matching, likeness

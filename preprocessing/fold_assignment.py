@@ -17,7 +17,7 @@ import numpy as np
 from dfdc import layout
 from dfdc.command_line import UsageError
 from dfdc.layout import Dataset, Video
-from dfdc.page import plural
+from dfdc.text import plural
 from preprocessing.likeness import Look
 
 FORCE = "--force (preprocess_data.sh: --force-folds)"

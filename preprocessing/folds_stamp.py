@@ -15,7 +15,7 @@ from typing import Any
 from dfdc import artifacts, identity
 from dfdc.command_line import UsageError
 from dfdc.layout import CROPS_DIR, FAKE, Dataset
-from dfdc.page import plural
+from dfdc.text import plural
 from preprocessing.fold_assignment import FORCE, Assignment, Listing
 from preprocessing.folds_file import FoldsRow
 from preprocessing.likeness import NEAR_BITS

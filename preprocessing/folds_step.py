@@ -14,9 +14,9 @@ from dfdc import artifacts, identity, layout
 from dfdc.command_line import SettingError, UsageError, UserError
 from dfdc.layout import FAKE, REAL, Dataset
 from dfdc.ledger import Ledger
-from dfdc.page import plural
 from dfdc.step_command import RunOptions
 from dfdc.steps import Step
+from dfdc.text import plural
 from preprocessing import folds_stamp
 from preprocessing.fold_assignment import FORCE, Assignment, Listing, assign_folds, hold_out
 from preprocessing.folds_file import FoldsRow, find_leaks, name_some, read_distinct, write_folds

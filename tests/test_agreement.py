@@ -13,6 +13,8 @@ from PIL import Image
 import predict_folder
 from networks.checkpoint import load_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
@@ -72,7 +74,7 @@ def transcription(path, network):
 
 
 @on_either_kind
-def test_scores_are_the_winners_within_the_agreed_bounds(kind, published, face_clips, tmp_path):
+def test_t60_scores_are_the_winners_within_the_agreed_bounds(kind, published, face_clips, tmp_path):
     real = [REAL_VIDEOS / "faces" / name for name in ("d3.mp4",)]
     videos, folder = (real, published) if kind == "real" else ([face_clips / "square.mp4"], tmp_path)
     if kind == "generated":  # all scores of the made-up face are near 0, where a difference hardly shows

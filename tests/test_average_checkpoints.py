@@ -11,6 +11,8 @@ from networks.checkpoint import load_model, read_checkpoint, read_file
 from training import average_checkpoints
 from training.saving import balanced_loss
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -16,6 +16,8 @@ from test_video import _set_display_matrix
 from dfdc.imaging import encode_png
 from dfdc.video import write_video
 
+pytestmark = pytest.mark.slow
+
 
 def face_frames(count, width=320, height=320):
     """A portrait that moves a little."""

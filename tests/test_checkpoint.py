@@ -54,6 +54,7 @@ def published_b7(tmp_path_factory):
     return network, path
 
 
+@pytest.mark.slow
 def test_t46_a_published_b7_loads_strictly_and_gives_the_same_output(published_b7):
     network, path = published_b7
     loaded, found = checkpoint.load_model(path)
@@ -360,6 +361,7 @@ def half(dtype):
     return lambda name, value: value.to(dtype) if value.is_floating_point() else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -395,6 +397,7 @@ def put(value):
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("form", ["zip", "safetensors"])
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from networks import checkpoint
 from networks.model import build_network
 from training import average_checkpoints, distributed, train_classifier
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = "training/train_classifier.py"
 WORKER = "tests/distributed_worker.py"
 

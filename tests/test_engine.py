@@ -49,6 +49,7 @@ def entropy(logits, targets):
     return binary_cross_entropy_with_logits(logits, torch.as_tensor(targets), reduction="none")
 
 
+@pytest.mark.slow
 def test_a_step_is_the_mean_of_the_classes_means():
     labels = (1.0, 0.0, 0.0, 0.0)
     run = make_run()
@@ -143,6 +144,7 @@ def test_the_rate_of_each_step_is_the_schedules():
     assert result["learning_rate"] == rates[-1]
 
 
+@pytest.mark.slow
 def test_autocast_is_on_in_training_and_validation():
     for amp in (None, torch.bfloat16):
         run = make_run(amp=amp)

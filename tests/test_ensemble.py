@@ -13,6 +13,7 @@ from networks.ensemble import Ensemble, common_thresholds
 from networks.model import build_network
 
 
+@pytest.mark.slow
 def test_t45_the_checkpoints_margin_is_used(tmp_path):
     from dfdc.imaging import tighten
 
@@ -28,6 +29,7 @@ def test_t45_the_checkpoints_margin_is_used(tmp_path):
     assert tight == pytest.approx(only, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_t45_the_checkpoints_detector_thresholds_are_used_and_must_agree(tmp_path):
     network = build_network("DeepFakeClassifier", "test_efficientnet")
     for name, thresholds in (("usual", (0.7, 0.8, 0.8)), ("strict", (0.8, 0.9, 0.95))):
@@ -39,6 +41,7 @@ def test_t45_the_checkpoints_detector_thresholds_are_used_and_must_agree(tmp_pat
         common_thresholds(specs, ["usual", "strict"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "form"),
     [
@@ -69,6 +72,7 @@ def test_networks_are_loaded_with_every_weight_and_keep_nothing_of_the_file(tmp_
         assert torch.equal(value, plain[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_checkpoint_in_half_precision_scores_as_its_numbers_do_in_float32(tmp_path, dtype):
     from networks.checkpoint import read_file
@@ -88,6 +92,7 @@ def test_a_checkpoint_in_half_precision_scores_as_its_numbers_do_in_float32(tmp_
         assert half == full
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiling_is_once_for_checkpoints_of_a_kind_and_changes_no_score(tmp_path):
     for seed in (1, 2):
@@ -101,6 +106,7 @@ def test_compiling_is_once_for_checkpoints_of_a_kind_and_changes_no_score(tmp_pa
     ensemble.close()
 
 
+@pytest.mark.slow
 def test_compiling_is_kept_only_where_it_is_faster_and_may_fail(tmp_path, monkeypatch):
     make_checkpoint(tmp_path, "m")
     ensemble = Ensemble([tmp_path / "m"], "cpu")

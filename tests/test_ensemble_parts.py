@@ -48,6 +48,7 @@ def by_hand(ensemble, index, crop):
         return torch.sigmoid(ensemble.models[index](Normalizer(spec.mean, spec.std, "cpu")(images)))[0, 0].item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_scores_are_those_of_each_crop_by_itself_in_their_order(ensemble, batch_size):
     ensemble.batch_size = batch_size

@@ -26,6 +26,8 @@ from networks.model import NETWORKS, build_network
 from networks.onnx_model import OnnxModel
 from prediction import scorer
 
+pytestmark = pytest.mark.slow
+
 FORMS = ("safetensors", "onnx")
 SIZE = 64
 

@@ -6,6 +6,8 @@ from training_runs import train
 
 from training import engine
 
+pytestmark = pytest.mark.slow
+
 # Measured with torch 2.15 on two x86-64 cores. Recorded anew only for a change of the recipe that is meant.
 LOSSES = [0.729, 0.6909, 0.7012, 0.6935, 0.7252, 0.7118, 0.6795, 0.657, 0.7043, 0.6882]
 # Other processors and versions round otherwise, and ten steps of AdamW make that larger.

@@ -323,6 +323,7 @@ def test_the_videos_of_a_fold(tmp_path):
         assert f"the DATA_ROOT; {len(folders)} are given" in refused(inputs.held_out_inputs, folders, 3)
 
 
+@pytest.mark.slow
 def test_labels_of_other_videos_are_refused_before_anything_is_scored(tmp_path):
     make_checkpoint(tmp_path, "a")
     (tmp_path / "v").mkdir()
@@ -382,6 +383,7 @@ def noisy_portrait(path):
     return path
 
 
+@pytest.mark.slow
 def test_t62_a_video_that_was_mended_in_place_is_scored_again(tmp_path, capsys):
     make_checkpoint(tmp_path, "a")
     (tmp_path / "v").mkdir()

@@ -127,6 +127,7 @@ def changed_look(rng, seen):
     return Look(rng.randbytes(16), phash, np.clip(colours + noise, 0, 255).astype(np.uint8).tobytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 7, 64, 512])
 @pytest.mark.parametrize("pairs", [3, 1 << 13])
 def test_no_pair_is_missed(monkeypatch, block, pairs):

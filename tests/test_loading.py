@@ -33,6 +33,7 @@ data.close()
 """
 
 
+@pytest.mark.slow
 def test_loaders_start_after_this_process_used_opencvs_threads(crops_root, tmp_path):
     config = write_config(tmp_path)
     command = [sys.executable, "-c", USE_OPENCV_THEN_LOAD, "--data-dir", crops_root, "--config", config]
@@ -43,6 +44,7 @@ def test_loaders_start_after_this_process_used_opencvs_threads(crops_root, tmp_p
     assert done.stdout.split("\n")[:2] == ["(4, 32, 32, 3)", "(8, 32, 32, 3)"]
 
 
+@pytest.mark.slow
 def test_an_error_ends_the_loaders_at_once(crops_root, tmp_path):
     """One with a traceback, which holds the loaders: the exit would wait for them."""
     code = """
@@ -66,6 +68,7 @@ def prepared(root, tmp_path, *more, ranks=None, **changes):
     return loading.prepare_data(args, resolve_config(args), ranks or Ranks())
 
 
+@pytest.mark.slow
 def test_a_loader_outlives_a_sigterm_but_not_for_ever(monkeypatch):
     code = """
 import os, signal, time, torch
@@ -83,6 +86,7 @@ time.sleep(60)
     assert time.monotonic() - begun > 1
 
 
+@pytest.mark.slow
 def test_a_sigterm_to_the_whole_group_saves_the_step_in_progress(crops_root, tmp_path):
     """As batch systems send it: the loaders get it, too."""
     config = write_config(tmp_path, epochs=500)
@@ -175,6 +179,7 @@ def test_other_texts_are_refused(text):
         parse_named_set(text)
 
 
+@pytest.mark.slow
 def test_further_sets_are_validated_logged_and_named(crops_root, tmp_path):
     other = make_crops(tmp_path / "other", families=3, frames=2)
     more = ("--validate-on", f"other={other}", "--validate-on", f"fold1={other}:1")

@@ -16,6 +16,8 @@ from dfdc.command_line import UsageError
 from dfdc.faces import DETECT_THRESHOLDS, FaceDetector
 from dfdc.video import VideoReader, write_video
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"parts": 2, "people": 2, "fakes": 4, "frames": 3}
 SCRIPT = Path(make_demo_dataset.__file__)
 

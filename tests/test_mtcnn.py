@@ -42,6 +42,7 @@ def half_size_frames(path, count):
         return [faces._resize(frame, 0.5) for _, frame in reader.frames(wanted)]
 
 
+@pytest.mark.slow
 @on_either_kind
 def test_faces_of_videos_are_the_librarys(kind, both, face_clips):
     library, cascade = both
@@ -55,6 +56,7 @@ def test_faces_of_videos_are_the_librarys(kind, both, face_clips):
     assert total >= least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(512, 512), (301, 207), (700, 900), (20, 20), (21, 400), (95, 64)])
 def test_faces_are_the_librarys_at_any_size(both, portrait, size):
     library, cascade = both

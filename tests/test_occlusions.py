@@ -71,6 +71,7 @@ def test_shares_of_0_touch_nothing(picture):
         assert shown is picture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["eyes", "mouth", "nose", "half_face", "half_picture", "random_half"])
 def test_a_share_of_1_always_happens_to_picture_and_mask(picture, kind):
     mask = np.full(picture.shape[:2], 200, np.uint8)
@@ -109,6 +110,7 @@ def test_eyes_nose_and_mouth_are_the_winners_shapes(points):
         assert all(np.array_equal(hidden(kind, seed, points), ours) for seed in range(1, 4))  # nothing in it is drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("points", [POINTS, TILTED, np.add(POINTS, (30, 30))])
 def test_half_face_is_one_of_four_sides_of_the_outlines_centroid(points):
     outline = occlusions.face_outline(points)

@@ -40,6 +40,7 @@ def description(checkpoint):
     return describe(read_checkpoint(checkpoint))
 
 
+@pytest.mark.slow
 def test_logits_are_those_of_the_graph_in_fp32_on_the_images_device(tmp_path, description):
     model = OnnxModel(write(tmp_path / "m.onnx", description), "cpu")
     images = torch.randn(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))

@@ -47,6 +47,7 @@ def pytorchs(kind, **options):
     return rates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "kind", "options"),
     [

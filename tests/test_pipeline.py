@@ -9,11 +9,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from conftest import REAL_VIDEOS, ROOT, copy_dataset, on_either_kind, run_script
 from test_preprocessing import ledger
 
 from dfdc import identity, layout
 from dfdc.imaging import encode_png, read_picture
+
+pytestmark = pytest.mark.slow
 
 
 def assert_artifacts_are_the_plain_ones(root, part, real, fake, stride):

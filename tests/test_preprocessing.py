@@ -59,12 +59,13 @@ def dataset(preprocessed):
     return layout.load_dataset(preprocessed)
 
 
-def test_boxes_follow_the_contract(preprocessed, dataset):
+@pytest.mark.slow
+def test_t16_boxes_are_of_every_10th_frame_and_follow_the_contract(preprocessed, dataset):
     for video in dataset.reals():
         boxes = json.loads(layout.bboxes_path(preprocessed, video.id).read_text())
         with VideoReader(video.path) as reader:
             assert (boxes["width"], boxes["height"]) == (reader.width, reader.height)
-        assert list(boxes["frames"]) == ["0", "10", "20", "30"]  # T16: every 10th frame and no other
+        assert list(boxes["frames"]) == ["0", "10", "20", "30"]
         for rows in boxes["frames"].values():
             (row,) = rows
             x1, y1, x2, y2 = row["box"]
@@ -75,6 +76,7 @@ def test_boxes_follow_the_contract(preprocessed, dataset):
     assert {path.stem for path in (preprocessed / "bboxes").iterdir()} == {video.id for video in dataset.reals()}
 
 
+@pytest.mark.slow
 def test_crops_are_cut_with_the_originals_boxes_losslessly(preprocessed, dataset):
     for video in dataset.videos.values():
         boxes = json.loads(layout.bboxes_path(preprocessed, video.source).read_text())["frames"]
@@ -88,6 +90,7 @@ def test_crops_are_cut_with_the_originals_boxes_losslessly(preprocessed, dataset
                 assert np.array_equal(read_picture(crops / layout.crop_name(number, 0)), expected)
 
 
+@pytest.mark.slow
 def test_landmarks_lie_in_the_face(preprocessed, dataset):
     found = 0
     for video in dataset.reals():
@@ -107,6 +110,7 @@ def test_landmarks_lie_in_the_face(preprocessed, dataset):
     assert {path.name for path in (preprocessed / "landmarks").iterdir()} == {video.id for video in dataset.reals()}
 
 
+@pytest.mark.slow
 def test_masks_show_where_the_fake_differs(preprocessed, dataset):
     for video in dataset.fakes():
         fake, real = (layout.crops_path(preprocessed, name) for name in (video.id, video.source))
@@ -119,6 +123,7 @@ def test_masks_show_where_the_fake_differs(preprocessed, dataset):
     assert {path.name for path in (preprocessed / "diffs").iterdir()} == {video.id for video in dataset.fakes()}
 
 
+@pytest.mark.slow
 def test_the_driver_says_steps_times_and_a_table(preprocessed, dataset):
     out = (preprocessed / "preprocess_data.out").read_text()
     for number, step in enumerate((*STEPS, "generate_folds"), 1):
@@ -134,6 +139,7 @@ def test_the_driver_says_steps_times_and_a_table(preprocessed, dataset):
     assert layout.report_path(preprocessed).is_file()
 
 
+@pytest.mark.slow
 def test_t17_a_second_run_does_nothing_and_force_redoes(root):
     before = snapshot(root)
     for step in STEPS:
@@ -145,6 +151,7 @@ def test_t17_a_second_run_does_nothing_and_force_redoes(root):
     assert {name.split("/")[0] for name in changed} == {"diffs"}
 
 
+@pytest.mark.slow
 def test_what_is_missing_or_stale_is_redone_and_nothing_else(root):
     dataset = layout.load_dataset(root)
     gone, edited = dataset.reals()[0].id, dataset.reals()[1].id
@@ -166,6 +173,7 @@ def test_what_is_missing_or_stale_is_redone_and_nothing_else(root):
     assert touched == crops | masks | {("bboxes", path.name)}
 
 
+@pytest.mark.slow
 def test_bad_videos_stand_in_the_ledger_and_the_others_go_on(demo_root, tmp_path):
     root = copy_dataset(demo_root, tmp_path / "root")
     dataset = layout.load_dataset(root)
@@ -214,6 +222,7 @@ def test_bad_videos_stand_in_the_ledger_and_the_others_go_on(demo_root, tmp_path
     assert not list(root.rglob("*.part-*"))
 
 
+@pytest.mark.slow
 def test_a_failed_redo_leaves_nothing_stale(root):
     video = layout.load_dataset(root).fakes()[0]
     video.path.unlink()
@@ -226,6 +235,7 @@ def crop_step(root):
     return CropStep(root, "crops", load_rejections(root))
 
 
+@pytest.mark.slow
 def test_t19_missing_and_mismatching_partners_are_counted(root):
     video = layout.load_dataset(root).fakes()[0]
     real, fake = layout.crops_path(root, video.source), layout.crops_path(root, video.id)
@@ -243,6 +253,7 @@ def test_t19_missing_and_mismatching_partners_are_counted(root):
     assert "1 of 1 masks show no change" in text
 
 
+@pytest.mark.slow
 def test_t4_a_box_without_a_picture_costs_that_crop_only(root):
     video = layout.load_dataset(root).reals()[0]
     path = layout.bboxes_path(root, video.id)
@@ -254,6 +265,7 @@ def test_t4_a_box_without_a_picture_costs_that_crop_only(root):
     assert stamp.notes == ["1 boxes hold no picture, the first is 10_0.png"]
 
 
+@pytest.mark.slow
 def test_a_fake_of_another_size_is_a_named_failure(root):
     video = layout.load_dataset(root).fakes()[0]
     video.path.unlink()
@@ -263,6 +275,7 @@ def test_a_fake_of_another_size_is_a_named_failure(root):
     assert not layout.crops_path(root, video.id).exists()
 
 
+@pytest.mark.slow
 def test_a_broken_boxes_file_is_named(root):
     video = layout.load_dataset(root).reals()[0]
     layout.bboxes_path(root, video.id).write_text('{"frames": 3}')
@@ -270,6 +283,7 @@ def test_a_broken_boxes_file_is_named(root):
         crop_step(root).work(video)
 
 
+@pytest.mark.slow
 @on_both_kinds
 def test_landmarks_are_those_of_the_library_one_crop_at_a_time(kind, face_clips):
     from facenet_pytorch import MTCNN
@@ -311,6 +325,7 @@ def test_t26_landmarks_of_the_middle_face(monkeypatch):
     assert landmark_step.find_landmarks([picture], detector) == [None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [*STEPS, "generate_folds"])
 @pytest.mark.parametrize("kind", ["empty", "broken", "absent"])
 def test_unusable_data_exits_2_and_says_what_to_do(tmp_path, step, kind):
@@ -328,6 +343,7 @@ def test_unusable_data_exits_2_and_says_what_to_do(tmp_path, step, kind):
     assert not root.exists() or sorted(path.name for path in root.iterdir()) == (["part_0"] if kind == "broken" else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../outside", "landmarks", "dfdc_train_part_0", ".", "", "a/b", "bboxes", "report"])
 def test_crops_never_lie_where_something_else_does(root, name):
     before = sorted(root.rglob("*"))
@@ -338,6 +354,7 @@ def test_crops_never_lie_where_something_else_does(root, name):
     assert sorted(root.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_crops_of_a_video_that_broke_since_are_not_listed(root):
     video = layout.load_dataset(root).reals()[0]
     family = {v.id for v in layout.load_dataset(root).videos.values() if v.source == video.id}
@@ -351,6 +368,7 @@ def test_crops_of_a_video_that_broke_since_are_not_listed(root):
     assert listed
 
 
+@pytest.mark.slow
 def test_one_broken_crop_costs_that_crop(root):
     dataset = layout.load_dataset(root)
     video = dataset.reals()[0]
@@ -362,6 +380,7 @@ def test_one_broken_crop_costs_that_crop(root):
             assert ledger(root, step)[name][0] == "incomplete"
 
 
+@pytest.mark.slow
 def test_a_read_only_place_is_a_message(tmp_path):
     write_part(tmp_path / "part_0", {"a.mp4": {"label": "REAL"}})
     (tmp_path / "failures").write_text("a file where the ledger's folder should be")
@@ -371,6 +390,7 @@ def test_a_read_only_place_is_a_message(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [([], "preprocess_data.sh DATA_ROOT"), (["/absent"], "there is no folder '/absent'"), (["/tmp", "--wat"], "--wat"),

@@ -17,9 +17,9 @@ from dfdc.video import write_video
 from networks.ensemble import Ensemble
 from networks.files import ModelFile, describe_models
 from prediction import progress as progress_module
-from prediction import report
 from prediction.conclusion import conclude
 from prediction.decoding import Decoder
+from prediction.pages import report
 from prediction.progress import Progress, only_run, program_version
 from prediction.verdict import Face, Verdict
 

@@ -1,4 +1,4 @@
-"""The page at the end of preprocessing (preprocessing/report*.py): its counts and words, and a browser."""
+"""The page at the end of preprocessing: its counts and words, and a browser."""
 
 import base64
 import json
@@ -16,7 +16,8 @@ from conftest import copy_dataset, run_script, write_part
 from dfdc import artifacts, layout
 from dfdc.imaging import encode_png
 from dfdc.ledger import Ledger
-from preprocessing import report, report_pairs, report_scan
+from preprocessing import report
+from preprocessing.pages import make_report, pairs, scan
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NASTY = "<b>&\"'.onerror=alert(1)"
@@ -122,14 +123,18 @@ def write_ledger(root, step, rows, *, finished=True):
 
 
 # ------------------------------------------------------------------------------------------------- content
+@pytest.mark.slow
 def test_the_page_shows_what_is_there(preprocessed, page):
     dataset = layout.load_dataset(preprocessed)
     rows = {row[0]: row[1:] for row in page.rows}
     for part in dataset.parts:
         reals = sum(video.part == part.name for video in dataset.reals())
         fakes = sum(video.part == part.name for video in dataset.fakes())
-        points = sum(len(list(layout.landmarks_path(preprocessed, video.id).glob("*.npy")))
-                     for video in dataset.reals() if video.part == part.name)  # fmt: skip
+        points = sum(
+            len(list(layout.landmarks_path(preprocessed, video.id).glob("*.npy")))
+            for video in dataset.reals()
+            if video.part == part.name
+        )
         values = [reals, fakes, 0, 4 * reals, 4 * (reals + fakes), points, 4 * fakes]
         assert rows[part.name] == [str(value) for value in values]
     assert int(rows["All parts"][4]) == 4 * len(dataset.videos)
@@ -140,66 +145,36 @@ def test_the_page_shows_what_is_there(preprocessed, page):
     assert "margin part 3" in page.text
 
 
+@pytest.mark.slow
 def test_the_pairs_are_pictures_of_all_fakes(preprocessed, page):
     fakes = layout.load_dataset(preprocessed).fakes()
-    assert len(page.sources) == 3 * min(report_pairs.MAX_PAIRS, report_pairs.MAX_FRAMES * len(fakes))
+    assert len(page.sources) == 3 * min(pairs.MAX_PAIRS, pairs.MAX_FRAMES * len(fakes))
     for source in page.sources:
         kind, data = source.split(",")
         assert kind == "data:image/jpeg;base64"
         picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
-        assert max(picture.shape) == report_pairs.SIDE
+        assert max(picture.shape) == pairs.SIDE
     for fake in fakes:
         assert any(f"fake, {fake.id}, " in alt for alt in page.alts)
         assert any(f"where {fake.id} differs from {fake.source}" in alt for alt in page.alts)
 
 
-def test_the_dots_lie_on_the_landmarks_and_the_mask_is_lit_where_it_changed():
-    grey = np.full((448, 336, 3), 90, np.uint8)
-    points = np.array([(100, 150), (220, 150), (160, 220), (110, 300), (210, 300)], np.int16)
-    drawn = report_pairs._with_points(grey, points)
-    assert drawn.shape == (224, 168, 3)
-    for x, y in points // 2:
-        assert np.abs(drawn[y, x].astype(int) - report_pairs._GOLD).max() < 8
-    assert (drawn[5, 5] == 90).all()
-    mask = np.zeros((448, 336), np.uint8)
-    mask[200:300, 100:200] = 255
-    lit = report_pairs._with_mask(grey, mask)
-    assert lit[125, 75].min() > 150
-    assert lit[125, 75, 0] > 240  # pale yellow
-    assert len(set(lit[20, 20].tolist())) == 1  # grey
-
-
-def test_pairs_are_spread_evenly():
-    for count in (1, 2, 5, 64, 100):
-        order = report_pairs.spread(range(count))
-        assert sorted(order) == list(range(count))
-    for start in (4, 8, 16):
-        halves = [index < 50 for index in report_pairs.spread(range(100))[:start]]
-        assert abs(sum(halves) - start / 2) <= start / 4
-    videos = {
-        f"{part}_{index}": layout.Video(f"{part}_{index}", None, f"p{part}", layout.FAKE, "r")
-        for part in range(3)
-        for index in range(9)
-    }
-    first = list(report_pairs._spread_fakes(videos.values()))[:6]
-    assert [video.part for video in first] == ["p0", "p2", "p1"] * 2
-    assert [video.id[-1] for video in first] == ["0"] * 3 + ["8"] * 3
-
-
+@pytest.mark.slow
 def test_the_page_is_one_file_and_asks_for_nothing(preprocessed):
     text = layout.report_path(preprocessed).read_text(encoding="utf-8")
     assert not re.search(r"https?://|url\(|@import|<script|<link", text)
-    assert "default-src &#x27;none&#x27;" in text
+    assert "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\"" in text
     assert str(preprocessed) not in text
     assert len(text) < 3_000_000
     assert [path.name for path in layout.report_path(preprocessed).parent.iterdir()] == ["index.html"]
 
 
+@pytest.mark.slow
 def test_the_same_data_give_the_same_bytes_wherever_they_lie(preprocessed, root):
     first = layout.report_path(preprocessed).read_bytes()
-    report.make_report(root, "crops")
+    make_report(root, "crops")
     assert layout.report_path(root).read_bytes() == first
-    report.make_report(root, "crops")
+    make_report(root, "crops")
     assert layout.report_path(root).read_bytes() == first
 
 
@@ -207,46 +182,20 @@ def test_a_large_data_set_gives_a_small_page(tmp_path):
     make_nasty(tmp_path, "video", families=60)
     for index in range(40):
         write_part(tmp_path / f"part_{index}", {f"absent{index}.mp4": {"label": "REAL"}})
-    found, path = report.make_report(tmp_path, "crops")
+    found, path = make_report(tmp_path, "crops")
     page = read_page(tmp_path)
-    assert len(page.sources) == 2 * report_pairs.MAX_PAIRS
-    assert page.text.count("no mask") == report_pairs.MAX_PAIRS
+    assert len(page.sources) == 2 * pairs.MAX_PAIRS
+    assert page.text.count("no mask") == pairs.MAX_PAIRS
     assert "Each of the 41 parts" in page.text
     assert found.tally.total()["crops"] == 120
     assert path.stat().st_size < 1_500_000
 
 
 # ------------------------------------------------------------------------------------------------- reasons
-def test_similar_reasons_are_one_line(tmp_path):
-    rows = {(f"v{i}", "skipped"): f"its original o{i} is not on disk" for i in range(50)}
-    rows |= {(f"w{i}", "failed"): f"{tmp_path}/part/w {i}.mp4 is not a video" for i in range(3)}
-    rows |= {("z", "failed"): "the file has zero bytes"}
-    rows |= {(f"m{i}", "incomplete"): f"{i} of 9 masks show no change; {i} boxes hold no picture" for i in range(2, 5)}
-    path = write_ledger(tmp_path, "extract_crops", rows)
-    ledger = report_scan.read_ledger(path, layout.Dataset(tmp_path, []))
-    lines = [(reason.outcome, reason.group.count, reason.text) for reason in ledger.reasons]
-    assert lines == [
-        ("failed", 3, "DATA_ROOT/part/w … is not a video"),
-        ("failed", 1, "the file has zero bytes"),
-        ("skipped", 50, "its original … is not on disk"),
-        ("incomplete", 3, "… boxes hold no picture"),
-        ("incomplete", 3, "… of 9 masks show no change"),
-    ]
-    assert ledger.reasons[2].group.examples == ["v0", "v1", "v10"]
-    assert ledger.outcomes == {"skipped": 50, "failed": 4, "incomplete": 3}
-
-
-def test_reasons_without_end_are_counted_together(tmp_path):
-    path = write_ledger(tmp_path, "extract_crops", {(f"v{i}", "failed"): f"w{i} " * 3 for i in range(300)})
-    ledger = report_scan.read_ledger(path, layout.Dataset(tmp_path, []))
-    assert len(ledger.reasons) == report_scan.MAX_REASONS + 1
-    assert sum(reason.group.count for reason in ledger.reasons) == 300
-    assert max(ledger.reasons, key=lambda reason: reason.group.count).text == "other reasons"
-
-
+@pytest.mark.slow
 def test_failures_are_on_the_page_and_in_the_table(root, capsys):
     rows = {("gone", "skipped"): "it is not on disk"}
-    for step in report_scan.STEPS:
+    for step in scan.STEPS:
         write_ledger(root, step, rows)
     write_ledger(root, "extract_crops", rows | {("cut", "failed"): "it is cut short"})
     assert report.main(["--root-dir", str(root)]) == 0
@@ -259,6 +208,7 @@ def test_failures_are_on_the_page_and_in_the_table(root, capsys):
     assert re.search(rf"page +{re.escape(str(layout.report_path(root)))}", out)
 
 
+@pytest.mark.slow
 def test_a_step_that_did_not_end_is_said_not_to_have_ended(root, capsys):
     write_ledger(root, "extract_crops", {("a", "failed"): "zero bytes"}, finished=False)
     layout.ledger_path(root, "generate_diffs").with_suffix(".json").unlink()  # as an earlier version leaves it
@@ -273,13 +223,14 @@ def test_a_step_that_did_not_end_is_said_not_to_have_ended(root, capsys):
     assert "1 failed, 0 skipped, 0 incomplete: stopped, or still running, after 1 of 3 videos" in out
 
 
+@pytest.mark.slow
 def test_videos_that_are_rejected_as_a_whole_are_not_shown_or_counted(root, capsys):
     dataset = layout.load_dataset(root)
     real = dataset.reals()[0].id
     family = [video.id for video in dataset.videos.values() if video.source == real]
-    before, _ = report.make_report(root, "crops")
+    before, _ = make_report(root, "crops")
     (root / layout.REJECTED_NAME).write_text(f"video,frame,face\n{real},,\n")
-    found, _ = report.make_report(root, "crops")
+    found, _ = make_report(root, "crops")
     assert found.tally.total()["crops"] == before.tally.total()["crops"] - 4 * len(family)
     page = read_page(root)
     assert not any(name in alt for alt in page.alts for name in family)
@@ -288,13 +239,15 @@ def test_videos_that_are_rejected_as_a_whole_are_not_shown_or_counted(root, caps
     assert "rejected.csv" in read_page(root).text  # the page says what is wrong
 
 
+@pytest.mark.slow
 def test_a_part_that_is_away_is_on_the_page(root, tmp_path):
     part = layout.load_dataset(root).parts[0]
     part.path.rename(tmp_path / "away")
-    report.make_report(root, "crops")
+    make_report(root, "crops")
     assert f"Parts that folds.csv knows, and that are not here now: {part.name}" in read_page(root).text
 
 
+@pytest.mark.slow
 def test_crops_that_cant_be_read_are_on_the_page(root, monkeypatch):
     refused = layout.load_dataset(root).reals()[0].id
 
@@ -302,11 +255,12 @@ def test_crops_that_cant_be_read_are_on_the_page(root, monkeypatch):
         raise PermissionError(13, "Permission denied", str(folder))
 
     (layout.crops_path(root, refused) / artifacts.STAMP_NAME).unlink()
-    monkeypatch.setattr(report_scan, "count_files", refuse)
-    report.make_report(root, "crops")
+    monkeypatch.setattr(scan, "count_files", refuse)
+    make_report(root, "crops")
     assert f"1 video whose crops can't be read: {refused}" in read_page(root).text
 
 
+@pytest.mark.slow
 def test_what_is_rejected_and_what_is_of_no_video_any_more_is_counted(root, capsys):
     real = layout.load_dataset(root).reals()[0].id
     (root / layout.REJECTED_NAME).write_text(
@@ -339,8 +293,15 @@ def browse(folder, path, width, *options):
     probed.write_text(text, encoding="utf-8")
     framed = folder / "framed.html"
     framed.write_text(FRAME.format(width=width), encoding="utf-8")
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
-               "--hide-scrollbars", *options]  # fmt: skip
+    command = [
+        CHROMIUM,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder / 'profile'}",
+        "--hide-scrollbars",
+        *options,
+    ]
     shot = folder / f"{width}.png"
     outputs = [
         subprocess.run([*command, *more], capture_output=True, text=True, check=True, timeout=120).stdout
@@ -354,6 +315,7 @@ def browse(folder, path, width, *options):
     return SimpleNamespace(**json.loads(found[1]), picture=cv2.imread(str(shot)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium, chromium-browser or google-chrome is installed")
 @pytest.mark.parametrize("width", [1200, 400])
 @pytest.mark.parametrize("kind", ["demo", "long names", "fault"])
@@ -361,12 +323,12 @@ def test_a_browser_shows_the_page_at_any_width(preprocessed, tmp_path, kind, wid
     root, pictures = preprocessed, len(read_page(preprocessed).sources)
     if kind == "long names":
         root, pictures = make_nasty(tmp_path / "root", "averylongname" * 14, families=20), 2 * 20
-        report.make_report(root, "crops")
+        make_report(root, "crops")
     if kind == "fault":
         root, pictures = tmp_path / ("empty" * 30), 0
         root.mkdir()
         with pytest.raises(layout.DataError):
-            report.make_report(root, "crops")
+            make_report(root, "crops")
     seen = browse(tmp_path, layout.report_path(root), width)
     assert seen.inner == width
     assert seen.scroll <= width
@@ -377,6 +339,7 @@ def test_a_browser_shows_the_page_at_any_width(preprocessed, tmp_path, kind, wid
     assert seen.picture[-1, 0].min() > 200  # light
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium, chromium-browser or google-chrome is installed")
 def test_a_browser_that_is_set_to_dark_gets_a_dark_page(preprocessed, tmp_path):
     seen = browse(tmp_path, layout.report_path(preprocessed), 800, "--blink-settings=preferredColorScheme=0")

@@ -13,6 +13,8 @@ from dfdc.command_line import UsageError
 from training import engine, resume, train_classifier, wrapping
 from training.config import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 
 def choices(**changes):
     config = TrainConfig(**{key: changes.pop(key) for key in list(changes) if hasattr(TrainConfig, key)})

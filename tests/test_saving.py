@@ -15,6 +15,8 @@ from training.config import OptimizerConfig, TrainConfig
 from training.engine import NotFiniteError
 from training.saving import History, RunFiles, Saver
 
+pytestmark = pytest.mark.slow
+
 SPEC = ModelSpec("DeepFakeClassifier", "test_efficientnet", 32)
 
 

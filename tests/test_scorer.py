@@ -16,6 +16,8 @@ from networks.checkpoint import CheckpointError
 from prediction import Floors, Scorer, Verdict, score
 from prediction import scorer as scorer_module
 
+pytestmark = pytest.mark.slow
+
 CLIP = Path(__file__).parent / "data" / "clip"
 
 

@@ -271,6 +271,7 @@ def test_t66_one_face_changes_little(name):
     assert most_seen > 0.75 * bound, "the search must come near the bound to mean anything"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STEADY)
 def test_t66_a_tenth_of_a_person_split_off_changes_little(name):
     """At most 2/15 where means count: the weights of 0.36 and 0.40 differ by that; or 1 - 0.9^3 = 0.271 for smooth."""

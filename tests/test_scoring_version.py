@@ -17,6 +17,8 @@ from scoring_runs import NETWORKS, SIZES, make_checkpoint, replace_networks
 from prediction import Scorer
 from prediction.progress import SCORING_VERSION
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parent / "data"
 RECORD = DATA / "scoring.json"
 CORNERS = 0.02  # pixels; other processors add up in another order

@@ -14,6 +14,8 @@ from networks import checkpoint, model
 from training import arguments, dataset, engine, loading, losses, optim, saving, wrapping
 from training.config import TrainConfig, flatten
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):

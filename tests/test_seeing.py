@@ -20,6 +20,8 @@ from dfdc.video import write_video
 from prediction import Scorer, report, scorer
 from prediction.decoding import Decoder
 
+pytestmark = pytest.mark.slow
+
 FRAMES, CUT = 40, 20
 WIDTH, HEIGHT = 384, 256
 # Who is where, before and after the cut: x1, y1, x2, y2. The first is larger, and so has the lower number.

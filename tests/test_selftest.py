@@ -16,6 +16,8 @@ from networks.checkpoint import ModelSpec, save_checkpoint
 from networks.model import Normalizer, build_network
 from prediction import batches, selftest
 
+pytestmark = pytest.mark.slow
+
 
 def sensitive_checkpoint(path, encoder="test_resnet", size=96, seed=1):
     """Random weights, whose scores depend on their input about as much as a trained network's do."""

@@ -42,6 +42,7 @@ def test_t52_a_loss_that_is_not_finite_skips_the_step_though_its_gradient_is_fin
     assert_equal(before, everything(run))
 
 
+@pytest.mark.slow
 def test_t52_twenty_bad_steps_in_a_row_are_borne_and_no_more():
     for bad, good in ((20, True), (21, False)):
         run = make_run(steps=600)

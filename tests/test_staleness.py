@@ -19,6 +19,8 @@ from preprocessing.detect_step import DetectStep
 from preprocessing.diff_step import DiffStep
 from preprocessing.landmark_step import LandmarkStep
 
+pytestmark = pytest.mark.slow
+
 
 class Names:
     """The videos of the small demo data set: one original and its fakes, and all the others."""

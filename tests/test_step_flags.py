@@ -289,6 +289,7 @@ def test_the_driver_runs_all_steps_and_the_report_without_arguments(driver):
     assert list(calls) == list(ALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "reaches", "as_what"),
     [

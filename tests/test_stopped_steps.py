@@ -14,6 +14,8 @@ from test_preprocessing import ledger, run_step, snapshot
 from dfdc import artifacts, layout
 from dfdc.ledger import read_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def root(preprocessed, tmp_path):

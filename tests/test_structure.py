@@ -1,17 +1,16 @@
 """The house: which module may import which, what importing costs, and that files named elsewhere exist."""
 
 import ast
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_script
+from helpers import ROOT, run_script
 
 SCRIPTS = ["predict_folder.py", "plot_loss.py", "export_model.py"]
 SCRIPTS += ["training/train_classifier.py", "training/average_checkpoints.py"]
@@ -21,7 +20,8 @@ SCRIPTS += [
     for path in sorted((ROOT / folder).glob("*.py"))
     if "__main__" in path.read_text()
 ]
-PACKAGES = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
+FOLDERS = sorted(path.parent for package in ROOT.glob("*/__init__.py") for path in package.parent.rglob("__init__.py"))
+PACKAGES = [".".join(folder.relative_to(ROOT).parts) for folder in FOLDERS]
 HEAVY = (
     "torch",
     "torchvision",
@@ -36,44 +36,63 @@ HEAVY = (
     "onnx",
     "onnxruntime",
     "safetensors",
+    "jinja2",
 )
 
 
-def imports_of(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+# What each room and each script may import of the project; arrows point down (docs/architecture.md).
+ALLOWED = {
+    "dfdc": {"dfdc"},
+    "networks": {"dfdc", "networks"},
+    "preprocessing": {"dfdc", "preprocessing"},
+    "training": {"dfdc", "networks", "training"},
+    "prediction": {"dfdc", "networks", "prediction"},
+    "demo_data": {"dfdc", "demo_data"},
+    "plot_loss": {"dfdc"},
+    "export_model": {"dfdc", "networks"},
+    "predict_folder": {"dfdc", "networks", "prediction"},
+}
+MODULES = [*ROOT.glob("*.py"), *(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))]
+
+
+def imports_of(path, *, at_import_only=False):
+    """Names of the modules that a file imports; `from a import b` may mean both a and a.b."""
+    nodes = [ast.parse(path.read_text(encoding="utf-8"))]
+    while nodes:
+        node = nodes.pop()
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
             yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if not at_import_only or not (for_types or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            nodes += ast.iter_child_nodes(node)
 
 
 def test_arrows_point_down_only():
-    top_level = {path.stem for path in ROOT.glob("*.py")}
-    allowed = {
-        "dfdc": {"dfdc"},
-        "networks": {"dfdc", "networks"},
-        "preprocessing": {"dfdc", "preprocessing"},
-        "training": {"dfdc", "networks", "training"},
-        "prediction": {"dfdc", "networks", "prediction"},
-        "demo_data": {"dfdc", "demo_data"},
-    }
-    ours = {*allowed} | top_level
-    packages = set(
-        json.loads(re.search(r"^packages = (\[.*\])", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1])
-    )
-    assert {*allowed} == packages == {*PACKAGES}
-    for folder, may in allowed.items():
-        for path in (ROOT / folder).glob("*.py"):
-            used = {name.split(".")[0] for name in imports_of(path)} & ours
-            assert used <= may, f"{path.relative_to(ROOT)} imports {used - may}"
-    assert not {name for name in imports_of(ROOT / "plot_loss.py") if name.split(".")[0] in ours - {"dfdc"}}
+    (listed,) = re.findall(r"^packages = (\[[^\]]*\])", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    folders = {path.parent.relative_to(ROOT) for path in MODULES if path.parent != ROOT}
+    assert {str(folder).replace("/", ".") for folder in folders} == set(ast.literal_eval(listed))
+    for path in MODULES:
+        home = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        used = {name.split(".")[0] for name in imports_of(path)} & ALLOWED.keys()
+        assert used <= ALLOWED[home], f"{path.relative_to(ROOT)} imports {used - ALLOWED[home]}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
+    graph = {}
+    for name, path in names.items():
+        used = {other for other in imports_of(path, at_import_only=True) if other in names}
+        # `from a import b` runs a/__init__.py as well, but where b is a module it is b that is wanted.
+        graph[name] = {other for other in used if not any(more.startswith(f"{other}.") for more in used)}
+    TopologicalSorter(graph).prepare()  # CycleError names the circle
 
 
 def test_only_video_touches_a_decoder_and_only_faces_a_detector():
-    for path in [
-        *ROOT.glob("*.py"),
-        *(p for f in PACKAGES for p in (ROOT / f).glob("*.py")),
-    ]:
+    for path in MODULES:
         names = {name.split(".")[0] for name in imports_of(path)}
         assert "av" not in names or path.match("dfdc/video*.py"), path
         assert "VideoCapture" not in path.read_text(), path
@@ -87,33 +106,24 @@ def test_help_answers_at_once_without_heavy_libraries(script, tmp_path):
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         f"except SystemExit as e: print(e.code, [m for m in {HEAVY!r} if m in sys.modules])"
     )
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT / script)], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
-    assert time.monotonic() - started < 60
-    assert "usage:" in done.stdout
+    seconds = []
+    while not seconds or (min(seconds) >= 0.5 and len(seconds) < 3):  # of a processor: the machine may be busy
+        before = os.times()
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(ROOT / script)], capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
+        assert "usage:" in done.stdout
+    assert min(seconds) < 0.5
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_start_with_what_they_do_and_a_command(script):
-    doc = ast.get_docstring(ast.parse((ROOT / script).read_text()))
+    doc = ast.get_docstring(ast.parse((ROOT / script).read_text())) or ""
     assert f"python {script}" in doc or f"    python {script}" in doc
     assert run_script(script, "--no-such-flag").returncode == 2
-
-
-def test_the_dockerfile_copies_what_exists_and_installs_from_the_one_list():
-    text = (ROOT / "Dockerfile").read_text()
-    sources = [name for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for name in line.split()[:-1]]
-    assert sources == ["setup.sh", "requirements.txt", "."]
-    assert "RUN ./setup.sh" in text
-    assert "requirements.txt" in (ROOT / "setup.sh").read_text()
-    pip_lines = [line for line in text.splitlines() if re.search(r"pip install", line)]
-    assert all("apex" in line or "nvcc" in line for line in pip_lines), "versions belong in requirements.txt"
-    assert "WORKDIR /workspace" in text
-    assert "VOLUME /dataset" in text
-    assert "ARG WITH_APEX=0" in text
 
 
 def test_the_list_of_versions_is_complete_and_names_no_host():
@@ -124,7 +134,8 @@ def test_the_list_of_versions_is_complete_and_names_no_host():
 
 
 @pytest.mark.parametrize(
-    "script", ["setup.sh", "test.sh", "quickstart.sh", "preprocess_data.sh", "train.sh", ".ci/run"]
+    "script",
+    ["setup.sh", "test.sh", "quickstart.sh", "preprocess_data.sh", "train.sh", "docker-entrypoint.sh", ".ci/run"],
 )
 def test_shell_scripts_parse_and_stop_at_errors(script):
     assert "set -euo pipefail" in (ROOT / script).read_text()
@@ -164,11 +175,19 @@ def test_each_skipped_test_is_named_with_its_reason(tmp_path):
     ]
     (tmp_path / "test_it.py").write_text("\n".join([*lines, "def test_moon(side): pass", "def test_sun(): pass"]))
     command = (ROOT / "test.sh").read_text().splitlines()[-1]
-    options = command.split(" -m pytest ")[1].replace('"$@"', "").split()
+    options = command.split(" -m pytest ")[1].replace('"${chosen[@]}" "$@"', "").split()
     done = run_script("-m", "pytest", "-c", ROOT / "pyproject.toml", *options, tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     said = [line.rpartition("/")[2] for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
     assert said == [f"test_it.py::test_moon[{side}] - Skipped: no moon" for side in ("near", "far")]
+
+
+def test_the_hooks_check_what_test_sh_does_and_fetch_nothing():
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    checks = re.findall(r"entry: \.venv/bin/(\w+) (\w+)", text)
+    assert checks == re.findall(r'^"\$bin/(\w+)" (\w+)', (ROOT / "test.sh").read_text(), re.MULTILINE)
+    assert re.findall(r"repo: (.*)", text) == ["local"]
+    assert text.count("language: system") == text.count("id: ") == len(checks) == 3
 
 
 def test_setup_again_does_nothing():

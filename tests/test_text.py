@@ -1,10 +1,10 @@
-"""Names of files in messages (dfdc/text.py)."""
+"""Names of files in messages, and numbers in words."""
 
 from pathlib import Path
 
 import pytest
 
-from dfdc.text import printable
+from dfdc.text import number, percent, plural, printable, sentence
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,11 @@ def test_what_a_terminal_would_obey_is_escaped(name, shown):
     if "\x00" not in name and name:
         assert printable(Path(name)) == shown
     assert printable(ValueError(name)) == shown
+
+
+def test_numbers_read_well():
+    shares = [percent(*pair) for pair in ((0, 0), (0, 9), (9, 9), (1, 9999), (9998, 9999), (1, 3))]
+    assert shares == ["0 %", "0 %", "100 %", "0.1 %", "99.9 %", "33.3 %"]
+    assert number(119146) == "119,146"
+    assert [plural(count, "crop") for count in (0, 1, 1000)] == ["0 crops", "1 crop", "1,000 crops"]
+    assert [sentence(text) for text in ("", "a PNG", "Éa")] == ["", "A PNG", "Éa"]

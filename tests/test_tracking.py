@@ -332,6 +332,7 @@ def cuts_of(*frames):
     return [cuts.is_cut(frame) for frame in frames]
 
 
+@pytest.mark.slow
 def test_t66_a_generated_video_with_two_people_and_two_cuts(shots, tmp_path):
     """A, B, A again: one number each, in a compressed video of which every fourth frame is read."""
     first, second = shots
@@ -432,6 +433,7 @@ def test_dissolves_over_a_few_sampled_frames_are_seen(shots, between, seen):
     assert cuts_of(*mixed).count(True) == seen
 
 
+@pytest.mark.slow
 @needs_real_videos
 def test_t66_real_videos_are_one_shot_and_their_joins_are_cuts():
     """d20 tilts, s20 zooms out, in yhffcuhhjy the light jumps."""

@@ -29,6 +29,8 @@ from dfdc import layout
 from networks import checkpoint
 from training import train_classifier
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_leaves_checkpoints_and_logs(crops_root, tmp_path, capsys):
     config = write_config(tmp_path)

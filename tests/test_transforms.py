@@ -120,6 +120,7 @@ def test_the_steps_come_in_the_published_order():
     ]
 
 
+@pytest.mark.slow
 def test_t53_steps_are_drawn_independently_with_the_published_shares(samples):
     def share(*steps):
         return np.mean([all(step in sample for step in steps) for sample in samples])

@@ -1,4 +1,4 @@
-"""The pages of verdicts (prediction/report*.py, prediction/heatmap.py): what they say and show, and a browser."""
+"""The pages of verdicts : what they say and show, and a browser."""
 
 import base64
 import hashlib
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import numbered_frames
+from test_pages import HOSTILE, as_written
 from test_report import CHROMIUM, VOID, Page, browse
 
 import predict_folder
@@ -16,12 +17,10 @@ from dfdc import identity
 from dfdc.command_line import UsageError
 from dfdc.video import write_video
 from networks.ensemble import Ensemble
-from networks.model import NETWORKS, build_network
-from prediction import report, report_chart, report_page
 from prediction.calibration import apply_temperature
 from prediction.conclusion import conclude
-from prediction.heatmap import _channels_first, look, make_heatmap
-from prediction.report_page import Made, Pictures
+from prediction.pages import report, views
+from prediction.pages.views import FaceCard, Made, Pictures
 from prediction.verdict import Face, Verdict
 
 NASTY = "<b>&\"' onerror=alert(1).mp4"
@@ -56,13 +55,14 @@ def make(folder, verdicts, weights, strategy="confident", recorded=None, **setti
     return {v.filename: Page((folder / "r/videos" / report.page_name(v.filename)).read_text()) for v in verdicts}
 
 
+@pytest.mark.slow
 def test_a_page_says_and_shows_what_is_known(tmp_path, video, weights):
     scores = np.column_stack([np.linspace(0.5, 0.99, 32), np.full(32, 0.3)])
     verdict = a_verdict(video, scores, [0, 1] * 16)
     page = make(tmp_path, [verdict], weights)[NASTY]
     assert NASTY in page.text  # as text and not as a tag: Page fails on attributes named on...
     assert f"{verdict.score:.2f}" in page.text
-    assert report_page.band(verdict.score)[1] in page.text
+    assert views.band(verdict.score).words in page.text
     assert f"The checkpoints do not agree: from 0.30 to {verdict.models[0].score:.2f}" in page.text
     assert "seconds" in page.text
     assert len(page.sources) == 2 + 2 * report.SHOWN_FACES  # thumbnails, faces and heat maps
@@ -79,6 +79,25 @@ def test_a_page_says_and_shows_what_is_known(tmp_path, video, weights):
     assert not list((tmp_path / "r").rglob(".*"))
 
 
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_text_on_both_pages(tmp_path, name):
+    verdict = a_verdict(tmp_path / "v.mp4", [[0.9, 0.1]] * 4, names=(name, "b"))
+    verdict.filename, verdict.status, verdict.reason, verdict.notes = name, "partial", f"lost {name}", [name]
+    made = Made({"strategy": name, name: [name], "floors": {name: name}}, {name: name}, {name: name})
+    face = FaceCard(name, 0.5, name, 0.9, b"jpeg", b"jpeg", False)
+    video = Page(views.build_video(verdict, Pictures(name, {0: b"jpeg"}, [face]), made).decode())
+    index = Page(
+        views.build_index([verdict], {name: f"videos/{report.page_name(name)}"}, {name: b"jpeg"}, made).decode()
+    )
+    shown = as_written(name)
+    assert video.words.count(shown) >= 8
+    assert [alt for alt in video.alts if shown in alt] == [f"face, {shown}", f"where the network looked, {shown}"]
+    assert [row[1] for row in index.rows] == ["Video", shown]
+    assert index.alts == [f"a face in {shown}"]
+    assert len(video.sources) == 3
+
+
+@pytest.mark.slow
 def test_the_same_verdicts_give_the_same_bytes(tmp_path, video, weights):
     verdict = a_verdict(video, [[0.9, 0.1]] * 4)
     pages = []
@@ -90,6 +109,7 @@ def test_the_same_verdicts_give_the_same_bytes(tmp_path, video, weights):
     assert len(pages[0]) == 2
 
 
+@pytest.mark.slow
 def test_an_earlier_reports_pages_go_and_nothing_else_does(tmp_path, video, weights):
     verdict = a_verdict(video, [[0.9, 0.1]] * 4)
     make(tmp_path, [verdict, Verdict("gone.mp4", "unreadable", "zero bytes", path=str(video))], weights)
@@ -100,6 +120,7 @@ def test_an_earlier_reports_pages_go_and_nothing_else_does(tmp_path, video, weig
     assert found == {report.page_name(NASTY), "notes.html", "my-notes-2026.html"}
 
 
+@pytest.mark.slow
 def test_no_verdict_says_why_and_a_video_that_changed_or_went_has_no_pictures(tmp_path, video, weights):
     nobody = Verdict("nobody.mp4", "no face", "no face found in the 32 frames that were read", path=str(video))
     gone = a_verdict(tmp_path / "gone.mp4", [[0.9, 0.9]] * 20)
@@ -116,6 +137,7 @@ def test_no_verdict_says_why_and_a_video_that_changed_or_went_has_no_pictures(tm
     assert [row[1] for row in index.rows] == ["Video", "gone.mp4", NASTY, "nobody.mp4"]
 
 
+@pytest.mark.slow
 def test_a_video_that_cant_be_read_any_more_is_said_to_be_so(tmp_path, video, weights, monkeypatch):
     def refuses(path):
         raise PermissionError(13, "Permission denied", str(path))
@@ -125,6 +147,7 @@ def test_a_video_that_cant_be_read_any_more_is_said_to_be_so(tmp_path, video, we
     assert "No pictures: the file can’t be read again (Permission denied)" in page.text
 
 
+@pytest.mark.slow
 def test_a_damaged_video_is_said_to_be_damaged(tmp_path, weights):
     path = tmp_path / "x.mp4"
     path.write_bytes(b"no video")
@@ -134,38 +157,11 @@ def test_a_damaged_video_is_said_to_be_damaged(tmp_path, weights):
     )
 
 
-def test_t7_faces_that_were_thrown_away_are_named(tmp_path):
-    scores = np.full((32, 2), 0.1)
-    scores[:3, 0] = 0.95
-    verdict = a_verdict(tmp_path / "v.mp4", scores)
-    sentence, total = report_page.thrown_away(verdict, "confident")
-    assert verdict.models[0].score == pytest.approx(0.1)
-    smooth = 0.1 + 0.85 * (1 - (29 / 32) ** 3)  # the highest of three faces drawn at random
-    assert "a scored 3 of 32 faces above 0.8" in sentence
-    assert "threw them away: more than nine tenths are below 0.2, and it averages only those, to 0.10." in sentence
-    assert f"With the smooth strategy it would be {smooth:.2f}." in sentence
-    assert f"would get {(smooth + 0.1) / 2:.2f}" in total
-    made = Made({"strategy": "confident"}, {}, {})
-    text = Page(report_page.build_video(verdict, Pictures(), made).decode()).text
-    assert sentence in text
-    assert "surely fake were left out" in text
-    assert report_page.thrown_away(verdict, "mean") == []
-    assert report_page.thrown_away(a_verdict(tmp_path / "v.mp4", np.full((32, 2), 0.1)), "confident") == []
-
-
-def test_words_of_scores_and_rules():
-    assert [report_page.band(score)[0] for score in (1, 0.7, 0.69, 0.3, 0.29, 0.0)] == [
-        "fake", "fake", "open", "open", "real", "real"]  # fmt: skip
-    scores = np.array([0.9] * 14 + [0.5] * 6)
-    assert report_page.rule_in_words("fake", "confident", scores) == "fake: 14 of 20 are above 0.8; the mean of those"
-    assert "person 3: the mean" in report_page.rule_in_words("person 3", "person-max", scores)
-
-
 def test_passers_by_are_not_shown_and_suspects_are_of_several_persons(tmp_path):
     verdict = a_verdict(
         tmp_path / "v.mp4", [[0.9, 0.9]] * 15 + [[0.6, 0.6]] * 14 + [[0.99, 0.99]], [0] * 15 + [1] * 14 + [2]
     )
-    assert [person.person for person in report_page.main_persons(verdict)] == [0, 1]
+    assert [person.person for person in views.main_persons(verdict)] == [0, 1]
     assert [face.person for face in report.most_suspicious(verdict)] == [0, 0, 1, 1]
     alone = a_verdict(tmp_path / "v.mp4", [[0.9, 0.9]] * 15)
     assert len(report.most_suspicious(alone)) == 4
@@ -182,87 +178,7 @@ def report_names():
     return "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-."
 
 
-@pytest.mark.parametrize(("rate", "unit"), [(25.0, "seconds"), (0.0, "frame")])
-def test_the_chart_has_time_across(rate, unit):
-    faces = [Face(number, 0, [0, 0, 9, 9], 1.0, scores=[0.5, 1.0]) for number in (0, 24, 48)]
-    drawn = report_chart.chart(faces, 49, rate, "Person 0")
-    assert f">{unit}</text>" in drawn
-    assert drawn.count("<polyline") == 3
-    middle = report_chart._LEFT + (460 - report_chart._LEFT - report_chart._RIGHT) / 2
-    assert f'cx="{middle:.1f}" cy="{report_chart._height(0.5):.1f}"' in drawn
-
-
-def test_a_line_does_not_cross_a_gap():
-    faces = [Face(number, 0, [0, 0, 9, 9], 1.0, scores=[0.5]) for number in (0, 1, 2, 30, 31, 45)]
-    drawn = report_chart.chart(faces, 49, 25.0, "Person 0")
-    assert [line.count(",") for line in drawn.split("<polyline")[1:]] == [3, 2]
-    assert drawn.count("<circle") == 6
-
-
-# ---------------------------------------------------------------------------------------------- heat maps
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("encoder", ["test_efficientnet", "test_resnet", "test_convnext"])
-def test_heat_maps_are_those_of_the_formula(network, encoder):
-    torch.manual_seed(4)
-    model = build_network(network, encoder).eval().requires_grad_(False)
-    images = torch.randn(1, 3, 96, 96)
-    heat = make_heatmap(model, images)
-    assert heat.shape == (96, 96)
-    assert np.isfinite(heat).all()
-    assert 0 <= heat.min() <= heat.max() <= 1
-    assert "forward_features" not in vars(model.encoder)  # as it was
-    inputs = images if network != "DeepFakeClassifierSRM" else torch.conv2d(images, model.srm, padding=2)
-    maps = model.encoder.forward_features(inputs).requires_grad_()
-    pooled = model.avg_pool(maps) if network == "DeepFakeClassifierGWAP" else model.encoder.forward_head(maps)
-    (gradient,) = torch.autograd.grad(model.fc(pooled).sum(), maps)
-    expected = (gradient.mean((2, 3), keepdim=True) * maps).sum(1).relu()[0].detach().numpy()
-    expected -= expected.min()
-    expected = cv2.resize(expected / (expected.max() + 1e-7), (96, 96))
-    expected = (expected - expected.min()) / (np.ptp(expected) + 1e-7)
-    np.testing.assert_allclose(heat, expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("encoder", ["test_vit", "test_efficientnet"])
-def test_tokens_have_places_and_a_network_without_has_no_map(encoder, monkeypatch):
-    model = build_network("DeepFakeClassifier", encoder).eval()
-    side = model.encoder.default_cfg["input_size"][1]
-    assert make_heatmap(model, torch.randn(1, 3, side, side)).shape == (side, side)
-    monkeypatch.setattr(type(model.encoder), "forward_features", lambda self, images, **_: torch.zeros(1, 8))
-    assert make_heatmap(model, torch.randn(1, 3, side, side)) is None
-
-
-def test_channels_last_are_turned():
-    class Encoder:
-        num_features = 5
-
-    maps = torch.randn(1, 3, 4, 5)
-    assert torch.equal(_channels_first(maps, Encoder()), maps.permute(0, 3, 1, 2))
-
-
-@pytest.mark.parametrize("shape", [(120, 80), (40, 90), (3, 3)])
-def test_a_heat_map_lies_on_the_crop(weights, shape):
-    crop = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    ensemble = Ensemble([weights / "a", weights / "b"], "cpu")
-    for index in (0, 1):
-        seen, heat = look(ensemble, index, crop)
-        assert seen.shape == (*shape, 3)
-        assert heat.shape == shape
-        assert max(report.overlay(seen, heat).shape) == report.FACE_SIDE
-
-
-def test_heat_maps_in_lower_precision_are_nearly_the_same(weights):
-    import skimage.data
-
-    crop = np.ascontiguousarray(skimage.data.astronaut()[20:240, 120:330])
-    maps = []
-    for precision in ("fp32", "bf16"):
-        ensemble = Ensemble([weights / "b"], "cpu", precision)
-        ensemble.models[0].fc.weight.data.abs_()  # so that something speaks for fake
-        maps.append(look(ensemble, 0, crop)[1])
-    assert maps[0].std() > 0.1
-    assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.98
-
-
+@pytest.mark.slow
 def test_calibrated_verdicts_say_so(tmp_path, video, weights):
     scores = np.full((32, 2), 0.1)
     scores[:3, 0] = 0.95
@@ -275,14 +191,16 @@ def test_calibrated_verdicts_say_so(tmp_path, video, weights):
     assert "is not calibrated" not in text
 
 
+@pytest.mark.slow
 def test_a_face_without_heat_map_says_so(tmp_path, video, weights, monkeypatch):
-    monkeypatch.setattr("prediction.heatmap.make_heatmap", lambda model, images: None)
+    monkeypatch.setattr("prediction.pages.heatmap.make_heatmap", lambda model, images: None)
     page = make(tmp_path, [a_verdict(video, [[0.9, 0.1]])], weights)[NASTY]
     assert "no map of places, so there is no heat map" in page.text
     assert len(page.sources) == 2
 
 
 # --------------------------------------------------------------------------------- the command, a browser
+@pytest.mark.slow
 def test_the_command_writes_the_pages(tmp_path, weights):
     import skimage.data
 
@@ -290,8 +208,21 @@ def test_the_command_writes_the_pages(tmp_path, weights):
 
     (tmp_path / "in").mkdir()
     (tmp_path / "in/portrait.png").write_bytes(encode_png(skimage.data.astronaut()))
-    arguments = ["--weights-dir", weights, "--models", "a", "b", "--test-dir", tmp_path / "in", "--device", "cpu",
-                 "--output", tmp_path / "out.csv", "--report", tmp_path / "r"]  # fmt: skip
+    arguments = [
+        "--weights-dir",
+        weights,
+        "--models",
+        "a",
+        "b",
+        "--test-dir",
+        tmp_path / "in",
+        "--device",
+        "cpu",
+        "--output",
+        tmp_path / "out.csv",
+        "--report",
+        tmp_path / "r",
+    ]
     for _ in range(2):  # the second time nothing is left to score
         assert predict_folder.main([str(value) for value in arguments]) == 0
         (page,) = (tmp_path / "r/videos").iterdir()
@@ -301,6 +232,7 @@ def test_the_command_writes_the_pages(tmp_path, weights):
         predict_folder.main([str(value) for value in [*arguments[:-1], tmp_path / "out.csv"]])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium, chromium-browser or google-chrome is installed")
 @pytest.mark.parametrize("width", [1200, 400])
 def test_a_browser_shows_the_pages_at_any_width(tmp_path, video, weights, width):

@@ -92,6 +92,7 @@ def recorded():
     return json.loads(RECORD.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
 def test_t65_a_changed_result_needs_a_new_version(step, made, recorded):
     version, found = str(step.version), made[step.name]

@@ -406,6 +406,7 @@ def write_textured(path, height, width, count=22):
     return path
 
 
+@pytest.mark.slow
 @on_both_kinds
 def test_pixels_are_those_of_opencv(kind, tmp_path):
     if kind == "real":
@@ -422,6 +423,7 @@ def test_pixels_are_those_of_opencv(kind, tmp_path):
                 assert np.array_equal(frame, cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)), (path.name, number)
 
 
+@pytest.mark.slow
 def test_t_memory_does_not_grow_with_the_length(tmp_path):
     sizes = {}
     for count in (50, 500):

@@ -159,6 +159,7 @@ def test_all_ranks_decide_alike(monkeypatch, clock):
     assert wrapping.compile_model(run) == (run.model, "no compiler there; going on without")
 
 
+@pytest.mark.slow
 def test_compile_auto_goes_on_where_there_is_no_compiler_and_on_does_not(monkeypatch):
     def no_compiler(model):
         def call(images):
@@ -184,6 +185,7 @@ def test_compile_off_does_not_compile(monkeypatch):
     assert wrapping.compile_model(run) == (run.model, "")
 
 
+@pytest.mark.slow
 def test_a_compiled_network_is_the_one_that_trains(monkeypatch):
     calls = []
     monkeypatch.setattr(torch, "compile", lambda model: lambda images: calls.append(1) or model(images))
@@ -194,6 +196,7 @@ def test_a_compiled_network_is_the_one_that_trains(monkeypatch):
     assert not torch.equal(before["fc.weight"], run.model.fc.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_really_compiled_network_trains_alike():
     ends = []
@@ -206,6 +209,7 @@ def test_a_really_compiled_network_trains_alike():
         assert torch.allclose(ends[0][name], ends[1][name], atol=1e-5), name
 
 
+@pytest.mark.slow
 def test_peak_memory_is_told_in_mib():
     """In a process of its own, which begins with the peak of the one that started it."""
     code = (

@@ -1,4 +1,4 @@
-"""Which network a heat map is of, and where it lies on the crop (prediction/heatmap.py)."""
+"""Which network a heat map is of, and where it lies on the crop (prediction/pages/heatmap.py)."""
 
 import cv2
 import numpy as np
@@ -9,9 +9,9 @@ from scoring_runs import make_checkpoint
 from dfdc.imaging import tighten
 from networks.checkpoint import ModelSpec, save_checkpoint
 from networks.ensemble import Ensemble
-from networks.model import build_network
-from prediction import heatmap
-from prediction.heatmap import _channels_first, _NoMap, look
+from networks.model import NETWORKS, build_network
+from prediction.pages import heatmap, report
+from prediction.pages.heatmap import _channels_first, _NoMap, look, make_heatmap
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,7 @@ def gradient(height, width):
     return np.repeat(plane[..., None], 3, 2).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(120, 80), (50, 90), (200, 200), (33, 40)])
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_map_lies_on_the_crop_as_the_network_saw_it(ensemble, monkeypatch, shape, index):
@@ -60,6 +61,7 @@ def test_a_map_lies_on_the_crop_as_the_network_saw_it(ensemble, monkeypatch, sha
     assert not any(weights.requires_grad for weights in model.parameters())
 
 
+@pytest.mark.slow
 def test_the_map_is_of_the_checkpoint_that_is_asked_for(ensemble):
     crop = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     crop = cv2.GaussianBlur(crop, (0, 0), 5)
@@ -120,3 +122,66 @@ def test_a_network_is_left_without_gradients():
     model = build_network("DeepFakeClassifier", "test_efficientnet").eval()
     assert heatmap.make_heatmap(model, torch.randn(1, 3, 64, 64)) is not None
     assert all(weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("encoder", ["test_efficientnet", "test_resnet", "test_convnext"])
+def test_heat_maps_are_those_of_the_formula(network, encoder):
+    torch.manual_seed(4)
+    model = build_network(network, encoder).eval().requires_grad_(False)
+    images = torch.randn(1, 3, 96, 96)
+    heat = make_heatmap(model, images)
+    assert heat.shape == (96, 96)
+    assert np.isfinite(heat).all()
+    assert 0 <= heat.min() <= heat.max() <= 1
+    assert "forward_features" not in vars(model.encoder)  # as it was
+    inputs = images if network != "DeepFakeClassifierSRM" else torch.conv2d(images, model.srm, padding=2)
+    maps = model.encoder.forward_features(inputs).requires_grad_()
+    pooled = model.avg_pool(maps) if network == "DeepFakeClassifierGWAP" else model.encoder.forward_head(maps)
+    (gradient,) = torch.autograd.grad(model.fc(pooled).sum(), maps)
+    expected = (gradient.mean((2, 3), keepdim=True) * maps).sum(1).relu()[0].detach().numpy()
+    expected -= expected.min()
+    expected = cv2.resize(expected / (expected.max() + 1e-7), (96, 96))
+    expected = (expected - expected.min()) / (np.ptp(expected) + 1e-7)
+    np.testing.assert_allclose(heat, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("encoder", ["test_vit", "test_efficientnet"])
+def test_tokens_have_places_and_a_network_without_has_no_map(encoder, monkeypatch):
+    model = build_network("DeepFakeClassifier", encoder).eval()
+    side = model.encoder.default_cfg["input_size"][1]
+    assert make_heatmap(model, torch.randn(1, 3, side, side)).shape == (side, side)
+    monkeypatch.setattr(type(model.encoder), "forward_features", lambda self, images, **_: torch.zeros(1, 8))
+    assert make_heatmap(model, torch.randn(1, 3, side, side)) is None
+
+
+def test_channels_last_are_turned():
+    class Encoder:
+        num_features = 5
+
+    maps = torch.randn(1, 3, 4, 5)
+    assert torch.equal(_channels_first(maps, Encoder()), maps.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("shape", [(120, 80), (40, 90), (3, 3)])
+def test_a_heat_map_lies_on_the_crop(weights, shape):
+    crop = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    ensemble = Ensemble([weights / "a", weights / "b"], "cpu")
+    for index in (0, 1):
+        seen, heat = look(ensemble, index, crop)
+        assert seen.shape == (*shape, 3)
+        assert heat.shape == shape
+        assert max(report.overlay(seen, heat).shape) == report.FACE_SIDE
+
+
+def test_heat_maps_in_lower_precision_are_nearly_the_same(weights):
+    import skimage.data
+
+    crop = np.ascontiguousarray(skimage.data.astronaut()[20:240, 120:330])
+    maps = []
+    for precision in ("fp32", "bf16"):
+        ensemble = Ensemble([weights / "b"], "cpu", precision)
+        ensemble.models[0].fc.weight.data.abs_()  # so that something speaks for fake
+        maps.append(look(ensemble, 0, crop)[1])
+    assert maps[0].std() > 0.1
+    assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.98

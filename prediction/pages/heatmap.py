@@ -9,17 +9,15 @@ from there on only, so that it costs a forward pass and no memory for a backward
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
+from pytorch_grad_cam import GradCAM
 
 from dfdc.imaging import center_pad, isotropic_resize, tighten
-
-if TYPE_CHECKING:
-    import torch
-
-    from networks.ensemble import Ensemble
+from networks.ensemble import Ensemble
 
 
 def make_heatmap(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray | None:
@@ -33,8 +31,6 @@ def make_heatmap(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray | N
         float32 [size, size] in 0..1, 1 at the place that spoke for it most, all 0 where none did; None where the
         encoder's features have no places (such as a plain vector).
     """
-    from pytorch_grad_cam import GradCAM
-
     encoder = model.encoder
     stage = _feature_stage(encoder)
     # Into the instance's own dictionary, where it goes before the class's method: as a submodule it would not.
@@ -56,8 +52,6 @@ class _NoMap(ValueError):
 
 def _feature_stage(encoder: Any) -> torch.nn.Module:
     """The encoder's forward_features as a module, which Grad-CAM can listen to, and its output as a leaf."""
-    import torch
-
     compute = encoder.forward_features
 
     class Stage(torch.nn.Module):
@@ -76,8 +70,6 @@ def _channels_first(maps: Any, encoder: Any) -> torch.Tensor:
     Raises:
         _NoMap: they have no places.
     """
-    import torch
-
     if not isinstance(maps, torch.Tensor) or maps.ndim not in (3, 4):
         raise _NoMap
     if maps.ndim == 3:  # tokens, the first of which may stand for the class and not for a place
@@ -105,8 +97,6 @@ def look(ensemble: Ensemble, index: int, crop: np.ndarray) -> tuple[np.ndarray, 
         the crop with the checkpoint's own margin, RGB uint8 [h', w', 3]; its heat map, float32 [h', w'] in 0..1,
         None where the network has none: it is an ONNX file, or its features have no places.
     """
-    import torch
-
     spec, model = ensemble.specs[index], ensemble.models[index]
     seen = tighten(crop, spec.margin_part)
     if not isinstance(model, torch.nn.Module):

@@ -1,4 +1,4 @@
-"""The contact sheet of report.py: pairs of crops, real and fake, with landmarks and the mask laid over the fake.
+"""The contact sheet of the page: pairs of crops, real and fake, with landmarks and the mask laid over the fake.
 
 Which pairs are shown follows from the names alone, spread evenly over parts, fakes and frames, and a bounded
 number of folders is looked into, so that it takes a moment for any size of data set.
@@ -29,11 +29,11 @@ _GOLD, _DARK = (255, 214, 64), (24, 24, 24)
 _Item = TypeVar("_Item")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pair:
     """One crop of an original and of a fake made from it, as JPEG bytes.
 
-    `mask` is the fake in grey under its mask in colour; None without one. `landmarks` says whether the five
+    `mask_jpeg` is the fake in grey under its mask in colour; None without one. `landmarks` says whether the five
     points were drawn.
     """
 
@@ -45,6 +45,10 @@ class Pair:
     fake_jpeg: bytes
     mask_jpeg: bytes | None
     landmarks: bool
+
+    @property
+    def where(self) -> str:
+        return f"frame {self.frame}, person {self.face}"
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,11 @@ def make_pairs(dataset: Dataset, crops_dir: str, limit: int = MAX_PAIRS) -> tupl
             if len(pairs) < limit and (pair := _load(dataset.root, crops_dir, candidate, turn, faults)):
                 pairs.append(pair)
     order = {part.name: index for index, part in enumerate(dataset.parts)}
-    pairs.sort(key=lambda pair: (order[pair.fake.part], layout.natural_key(pair.fake.id), pair.fake.id,
-                                 pair.frame, pair.face))  # fmt: skip
-    return pairs, faults
+
+    def place(pair: Pair) -> tuple[object, ...]:
+        return order[pair.fake.part], layout.natural_key(pair.fake.id), pair.fake.id, pair.frame, pair.face
+
+    return sorted(pairs, key=place), faults
 
 
 def spread(items: Sequence[_Item]) -> list[_Item]:
@@ -104,8 +110,8 @@ def _pick_crops(root: Path, crops_dir: str, fake: Video, turn: int) -> list[tupl
         & set(layout.list_crops(layout.crops_path(root, fake.source, crops_dir)))
     )
     points, masks = layout.landmarks_path(root, fake.source), layout.diffs_path(root, fake.id)
-    full = [key for key in shared if (masks / layout.diff_name(*key)).is_file()
-            and (points / layout.landmarks_name(*key)).is_file()]  # fmt: skip
+    masked = [key for key in shared if (masks / layout.diff_name(*key)).is_file()]
+    full = [key for key in masked if (points / layout.landmarks_name(*key)).is_file()]
     order = spread(full or shared)
     first = (turn + 1) % max(1, len(order))
     return order[first:] + order[:first]
@@ -120,9 +126,8 @@ def _load(root: Path, crops_dir: str, candidate: _Candidate, turn: int, faults: 
     points_path = layout.landmarks_path(root, fake.source) / layout.landmarks_name(frame, face)
     mask_path = layout.diffs_path(root, fake.id) / layout.diff_name(frame, face)
     try:
-        real, forged = (
-            read_picture(layout.crops_path(root, video, crops_dir) / name) for video in (fake.source, fake.id)
-        )
+        crops = (layout.crops_path(root, video, crops_dir) / name for video in (fake.source, fake.id))
+        real, forged = map(read_picture, crops)
         points = _read_points(points_path) if points_path.is_file() else None
         mask = read_picture(mask_path, grey=True) if mask_path.is_file() else None
     except (OSError, ValueError) as error:

@@ -25,10 +25,10 @@ from dfdc.devices import package_versions
 from dfdc.imaging import crop_face, encode_jpeg, isotropic_resize
 from dfdc.video import VideoError
 from networks.ensemble import Ensemble
-from prediction import report_page
 from prediction.decoding import Decoder, DecoderMemoryError, DecodingError
-from prediction.heatmap import look
-from prediction.report_page import FacePicture, Made, Pictures
+from prediction.pages import views
+from prediction.pages.heatmap import look
+from prediction.pages.views import FaceCard, Made, Pictures
 from prediction.verdict import Face, Verdict
 
 _PAGE = re.compile(r"[A-Za-z0-9-]+-[0-9a-f]{12}\.html")  # as `page_name` makes them
@@ -74,10 +74,10 @@ def make_report(
                 first = next(p.person for p in verdict.persons if p.person in pictures.thumbnails)
                 small[verdict.filename] = _smaller(pictures.thumbnails[first])
             artifacts.write_bytes(
-                folder / pages[verdict.filename], report_page.build_video(verdict, pictures, made), durable=False
+                folder / pages[verdict.filename], views.build_video(verdict, pictures, made), durable=False
             )
     index = folder / "index.html"
-    artifacts.write_bytes(index, report_page.build_index(verdicts, pages, small, made))
+    artifacts.write_bytes(index, views.build_index(verdicts, pages, small, made))
     for page in set((folder / "videos").glob("*.html")) - {folder / page for page in pages.values()}:
         if _PAGE.fullmatch(page.name):
             page.unlink()  # of an earlier report: no index leads to it any more
@@ -109,10 +109,10 @@ def read_pictures(verdict: Verdict, recorded: Any, ensemble: Ensemble, decoder: 
     except OSError as error:
         return Pictures(f"the file can’t be read again ({error.strerror or 'damaged'})")
     suspects = most_suspicious(verdict)
-    shown = report_page.main_persons(verdict)[: report_page.SHOWN_PERSONS]
+    shown = views.main_persons(verdict)[: views.SHOWN_PERSONS]
     wanted = {face.frame for face in suspects} | {person.thumbnail.frame for person in shown}
     pictures = Pictures()
-    found: dict[int, FacePicture] = {}
+    found: dict[int, FaceCard] = {}
     try:
         reading = decoder.read(path, sorted(wanted))
         for number, frame in reading.frames():
@@ -124,7 +124,7 @@ def read_pictures(verdict: Verdict, recorded: Any, ensemble: Ensemble, decoder: 
             for place, face in enumerate(suspects):
                 crop = crop_face(frame, face.box) if face.frame == number else None
                 if crop is not None:
-                    found[place] = _face_picture(face, crop, ensemble)
+                    found[place] = _face_card(verdict, face, crop, ensemble)
     except (VideoError, DecodingError, DecoderMemoryError, TimeoutError) as error:
         return Pictures(f"the file can’t be read again ({error})")
     pictures.faces = [found[place] for place in sorted(found)]
@@ -138,7 +138,7 @@ def most_suspicious(verdict: Verdict, count: int = SHOWN_FACES) -> list[Face]:
 
     Those of passers-by, and what is hardly a face, are left out. Equals come in the order of frames and persons.
     """
-    main = {person.person for person in report_page.main_persons(verdict)}
+    main = {person.person for person in views.main_persons(verdict)}
 
     def rank(face: Face) -> tuple[float, int, int]:
         return -float(np.mean(face.scores)), face.frame, face.person
@@ -151,13 +151,18 @@ def most_suspicious(verdict: Verdict, count: int = SHOWN_FACES) -> list[Face]:
     return sorted((first + later)[:count], key=rank)
 
 
-def _face_picture(face: Face, crop: np.ndarray, ensemble: Ensemble) -> FacePicture:
+def _face_card(verdict: Verdict, face: Face, crop: np.ndarray, ensemble: Ensemble) -> FaceCard:
     surest = int(np.argmax(face.scores))
     seen, heat = look(ensemble, surest, crop)
-    picture = encode_jpeg(isotropic_resize(seen, FACE_SIDE))
-    if heat is None:
-        return FacePicture(face, surest, picture, None)
-    return FacePicture(face, surest, picture, encode_jpeg(overlay(seen, heat)), blank=not heat.any())
+    return FaceCard(
+        where=views.where(verdict, face),
+        mean=float(np.mean(face.scores)),
+        surest=verdict.models[surest].name,
+        highest=face.scores[surest],
+        picture=encode_jpeg(isotropic_resize(seen, FACE_SIDE)),
+        heat=None if heat is None else encode_jpeg(overlay(seen, heat)),
+        blank=heat is not None and not heat.any(),
+    )
 
 
 def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -180,5 +185,5 @@ def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def _smaller(jpeg: bytes) -> bytes:
-    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    return encode_jpeg(isotropic_resize(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), INDEX_SIDE), 78)
+    picture = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), np.uint8)
+    return encode_jpeg(isotropic_resize(picture[..., ::-1], INDEX_SIDE), 78)

@@ -1,4 +1,4 @@
-"""What report.py counts: one pass over the stamps, the boxes, folds.csv and the failure ledgers of a DATA_ROOT.
+"""What the page counts: one pass over the stamps, the boxes, folds.csv and the failure ledgers of a DATA_ROOT.
 
 Counts come from the `made` field of the stamps, so that no picture is opened and no folder is listed, and only
 sums are kept: memory grows with the number of parts, folds and kinds of reasons, not with what a video holds.
@@ -21,6 +21,7 @@ from dfdc.identity import count_files
 from dfdc.layout import FAKE, REAL, Dataset, Video
 from dfdc.ledger import OUTCOMES, StepRun, read_rows, read_run
 from dfdc.rejections import Rejection, load_rejections
+from dfdc.text import plural
 from preprocessing.orphans import absent_parts, find_orphans, rows_without_effect
 
 STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs", "generate_folds")
@@ -76,6 +77,10 @@ class Group:
     count: int = 0
     examples: list[str] = field(default_factory=list)
 
+    @property
+    def names(self) -> str:
+        return ", ".join(self.examples) + (", …" if self.count > len(self.examples) else "")
+
     def add(self, other: Group) -> None:
         self.count += other.count
         self.examples = (self.examples + other.examples)[:EXAMPLES]
@@ -96,6 +101,15 @@ class Reason:
             if word != GAP or shown[-1:] != [GAP]:
                 shown.append(word)
         return " ".join(shown)
+
+
+def stopped(run: StepRun | None) -> str:
+    """What to add to a step's name if it did not come to its end."""
+    if run is None:
+        return ": it is not known whether it came to its end"
+    if run.finished:
+        return ""
+    return f": stopped, or still running, after {run.looked_at} of {plural(run.videos, 'video')}"
 
 
 @dataclass

@@ -1,0 +1,98 @@
+"""A person's scores over time, by checkpoint: where the lines and marks of its drawing lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prediction.verdict import Face
+
+COLOURS = 6  # of style.css; further checkpoints take them again
+
+
+@dataclass(frozen=True)
+class Line:
+    """The scores of one checkpoint, or their mean, which has no colour of its own.
+
+    Attributes:
+        pieces: "x,y x,y ..." of dots that are joined.
+        dots: x and y.
+    """
+
+    colour: str
+    radius: float
+    pieces: Sequence[str]
+    dots: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Lines over time; `told` is for those who can't see it, marks of the axes are a place and a label."""
+
+    name: str
+    told: str
+    unit: str
+    levels: list[tuple[float, str]]
+    times: list[tuple[float, str]]
+    lines: list[Line]
+    width: int = 460
+    height: int = 180
+    left: int = 28
+    right: int = 452
+
+
+def colour(model: int) -> str:
+    """Of the line of checkpoint number `model`, in CSS."""
+    return f"var(--m{model % COLOURS})"
+
+
+def chart(faces: Sequence[Face], frame_count: int, frames_per_second: float, name: str) -> LineChart:
+    """A line per checkpoint, and a bold one for their mean where there are several.
+
+    Args:
+        faces: of one person, in the order of frames; at least one.
+        frame_count: of the video.
+        frames_per_second: 0 where it is not known; the axis is then the frame number.
+        name: of the person.
+    """
+    rate = frames_per_second if frames_per_second > 0 else 1.0
+    end = max(frame_count - 1, *(face.frame for face in faces), 1) / rate
+    scores = np.array([face.scores for face in faces], np.float64)
+    across = np.array([_across(face.frame / rate / end) for face in faces])
+    lines = [_line(across, column, colour(model), 1.8) for model, column in enumerate(scores.T)]
+    mean = scores.mean(axis=1)
+    if scores.shape[1] > 1:
+        lines.append(_line(across, mean, "", 2.4))
+    told = f"{name}: {len(faces)} faces, mean score {mean.mean():.2f}, from {mean.min():.2f} to {mean.max():.2f}"
+    unit = "seconds" if frames_per_second > 0 else "frame"
+    levels = [(_height(value), f"{value:g}") for value in (0.0, 0.5, 1.0)]
+    return LineChart(name, told, unit, levels, _time_marks(end, unit), lines)
+
+
+def _height(score: float) -> float:
+    return 8 + (1 - score) * (LineChart.height - 40)
+
+
+def _across(time: float) -> float:
+    return LineChart.left + time * (LineChart.right - LineChart.left)
+
+
+def _line(across: np.ndarray, scores: np.ndarray, colour: str, radius: float) -> Line:
+    """Dots, joined where no frames are missing in between: a line over a gap would show what nobody saw."""
+    places = [f"{x:.1f},{_height(y):.1f}" for x, y in zip(across, scores, strict=True)]
+    gaps = np.diff(across)
+    breaks = np.flatnonzero(gaps > 2.5 * np.median(gaps)) + 1 if len(gaps) else []
+    pieces = [" ".join(piece) for piece in np.split(np.array(places), breaks) if len(piece) > 1]
+    return Line(colour, radius, pieces, [place.split(",") for place in places])
+
+
+def _time_marks(end: float, unit: str) -> list[tuple[float, str]]:
+    """At most 8 steps of 1, 2 or 5 times a power of ten, the smallest that do; frames are whole."""
+    power = 10.0 ** np.floor(np.log10(end / 8))
+    step = next(float(power * factor) for factor in (1, 2, 5, 10) if end / (power * factor) <= 8)
+    if unit == "frame":
+        step = max(step, 1.0)
+    counted = range(int(end / step + 1e-9) + 1)
+    return [(_across(index * step / end), f"{index * step:g}") for index in counted]
