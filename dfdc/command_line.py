@@ -27,7 +27,7 @@ class UsageError(UserError, ValueError):
     """A value on the command line that can't be used; the message names it and what to do."""
 
 
-class SettingError(UserError):
+class SettingError(UserError, ValueError):
     """A setting that can't have this value. Library code names the setting; a command shows it as its flag."""
 
     def __init__(self, name: str, value: object, advice: str) -> None:

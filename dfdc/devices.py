@@ -6,7 +6,7 @@ import ctypes
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -173,7 +173,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate" in text)
 
 
-def run_halving(run: Callable[[Sequence], Sequence], batch: Sequence) -> list[Any]:
+def run_halving(run: Callable[[Any], Iterable[Any]], batch: Any) -> list[Any]:
     """`run(batch)`, but where memory runs out, in two halves, as often as it takes.
 
     Args:

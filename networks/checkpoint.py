@@ -9,6 +9,7 @@ A safetensors file holds the weights and, in its metadata, the same description 
 
 from __future__ import annotations
 
+import _codecs
 import json
 import math
 import zipfile
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from dfdc.artifacts import atomic_file
@@ -174,8 +176,6 @@ def is_safetensors(path: Path) -> bool:
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -258,8 +258,6 @@ def read_file(path: Path, *, mapped: bool = False) -> Any:
 
 def _numpy_scalars() -> list:
     """What a pickled NumPy scalar consists of, under the names of NumPy 1 and 2."""
-    import _codecs
-
     scalar = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
     return [

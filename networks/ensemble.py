@@ -10,49 +10,22 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from dfdc.devices import available_cores, judge_compiling, keep_freed_memory, release_freed_memory, run_halving
 from dfdc.imaging import fit, tighten
+from networks.checkpoint import CheckpointError, ModelSpec, load_model
 from networks.files import model_names
+from networks.model import Normalizer
 from networks.onnx_model import OnnxModel, is_onnx
+from networks.precision import choose_precision
 
-if TYPE_CHECKING:
-    import torch
-
-    from networks.checkpoint import ModelSpec
-
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # Faces times checkpoints of one kind: compiling a B7 takes a minute or two, and gains a third, or nothing on some CPUs.
 COMPILE_FROM = 20_000
 _CPU_BATCH, _GPU_BATCH = 1, 64  # on a CPU larger ones only take memory, and longer to get it from the kernel
 _MOST_THREADS = 8  # each has a batch of maps in memory
-
-
-def choose_precision(name: str, device: str) -> str:
-    """`auto` -> fp16 on a GPU, bf16 on a CPU with instructions for it, else fp32; other names as they are.
-
-    Raises:
-        ValueError: no such precision, or fp16 on a CPU, which computes it slower than fp32.
-    """
-    if name not in PRECISIONS:
-        raise ValueError(f"precision {name!r} is unknown; there are {', '.join(PRECISIONS)}")
-    on_gpu = device.startswith("cuda")
-    if name == "auto":
-        return "fp16" if on_gpu else "bf16" if _cpu_has_bf16() else "fp32"
-    if name == "fp16" and not on_gpu:
-        raise ValueError("--precision fp16 is for GPUs; take bf16, fp32 or auto on a CPU")
-    return name
-
-
-def _cpu_has_bf16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 class Ensemble:
@@ -64,7 +37,7 @@ class Ensemble:
     Args:
         paths: of the checkpoints, or of ONNX files of export_model.py; to those, precision and `compiled` do not apply.
         device: a PyTorch device name.
-        precision: of PRECISIONS.
+        precision: of networks.precision.PRECISIONS.
 
     Attributes:
         names: their file names, with folders where two have one name.
@@ -72,15 +45,10 @@ class Ensemble:
 
     Raises:
         CheckpointError: one of them can't be used.
-        ValueError: the precision does not go with the device.
+        SettingError: the precision does not go with the device.
     """
 
     def __init__(self, paths: Sequence[Path], device: str, precision: str = "fp32") -> None:
-        import torch
-
-        from networks.checkpoint import load_model
-        from networks.model import Normalizer
-
         self.precision = choose_precision(precision, device)
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         self._device, self._on_gpu = device, device.startswith("cuda")
@@ -94,14 +62,8 @@ class Ensemble:
         self.batch_size = _GPU_BATCH if self._on_gpu else _CPU_BATCH
         self.threads = 1 if self._on_gpu else min(available_cores(), _MOST_THREADS)
         for path in paths:
-            if is_onnx(path):
-                model = OnnxModel(path, device, max(1, available_cores() // self.threads))
-                spec = model.spec
-            else:
-                model, checkpoint = load_model(path, mapped=True)
-                model, spec = _settle(model, self._dtype, device), checkpoint.spec
-                del checkpoint  # the weights as read; the next checkpoint's come beside ours otherwise
-                release_freed_memory()
+            model, spec = self._load(path)
+            release_freed_memory()  # what was read; the next checkpoint's weights come beside ours otherwise
             self.models.append(model)
             self.specs.append(spec)
             self._normalizers.append(Normalizer(spec.mean, spec.std, device))
@@ -113,9 +75,14 @@ class Ensemble:
         self._bound: dict[int, Callable] = {}  # by checkpoint: a program with its weights
         self._compiling = threading.Lock()
 
-    def _limit_thread(self) -> None:
-        import torch
+    def _load(self, path: Path) -> tuple[torch.nn.Module | OnnxModel, ModelSpec]:
+        if is_onnx(path):
+            model = OnnxModel(path, self._device, max(1, available_cores() // self.threads))
+            return model, model.spec
+        network, checkpoint = load_model(path, mapped=True)
+        return _settle(network, self._dtype, self._device), checkpoint.spec
 
+    def _limit_thread(self) -> None:
         if not self._on_gpu:
             torch.set_num_threads(max(1, available_cores() // self.threads))
 
@@ -181,17 +148,16 @@ class Ensemble:
         return {(size, part): np.stack([fit(tighten(crop, part), size) for crop in crops]) for size, part in kinds}
 
     def _score_part(self, index: int, images: np.ndarray) -> np.ndarray:
-        return np.array(run_halving(lambda part: self._run(index, part), images), np.float32)
+        return np.array(run_halving(partial(self._run, index), images), np.float32)
 
     def _run(self, index: int, images: np.ndarray) -> np.ndarray:
-        import torch
-
         with torch.inference_mode():
-            batch = self.normalized(index, images)
-            program = self._program(index) if self.compiled and not is_onnx(self.paths[index]) else None
+            batch, network = self.normalized(index, images), self.models[index]
+            compiled = self.compiled and isinstance(network, torch.nn.Module)
+            program = self._program(index, network) if compiled else None
             with self.autocast():
                 if program is None:
-                    logits = self.models[index](batch)[:, 0]
+                    logits = network(batch)[:, 0]
                 else:  # one shape: another would be compiled anew
                     missing = self.batch_size - len(batch)
                     full = torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing > 0 else batch
@@ -200,32 +166,26 @@ class Ensemble:
 
     def normalized(self, index: int, images: np.ndarray) -> torch.Tensor:
         """RGB uint8 [n, size, size, 3] as checkpoint `index` takes them: float [n, 3, size, size], on the device."""
-        import torch
-
         return self._normalizers[index](torch.from_numpy(images).to(self._device))
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """In which the networks compute in the ensemble's precision."""
-        import torch
-
         return torch.autocast(self._device.split(":")[0], self._dtype, enabled=self.precision != "fp32")
 
-    def _program(self, index: int) -> Callable:
+    def _program(self, index: int, network: torch.nn.Module) -> Callable:
         """The compiled network of checkpoint `index`; weights go in, so that all of its kind share one program."""
-        import torch
-
         spec = self.specs[index]
         kind = spec.network, spec.encoder, spec.size
         with self._compiling:
             if kind not in self._programs:
-                skeleton = copy.deepcopy(self.models[index])
+                skeleton = copy.deepcopy(network)
 
                 def call(weights: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
                     return torch.func.functional_call(skeleton, weights, (images,))
 
                 self._programs[kind] = torch.compile(call)
             if index not in self._bound:
-                self._bound[index] = partial(self._programs[kind], dict(self.models[index].state_dict()))
+                self._bound[index] = partial(self._programs[kind], dict(network.state_dict()))
             return self._bound[index]
 
     @property
@@ -243,14 +203,12 @@ class Ensemble:
         self._pool.shutdown()
 
 
-def _settle(model: torch.nn.Module, dtype: Any, device: str) -> torch.nn.Module:
+def _settle(model: torch.nn.Module, dtype: torch.dtype, device: str) -> torch.nn.Module:
     """Bring a network to where and how it computes, one tensor after the other; none stays in a mapped file.
 
     Weights of convolutions and dense layers go to `dtype`, so that autocast has nothing left to convert; norms stay
     exact.
     """
-    import torch
-
     for module in model.modules():
         lower = isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
@@ -264,12 +222,14 @@ def common_thresholds(specs: Sequence[ModelSpec], names: Sequence[str]) -> tuple
     """The face detector's thresholds that all checkpoints were made for.
 
     Raises:
-        ValueError: they differ; faces are searched once for all.
+        CheckpointError: they differ; faces are searched once for all.
     """
     by_threshold = {spec.detector_thresholds: name for name, spec in zip(names, specs, strict=True)}
     if len(by_threshold) > 1:
         said = "; ".join(f"{name}: {thresholds}" for thresholds, name in by_threshold.items())
-        raise ValueError(f"these checkpoints want different face detector thresholds; score with them apart ({said})")
+        raise CheckpointError(
+            f"these checkpoints want different face detector thresholds; score with them apart ({said})"
+        )
     return next(iter(by_threshold))
 
 

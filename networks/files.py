@@ -5,11 +5,45 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from dfdc import identity, layout
 from dfdc.command_line import UsageError
 from dfdc.text import TEXT, printable
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A checkpoint by what it holds. Not by its time of change: a copied checkpoint is the same one.
+
+    Attributes:
+        name: see `model_names`.
+        size: in bytes.
+        xxh3: checksum of the whole file, hexadecimal; "" in what earlier versions wrote.
+    """
+
+    name: str
+    size: int
+    xxh3: str = ""
+
+
+def describe_models(paths: Sequence[Path]) -> list[ModelFile]:
+    """Name, size and checksum of each checkpoint."""
+    names = model_names(paths)
+    return [ModelFile(name, path.stat().st_size, _checksum(path)) for path, name in zip(paths, names, strict=True)]
+
+
+def _checksum(path: Path) -> str:
+    about = path.stat()
+    return _read_checksum(path.resolve(), about.st_size, about.st_mtime_ns)
+
+
+@cache
+def _read_checksum(path: Path, size: int, mtime_ns: int) -> str:
+    """Read once in a process, for as long as the file stays as it is: a checkpoint may have gigabytes."""
+    return identity.file_checksum(path)
 
 
 def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -44,7 +78,7 @@ def refuse_twins(paths: Sequence[Path]) -> None:
     known: dict[tuple[int, str], Path] = {}
     for path in paths:
         size = path.stat().st_size
-        content = size, identity.file_checksum(path) if sizes[size] > 1 else ""
+        content = size, _checksum(path) if sizes[size] > 1 else ""
         first = known.setdefault(content, path)
         if first is not path:
             said = "is given twice" if str(first) == str(path) else f"is the same checkpoint as {printable(first)}"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import onnxruntime
+import torch
 
 from dfdc.devices import available_cores
 from dfdc.text import printable
-
-if TYPE_CHECKING:
-    import torch
-
-    from networks.checkpoint import Holdout, ModelSpec
+from networks.checkpoint import CheckpointError, ModelSpec, read_checkpoint, read_description
+from networks.holdout import Holdout
 
 SUFFIX = ".onnx"
 INPUT, OUTPUT = "images", "logits"
@@ -33,8 +32,6 @@ def check_model(path: Path) -> tuple[ModelSpec, Holdout | None]:
     Raises:
         CheckpointError: it can't be.
     """
-    from networks.checkpoint import read_checkpoint
-
     found = OnnxModel(path, "cpu") if is_onnx(path) else read_checkpoint(path, mapped=True)
     return found.spec, found.holdout
 
@@ -53,10 +50,6 @@ class OnnxModel:
     """
 
     def __init__(self, path: Path, device: str, threads: int | None = None) -> None:
-        import onnxruntime
-
-        from networks.checkpoint import CheckpointError, read_description
-
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cores()
         providers: list = [_CPU]
@@ -83,8 +76,6 @@ class OnnxModel:
         Raises:
             torch.OutOfMemoryError: so that it can be tried in halves, as with a network of PyTorch's.
         """
-        import torch
-
         try:
             (logits,) = self._session.run([OUTPUT], {INPUT: images.float().contiguous().cpu().numpy()})
         except Exception as error:

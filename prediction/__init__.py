@@ -7,8 +7,44 @@
 docs/scoring.md says what a verdict holds.
 """
 
-from prediction.conclusion import DOUBTS, Floors
-from prediction.scorer import Scorer, score
-from prediction.verdict import Face, Grounds, ModelScore, Person, Verdict
+from __future__ import annotations
 
-__all__ = ["DOUBTS", "Face", "Floors", "Grounds", "ModelScore", "Person", "Scorer", "Verdict", "score"]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prediction.conclusion import DOUBTS
+    from prediction.folder import score_folder
+    from prediction.scorer import Scorer, score
+    from prediction.settings import Floors, FolderSettings
+    from prediction.verdict import Face, Grounds, ModelScore, Person, Status, Thumbnail, Verdict
+
+__all__ = [
+    "DOUBTS",
+    "Face",
+    "Floors",
+    "FolderSettings",
+    "Grounds",
+    "ModelScore",
+    "Person",
+    "Scorer",
+    "Status",
+    "Thumbnail",
+    "Verdict",
+    "score",
+    "score_folder",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load what is asked for, and no more.
+
+    A process that decodes, and a command that prints its --help, import light modules of this package, and must not
+    wait for PyTorch.
+    """
+    if name in __all__:
+        for home in ("settings", "verdict", "conclusion", "scorer", "folder"):
+            module = import_module(f"prediction.{home}")
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

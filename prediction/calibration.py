@@ -9,19 +9,23 @@ Source: Guo et al. 2017, On Calibration of Modern Neural Networks (ICML), sectio
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
 
 from dfdc import artifacts
 from dfdc.command_line import UsageError
 from dfdc.scoring import log_loss
 from dfdc.text import printable
+from networks.files import ModelFile
+from prediction.json_file import read_json_file
 from prediction.progress import SCORING_VERSION
 from prediction.verdict import Verdict
 
@@ -38,16 +42,31 @@ class Fit:
     """A temperature, and what it does to the videos that it was fitted to.
 
     Attributes:
-        bound: "lowest" or "highest" where the temperature is one of the bounds, else "".
-        before, after: log loss, both with scores clipped to 1e-15, as everywhere.
+        at_bound: "lowest" or "highest" where the temperature is one of the bounds, else "".
+        log_loss_before, log_loss_after: both with scores clipped to 1e-15, as everywhere.
     """
 
-    temperature: float
-    bound: str
+    temperature: Annotated[float, Field(ge=LOWEST, le=HIGHEST)]
+    at_bound: Literal["lowest", "highest", ""]
     videos: int
     fakes: int
-    before: float
-    after: float
+    log_loss_before: float
+    log_loss_after: float
+
+
+@dataclass(frozen=True)
+class TemperatureFile(Fit):
+    """What --calibrate writes, and what its temperature holds for.
+
+    Attributes:
+        version: of this layout.
+        scoring: the SCORING_VERSION; None in a file of an earlier version.
+    """
+
+    models: list[ModelFile]
+    strategy: str
+    scoring: int | None = None
+    version: Literal[1] = 1
 
 
 def check_enough(labels: Sequence[int]) -> None:
@@ -74,8 +93,6 @@ def calibrate(scores: Sequence[float] | np.ndarray, temperature: float) -> np.nd
     Returns:
         float64 [n].
     """
-    from scipy.special import expit, logit
-
     scores = np.asarray(scores, np.float64)
     if temperature == 1:
         return scores.copy()
@@ -92,13 +109,10 @@ def fit_temperature(labels: Sequence[int], scores: Sequence[float]) -> Fit:
     Raises:
         UsageError: too few videos, or all of one class.
     """
-    from scipy.optimize import minimize_scalar
-    from scipy.special import logit
-
     check_enough(labels)
     # Of a score of 0 or 1 it is known that float32 can't tell it from that: its logit is taken to be the nearest.
-    zero, one = np.float32([0, 1])
-    nearest = logit(np.float64([np.nextafter(zero, one), np.nextafter(one, zero)]))
+    zero, one = np.float32(0), np.float32(1)
+    nearest = logit(np.array([np.nextafter(zero, one), np.nextafter(one, zero)], np.float64))
     signed = np.where(np.asarray(labels) == 1, 1, -1) * np.clip(logit(np.asarray(scores, np.float64)), *nearest)
 
     def loss(log_temperature: float) -> float:
@@ -109,90 +123,78 @@ def fit_temperature(labels: Sequence[int], scores: Sequence[float]) -> Fit:
     limits = math.log(LOWEST), math.log(HIGHEST)
     found = float(minimize_scalar(loss, bounds=limits, method="bounded", options={"xatol": 1e-6}).x)
     temperature, bound = math.exp(found), ""
-    for name, limit, value in zip(("lowest", "highest"), limits, (LOWEST, HIGHEST), strict=True):
-        if abs(found - limit) < 1e-4:  # the search comes near to a bound, and not onto it
-            temperature, bound = value, name
-    after = log_loss(labels, calibrate(scores, temperature))
-    return Fit(temperature, bound, len(labels), int(sum(labels)), log_loss(labels, scores), after)
+    near = [abs(found - limit) < 1e-4 for limit in limits]  # the search comes near to a bound, and not onto it
+    if any(near):
+        temperature, bound = (LOWEST, "lowest") if near[0] else (HIGHEST, "highest")
+    before, after = (log_loss(np.asarray(labels), calibrate(scores, by)) for by in (1.0, temperature))
+    return Fit(temperature, bound, len(labels), int(sum(labels)), before, after)
 
 
-def fit_to_file(path: Path, labels: Sequence[int], scores: Sequence[float], settings: dict[str, Any]) -> None:
+def fit_to_file(
+    path: Path, labels: Sequence[int], scores: Sequence[float], models: list[ModelFile], strategy: str
+) -> None:
     """Fit a temperature, write it to `path` with what it holds for, and print what it does.
 
     Raises:
         UsageError: too few videos, or all of one class.
     """
     fit = fit_temperature(labels, scores)
-    content = {
-        "temperature": fit.temperature,
-        "at_bound": fit.bound,
-        "videos": fit.videos,
-        "fakes": fit.fakes,
-        "log_loss_before": fit.before,
-        "log_loss_after": fit.after,
-        "models": settings["models"],
-        "strategy": settings["strategy"],
-        "scoring": SCORING_VERSION,
-    }
-    artifacts.write_json(path, content, indent=1)
+    held = TemperatureFile(**asdict(fit), models=models, strategy=strategy, scoring=SCORING_VERSION)
+    artifacts.write_json(path, asdict(held), indent=1)
     print(
         f"temperature {fit.temperature:.4f}, fitted to {fit.videos} videos ({fit.fakes} fake): their log loss goes "
-        f"from {fit.before:.4f} to {fit.after:.4f}"
+        f"from {fit.log_loss_before:.4f} to {fit.log_loss_after:.4f}"
     )
-    if fit.bound == "lowest":
+    if fit.at_bound == "lowest":
         print(
             f"  {LOWEST} is the lowest that is tried: these videos are told apart so well that they do not say how "
             "sure is too sure. Fit to more videos, or to harder ones, before you rely on it"
         )
-    elif fit.bound:
+    elif fit.at_bound:
         print(f"  {HIGHEST} is the highest that is tried: the scores say little or the wrong thing about these videos")
     print(f"written: {printable(path)}; a later run applies it: --calibration {printable(path)}")
 
 
-def read_temperature(path: Path, settings: dict[str, Any]) -> float:
+def read_temperature(path: Path, models: Sequence[ModelFile], strategy: str) -> float:
     """The temperature in a file of `fit_to_file`.
 
     Args:
-        settings: of this run: its models (with size and checksum) and strategy.
+        models, strategy: of this run.
 
     Raises:
         UsageError: can't be read, or was fitted for other checkpoints, another strategy or another SCORING_VERSION.
     """
     place = f"--calibration {printable(path)}"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        temperature, strategy = float(content["temperature"]), content["strategy"]
-        version = content.get("scoring")
-        fitted = {(model["size"], model.get("xxh3")): model["name"] for model in content["models"]}
-        if not LOWEST <= temperature <= HIGHEST:
-            raise ValueError(f"temperature {temperature} is not in {LOWEST}..{HIGHEST}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = printable(f"{type(error).__name__}: {error}")
-        raise UsageError(f"{place}: not a file that --calibrate wrote ({said})") from None
-    if version != SCORING_VERSION:
+        held = read_json_file(path, TemperatureFile)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{place}: not a file that --calibrate wrote ({printable(error)}); fit one by it") from None
+    if held.scoring != SCORING_VERSION:
         raise UsageError(
-            f"{place}: was fitted to scores of {'an earlier' if version is None else 'another'} version of this "
+            f"{place}: was fitted to scores of {'an earlier' if held.scoring is None else 'another'} version of this "
             "program, which may be others. Fit one again by --calibrate"
         )
     # By content: the mean does not change when a checkpoint is renamed or comes in another place.
-    given = {(model["size"], model["xxh3"]): model["name"] for model in settings["models"]}
-    if fitted.keys() != given.keys() or len(content["models"]) != len(settings["models"]):
-        old, new = (printable(", ".join(map(str, models.values()))) for models in (fitted, given))
+    fitted, given = (sorted((model.size, model.xxh3) for model in some) for some in (held.models, models))
+    if fitted != given:
+        old, new = (printable(", ".join(model.name for model in some)) for some in (held.models, models))
         raise UsageError(
             f"{place}: was fitted for other checkpoints ({old}) than {new}, or they were trained again since. Fit one "
             "for these by --calibrate"
         )
-    if strategy != settings["strategy"]:
+    if held.strategy != strategy:
         raise UsageError(
-            f"{place}: was fitted for --strategy {printable(strategy)}, not {settings['strategy']}; score with that, "
-            "or fit one for this by --calibrate"
+            f"{place}: was fitted for --strategy {printable(held.strategy)}, not {strategy}; score with that, or fit "
+            "one for this by --calibrate"
         )
-    return temperature
+    return held.temperature
 
 
 def apply_temperature(verdicts: Sequence[Verdict], temperature: float) -> list[Verdict]:
     """Verdicts with calibrated scores; what they were stands in `score_uncalibrated`. Persons' and models' stay."""
     return [
-        replace(v, score=float(calibrate([v.score], temperature)[0]), score_uncalibrated=v.score) if v.judged else v
+        v
+        if v.score is None
+        else replace(v, score=float(calibrate([v.score], temperature)[0]), score_uncalibrated=v.score)
         for v in verdicts
     ]

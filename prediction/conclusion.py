@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +17,8 @@ from dfdc.scoring import (
     person_weights,
     photo_score,
 )
-from prediction.verdict import Face, Grounds, ModelScore, Person, Verdict
+from prediction.settings import Floors
+from prediction.verdict import Face, Grounds, ModelScore, Person, Status, Thumbnail, Verdict
 
 CUT_FROM = 0.1  # a face with a larger part than this outside the frame is cut
 APART = 0.3  # scores of persons or checkpoints that lie further apart than this differ
@@ -41,27 +40,6 @@ DOUBTS = {
 }
 
 
-@dataclass(frozen=True)
-class Floors:
-    """Under which a verdict stands with a doubt.
-
-    Attributes:
-        faces: frames that show a face that decides; for videos only.
-        side: of a face, in pixels of the video.
-
-    Raises:
-        ValueError: one is negative or not finite.
-    """
-
-    faces: int = 8
-    side: float = 50.0
-
-    def __post_init__(self) -> None:
-        for name, value in (("faces", self.faces), ("side", self.side)):
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"the floor of {name}, {value}: a number from 0 on is expected")
-
-
 def conclude(verdict: Verdict, names: Sequence[str], strategy: str, floors: Floors | None = None) -> None:
     """Combine the faces' scores into the video's and each person's, and say what weakens them.
 
@@ -79,7 +57,8 @@ def conclude(verdict: Verdict, names: Sequence[str], strategy: str, floors: Floo
     rule = _photo_rule(sureness) if verdict.picture else STRATEGIES[strategy]
     results = [rule(column, people) for column in scores.T]
     verdict.models = [ModelScore(name, result.score, result.rule) for name, result in zip(names, results, strict=True)]
-    verdict.score, verdict.score_uncalibrated = float(np.mean([result.score for result in results])), None
+    score, floors = float(np.mean([result.score for result in results])), floors or Floors()
+    verdict.score, verdict.score_uncalibrated = score, None
     weights = person_weights(people)
     if verdict.picture:  # where every person has one face
         weights = dict(zip(people.tolist(), faces_that_count(sureness).astype(float).tolist(), strict=True))
@@ -89,7 +68,7 @@ def conclude(verdict: Verdict, names: Sequence[str], strategy: str, floors: Floo
     ]
     verdict.persons.sort(key=lambda person: (-person.score, person.person))
     deciding = _deciding(scores, people, sureness, strategy, weights, picture=verdict.picture)
-    grounds = _count([verdict.faces[index] for index in deciding], floors or Floors())
+    grounds = _count([verdict.faces[index] for index in deciding], floors)
     if not verdict.picture:
         grounds.one_face = round(float(np.mean([hinge(rule, column, people) for column in scores.T])), 4)
         seldom = np.array([weights[person] == 0 for person in people.tolist()])
@@ -98,7 +77,7 @@ def conclude(verdict: Verdict, names: Sequence[str], strategy: str, floors: Floo
             grounds.left_out = int(seldom.sum())
             grounds.if_joined = round(float(np.mean([rule(column, joined).score for column in scores.T])), 4)
     verdict.grounds = grounds
-    verdict.doubts = _doubts(verdict, grounds, floors or Floors())
+    verdict.doubts = _doubts(verdict, score, grounds, floors)
 
 
 def _deciding(
@@ -115,10 +94,9 @@ def _deciding(
         able = faces_that_count(sureness)
         chosen = (able[:, None] & (scores == scores[able].max(axis=0))).any(axis=1)
     else:
-        who = {deciding_person(strategy, column, people) for column in scores.T}
-        if None in who:
-            who = {person for person, weight in weights.items() if weight > 0}
-        chosen = np.isin(people, list(who))
+        who = [deciding_person(strategy, column, people) for column in scores.T]
+        deciding = [person for person in who if person is not None]
+        chosen = np.isin(people, deciding or [person for person, weight in weights.items() if weight > 0])
     return np.flatnonzero(chosen)
 
 
@@ -141,7 +119,7 @@ def _person(faces: Sequence[Face], own: np.ndarray, scores: np.ndarray, weight: 
         weight=round(weight, 4),
         side=round(float(np.median([face.side for face in mine])), 1),
         score=float(np.mean([STRATEGIES[strategy](column[own], alone).score for column in scores.T])),
-        thumbnail={"frame": best.frame, "box": best.box},
+        thumbnail=Thumbnail(best.frame, best.box),
     )
 
 
@@ -162,7 +140,7 @@ def _span(scores: Sequence[float]) -> float:
     return max(scores) - min(scores)
 
 
-def _doubts(verdict: Verdict, grounds: Grounds, floors: Floors) -> list[str]:
+def _doubts(verdict: Verdict, score: float, grounds: Grounds, floors: Floors) -> list[str]:
     """Those of DOUBTS that hold, in its order."""
     holds = {
         "few faces": not verdict.picture and grounds.frames < floors.faces,
@@ -170,11 +148,11 @@ def _doubts(verdict: Verdict, grounds: Grounds, floors: Floors) -> list[str]:
         "cut faces": 2 * grounds.cut > grounds.faces,
         "unsure faces": 2 * grounds.unsure > grounds.faces,
         "one face decides": grounds.one_face > MUCH,
-        "faces left out": grounds.if_joined is not None and abs(grounds.if_joined - verdict.score) > MUCH,
+        "faces left out": grounds.if_joined is not None and abs(grounds.if_joined - score) > MUCH,
         "persons differ": not verdict.picture
         and _span([person.score for person in verdict.persons if person.weight > 0]) > APART,
         "checkpoints differ": _span([model.score for model in verdict.models]) > APART,
-        "partial": verdict.status == "partial",
+        "partial": verdict.status == Status.PARTIAL,
         "sizes differ": len(verdict.sizes) > 1,
         "unusual pictures": bool(verdict.notes),
     }

@@ -59,9 +59,7 @@ class DecoderMemoryError(MemoryError):
 
 
 # By which a process ends of itself, when it does what it must not. Other signals come from outside.
-_CRASHES = (
-    signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS
-)  # fmt: skip
+_CRASHES = [getattr(signal, f"SIG{name}") for name in ("SEGV", "ABRT", "BUS", "FPE", "ILL", "TRAP", "SYS")]
 
 
 class Decoder:
@@ -97,7 +95,7 @@ class Decoder:
         if self._child is None or self._child.poll() is not None:
             self.close()
             self._start()
-        self._connection.send_bytes(json.dumps(request).encode())
+        self._open().send_bytes(json.dumps(request).encode())
 
     def receive(self, deadline: float) -> bytes:
         """The child's next message.
@@ -108,10 +106,15 @@ class Decoder:
         """
         while True:
             left = deadline - time.monotonic()
-            if self._connection.poll(max(0.0, min(left, 3600.0))):
-                return self._connection.recv_bytes()
+            if self._open().poll(max(0.0, min(left, 3600.0))):
+                return self._open().recv_bytes()
             if left <= 0:
                 raise TimeoutError
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            raise DecodingError("there is no decoding process")
+        return self._connection
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
@@ -137,6 +140,8 @@ class Decoder:
 
     def end_of_child(self) -> int:
         """Wait for the dead child; its exit status, negative for a signal."""
+        if self._child is None:
+            raise DecodingError("there is no decoding process")
         return self._child.wait()
 
     def kill(self) -> None:
@@ -156,7 +161,8 @@ class Decoder:
             self._connection.close()
         if self._child is not None:
             self._child.kill()
-            self._child.stdin.close()
+            if self._child.stdin is not None:
+                self._child.stdin.close()
             self._child.wait()
         self._child = self._connection = None
 
@@ -171,7 +177,11 @@ class Reading:
 
     def __init__(self, decoder: Decoder, path: Path, wanted: int | Sequence[int]) -> None:
         self._decoder, self._path = decoder, path
-        self._limit = self._left = workers.time_limit(path)  # seconds that the child may take, and still may
+        try:
+            size = path.stat().st_size
+        except OSError:  # that is for the child to say
+            size = 0
+        self._limit = self._left = workers.time_limit(size)  # seconds that the child may take, and still may
         self._ended = False  # the child has no more to say of this file
         self.lost: list[int] = []
         numbers = wanted if isinstance(wanted, int) else sorted({int(number) for number in wanted})

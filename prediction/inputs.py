@@ -15,8 +15,10 @@ from dfdc import layout
 from dfdc.command_line import UsageError
 from dfdc.folds import read_video_folds
 from dfdc.text import TEXT, printable
+from networks.checkpoint import CheckpointError
 from networks.files import model_names
 from networks.onnx_model import check_model
+from prediction.results import Held
 
 _SUFFIXES = layout.VIDEO_SUFFIXES | layout.PICTURE_SUFFIXES
 _SHOWN = 8  # kinds of files that are named as left out
@@ -130,22 +132,20 @@ def held_out_inputs(folders: Sequence[Path], fold: int) -> tuple[dict[str, Path]
     return {v.path.name: v.path for v in videos}, {v.path.name: int(v.label == layout.FAKE) for v in videos}
 
 
-def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> list[dict[str, Any]]:
+def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> list[Held]:
     """See that no checkpoint was trained on the videos of a fold. One that does not say is named on stderr.
 
     Args:
         names: file names of the fold's videos.
 
     Returns:
-        what each checkpoint says: its name, fold, folds_sha256 and trained_on_videos; fold "unknown" if it does not.
+        what each checkpoint says.
 
     Raises:
         UsageError: one may have been trained on some of them, or can't be read.
     """
-    from networks.checkpoint import CheckpointError
-
     videos = [layout.video_id(name) for name in names]
-    said: list[dict[str, Any]] = []
+    said: list[Held] = []
     faults, folds = [], set()
     for path, name in zip(models, model_names(models), strict=True):
         try:
@@ -158,7 +158,7 @@ def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> l
                 "flatter",
                 file=sys.stderr,
             )
-            said.append({"name": name, "fold": "unknown"})
+            said.append(Held(name, "unknown"))
             continue
         learned = holdout.learned(videos)
         if learned:
@@ -166,8 +166,7 @@ def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> l
             share = f"{len(learned)} of {len(videos)} videos ({first})"
             faults.append(f"{printable(name)}, which held out fold {holdout.fold}: {share}")
             folds.add(holdout.fold)
-        facts = holdout.to_dict()
-        said.append({"name": name} | {key: facts[key] for key in ("fold", "folds_sha256", "trained_on_videos")})
+        said.append(Held(name, holdout.fold, holdout.folds_sha256, holdout.trained_on_videos))
     if faults:
         if fold in folds:
             advice = (
@@ -228,7 +227,7 @@ def read_labels(path: Path, videos: Mapping[str, Path]) -> dict[str, int]:
 
 def _label_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """(file name, label as it stands there)."""
-    with path.open(**TEXT, newline="") as handle:
+    with path.open(newline="", encoding=TEXT["encoding"], errors=TEXT["errors"]) as handle:
         if path.suffix.lower() == ".json":
             yield from ((name, entry["label"]) for name, entry in json.load(handle).items())
             return

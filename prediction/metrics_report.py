@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dfdc.artifacts import atomic_file
 from dfdc.label_metrics import metrics
 from dfdc.text import printable
+from prediction.results import Confusion, LabelCounts, Metrics, plain
 from prediction.verdict import Verdict
 
 BINS = 10
@@ -23,7 +27,7 @@ _COLUMNS = {
     "accuracy": "accuracy",
     "expected_calibration_error": "ECE",
 }
-_CONFUSION = ("real_said_real", "real_said_fake", "fake_said_real", "fake_said_fake")
+_CONFUSION = [item.name for item in fields(Confusion)]
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,13 @@ class Evaluation:
     Attributes:
         labels: 0 or 1 of the videos that have a verdict and a label, [n].
         scores: name (a checkpoint, or the ensemble) and its scores of them, float64 [n]; the last is the verdict.
-        values: the metrics of each.
+        values: the metrics of each, with its name.
         without_verdict, without_label: how many videos could not be counted; a video without both is in the first.
     """
 
     labels: np.ndarray
     scores: list[tuple[str, np.ndarray]]
-    values: list[dict[str, Any]]
+    values: list[Metrics]
     without_verdict: int
     without_label: int
 
@@ -49,16 +53,12 @@ class Evaluation:
         return self.scores[-1][1] if self.scores else np.zeros(0)
 
     def summary(self) -> dict[str, Any]:
-        """For submission.json."""
-        counts = {"without_verdict": self.without_verdict, "without_label": self.without_label}
-        if not self.values:
-            return {"labels": {"counted": 0, **counts}}
-        parts = [{"name": name, **values} for (name, _), values in zip(self.scores, self.values, strict=True)]
-        return {
-            "labels": {"counted": len(self.labels), **counts},
-            "metrics": self.values[-1],
-            "metrics_of_parts": parts[:-1],
-        }
+        """The parts of a `prediction.results.Summary`."""
+        found: dict[str, Any] = {"labels": LabelCounts(len(self.labels), self.without_verdict, self.without_label)}
+        if self.values:
+            *parts, verdicts = self.values
+            found |= {"metrics": replace(verdicts, name=None), "metrics_of_parts": parts}
+        return found
 
 
 def evaluate(verdicts: Sequence[Verdict], labels: dict[str, int]) -> Evaluation:
@@ -79,18 +79,16 @@ def evaluate(verdicts: Sequence[Verdict], labels: dict[str, int]) -> Evaluation:
             scores.append(("ensemble", np.array([verdict.score_uncalibrated for verdict in counted])))
         scores.append(("ensemble, calibrated" if calibrated else "ensemble", np.array([v.score for v in counted])))
     return Evaluation(
-        y, scores, [_values(y, p) for _, p in scores], len(verdicts) - len(judged), len(judged) - len(counted)
+        y, scores, [_values(name, y, p) for name, p in scores], len(verdicts) - len(judged), len(judged) - len(counted)
     )
 
 
-def _values(labels: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+def _values(name: str, labels: np.ndarray, scores: np.ndarray) -> Metrics:
     said_fake = scores > 0.5  # as dfdc.label_metrics.metrics counts its accuracy
     counts = [int(np.sum((labels == label) & (said_fake == said))) for label in (0, 1) for said in (False, True)]
-    return {
-        **metrics(labels, scores),
-        "expected_calibration_error": expected_calibration_error(labels, scores),
-        "confusion": dict(zip(_CONFUSION, counts, strict=True)),
-    }
+    known: dict[str, Any] = metrics(labels, scores)
+    error = expected_calibration_error(labels, scores)
+    return Metrics(name=name, **known, expected_calibration_error=error, confusion=Confusion(*counts))
 
 
 def reliability(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -145,9 +143,9 @@ def print_table(evaluation: Evaluation) -> None:
         return
     header = ["", *_COLUMNS.values(), *(name.replace("_said_", ">") for name in _CONFUSION)]
     rows = [header]
-    for (name, _), values in zip(evaluation.scores, evaluation.values, strict=True):
+    for values in map(plain, evaluation.values):
         shown = [f"{values[key]:.4f}" if key in values else "-" for key in _COLUMNS]
-        rows.append([printable(name), *shown, *(str(values["confusion"][key]) for key in _CONFUSION)])
+        rows.append([printable(values["name"]), *shown, *(str(values["confusion"][key]) for key in _CONFUSION)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *rest in rows:
         cells = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
@@ -163,31 +161,31 @@ def _plain(name: str) -> str:
     return printable(name).replace("$", r"\$")
 
 
+def _write_count(axis: Axes, x: float, y: float, count: int) -> None:
+    """Beside a point, into the picture and away from its frame."""
+    shift, side = (-9, "top") if y > 0.5 else (9, "bottom")
+    box = {"fc": "white", "ec": "none", "pad": 0.5}
+    look: dict[str, Any] = {"ha": "center", "va": side, "fontsize": "small", "bbox": box}
+    axis.annotate(str(count), (x, y), (0, shift), textcoords="offset points", **look)
+
+
 def plot_reliability(evaluation: Evaluation, output: Path) -> None:
     """A PNG: score against share of fakes, above how many videos have such a score."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import MaxNLocator
-
-    figure, (upper, lower) = plt.subplots(2, 1, figsize=(8, 7), sharex=True, height_ratios=(3, 1), layout="constrained")
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="grey", ls="--", lw=1, label="as sure as right")
     edges = np.linspace(0, 1, BINS + 1)
     bar = 0.9 / BINS / len(evaluation.scores)
     for index, (name, scores) in enumerate(evaluation.scores):
         last = index == len(evaluation.scores) - 1  # the verdict
         means, shares, counts = reliability(evaluation.labels, scores)
-        error = evaluation.values[index]["expected_calibration_error"]
+        label = f"{_plain(name)}, ECE {evaluation.values[index].expected_calibration_error:.3f}"
         colour = "black" if last else f"C{index}"
-        upper.plot(means, shares, marker="o", ms=6 if last else 4, lw=2 if last else 1, color=colour,
-                   alpha=1 if last else 0.7, label=f"{_plain(name)}, ECE {error:.3f}")  # fmt: skip
+        style: dict[str, Any] = {"ms": 6, "lw": 2} if last else {"ms": 4, "lw": 1, "alpha": 0.7}
+        upper.plot(means, shares, marker="o", color=colour, label=label, **style)
         if last:
             for x, y, count in zip(means, shares, counts, strict=True):
-                below = y > 0.5  # into the picture, away from its frame
-                upper.annotate(str(count), (x, y), (0, -9 if below else 9), textcoords="offset points", ha="center",
-                               va="top" if below else "bottom", fontsize="small",
-                               bbox={"fc": "white", "ec": "none", "pad": 0.5})  # fmt: skip
+                _write_count(upper, x, y, count)
         every = np.bincount(_bins(scores), minlength=BINS)
         lower.bar(edges[:-1] + 0.05 / BINS + (index + 0.5) * bar, every, bar, color=colour, alpha=1 if last else 0.7)
     upper.set(ylabel="share of fakes", xlim=(-0.02, 1.02), ylim=(-0.04, 1.04))
@@ -200,4 +198,3 @@ def plot_reliability(evaluation: Evaluation, output: Path) -> None:
         axis.set_xticks(edges)
     with atomic_file(output) as temp:
         figure.savefig(temp, dpi=110, format="png", metadata={"Software": None})
-    plt.close(figure)

@@ -11,30 +11,42 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from dfdc import artifacts, identity
 from dfdc.command_line import UsageError
 from dfdc.devices import package_versions
 from dfdc.text import printable
-from prediction.verdict import PASSING_STATUSES, Verdict
+from prediction.verdict import Verdict
 
 # Of the way from a file to its score. Raised with every change that may move one; a golden test says when.
 SCORING_VERSION = 2
 # Whose versions may move a score as well.
-_PACKAGES = (
-    "torch", "torchvision", "timm", "facenet-pytorch", "opencv-python-headless", "av", "numpy", "scipy", "pillow",
-    "pillow-heif", "onnxruntime",
-)  # fmt: skip
+LIBRARIES = ("torch", "torchvision", "timm", "facenet-pytorch", "opencv-python-headless", "av", "numpy")
+_MORE_LIBRARIES = ("scipy", "pillow", "pillow-heif", "onnxruntime")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a disk without locks says
 
 
 def program_version() -> dict[str, Any]:
     """What makes scores comparable: the version of the way, and of the packages that it goes by."""
-    return {"scoring": SCORING_VERSION, **package_versions(_PACKAGES, "unknown")}
+    return {"scoring": SCORING_VERSION, **package_versions(LIBRARIES + _MORE_LIBRARIES, "unknown")}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line: the digest of the settings, the file's fingerprint when it was read, and its verdict."""
+
+    run: str
+    file: dict[str, Any] | None
+    verdict: Verdict
+
+
+_ROWS = TypeAdapter(_Row)
 
 
 class Results:
@@ -75,57 +87,43 @@ class Progress(Results):
         self.path = path
         self._settings = {**settings, "program": program_version()}
         self._digest = identity.digest_of(self._settings)
-        self._waiting: list[dict] = []  # rows of files that can't be read now, and of videos that this run has not
+        self._waiting: list[_Row] = []  # rows of files that can't be read now, and of videos that this run has not
         self._aside: Path | None = None  # where the file that is there goes before ours is written
         lines, own = _lines(path), self._place_of(self._digest)
         if lines and _digest_of_first(lines) != self._digest:
             self._aside = self._place_of(_digest_of_first(lines))
             differs = _difference(lines[0], self._settings)
             lines = _lines(own)
-        rows = [row for row in map(_parse, lines[1:]) if self._is_ours(row)]
-        for name, row in {row["verdict"]["filename"]: row for row in rows}.items():  # the last is of the newest file
+        rows = [row for row in map(_read_row, lines[1:]) if row and row.run == self._digest and row.file is not None]
+        for name, row in {row.verdict.filename: row for row in rows}.items():  # the last is of the newest file
             if name not in videos:
                 self._waiting.append(row)
             elif not anew:
                 self._take(row)
         if self._aside is not None and videos.keys() - self.done.keys():
-            print(printable(f"{path}: left by a run with other settings{differs}; kept as {self._aside.name} from the "
-                            "first new verdict on"))  # fmt: skip
+            what = f"left by a run with other settings{differs}"
+            print(printable(f"{path}: {what}; kept as {self._aside.name} from the first new verdict on"))
         self._begun = False
 
     def _place_of(self, digest: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{digest[:12]}")
 
-    def _is_ours(self, row: Any) -> bool:
-        """Whether a line is of these settings, and of a video that could be read: not one that a kill cut."""
-        return (
-            isinstance(row, dict)
-            and row.keys() == {"run", "file", "verdict"}
-            and row["run"] == self._digest
-            and row["file"] is not None
-            and isinstance(row["verdict"], dict)
-            and isinstance(row["verdict"].get("filename"), str)
-        )
-
-    def _take(self, row: dict) -> None:
-        try:
-            verdict = Verdict.from_dict(row["verdict"])
-        except (TypeError, AttributeError):  # a broken line: that video is scored again
-            return
-        if verdict.status in PASSING_STATUSES:
+    def _take(self, row: _Row) -> None:
+        verdict = row.verdict
+        if verdict.status.passing:
             return
         path = self.videos[verdict.filename]
         try:
-            same = identity.same_file(row["file"], path)
+            same = identity.same_file(row.file, path)
         except OSError:  # not known to be another: the video is tried again, and its new verdict says why that fails
             self._waiting.append(row)
             return
         if same:
             verdict.path = str(path)  # it may have been moved since
-            self.done[verdict.filename], self.files[verdict.filename] = verdict, row["file"]
+            self.done[verdict.filename], self.files[verdict.filename] = verdict, row.file
 
-    def _row(self, verdict: Verdict) -> dict[str, Any]:
-        return {"run": self._digest, "file": self.files[verdict.filename], "verdict": asdict(verdict)}
+    def _row(self, verdict: Verdict) -> _Row:
+        return _Row(self._digest, self.files[verdict.filename], verdict)
 
     def begin(self, name: str) -> None:
         """Note what a video is like before it is read; it may be replaced meanwhile."""
@@ -139,18 +137,32 @@ class Progress(Results):
         if not self._begun:  # not earlier: a run that can't even begin must not cost what an earlier one left
             if self._aside is not None:
                 self.path.replace(self._aside)
-            first = {"run": self._digest, "settings": self._settings}
-            rows = [first, *self._waiting, *(self._row(known) for known in self.done.values())]
-            artifacts.write_bytes(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+            first = json.dumps({"run": self._digest, "settings": self._settings}) + "\n"
+            rows = [*self._waiting, *map(self._row, self.done.values())]
+            artifacts.write_bytes(self.path, (first + "".join(map(_line, rows))).encode())
             self._place_of(self._digest).unlink(missing_ok=True)  # it is in ours now
             self._begun = True
         with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(self._row(verdict)) + "\n")
+            handle.write(_line(self._row(verdict)))
         super().add(verdict)
 
 
 def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+
+
+def _line(row: _Row) -> str:
+    return json.dumps(asdict(row)) + "\n"
+
+
+def _read_row(line: str) -> _Row | None:
+    """None for a line that is not just as `_line` writes it: one that a kill cut, or that somebody edited."""
+    values = _parse(line)
+    try:
+        row = _ROWS.validate_python(values)
+    except ValidationError:
+        return None
+    return row if _ROWS.dump_python(row) == values else None
 
 
 def _parse(line: str) -> Any:
@@ -179,7 +191,7 @@ def _difference(line: str, settings: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def only_run(output: Path) -> Iterator[None]:
+def only_run(output: Path) -> Generator[None]:
     """Hold the lock of an output while the block runs. It ends with the process, however that ends.
 
     Raises:

@@ -13,41 +13,41 @@ from dfdc.imaging import crop_face
 from dfdc.tracking import ShotCuts, Tracker, looks_of
 from dfdc.video import VideoError
 from prediction.decoding import Decoder, Reading
-from prediction.verdict import Face, Verdict
+from prediction.settings import FRAMES_PER_VIDEO, DetectorScale
+from prediction.verdict import Face, Status, Verdict
 
-FRAMES_PER_VIDEO = 32
 # With fewer frames, where some were lost, there is no verdict: less than these, or than this part of the wanted ones.
 LEAST_FRAMES, LEAST_PART = 8, 0.25
 
-Emit = Callable[[Face, np.ndarray], None]
+Emit = Callable[[np.ndarray], None]
 
 
 def find_faces(
-    path: Path, filename: str, decoder: Decoder, detector: FaceDetector, scale: str | float, emit: Emit
+    path: Path, filename: str, decoder: Decoder, detector: FaceDetector, scale: DetectorScale, emit: Emit
 ) -> Verdict:
-    """Read a video and hand each of its faces to `emit`; what goes wrong becomes the status, never a score.
+    """Read a video and hand the crop of each face to `emit`; what goes wrong becomes the status, never a score.
 
     Args:
         decoder: reads the file; no other thread may use it meanwhile.
         scale: the detector's, see `dfdc.detector_settings.detector_scale`.
-        emit: called with each face and its crop, RGB uint8 [h, w, 3], in the order of frames; it may wait.
+        emit: called with the crop of each face, RGB uint8 [h, w, 3], in the order of frames; it may wait.
 
     Returns:
-        the verdict so far; its `faces` are those that were handed out.
+        the verdict so far; its `faces` are those whose crops were handed out, without scores.
     """
-    verdict = Verdict(filename, "ok", path=str(path))
+    verdict = Verdict(filename, Status.OK, path=str(path))
     try:
         with decoder.read(path, FRAMES_PER_VIDEO) as reading:
             _search(reading, verdict, detector, scale, emit)
         _judge_reading(verdict, reading)
     except VideoError as error:
-        verdict.end("unreadable", error.reason)
+        verdict.end(Status.UNREADABLE, error.reason)
     except Exception as error:  # one video must not end the run; the status and the exit status say that it failed
         verdict.fail(error)
     return verdict
 
 
-def _search(reading: Reading, verdict: Verdict, detector: FaceDetector, setting: str | float, emit: Emit) -> None:
+def _search(reading: Reading, verdict: Verdict, detector: FaceDetector, setting: DetectorScale, emit: Emit) -> None:
     opened = reading.opened
     verdict.picture, verdict.notes = opened.picture, list(opened.notes)
     verdict.frame_count, verdict.frames_per_second = opened.frame_count, opened.frames_per_second
@@ -61,11 +61,11 @@ def _search(reading: Reading, verdict: Verdict, detector: FaceDetector, setting:
         verdict.frames_read += len(batch)
         to_first = np.tile([verdict.sizes[0][1] / width, verdict.sizes[0][2] / height], 2)
         for (number, frame), faces in zip(batch, found, strict=True):
-            crops = [crop_face(frame, box) for box in faces.boxes]
-            held = [index for index, crop in enumerate(crops) if crop is not None]  # a bad box costs that crop only
-            looks = looks_of([crops[index] for index in held])
-            people = tracker.update(number, faces.boxes[held] * to_first, looks, cut=cuts.is_cut(frame))
-            for index, person in zip(held, people, strict=True):
+            cut = [(index, crop_face(frame, box)) for index, box in enumerate(faces.boxes)]
+            crops = {index: crop for index, crop in cut if crop is not None}  # a bad box costs that crop only
+            looks = looks_of(list(crops.values()))
+            people = tracker.update(number, faces.boxes[list(crops)] * to_first, looks, cut=cuts.is_cut(frame))
+            for (index, crop), person in zip(crops.items(), people, strict=True):
                 box, probability = faces.boxes[index], faces.scores[index]
                 face = Face(
                     frame=number,
@@ -75,7 +75,7 @@ def _search(reading: Reading, verdict: Verdict, detector: FaceDetector, setting:
                     inside=round(_part_inside(box, width, height), 4),
                 )
                 verdict.faces.append(face)
-                emit(face, crops[index].copy())  # the frame itself must not stay in memory
+                emit(crop.copy())  # the frame itself must not stay in memory
 
 
 def _part_inside(box: np.ndarray, width: int, height: int) -> float:
@@ -85,7 +85,9 @@ def _part_inside(box: np.ndarray, width: int, height: int) -> float:
     return within / max((x2 - x1) * (y2 - y1), 1e-9)
 
 
-def _batches(frames: Iterator, detector: FaceDetector, setting: str | float) -> Iterator[list[tuple[int, np.ndarray]]]:
+def _batches(
+    frames: Iterator, detector: FaceDetector, setting: DetectorScale
+) -> Iterator[list[tuple[int, np.ndarray]]]:
     """Frames of one size, as many as the detector takes at once."""
     batch: list[tuple[int, np.ndarray]] = []
     for number, frame in frames:
@@ -108,11 +110,11 @@ def _judge_reading(verdict: Verdict, reading: Reading) -> None:
     if reading.lost:
         lost = f"{len(reading.lost)} of {wanted} frames can't be decoded"
         if read < LEAST_FRAMES or read < LEAST_PART * wanted:
-            verdict.end("damaged", f"{lost}; the {read} that were read are too few to judge by")
+            verdict.end(Status.DAMAGED, f"{lost}; the {read} that were read are too few to judge by")
             return
-        verdict.status, verdict.reason = "partial", lost
+        verdict.status, verdict.reason = Status.PARTIAL, lost
     elif wanted < FRAMES_PER_VIDEO and not verdict.picture:
-        verdict.status, verdict.reason = "too short", f"only {wanted} frames; all were read"
+        verdict.status, verdict.reason = Status.TOO_SHORT, f"only {wanted} frames; all were read"
     if not verdict.faces:
         seen = "photo" if verdict.picture else f"{read} frames that were read"
-        verdict.end("no face", f"no face found in the {seen}")
+        verdict.end(Status.NO_FACE, f"no face found in the {seen}")

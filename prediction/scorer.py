@@ -8,15 +8,15 @@ from pathlib import Path
 from types import TracebackType
 
 from dfdc import layout
+from dfdc.command_line import UsageError
 from dfdc.devices import resolve_device
 from dfdc.faces import FaceDetector
 from dfdc.scoring import STRATEGIES
 from networks.ensemble import Ensemble, worth_compiling
 from networks.files import refuse_twins
-from prediction.conclusion import Floors
-from prediction.pipeline import Options, predict, reader_count
+from prediction.batches import Options, predict, reader_count
 from prediction.progress import Results
-from prediction.reading import FRAMES_PER_VIDEO
+from prediction.settings import FRAMES_PER_VIDEO, DetectorScale, Floors
 from prediction.verdict import Verdict
 
 
@@ -29,7 +29,7 @@ class Scorer:
     Args:
         models: paths of checkpoints, ours or the winners' own, or of files of export_model.py.
         device: auto, cpu, cuda or cuda:N.
-        precision: of networks.ensemble.PRECISIONS.
+        precision: of networks.precision.PRECISIONS.
         strategy: how faces' scores become a video's: a name in dfdc.scoring.STRATEGIES.
         detector_scale: frames are resized by it before detection, or "auto"; see dfdc/detector_settings.py.
         floors: under which a verdict stands with a doubt.
@@ -46,17 +46,17 @@ class Scorer:
         device: str = "auto",
         precision: str = "auto",
         strategy: str = "confident",
-        detector_scale: str | float = "auto",
+        detector_scale: DetectorScale = "auto",
         floors: Floors | None = None,
     ) -> None:
         if isinstance(models, (str, Path)):
             raise TypeError(f"models: a list of paths is expected, not {models!r}")
         if not models:
-            raise ValueError("no checkpoint is given")
+            raise UsageError("no checkpoint is given")
         if strategy not in STRATEGIES:
-            raise ValueError(f"strategy {strategy!r} is unknown; there are {', '.join(STRATEGIES)}")
+            raise UsageError(f"strategy {strategy!r} is unknown; there are {', '.join(STRATEGIES)}")
         if detector_scale != "auto" and not (isinstance(detector_scale, (int, float)) and 0 < detector_scale <= 4):
-            raise ValueError(f"detector_scale {detector_scale!r} is neither 'auto' nor a factor over 0 and up to 4")
+            raise UsageError(f"detector_scale {detector_scale!r} is neither 'auto' nor a factor over 0 and up to 4")
         self.options = Options(detector_scale, strategy, floors or Floors())
         paths = [Path(path) for path in models]
         refuse_twins(paths)
@@ -131,7 +131,7 @@ def score(
     device: str = "auto",
     precision: str = "auto",
     strategy: str = "confident",
-    detector_scale: str | float = "auto",
+    detector_scale: DetectorScale = "auto",
     floors: Floors | None = None,
 ) -> list[Verdict]:
     """A verdict for each path, in their order; see `Scorer` for the arguments and what is raised.

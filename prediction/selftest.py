@@ -12,14 +12,14 @@ The scores say nothing of the portrait: the clip is there to be the same everywh
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+import skimage.data
 
 from dfdc import artifacts
 from dfdc.command_line import UsageError
@@ -27,13 +27,15 @@ from dfdc.devices import package_versions
 from dfdc.faces import FaceDetector
 from dfdc.text import printable
 from dfdc.video import write_video
+from networks.checkpoint import CheckpointError
+from networks.ensemble import Ensemble
 from networks.files import model_names
 from networks.onnx_model import is_onnx
-from prediction.progress import Results
-from prediction.verdict import VERDICT_STATUSES, Verdict
-
-if TYPE_CHECKING:
-    from networks.ensemble import Ensemble
+from networks.precision import choose_precision
+from prediction.batches import Options, predict
+from prediction.json_file import read_json_file
+from prediction.progress import LIBRARIES, Results
+from prediction.verdict import Verdict
 
 
 class Bounds(NamedTuple):
@@ -57,9 +59,44 @@ GPU_BOX_TOLERANCE = 2.0  # a GPU adds up in another order; not measured
 _SIDE = 1024  # pixels: large enough for the detector to work on half-size frames, as on most videos
 _FACE = 224, 120  # x, y in the portrait, near the middle of the face
 _SATURATED = 0.001  # nearer to 0 or 1, a difference of logits changes no verdict
-_LIBRARIES = (
-    "torch", "torchvision", "timm", "facenet-pytorch", "opencv-python-headless", "av", "numpy", "scikit-image"
-)  # fmt: skip
+_LIBRARIES = [
+    "torch",
+    "torchvision",
+    "timm",
+    "facenet-pytorch",
+    "opencv-python-headless",
+    "av",
+    "numpy",
+    "scikit-image",
+]
+
+
+@dataclass(frozen=True)
+class GoldenFace:
+    """A face of the clip: x1, y1, x2, y2 in pixels of its frame, and the probability of fake."""
+
+    frame: int
+    box: tuple[float, float, float, float]
+    score: float
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The clip: of its pixels, which must be the same everywhere, and of the file that the encoder made of them."""
+
+    pixels_sha256: str
+    file_sha256: str
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What lies beside a checkpoint, `libraries` with the version of each; `version` is of this layout."""
+
+    checkpoint_sha256: str
+    clip: Clip
+    libraries: dict[str, str]
+    faces: list[GoldenFace]
+    version: Literal[1] = 1
 
 
 @dataclass(frozen=True)
@@ -90,8 +127,6 @@ def clip_frames() -> list[np.ndarray]:
 
     Only integers are computed with, and pixels repeated: no library's resizing can change the clip.
     """
-    import skimage.data
-
     portrait = skimage.data.astronaut().astype(np.int32)  # [512, 512, 3]
     double = portrait.repeat(2, 0).repeat(2, 1)
     # Light from the left and a little dark at the bottom: another picture, with the same face.
@@ -130,12 +165,7 @@ def self_test(
     Raises:
         UsageError: a checkpoint or what is stored beside it can't be read, or it can't be scored in that way.
     """
-    from networks.ensemble import choose_precision
-
-    try:
-        own = Way(device, choose_precision(precision, device), compile_)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    own = Way(device, choose_precision(precision, device), compile_)
     golden = {path: None if store and anew else read_golden(path) for path in paths}
     compared = any(stored is not None for stored in golden.values()) or store
     ways = [REFERENCE] if own == REFERENCE else [REFERENCE, own]
@@ -158,48 +188,42 @@ def self_test(
     return 0
 
 
-def _test(paths: Sequence[Path], golden: dict[Path, dict[str, Any] | None], way: Way, store: bool) -> int:
+def _test(paths: Sequence[Path], golden: dict[Path, Golden | None], way: Way, store: bool) -> int:
     """Score the clip in one way, print and compare; return for how many checkpoints it failed.
 
     Args:
         golden: what is stored; what is not, and is to be, is added.
     """
     print(f"{way}:")
+    libraries = package_versions((*LIBRARIES, "scikit-image"), "not installed under this name")
     checksums = {path: artifacts.sha256_of(path) for path in paths}
     verdict, clip = score_clip(paths, way)
-    if verdict.status not in VERDICT_STATUSES:
+    if not verdict.status.scored:
         print(f"  the clip got no scores ({verdict.status}: {verdict.reason})")
         return len(paths)
     failed = 0
     for index, (path, name) in enumerate(zip(paths, map(printable, model_names(paths)), strict=True)):
-        found = {
-            "checkpoint_sha256": checksums[path],
-            "clip": clip,
-            "libraries": package_versions(_LIBRARIES, "not installed under this name"),
-            "faces": [{"frame": face.frame, "box": face.box, "score": face.scores[index]} for face in verdict.faces],
-        }
+        faces = [GoldenFace(face.frame, _corners(face.box), face.scores[index]) for face in verdict.faces]
+        found = Golden(checksums[path], clip, libraries, faces)
         if golden[path] is None and store:
-            artifacts.write_json(golden_path(path), found, indent=1)
+            artifacts.write_json(golden_path(path), asdict(found), indent=1)
             golden[path] = found
             print(f"{name}: stored in {printable(golden_path(path))}")
         print_faces(name, golden[path], found)
         problems = compare(golden[path], found, way.bounds(path), way.box_tolerance)
         failed += bool(problems)
         print(f"  {'FAILED' if problems else 'ok'}{''.join(f': {problem}' for problem in problems)}")
-        if all(min(face["score"], 1 - face["score"]) < _SATURATED for face in found["faces"]):
+        if all(min(face.score, 1 - face.score) < _SATURATED for face in faces):
             print("  note: this checkpoint is sure of every frame; this tests the boxes more than it")
     return failed
 
 
-def score_clip(paths: Sequence[Path], way: Way = REFERENCE) -> tuple[Verdict, dict[str, str]]:
+def score_clip(paths: Sequence[Path], way: Way = REFERENCE) -> tuple[Verdict, Clip]:
     """The clip's verdict, by the way that every video goes; and the SHA-256 of its pixels and of its file.
 
     Raises:
         UsageError: a checkpoint can't be read, or not be scored in that way.
     """
-    from networks.checkpoint import CheckpointError
-    from networks.ensemble import Ensemble
-
     try:
         ensemble = Ensemble(paths, way.device, way.precision)
         if way.compiled and ensemble.compilable:
@@ -212,19 +236,11 @@ def score_clip(paths: Sequence[Path], way: Way = REFERENCE) -> tuple[Verdict, di
         path = Path(folder) / "self-test.mp4"
         write_video(path, frames)
         try:
-            verdict = _predict(path, ensemble, detector)
+            (verdict,) = predict(ensemble, detector, Results({path.name: path}), Options(strategy="mean"))
         finally:
             ensemble.close()
         pixels = hashlib.sha256(b"".join(frame.tobytes() for frame in frames)).hexdigest()
-        return verdict, {"pixels_sha256": pixels, "file_sha256": artifacts.sha256_of(path)}
-
-
-def _predict(path: Path, ensemble: Ensemble, detector: FaceDetector) -> Verdict:
-    """The verdict of one video."""
-    from prediction.pipeline import Options, predict
-
-    (verdict,) = predict(ensemble, detector, Results({path.name: path}), Options(strategy="mean"))
-    return verdict
+        return verdict, Clip(pixels, artifacts.sha256_of(path))
 
 
 def golden_path(checkpoint: Path) -> Path:
@@ -232,7 +248,7 @@ def golden_path(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.name}.golden.json")
 
 
-def read_golden(checkpoint: Path) -> dict[str, Any] | None:
+def read_golden(checkpoint: Path) -> Golden | None:
     """What is stored beside a checkpoint; None if nothing is.
 
     Raises:
@@ -240,54 +256,42 @@ def read_golden(checkpoint: Path) -> dict[str, Any] | None:
     """
     path = golden_path(checkpoint)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        for face in stored["faces"]:
-            int(face["frame"]), float(face["score"])
-            np.asarray(face["box"], np.float64).reshape(4)
-        dict(stored["libraries"]), str(stored["checkpoint_sha256"])
-        str(stored["clip"]["pixels_sha256"]), str(stored["clip"]["file_sha256"])
+        return read_json_file(path, Golden)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = printable(f"{path}: is broken ({type(error).__name__}: {error})")
+    except (OSError, ValueError) as error:
         raise UsageError(
-            f"{said}; fetch it again from where the checkpoint came from, or store it anew on a machine that is "
-            "trusted: --self-test --store --force"
+            f"{printable(path)}: is broken ({printable(error)}); fetch it again from where the checkpoint came from, "
+            "or store it anew on a machine that is trusted: --self-test --store --force"
         ) from None
-    return stored
 
 
 def compare(
-    stored: dict[str, Any] | None,
-    found: dict[str, Any],
-    bounds: Bounds = BOUNDS["fp32"],
-    box_tolerance: float = BOX_TOLERANCE,
+    stored: Golden | None, found: Golden, bounds: Bounds = BOUNDS["fp32"], box_tolerance: float = BOX_TOLERANCE
 ) -> list[str]:
     """What is wrong with `found`, in sentences; empty if nothing is."""
     if stored is None:
         return ["no golden scores are stored; on a machine that you trust: --self-test --store"]
-    if stored["checkpoint_sha256"] != found["checkpoint_sha256"]:
+    if stored.checkpoint_sha256 != found.checkpoint_sha256:
         return [
             "the checkpoint is another file than the one that the scores were stored for, so that they say nothing of "
             "the libraries; if it was changed on purpose, store anew: --self-test --store --force"
         ]
-    if stored["clip"]["pixels_sha256"] != found["clip"]["pixels_sha256"]:
+    if stored.clip.pixels_sha256 != found.clip.pixels_sha256:
         return [
             "the clip is drawn differently (other scikit-image or another version of this test), so that the scores "
             "can't be compared; store anew on a machine that you trust: --self-test --store --force"
         ]
     problems = []
-    if [face["frame"] for face in stored["faces"]] != [face["frame"] for face in found["faces"]]:
-        problems.append(
-            f"faces in frames {[face['frame'] for face in found['faces']]}, stored were "
-            f"{[face['frame'] for face in stored['faces']]}"
-        )
+    before, after = ([face.frame for face in golden.faces] for golden in (stored, found))
+    if before != after:
+        problems.append(f"faces in frames {after}, stored were {before}")
     else:
-        pairs = list(zip(stored["faces"], found["faces"], strict=True))
-        moved = np.max([_box_difference(a, b) for a, b in pairs])  # Python's max may pass over nan
+        pairs = list(zip(stored.faces, found.faces, strict=True))
+        moved = np.max([np.abs(np.subtract(a.box, b.box)).max() for a, b in pairs])  # Python's max may pass over nan
         if not moved <= box_tolerance:  # written so that nan fails
             problems.append(f"a box differs by {moved:.2f} pixels (at most {box_tolerance:g} is allowed)")
-        off = np.max([abs(a["score"] - b["score"]) for a, b in pairs])
+        off = np.max([abs(a.score - b.score) for a, b in pairs])
         if not off <= bounds.score:
             problems.append(f"a score differs by {off:.4f} (at most {bounds.score:g} is allowed)")
         elif not (off := np.max([abs(_logit(a) - _logit(b)) for a, b in pairs])) <= bounds.logit:
@@ -295,46 +299,47 @@ def compare(
     return [f"{'; '.join(problems)}; {_suspects(stored, found)}"] if problems else []
 
 
-def _logit(face: dict[str, Any]) -> float:
-    score = float(np.clip(face["score"], _SATURATED, 1 - _SATURATED))
+def _logit(face: GoldenFace) -> float:
+    score = float(np.clip(face.score, _SATURATED, 1 - _SATURATED))
     return float(np.log(score / (1 - score)))
 
 
-def _box_difference(stored: dict[str, Any], found: dict[str, Any]) -> float:
-    return float(np.abs(np.subtract(stored["box"], found["box"])).max())
-
-
-def _suspects(stored: dict[str, Any], found: dict[str, Any]) -> str:
+def _suspects(stored: Golden, found: Golden) -> str:
     """What else is different, for a reader who looks for the reason."""
     changed = [
-        f"{name} {old} -> {found['libraries'].get(name)}"
-        for name, old in stored["libraries"].items()
-        if found["libraries"].get(name) != old
+        f"{name} {old} -> {found.libraries.get(name)}"
+        for name, old in stored.libraries.items()
+        if found.libraries.get(name) != old
     ]
-    if stored["clip"]["file_sha256"] != found["clip"]["file_sha256"]:
+    if stored.clip.file_sha256 != found.clip.file_sha256:
         changed.append("the encoder, which wrote other bytes")
     if changed:
         return f"the checkpoint is the same; changed since: {', '.join(changed)}"
     return "the checkpoint and the versions of the libraries are the same: look at this project's code and the machine"
 
 
-def print_faces(name: str, stored: dict[str, Any] | None, found: dict[str, Any]) -> None:
+def print_faces(name: str, stored: Golden | None, found: Golden) -> None:
     """Stored and found scores and boxes, a line for each face."""
     print(name)
-    old = {} if stored is None else {(face["frame"], index): face for index, face in enumerate(stored["faces"])}
-    for index, face in enumerate(found["faces"]):
-        before = old.pop((face["frame"], index), None)
+    old = {} if stored is None else {(face.frame, index): face for index, face in enumerate(stored.faces)}
+    for index, face in enumerate(found.faces):
+        before = old.pop((face.frame, index), None)
         print(
-            f"  frame {face['frame']}: score {face['score']:.4f}, stored {_score(before)}; "
+            f"  frame {face.frame}: score {face.score:.4f}, stored {_score(before)}; "
             f"box {_box(face)}, stored {_box(before)}"
         )
     for face in old.values():
-        print(f"  frame {face['frame']}: no such face, stored {_score(face)}; box {_box(face)}")
+        print(f"  frame {face.frame}: no such face, stored {_score(face)}; box {_box(face)}")
 
 
-def _score(face: dict[str, Any] | None) -> str:
-    return "-" if face is None else f"{face['score']:.4f}"
+def _score(face: GoldenFace | None) -> str:
+    return "-" if face is None else f"{face.score:.4f}"
 
 
-def _box(face: dict[str, Any] | None) -> str:
-    return "-" if face is None else " ".join(f"{corner:.1f}" for corner in face["box"])
+def _box(face: GoldenFace | None) -> str:
+    return "-" if face is None else " ".join(f"{corner:.1f}" for corner in face.box)
+
+
+def _corners(box: Sequence[float]) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = box
+    return x1, y1, x2, y2

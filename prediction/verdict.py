@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from enum import Enum
 
-# With a verdict: ok; partial (some frames could not be decoded); too short (under 32 frames, all were read).
-# Without: no face, damaged (too few frames could be decoded), unreadable, out of memory, error.
-VERDICT_STATUSES = ("ok", "partial", "too short")
-# What may go better another time: done again when a run is repeated.
-PASSING_STATUSES = ("out of memory", "error")
+from dfdc.devices import is_out_of_memory
 
 
-@dataclass
+class Status(str, Enum):
+    """How the work on a file ended. It is equal to its text, which is what files hold.
+
+    Attributes:
+        meaning: what happened, for people.
+        scored: whether there is a verdict.
+        passing: whether it may go better another time, so that a repeated run tries again.
+    """
+
+    meaning: str
+    scored: bool
+    passing: bool
+
+    def __new__(cls, text: str, meaning: str, scored: bool = False, passing: bool = False) -> Status:
+        status = str.__new__(cls, text)
+        status._value_, status.meaning, status.scored, status.passing = text, meaning, scored, passing
+        return status
+
+    OK = "ok", "all frames that were wanted could be read", True
+    TOO_SHORT = "too short", "the clip has fewer than 32 frames; all were read", True
+    PARTIAL = "partial", "some frames could not be decoded; the rest was scored", True
+    DAMAGED = "damaged", "too few frames could be decoded to judge by"
+    NO_FACE = "no face", "no face was found, and only faces are judged"
+    UNREADABLE = "unreadable", "the file can’t be read as a video or a picture"
+    OUT_OF_MEMORY = "out of memory", "the memory ran out; the same command tries again", False, True
+    ERROR = "error", "the work on it ended with an error; the same command tries again", False, True
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
 class Face:
     """A face in a frame.
 
@@ -39,7 +66,15 @@ class Face:
         return (max(0.0, x2 - x1) * max(0.0, y2 - y1)) ** 0.5
 
 
-@dataclass
+@dataclass(frozen=True)
+class Thumbnail:
+    """The frame and the box, as in `Face`, to show a person by."""
+
+    frame: int
+    box: list[float]
+
+
+@dataclass(frozen=True)
 class Person:
     """One person of a video.
 
@@ -49,7 +84,6 @@ class Person:
         weight: 0..1, how much the person counts for `person-max` and `smooth`: 0 for passers-by.
         side: median side of the faces, in pixels.
         score: of the person's faces alone, the mean over the checkpoints.
-        thumbnail: the frame and box to show the person by.
     """
 
     person: int
@@ -58,10 +92,10 @@ class Person:
     weight: float
     side: float
     score: float
-    thumbnail: dict[str, Any]
+    thumbnail: Thumbnail
 
 
-@dataclass
+@dataclass(frozen=True)
 class ModelScore:
     """What one checkpoint makes of a video, and the rule that made it."""
 
@@ -104,7 +138,7 @@ class Verdict:
 
     Attributes:
         filename: the name it was given by, `path` where it lies.
-        status, reason: see VERDICT_STATUSES; the reason is for people.
+        status, reason: how the work on it ended; the reason is for people.
         score: probability of being fake, the mean over the checkpoints; calibrated where `--calibration` is given.
         score_uncalibrated: what it was before, None without a calibration.
         doubts: what weakens the score, of prediction.conclusion.DOUBTS; empty without a score.
@@ -121,7 +155,7 @@ class Verdict:
     """
 
     filename: str
-    status: str
+    status: Status
     reason: str = ""
     score: float | None = None
     score_uncalibrated: float | None = None
@@ -139,35 +173,20 @@ class Verdict:
     persons: list[Person] = field(default_factory=list)
     faces: list[Face] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.status = Status(self.status)  # a text will do
+
     @property
     def judged(self) -> bool:
         return self.score is not None
 
-    def end(self, status: str, reason: str) -> None:
+    def end(self, status: Status, reason: str) -> None:
         """Note why there is no verdict; faces found so far are no grounds."""
-        self.status, self.reason = status, reason
+        self.status, self.reason = Status(status), reason
         self.score, self.score_uncalibrated, self.grounds = None, None, None
         self.doubts, self.models, self.persons, self.faces = [], [], [], []
 
     def fail(self, error: BaseException, doing: str = "") -> None:
         """Note an error that ends the work on this video."""
-        from dfdc.devices import is_out_of_memory
-
-        status = "out of memory" if is_out_of_memory(error) else "error"
+        status = Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.ERROR
         self.end(status, f"{doing}{type(error).__name__}: {error}")
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Verdict:
-        """The other way round from `dataclasses.asdict`.
-
-        Raises:
-            TypeError, AttributeError: it is none.
-        """
-        if values.keys() != {item.name for item in fields(cls)}:
-            raise TypeError("not what a verdict has")
-        found = cls(**values)
-        found.grounds = None if found.grounds is None else Grounds(**values["grounds"])
-        found.models = [ModelScore(**row) for row in values["models"]]
-        found.persons = [Person(**row) for row in values["persons"]]
-        found.faces = [Face(**row) for row in values["faces"]]
-        return found

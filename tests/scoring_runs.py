@@ -14,7 +14,7 @@ from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
 from networks.checkpoint import ModelSpec, save_checkpoint
 from networks.ensemble import Ensemble
 from networks.model import build_network
-from prediction import pipeline, reading
+from prediction import batches, reading
 from prediction.decoding import Decoder
 from prediction.progress import Progress
 
@@ -114,9 +114,9 @@ class FakeDetector:
 def predict_with(detector, paths, weights, tmp_path, **options):
     videos = {path.name: path for path in paths}
     progress = Progress(tmp_path / "out.progress", {}, videos)
-    return pipeline.predict(Ensemble([weights / "a"], "cpu"), detector, progress, pipeline.Options(1.0), **options)
+    return batches.predict(Ensemble([weights / "a"], "cpu"), detector, progress, batches.Options(1.0), **options)
 
 
-def find_faces(path, detector, emit=lambda face, crop: None):
+def find_faces(path, detector, emit=lambda crop: None):
     with contextlib.closing(Decoder()) as decoder:
         return reading.find_faces(path, path.name, decoder, detector, 1.0, emit)

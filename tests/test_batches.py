@@ -1,4 +1,4 @@
-"""Reading and scoring side by side (prediction/pipeline.py), with readers and networks that do as they are told."""
+"""Reading and scoring side by side (prediction/batches.py), with readers and networks that do as they are told."""
 
 import threading
 import time
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from prediction import pipeline
-from prediction.pipeline import Options, predict, reader_count
+from prediction import batches
+from prediction.batches import Options, predict, reader_count
 from prediction.progress import Results
 from prediction.verdict import Face, Verdict
 
@@ -43,7 +43,7 @@ def reading(videos, wait=None):
         for frame, value in enumerate(videos[name]):
             face = Face(frame, 0, [0, 0, 99, 99], 1.0)
             verdict.faces.append(face)
-            emit(face, np.full((2, 2, 3), value, np.uint8))
+            emit(np.full((2, 2, 3), value, np.uint8))
         if not videos[name]:
             verdict.end("no face", "nobody")
         return verdict
@@ -52,7 +52,7 @@ def reading(videos, wait=None):
 
 
 def run(monkeypatch, videos, networks=None, wait=None, strategy="mean", **options):
-    monkeypatch.setattr(pipeline, "find_faces", reading(videos, wait))
+    monkeypatch.setattr(batches, "find_faces", reading(videos, wait))
     results = Results({name: Path(name) for name in videos})
     networks = networks or Networks()
     return predict(networks, None, results, Options(strategy=strategy), **options), networks
@@ -151,7 +151,7 @@ def test_a_video_is_looked_at_before_it_is_read_by_a_reader_with_one_thread(monk
             heard.append(("begin", name))
 
     monkeypatch.setattr(
-        pipeline, "find_faces", reading({"v": [1]}, lambda name: heard.append((torch.get_num_threads(), name)))
+        batches, "find_faces", reading({"v": [1]}, lambda name: heard.append((torch.get_num_threads(), name)))
     )
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -161,7 +161,7 @@ def test_a_video_is_looked_at_before_it_is_read_by_a_reader_with_one_thread(monk
 
 
 def test_what_is_done_is_not_read_again(monkeypatch):
-    monkeypatch.setattr(pipeline, "find_faces", reading({"new": [100]}))
+    monkeypatch.setattr(batches, "find_faces", reading({"new": [100]}))
     results = Results({"old": Path("old"), "new": Path("new")})
     results.done["old"] = Verdict("old", "ok", score=0.5)
     found = predict(Networks(), None, results, Options(strategy="mean"))
@@ -181,5 +181,5 @@ def test_no_thread_stays_behind(monkeypatch):
 
 @pytest.mark.parametrize(("cores", "cpu", "gpu"), [(1, 1, 1), (2, 1, 2), (5, 2, 5), (64, 32, 8)])
 def test_how_many_readers(monkeypatch, cores, cpu, gpu):
-    monkeypatch.setattr(pipeline, "available_cores", lambda: cores)
+    monkeypatch.setattr(batches, "available_cores", lambda: cores)
     assert (reader_count("cpu"), reader_count("cuda:1")) == (cpu, gpu)

@@ -132,14 +132,3 @@ def test_compiling_is_kept_only_where_it_is_faster_and_may_fail(tmp_path, monkey
     assert not ensemble.compiled
     with pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
         ensemble.compile(only_if_faster=False)
-
-
-def test_precision_is_chosen_by_the_machine(monkeypatch):
-    from networks import ensemble
-
-    for has, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(ensemble, "_cpu_has_bf16", lambda has=has: has)
-        assert ensemble.choose_precision("auto", "cpu") == expected
-    assert ensemble.choose_precision("auto", "cuda") == "fp16"
-    with pytest.raises(ValueError, match="fp16 is for GPUs"):
-        ensemble.choose_precision("fp16", "cpu")

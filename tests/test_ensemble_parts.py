@@ -182,8 +182,9 @@ def test_compiling_that_was_asked_for_is_not_measured_and_its_failure_is_an_erro
 
 def test_a_program_is_bound_to_its_weights_once(ensemble, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda call: call)
-    assert ensemble._program(0) is ensemble._program(0)
-    assert ensemble._program(1) is not ensemble._program(0)
+    first, second = (ensemble._program(index, ensemble.models[index]) for index in (0, 1))
+    assert ensemble._program(0, ensemble.models[0]) is first
+    assert second is not first
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ def test_a_gpu_takes_large_batches_in_one_thread(monkeypatch, device, precision,
     kept, limited = [], []
     stub = SimpleNamespace(spec=ModelSpec("DeepFakeClassifier", "test_resnet", 64))
     monkeypatch.setattr(ensemble_module, "OnnxModel", lambda path, where, cores: stub)
-    monkeypatch.setattr("networks.model.Normalizer", lambda mean, std, where: where)
+    monkeypatch.setattr(ensemble_module, "Normalizer", lambda mean, std, where: where)
     monkeypatch.setattr(ensemble_module, "keep_freed_memory", lambda: kept.append(1))
     monkeypatch.setattr(ensemble_module, "available_cores", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", limited.append)
@@ -260,20 +261,6 @@ def test_checkpoints_of_one_name_have_names_of_their_own(weights, tmp_path):
     assert made.names == ["a", f"{weights.name}/b", f"{tmp_path.name}/b"]
     assert [spec.encoder for spec in made.compilable] == ["test_efficientnet"] * 3
     made.close()
-
-
-def test_bf16_is_chosen_where_the_processor_has_it(tmp_path, monkeypatch):
-    said = tmp_path / "cpuinfo"
-    path = ensemble_module.Path
-    monkeypatch.setattr(ensemble_module, "Path", lambda name: said if name == "/proc/cpuinfo" else path(name))
-    for flags, expected in (("fpu avx512_bf16", "bf16"), ("fpu amx_bf16", "bf16"), ("fpu avx512f", "fp32")):
-        said.write_text(flags)
-        assert ensemble_module.choose_precision("auto", "cpu") == expected
-    said.unlink()
-    assert ensemble_module.choose_precision("auto", "cpu") == "fp32"
-    assert ensemble_module.choose_precision("bf16", "cpu") == "bf16"
-    assert ensemble_module.choose_precision("fp16", "cuda:1") == "fp16"
-    assert ensemble_module.choose_precision("fp32", "cuda") == "fp32"
 
 
 @pytest.mark.parametrize(("cores", "share"), [(1, 1), (3, 1), (16, 2), (64, 8)])

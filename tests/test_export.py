@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors and ONNX files (export_model.py, networks/onnx_model.py)."""
+"""Checkpoints as safetensors and ONNX files (export_model.py, networks/export.py), and back."""
 
 import json
 import math
@@ -16,9 +16,10 @@ from scoring_runs import FakeDetector
 
 import export_model
 import predict_folder
-from dfdc.command_line import UsageError
+from dfdc.command_line import UserError
 from dfdc.video import write_video
 from networks import checkpoint
+from networks import export as exporting
 from networks.checkpoint import CheckpointError, ModelSpec, read_checkpoint, save_checkpoint
 from networks.ensemble import Ensemble
 from networks.model import NETWORKS, build_network
@@ -78,7 +79,7 @@ def test_every_network_scores_as_it_did_at_any_batch_size(tmp_path, form, networ
     original = make(tmp_path / "a", network, encoder)
     assert export(tmp_path / "a", form) == 0
     assert "largest difference on 4 fixed pictures: of a probability " in capsys.readouterr().out
-    exported = export_model._load(tmp_path / f"a.{form}", form)
+    exported = exporting._load(tmp_path / f"a.{form}", form)
     with torch.inference_mode():
         for count in (1, 2, 5):
             images = torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(count))
@@ -105,7 +106,7 @@ def test_t45_a_safetensors_file_says_what_it_needs(weights):
 def test_t45_an_onnx_file_says_what_it_needs(weights):
     model = onnx.load(weights / "a.onnx")
     onnx.checker.check_model(model)
-    assert [item.version for item in model.opset_import if item.domain == ""] == [export_model.OPSET]
+    assert [item.version for item in model.opset_import if item.domain == ""] == [exporting.OPSET]
     spec = read_checkpoint(weights / "a").spec
     texts = {item.key: item.value for item in model.metadata_props}
     assert json.loads(texts["model"]) == spec.to_dict()
@@ -175,33 +176,33 @@ def test_compiling_passes_over_onnx(weights, monkeypatch):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("difference", [0.01, float("nan")])
-def test_a_network_that_scores_otherwise_is_not_written(weights, tmp_path, form, difference, monkeypatch, capsys):
+def test_a_network_that_scores_otherwise_is_not_written(weights, tmp_path, form, difference, monkeypatch):
     output = tmp_path / f"a.{form}"
     output.write_text("before")
-    load = export_model._load
+    load = exporting._load
 
     def worse(path, form):
         network = load(path, form)
         return lambda images: network(images) + difference
 
-    monkeypatch.setattr(export_model, "_load", worse)
-    assert export(weights / "a", form, "--output", output, "--force") == 1
-    said = capsys.readouterr().out
-    assert "probabilities differ by up to " in said
-    assert f"{output} was not written" in said
+    monkeypatch.setattr(exporting, "_load", worse)
+    with pytest.raises(exporting.ParityError, match="probabilities differ by up to ") as error:
+        export(weights / "a", form, "--output", output, "--force")
+    assert error.value.status == 1
+    assert f"{output} was not written" in str(error.value)
     assert [item.name for item in tmp_path.iterdir()] == [output.name]
     assert output.read_text() == "before"
 
 
-def test_a_network_that_is_sure_of_everything_is_compared_too(tmp_path, monkeypatch, capsys):
+def test_a_network_that_is_sure_of_everything_is_compared_too(tmp_path, monkeypatch):
     original = make(tmp_path / "a")
     torch.nn.init.constant_(original.fc.bias, 1000)  # probability 1, whatever the picture
     save_checkpoint(tmp_path / "a", original, read_checkpoint(tmp_path / "a").spec, epoch=0, bce_best=1, metrics={})
     assert export(tmp_path / "a", "onnx") == 0
-    load = export_model._load
-    monkeypatch.setattr(export_model, "_load", lambda path, form: lambda images: load(path, form)(images) + 5)
-    assert export(tmp_path / "a", "onnx", "--force") == 1
-    assert "probabilities differ by up to 0 " in capsys.readouterr().out
+    load = exporting._load
+    monkeypatch.setattr(exporting, "_load", lambda path, form: lambda images: load(path, form)(images) + 5)
+    with pytest.raises(exporting.ParityError, match="probabilities differ by up to 0 "):
+        export(tmp_path / "a", "onnx", "--force")
 
 
 def test_t46_reading_safetensors_runs_no_pickle_code(weights, tmp_path, monkeypatch):
@@ -288,7 +289,7 @@ def test_bad_input_is_named(weights, tmp_path, capsys):
          r"that is the checkpoint itself"),
     ]  # fmt: skip
     for arguments, said in cases:
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UserError, match=said):
             export(*arguments)
     with pytest.raises(SystemExit) as stop:
         export(a, "tflite")
@@ -302,7 +303,7 @@ def test_an_encoder_that_onnx_does_not_know_is_named(weights, tmp_path, monkeypa
         raise torch.onnx.OnnxExporterError("no decomposition")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(UsageError, match="can't put test_efficientnet into ONNX"):
+    with pytest.raises(UserError, match="can't put test_efficientnet into ONNX"):
         export(weights / "a", "onnx", "--output", tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -314,5 +315,5 @@ def test_as_a_command(weights, tmp_path):
     output = tmp_path / "again.onnx"  # from the other exported form
     done = run_script("export_model.py", weights / "a.safetensors", "--format", "onnx", "--output", output)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"opset {export_model.OPSET}" in done.stdout
+    assert f"opset {exporting.OPSET}" in done.stdout
     assert f"written: {output}" in done.stdout

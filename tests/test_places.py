@@ -6,9 +6,10 @@ import pytest
 from helpers import numbered_frames
 from scoring_runs import run
 
-import predict_folder
 from dfdc.command_line import UsageError
 from dfdc.video import write_video
+from prediction import folder as folder_module
+from prediction.places import is_result
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_a_result_of_an_earlier_version_is_replaced(weights, folder):
     ],
 )
 def test_what_is_no_result_of_ours_is_not_written_over(weights, folder, monkeypatch, output, more, said):
-    monkeypatch.setattr(predict_folder, "check_enough", lambda labels: None)
+    monkeypatch.setattr(folder_module, "check_enough", lambda labels: None)
     (folder / "notes.json").write_text('{"mine": 1}')
     (folder / "site").mkdir()
     (folder / "site/index.html").write_text("<p>mine")
@@ -59,3 +60,24 @@ def test_a_plot_of_an_earlier_run_does_not_stay_beside_other_scores(weights, fol
     (folder / "o_reliability.png").write_bytes(b"old")
     run(weights, folder / "v", folder / "o.csv", models=["a"])
     assert not (folder / "o_reliability.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "ours"),
+    [
+        ("o.csv", "filename,label,status,doubts,faces,frames\n", True),
+        ("o.csv", "filename,label,status,doubts,faces,frames", True),
+        ("o.CSV", "filename,label,status,doubts,faces,frames\n", True),
+        ("o.csv", "filename,label\n", False),
+        ("o.csv", "filename,label,status\n", False),
+        ("o.json", '{"settings": {}, "videos": [], "more": 1}', True),
+        ("o.json", '{"settings": {}}', False),
+        ("o.json", '{"videos": []}', False),
+        ("o.json", '{"temperature": 1}', True),
+        ("o.json", '["temperature", "settings", "videos"]', False),
+        ("o.json", "temperature", False),
+    ],
+)
+def test_what_is_a_result_of_this_program(tmp_path, name, content, ours):
+    (tmp_path / name).write_text(content)
+    assert is_result(tmp_path / name) == ours

@@ -1,347 +1,379 @@
-"""What the command does around scoring: options, what is kept, what is written and said.
+"""Scoring a folder (predict_folder.py)."""
 
-A stand-in does the scoring.
-"""
+import shutil
 
-import json
-import math
-import types
-from typing import ClassVar
-
+import numpy as np
 import pytest
-from helpers import write_part
-from scoring_runs import details
+import torch
+from helpers import REAL_VIDEOS, numbered_frames, on_both_kinds, run_script
+from scoring_runs import FakeDetector, details, find_faces, labels, predict_with, run
 
 import predict_folder
-from dfdc import identity
-from dfdc.command_line import SettingError, UsageError
-from dfdc.layout import FOLDS_NAME
-from networks.files import model_names
-from prediction.conclusion import Floors, conclude
-from prediction.progress import program_version
-from prediction.verdict import Face, Verdict
+from dfdc import layout
+from dfdc.command_line import UsageError
+from dfdc.faces import PREDICT_THRESHOLDS, FaceDetector, Faces
+from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
+from dfdc.scoring import confident_score
+from dfdc.video import VideoReader, write_video
+from networks import files
+from networks.checkpoint import CheckpointError
+from networks.ensemble import Ensemble
+from prediction import batches, inputs
+from prediction.settings import Floors
 
-SCORES = {"a.mp4": 0.0625, "b.mp4": 0.9375, "c.mp4": None}  # exact in binary
-
-
-class StandIn:
-    """Gives a video of SCORES ten faces of that score, and one of None none; notes how it was made and used."""
-
-    made: ClassVar[list] = []
-
-    def __init__(self, paths, **options):
-        self.paths, self.options, self.compiled = paths, options, []
-        self.pays = False
-        self.scored: list = []
-        self.open = False
-        self.ensemble = types.SimpleNamespace(detector_thresholds=(0.7, 0.8, 0.8), compile=self.compile)
-        StandIn.made.append(self)
-
-    def __enter__(self):
-        self.open = True
-        return self
-
-    def __exit__(self, *_):
-        self.open = False
-
-    def should_compile(self, when, paths):
-        self.asked = when, [path.name for path in paths]
-        return self.pays or when == "on"
-
-    def compile(self, only_if_faster):
-        self.compiled.append(only_if_faster)
-        return "compiled, they say"
-
-    def run(self, progress, tell):
-        assert self.open
-        for name in progress.videos:
-            if name in progress.done:
-                continue
-            progress.begin(name)
-            score = SCORES[name]
-            status, reason = ("ok", "") if score else ("no face", "nobody there")
-            verdict = Verdict(name, status, reason, path=str(progress.videos[name]), frames_read=32)
-            if score:
-                faces = [Face(number, 0, [9.0, 9, 99, 99], 1.0, 1.0, [score] * len(self.paths)) for number in range(10)]
-                verdict.faces = faces
-                conclude(verdict, model_names(self.paths), self.options["strategy"], self.options["floors"])
-            self.scored.append(name)
-            progress.add(verdict)
-            tell(verdict)
-        return [progress.done[name] for name in progress.videos]
+SCRIPT = "predict_folder.py"
 
 
-@pytest.fixture(autouse=True)
-def stand_in(monkeypatch):
-    StandIn.made = []
-    monkeypatch.setattr(predict_folder, "Scorer", StandIn)
+@pytest.fixture(scope="module")
+def detector():
+    return FaceDetector(PREDICT_THRESHOLDS)
+
+
+@pytest.fixture(scope="module")
+def demo_videos(demo_root, tmp_path_factory):
+    """A real and a fake video of the demo, in a folder."""
+    folder = tmp_path_factory.mktemp("videos")
+    dataset = layout.load_dataset(demo_root)
+    for video in (dataset.reals()[0], dataset.fakes()[0]):
+        shutil.copy(video.path, folder / video.path.name)
+    return folder
+
+
+def test_scores_are_those_of_the_steps_done_by_hand(weights, demo_videos, tmp_path, detector):
+    output = tmp_path / "submission.csv"
+    assert run(weights, demo_videos, output) == 0
+    names = sorted(path.name for path in demo_videos.iterdir())
+    assert output.read_text().startswith("filename,label,status,doubts,faces,frames\n")
+    assert sorted(labels(output)) == names
+    videos = {video["filename"]: video for video in details(output)["videos"]}
+    for name in names:
+        with VideoReader(demo_videos / name) as reader:
+            frames = dict(reader.frames(range(31)))
+        crops = []
+        for frame in frames.values():
+            for box in detector.detect([frame])[0].boxes:
+                x1, y1, x2, y2 = (int(corner) for corner in box)
+                w, h = (x2 - x1) // 3, (y2 - y1) // 3
+                crops.append(frame[max(y1 - h, 0) : y2 + h, max(x1 - w, 0) : x2 + w])
+        video = videos[name]
+        assert (video["status"], video["frames_read"], len(video["faces"])) == ("too short", 31, len(crops))
+        per_model = []
+        for index, (model, size) in enumerate((("a", 64), ("b", 96))):
+            network = predict_folder_model(weights / model)
+            scores = [torch.sigmoid(network(network_input(crop, size))).item() for crop in crops]
+            assert [face["scores"][index] for face in video["faces"]] == pytest.approx(scores, abs=2e-3)
+            per_model.append(confident_score(scores).score)
+        assert video["score"] == pytest.approx(np.mean(per_model), abs=1e-3)
+        assert [model["name"] for model in video["models"]] == ["a", "b"]
+
+
+def predict_folder_model(path):
+    from networks.checkpoint import load_model
+
+    return load_model(path)[0]
+
+
+def network_input(crop, size):
+    import cv2
+
+    scale = size / max(crop.shape[:2])
+    width, height = (size if side == max(crop.shape[:2]) else int(side * scale) for side in crop.shape[1::-1])
+    resized = cv2.resize(crop, (width, height), interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
+    square = np.zeros((size, size, 3), np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
+    square[top : top + height, left : left + width] = resized
+    values = (square / 255 - IMAGENET_MEAN) / IMAGENET_STD
+    return torch.from_numpy(values).permute(2, 0, 1)[None].float()
 
 
 @pytest.fixture
-def go(weights, tmp_path):
-    """Run the command over a folder of three files; `go(...)` gives its exit status."""
-    (tmp_path / "v").mkdir()
-    for name in SCORES:
-        (tmp_path / "v" / name).write_bytes(name.encode())
-
-    def run(*more, models=("a",), videos=tmp_path / "v", output=tmp_path / "o.csv"):
-        given = ["--weights-dir", weights, "--models", *models, "--output", output, "--device", "cpu", *more]
-        if videos is not None:
-            given += ["--test-dir", videos]
-        return predict_folder.main([str(value) for value in given])
-
-    run.output = tmp_path / "o.csv"
-    return run
-
-
-def test_what_is_written(go, weights):
-    assert go("--precision", "fp32") == 1
-    assert go.output.read_text() == (
-        "filename,label,status,doubts,faces,frames\n"
-        "a.mp4,0.0625,ok,,10,32\n"
-        "b.mp4,0.9375,ok,,10,32\n"
-        "c.mp4,,no face,,0,32\n"
-    )
-    found = details(go.output)
-    checkpoint = identity.fingerprint(weights / "a")
-    assert list(found) == ["version", "program", "settings", "summary", "videos"]
-    assert (found["version"], found["program"]) == (2, program_version())
-    assert found["settings"] == {
-        "models": [{"name": "a", "size": checkpoint["size"], "xxh3": checkpoint["xxh3"]}],
-        "frames": 32,
-        "detector_scale": "auto",
-        "margin_part": 3,
-        "strategy": "confident",
-        "floors": {"faces": 8, "side": 50.0},
-        "precision": "fp32",
-        "detector_thresholds": [0.7, 0.8, 0.8],
-    }
-    assert found["summary"] == {"statuses": {"ok": 2, "no face": 1}, "doubts": {}}
-    assert [video["filename"] for video in found["videos"]] == list(SCORES)
-
-
-def test_it_is_0_where_every_file_has_a_verdict(go, tmp_path):
-    (tmp_path / "v/c.mp4").unlink()
-    assert go() == 0
-
-
-def test_a_name_with_an_end_of_line_stays_one_row(tmp_path):
-    names = ["a\rb.mp4", "a\nb.mp4", 'a",b.mp4', "\udce9.mp4"]
-    verdicts = [Verdict(name, "ok", score=0.1 + 0.2, doubts=["few faces", "partial"]) for name in names]
-    predict_folder.write_results(tmp_path / "o.csv", verdicts, {}, {})
-    end = "0.30000000000000004,ok,few faces; partial,0,0\n"
-    assert (tmp_path / "o.csv").read_bytes().decode().split("\n", 1)[1] == (
-        '"a\rb.mp4","0.30000000000000004","ok","few faces; partial","0","0"\n'
-        f'"a\nb.mp4",{end}"a"",b.mp4",{end}\\udce9.mp4,{end}'
-    )
-    assert details(tmp_path / "o.csv")["videos"][3]["filename"] == "\udce9.mp4"
-    assert (tmp_path / "o.json").read_text().startswith('{\n "version"')
-
-
-def test_the_second_run_scores_what_has_no_verdict_yet(go, capsys, tmp_path):
-    go()
-    first = go.output.with_suffix(".json").read_text()
-    capsys.readouterr()
-    assert go() == 1
-    said = capsys.readouterr().out
-    assert len(StandIn.made) == 1
-    assert "3 of 3 were scored before; --force scores them again" in said
-    assert "loading" not in said
-    assert go.output.with_suffix(".json").read_text() == first
-    (tmp_path / "v/b.mp4").write_bytes(b"another film")
-    go()
-    assert StandIn.made[-1].scored == ["b.mp4"]
-    assert StandIn.made[-1].asked == ("auto", ["b.mp4"])
-    assert "2 of 3 were scored before" in capsys.readouterr().out
-    go("--force")
-    assert StandIn.made[-1].scored == list(SCORES)
-    assert "before" not in capsys.readouterr().out
-
-
-def test_another_strategy_and_other_floors_take_kept_scores_another_detector_or_device_does_not(go, monkeypatch):
-    go()
-    go("--strategy", "mean", "--few-faces", "11", "--small-faces", "91")
-    assert len(StandIn.made) == 1
-    found = details(go.output)
-    assert found["settings"]["floors"] == {"faces": 11, "side": 91.0}
-    assert found["videos"][0]["models"][0]["rule"] == "mean"
-    assert found["videos"][0]["doubts"] == ["few faces", "small faces"]
-    assert found["summary"]["doubts"] == {"few faces": 2, "small faces": 2}
-    go("--detector-scale", "0.5")
-    assert StandIn.made[-1].scored == list(SCORES)
-    assert details(go.output)["settings"]["detector_scale"] == 0.5
-    monkeypatch.setattr(predict_folder, "resolve_device", lambda name: "cuda:1")
-    go("--precision", "fp32")
-    assert StandIn.made[-1].scored == list(SCORES)
-    monkeypatch.setattr(predict_folder, "resolve_device", lambda name: "cuda:0")
-    count = len(StandIn.made)
-    go("--precision", "fp32")
-    assert len(StandIn.made) == count
-
-
-def test_a_kept_score_that_is_none_is_made_again(go, tmp_path):
-    go()
-    kept = tmp_path / "o.csv.progress"
-    lines = kept.read_text().splitlines()
-    lines[1] = lines[1].replace('"scores": [0.0625]', '"scores": [1.5]', 1)
-    kept.write_text("\n".join(lines) + "\n")
-    go()
-    assert StandIn.made[-1].scored == ["a.mp4"]
-
-
-def test_options_reach_the_scorer(go, weights):
-    go("--precision", "bf16", "--strategy", "smooth", "--detector-scale", "2", "--few-faces", "3", models=("a", "b"))
-    (made,) = StandIn.made
-    assert made.paths == [weights / "a", weights / "b"]
-    assert made.options == {
-        "device": "cpu",
-        "precision": "bf16",
-        "strategy": "smooth",
-        "detector_scale": 2.0,
-        "floors": Floors(3, 50.0),
-    }
-    assert details(go.output)["settings"]["precision"] == "bf16"
-    assert [model["name"] for model in details(go.output)["settings"]["models"]] == ["a", "b"]
-
-
-@pytest.mark.parametrize(("when", "if_faster"), [("on", False), ("auto", True)])
-def test_compiling_is_said_and_done(go, monkeypatch, capsys, when, if_faster):
-    monkeypatch.setattr(StandIn, "should_compile", lambda self, *_: True)
-    go("--compile", when)
-    assert StandIn.made[0].compiled == [if_faster]
-    said = capsys.readouterr().out
-    assert "compiling the networks" in said
-    assert "compiled, they say" in said
-
-
-@pytest.mark.slow
-def test_compiling_that_fails_is_an_error_of_its_option(go, monkeypatch):
-    def fail(self, only_if_faster):
-        raise RuntimeError("no compiler")
-
-    monkeypatch.setattr(StandIn, "compile", fail)
-    with pytest.raises(UsageError, match="--compile on: no compiler"):
-        go("--compile", "on")
-    assert go("--compile", "off") == 1
-    assert StandIn.made[-1].asked[0] == "off"
-
-
-@pytest.mark.slow
-def test_checkpoints_are_counted_and_progress_is_shown(go, capsys):
-    go(models=("a", "b"))
-    said = capsys.readouterr()
-    assert "loading 2 checkpoints\n" in said.out
-    assert "3/3" in said.err
-    go("--force", models=("a",))
-    assert "loading 1 checkpoint\n" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_what_is_said(go, capsys):
-    go("--few-faces", "11")
-    said = capsys.readouterr().out
-    assert "  0.0625 a.mp4  (few faces)\n  0.9375 b.mp4  (few faces)\n  no face: c.mp4: nobody there\n" in said
-    assert "videos by status\n  ok             2  scored\n  no face        1  no verdict\n" in said
-    assert "doubts: 2 few faces (docs/scoring.md" in said
-    assert f"written: {go.output} and {go.output.with_suffix('.json')}" in said
-    go()
-    assert "doubts" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("count", "shown"), [(50, True), (51, False)])
-def test_of_many_videos_only_those_with_a_fault_are_listed(count, shown, capsys, tmp_path):
-    verdicts = [Verdict(f"{number}.mp4", "ok", score=0.5) for number in range(count - 1)]
-    verdicts += [Verdict("part.mp4", "partial", "lost frames", score=0.25)]
-    summary = {"statuses": {"ok": count - 1, "partial": 1}, "doubts": {"partial": 1, "few faces": 3}}
-    predict_folder.print_summary(tmp_path / "o.csv", verdicts, summary)
-    said = capsys.readouterr().out
-    assert ("0.5000 0.mp4" in said) == shown
-    assert "  partial: part.mp4: lost frames\n" in said
-    assert said.index("  ok ") < said.index("  partial        1  scored")
-    assert "doubts: 3 few faces, 1 partial" in said
-
-
-def label_file(tmp_path, rows=("a.mp4,0", "b.mp4,1", "c.mp4,1")):
-    path = tmp_path / "l.csv"
-    path.write_text("\n".join(["filename,label", *rows]) + "\n")
+def clip(tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_video(path, numbered_frames(40))
     return path
 
 
-@pytest.mark.slow
-def test_labels_give_metrics_and_a_picture(go, tmp_path, capsys):
-    go("--labels", label_file(tmp_path))
-    found = details(go.output)["summary"]
-    assert found["labels"] == {"counted": 2, "without_verdict": 1, "without_label": 0}
-    assert found["metrics"]["log_loss"] == pytest.approx(-math.log(0.9375))
-    assert "held_out" not in found
-    said = capsys.readouterr().out
-    assert "on 2 labelled videos (1 fake): log loss 0.0645, auc 1.0000, average precision 1.0000, " in said
-    assert "equal error rate 0.0000, accuracy 1.0000\n" in said
-    assert (tmp_path / "o_reliability.png").stat().st_size > 1000
-    go()
-    assert "metrics" not in details(go.output)["summary"]
-    assert not (tmp_path / "o_reliability.png").exists()
+def test_t3_each_failure_has_its_own_status_and_no_score(tmp_path, clip):
+    zero = tmp_path / "zero.mp4"
+    zero.write_bytes(b"")
+    someone = [[10, 10, 40, 50]]
+    cases = [
+        (zero, FakeDetector(someone), "unreadable", "zero bytes"),
+        (clip, FakeDetector([]), "no face", "no face found in the 32 frames"),
+        (clip, FakeDetector(someone, torch.OutOfMemoryError("CUDA out of memory")), "out of memory", "OutOfMemory"),
+        (clip, FakeDetector(someone, KeyError("bug")), "error", "KeyError"),
+    ]
+    for path, detector, status, reason in cases:
+        verdict = find_faces(path, detector)
+        assert (verdict.status, verdict.score) == (status, None)
+        assert reason in verdict.reason
 
 
-@pytest.mark.slow
-def test_a_temperature_is_fitted_to_the_scores_and_applied_later(go, tmp_path, monkeypatch):
-    monkeypatch.setattr("prediction.calibration.FEWEST_VIDEOS", 2)
-    labels = label_file(tmp_path, ["a.mp4,0", "b.mp4,1"])
-    go("--labels", labels, "--calibrate", tmp_path / "t.json")
-    fitted = json.loads((tmp_path / "t.json").read_text())
-    assert (fitted["videos"], fitted["fakes"]) == (2, 1)
-    assert fitted["temperature"] == 0.2  # so well are they told apart
-    go("--calibration", tmp_path / "t.json", "--labels", labels)
-    found = details(go.output)
-    assert found["settings"]["temperature"] == 0.2
-    assert found["videos"][1]["score_uncalibrated"] == 0.9375
-    assert found["videos"][1]["score"] == pytest.approx(1 / (1 + (1 / 15) ** 5))
-    assert found["summary"]["metrics"]["log_loss"] < 1e-5
-    assert [part["name"] for part in found["summary"]["metrics_of_parts"]] == ["a", "ensemble"]
+def test_t2_one_face_in_a_video_is_enough(tmp_path, weights):
+    path = tmp_path / "one.mp4"
+    write_video(path, numbered_frames(1))
+    (verdict,) = predict_with(FakeDetector([[10, 10, 40, 50]]), [path], weights, tmp_path)
+    assert (verdict.status, len(verdict.faces)) == ("too short", 1)
+    assert 0 < verdict.score < 1
 
 
-@pytest.mark.slow
-def test_labels_too_few_for_a_temperature_are_refused_before_anything_is_scored(go, tmp_path):
-    with pytest.raises(UsageError, match="--calibrate: a temperature takes"):
-        go("--labels", label_file(tmp_path), "--calibrate", tmp_path / "t.json")
-    assert StandIn.made == []
+def test_t4_one_bad_box_costs_that_crop_only(clip):
+    crops = []
+    detector = FakeDetector([[10, 10, 40, 50], [500, 500, 600, 600], [5, 5, 5, 9]])
+    verdict = find_faces(clip, detector, crops.append)
+    assert verdict.status == "ok"
+    assert len(crops) == len(verdict.faces) == 32
 
 
-@pytest.mark.slow
-def test_the_report_gets_the_networks_that_scored_or_loads_them(go, tmp_path, monkeypatch, capsys):
-    seen = []
-    monkeypatch.setattr("prediction.pages.make_report", lambda *given: seen.append(given) or tmp_path / "r/index.html")
-    go("--report", tmp_path / "r")
-    place, verdicts, settings, ensemble, files = seen[0]
-    assert place == tmp_path / "r"
-    assert [verdict.filename for verdict in verdicts] == list(SCORES)
-    assert settings == details(go.output)["settings"]
-    assert ensemble is StandIn.made[0].ensemble
-    assert files == {name: identity.fingerprint(tmp_path / "v" / name) for name in SCORES}
-    assert f"report: {tmp_path / 'r/index.html'}" in capsys.readouterr().out
-    go("--report", tmp_path / "r", "--precision", "auto")
-    assert len(StandIn.made) == 1
-    assert len(seen[1][3].models) == 1
-    assert seen[1][3].precision == details(go.output)["settings"]["precision"]
-    go()
-    assert len(seen) == 2
+def test_t5_a_crowd_is_scored_to_its_last_frame(weights, tmp_path):
+    clip = tmp_path / "still.mp4"
+    write_video(clip, list(numbered_frames(40))[22:23] * 40)
+    crowd = [[x, y, x + 9, y + 9] for x in range(0, 80, 8) for y in range(0, 50, 8)]
+    (verdict,) = predict_with(FakeDetector(crowd), [clip], weights, tmp_path)
+    assert len(verdict.faces) == 32 * len(crowd) > 127
+    assert verdict.faces[-1].frame == 39
+    assert all(0 < face.scores[0] < 1 for face in verdict.faces)
+    assert len(verdict.persons) == len(crowd)
 
 
-@pytest.mark.slow
-def test_a_fold_has_its_labels_and_says_who_may_have_learned_from_it(go, tmp_path, capsys):
-    root = tmp_path / "root"
-    entries = {"a.mp4": {"label": "REAL"}, "b.mp4": {"label": "FAKE", "original": "a.mp4"}}
-    write_part(root / "dfdc_train_part_0", entries)
-    for name in entries:
-        (root / "dfdc_train_part_0" / name).write_bytes(name.encode())
-    (root / FOLDS_NAME).write_text("video,fold\na,3\nb,3\n")
-    assert go("--fold", "3", videos=root) == 0
-    found = details(go.output)["summary"]
-    assert found["held_out"] == {"fold": 3, "by": [{"name": "a", "fold": "unknown"}]}
-    assert found["metrics"]["count"] == 2
-    said = capsys.readouterr()
-    assert "(whether a learned from these videos is not known)" in said.out
-    assert "warning: a does not say" in said.err
+def test_t11_lost_frames_make_it_partial(tmp_path):
+    from test_video import encode
+
+    path = encode(tmp_path / "m.avi", codec="mjpeg", pix_fmt="yuvj420p")
+    data = bytearray(path.read_bytes())
+    start = data.index(b"\xff\xd8\xff")
+    data[start : start + 200] = bytes(200)
+    path.write_bytes(data)
+    verdict = find_faces(path, FakeDetector([[10, 10, 40, 50]]))
+    assert (verdict.status, verdict.frames_lost, verdict.frames_read) == ("partial", [0], 31)
+
+
+def test_a_folder_with_bad_files_gives_every_other_verdict_and_status_1(weights, demo_videos, tmp_path):
+    folder = tmp_path / "videos"
+    shutil.copytree(demo_videos, folder)
+    (folder / "zero.MP4").write_bytes(b"")
+    (folder / "text, with comma.mov").write_text("no video")
+    write_video(folder / "nobody.mp4", numbered_frames(40))
+    (folder / "notes.txt").write_text("not looked at")
+    output = tmp_path / "out.csv"
+    done = run_script(SCRIPT, "--weights-dir", weights, "--models", "a", "--test-dir", folder, "--output", output)
+    assert done.returncode == 1, done.stderr
+    rows = labels(output)
+    assert len(rows) == 5
+    assert rows["zero.MP4"] == rows["text, with comma.mov"] == rows["nobody.mp4"] == ""
+    assert sum(bool(label) for label in rows.values()) == 2
+    for said in (
+        "unreadable: zero.MP4: the file has zero bytes",
+        "no face: nobody.mp4",
+        "  unreadable        2  no verdict",
+    ):
+        assert said in done.stdout
+    assert details(output)["summary"]["statuses"] == {"no face": 1, "too short": 2, "unreadable": 2}
+
+
+def test_t14_a_stopped_run_goes_on_and_what_is_scored_is_not_scored_again(
+    weights, demo_videos, tmp_path, monkeypatch, capsys
+):
+    output = tmp_path / "out.csv"
+    calls = []
+    original = batches.find_faces
+
+    names = sorted(path.name for path in demo_videos.iterdir())
+    videos = tmp_path / "videos"
+    shutil.copytree(demo_videos, videos)
+    held_back = (videos / names[1]).rename(tmp_path / names[1])
+    assert run(weights, videos, output, models=["a"]) == 0
+    progress = output.with_name("out.csv.progress")
+    with progress.open("a") as handle:
+        handle.write('{"filename": "cut')  # a kill in the middle of a line
+    held_back.rename(videos / names[1])
+
+    def counted(path, name, *rest):
+        calls.append(name)
+        return original(path, name, *rest)
+
+    monkeypatch.setattr(batches, "find_faces", counted)
+    assert run(weights, videos, output, models=["a"]) == 0
+    assert calls == [names[1]]  # the one that was added
+    first = output.read_text()
+    assert run(weights, videos, output, models=["a"]) == 0
+    assert len(calls) == 1
+    assert output.read_text() == first
+    (videos / names[0]).write_bytes(b"")  # changed since
+    assert run(weights, videos, output, models=["a"]) == 1
+    assert calls == [names[1], names[0]]
+    shutil.copy(demo_videos / names[0], videos / names[0])
+    assert run(weights, videos, output, models=["a"]) == 0
+    assert len(calls) == 3
+    by_rule = {}
+    for strategy in ("smooth", "confident"):  # of the same faces' scores
+        assert run(weights, videos, output, "--strategy", strategy, models=["a"]) == 0
+        by_rule[strategy] = details(output)["videos"][0]
+        assert details(output)["settings"]["strategy"] == strategy
+    assert len(calls) == 3
+    assert by_rule["smooth"]["models"][0]["rule"] == "smooth"
+    assert by_rule["smooth"]["score"] != by_rule["confident"]["score"]
+    assert output.read_text() == first
+    assert "2 of 2 were scored before" in capsys.readouterr().out
+    assert run(weights, videos, output, "--detector-scale", "1", models=["a"]) == 0  # other settings
+    assert len(calls) == 5
+    assert "left by a run with other settings (detector_scale)" in capsys.readouterr().out
+    assert run(weights, videos, output, "--detector-scale", "1", "--force", models=["a"]) == 0
+    assert len(calls) == 7
+
+
+def test_an_error_is_tried_again(clip, weights, tmp_path):
+    (verdict,) = predict_with(FakeDetector([], KeyError("bug")), [clip], weights, tmp_path)
+    assert verdict.status == "error"
+    (verdict,) = predict_with(FakeDetector([[10, 10, 40, 50]]), [clip], weights, tmp_path)
+    assert verdict.status == "ok"
+
+
+def test_videos_share_batches_and_one_that_fails_costs_no_other(tmp_path, weights, monkeypatch):
+    paths = []
+    for name in ("a", "bad", "c", "d", "e"):
+        paths.append(tmp_path / f"{name}.mp4")
+        write_video(paths[-1], list(numbered_frames(8))[3 if name == "bad" else 0 :])
+    original = Ensemble._inputs
+
+    def breaks(self, crops):
+        if any(len(crop) and crop.shape[0] == 32 for crop in crops):
+            raise ArithmeticError("a crop it can't take")
+        return original(self, crops)
+
+    monkeypatch.setattr(Ensemble, "_inputs", breaks)
+
+    class ByLength(FakeDetector):
+        def detect(self, pictures, scale):
+            found = super().detect(pictures, scale)
+            odd = Faces(np.float32([[10, 10, 40, 30]]), np.ones(1, np.float32), np.zeros((1, 5, 2), np.float32))
+            return [odd if len(pictures) == 1 else item for item in found]
+
+    detector = ByLength([[10, 10, 40, 50]])
+    verdicts = predict_with(detector, paths, weights, tmp_path, readers=3)
+    assert [verdict.filename for verdict in verdicts] == [path.name for path in paths]
+    assert [verdict.status for verdict in verdicts] == ["too short", "error", "too short", "too short", "too short"]
+    assert "while scoring: ArithmeticError" in verdicts[1].reason
+    alone = [predict_with(detector, [path], weights, tmp_path / path.stem)[0] for path in paths]
+    assert [verdict.score for verdict in verdicts] == pytest.approx([verdict.score for verdict in alone], abs=1e-5)
+
+
+def test_pictures_lists_and_single_files(weights, tmp_path, capsys):
+    import skimage.data
+
+    from dfdc.imaging import encode_png
+
+    folder = tmp_path / "in" / "deep"
+    folder.mkdir(parents=True)
+    (folder / "Portrait.PNG").write_bytes(encode_png(skimage.data.astronaut()))
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(UsageError, match="--recursive looks into its folders"):
+        inputs.list_inputs([tmp_path / "in"])
+    assert set(inputs.list_inputs([tmp_path / "in"], recursive=True)) == {"Portrait.PNG", "broken.jpg"}
+    listing = tmp_path / "list.txt"
+    listing.write_text("in/deep/Portrait.PNG\n\n")
+    assert list(inputs.list_inputs([folder / "Portrait.PNG"], [listing])) == ["Portrait.PNG"]
+    listing.write_text("in/absent.mp4\n")
+    with pytest.raises(UsageError, match=r"1 of its files are not there, .*absent.mp4"):
+        inputs.list_inputs([], [listing])
+    with pytest.raises(UsageError, match="nothing to score"):
+        inputs.list_inputs([])
+    output = tmp_path / "out.csv"
+    assert run(weights, folder, output, models=["a"]) == 1
+    videos = {video["filename"]: video for video in details(output)["videos"]}
+    assert (videos["Portrait.PNG"]["status"], videos["broken.jpg"]["status"]) == ("ok", "unreadable")
+    (person,) = videos["Portrait.PNG"]["persons"]
+    assert person["score"] == pytest.approx(videos["Portrait.PNG"]["score"])
+    assert person["thumbnail"]["frame"] == 0
+
+
+def test_labels_give_log_loss_and_auc(weights, demo_videos, tmp_path, capsys):
+    names = sorted(path.name for path in demo_videos.iterdir())
+    listing = tmp_path / "labels.csv"
+    listing.write_text("filename,label\n" + "".join(f"{name},{'FAKE' if i else 0}\n" for i, name in enumerate(names)))
+    output = tmp_path / "out.csv"
+    assert run(weights, demo_videos, output, "--labels", listing, models=["a"]) == 0
+    found = details(output)["summary"]["metrics"]
+    assert (found["count"], found["fakes"]) == (2, 1)
+    scores = labels(output)
+    expected = -(np.log(1 - float(scores[names[0]])) + np.log(float(scores[names[1]]))) / 2
+    assert found["log_loss"] == pytest.approx(expected, abs=1e-4)
+    assert f"log loss {found['log_loss']:.4f}, auc {found['auc']:.4f}" in capsys.readouterr().out
+
+
+def test_fold_scores_the_held_out_videos(weights, preprocessed, tmp_path, capsys):
+    output = tmp_path / "out.csv"
+    assert run(weights, preprocessed, output, "--fold", 0, models=["a"]) == 0
+    part = layout.load_dataset(preprocessed).parts[0]
+    assert labels(output).keys() == {p.name for p in part.path.glob("*.mp4")}
+    assert "auc" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="has the folds"):
+        run(weights, preprocessed, output, "--fold", 99)
+
+
+def test_same_names_in_two_folders_are_told_apart(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.mp4").write_bytes(b"")
+    (tmp_path / "two" / "other.mp4").write_bytes(b"")
+    found = inputs.list_inputs([tmp_path / "one", tmp_path / "two"])
+    assert set(found) == {str(tmp_path / "one" / "same.mp4"), str(tmp_path / "two" / "same.mp4"), "other.mp4"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"--models": "nope"}, "nope: not in"), ({"--weights-dir": "/absent"}, "no checkpoint"),
+     ({"--test-dir": "/absent"}, "there is no such folder"),
+     ({"--output": "x.txt"}, "ends in .csv"), ({"--detector-scale": "9"}, "neither auto nor a factor"),
+     ({"--device": "tpu"}, "--device tpu"), ({"--labels": "/absent.csv"}, "--labels /absent.csv")],
+)  # fmt: skip
+def test_wrong_use_exits_2_and_names_it(weights, demo_videos, tmp_path, change, said):
+    options = {
+        "--weights-dir": weights,
+        "--models": "a",
+        "--test-dir": demo_videos,
+        "--output": tmp_path / "o.csv",
+        **change,
+    }
+    done = run_script(SCRIPT, *(part for option in options.items() for part in option))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_checkpoints_named_in_a_file(weights, tmp_path):
+    chosen = tmp_path / "selected.txt"
+    chosen.write_text("a\n\nb\n")
+    assert files.find_models(weights, [f"@{chosen}"]) == [weights / "a", weights / "b"]
+    chosen.write_text("\n")
+    with pytest.raises(UsageError, match="names no checkpoint"):
+        files.find_models(weights, [f"@{chosen}"])
+
+
+def test_a_folder_without_videos_and_a_broken_checkpoint(weights, demo_videos, tmp_path):
+    with pytest.raises(UsageError, match="no video or picture lies in it"):
+        run(weights, tmp_path, tmp_path / "o.csv")
+    (tmp_path / "broken").write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match="broken is not a checkpoint"):
+        run(tmp_path, demo_videos, tmp_path / "o.csv", models=["broken"])
+
+
+@on_both_kinds
+def test_videos_of_all_shapes_are_scored(kind, weights, face_clips, tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    real = [REAL_VIDEOS / "faces" / name for name in ("d20.mp4", "s18.mp4", "s20.mp4")]
+    for path in real if kind == "real" else face_clips.iterdir():
+        (folder / path.name).symlink_to(path)
+    output = tmp_path / "out.csv"
+    assert run(weights, folder, output) == 0
+    assert len(details(output)["videos"]) == 3
+    for video in details(output)["videos"]:
+        assert video["status"] == "ok"
+        assert video["frames_read"] == 32
+        assert len(video["faces"]) >= 30
+        counts = np.bincount([face["person"] for face in video["faces"]])
+        assert counts.max() >= 30  # one person, one number
 
 
 @pytest.mark.parametrize(
@@ -391,88 +423,3 @@ def test_options_that_go_together():
     assert (got.device, got.precision, got.compile, got.strategy) == ("auto", "auto", "auto", "confident")
     assert got.floors == Floors()
     assert parse(["--models", "a", "--few-faces", "0", "--small-faces", "0"]).floors == Floors(0, 0.0)
-
-
-@pytest.mark.slow
-def test_folders_lists_and_folders_in_folders(go, tmp_path):
-    (tmp_path / "v/deep").mkdir()
-    (tmp_path / "v/c.mp4").rename(tmp_path / "v/deep/c.mp4")
-    assert go() == 0
-    assert go("--recursive") == 1
-    (tmp_path / "l.txt").write_text("v/a.mp4\n")
-    go("--list", tmp_path / "l.txt", videos=None)
-    assert [video["filename"] for video in details(go.output)["videos"]] == ["a.mp4"]
-
-
-@pytest.mark.slow
-def test_the_self_test_gets_its_options(go, weights, monkeypatch):
-    seen = {}
-
-    def note(paths, **options):
-        seen.update(options, paths=paths)
-        return 5
-
-    monkeypatch.setattr(predict_folder, "self_test", note)
-    assert go("--self-test", "--store", "--force", "--precision", "bf16", "--compile", "on", videos=None) == 5
-    wanted = {"store": True, "anew": True, "device": "cpu", "precision": "bf16", "compile_": True}
-    assert seen == {"paths": [weights / "a"], **wanted}
-    go("--self-test", videos=None)
-    assert (seen["store"], seen["anew"], seen["compile_"]) == (False, False, False)
-    with pytest.raises(SettingError, match="device tpu"):
-        go("--self-test", "--device", "tpu", videos=None)
-
-
-@pytest.mark.slow
-def test_a_device_that_is_none_is_an_error_of_its_option(go):
-    with pytest.raises(SettingError, match="device tpu"):
-        go("--device", "tpu")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "ours"),
-    [
-        ("o.csv", "filename,label,status,doubts,faces,frames\n", True),
-        ("o.csv", "filename,label,status,doubts,faces,frames", True),
-        ("o.CSV", "filename,label,status,doubts,faces,frames\n", True),
-        ("o.csv", "filename,label\n", False),
-        ("o.csv", "filename,label,status\n", False),
-        ("o.json", '{"settings": {}, "videos": [], "more": 1}', True),
-        ("o.json", '{"settings": {}}', False),
-        ("o.json", '{"videos": []}', False),
-        ("o.json", '{"temperature": 1}', True),
-        ("o.json", '["temperature", "settings", "videos"]', False),
-        ("o.json", "temperature", False),
-    ],
-)
-def test_what_is_a_result_of_this_program(tmp_path, name, content, ours):
-    (tmp_path / name).write_text(content)
-    assert predict_folder.is_result(tmp_path / name) == ours
-
-
-@pytest.mark.slow
-def test_an_empty_file_may_be_written_to_and_one_that_is_read_not(go, tmp_path):
-    go.output.touch()
-    assert go() == 1
-    listing = tmp_path / "x.csv"
-    listing.write_text("v/a.mp4\n")
-    with pytest.raises(UsageError, match=r"--output .*x.csv: is one of the files that are read"):
-        go("--list", listing, videos=None, output=listing)
-    (tmp_path / "r").mkdir()
-    (tmp_path / "r/index.html").write_text("<!-- predict_folder.py --report -->")
-    predict_folder.check_places(predict_folder.parse_arguments(["--models", "a", "--report", str(tmp_path / "r")]), [])
-
-
-@pytest.mark.slow
-def test_an_output_has_one_run_at_a_time(go, monkeypatch):
-    taken = []
-
-    def second(self, progress, tell):
-        with pytest.raises(UsageError, match="another run writes to it"):
-            go()
-        taken.append(1)
-        return []
-
-    monkeypatch.setattr(StandIn, "run", second)
-    with pytest.raises(ValueError):  # no verdict at all has no widest status
-        go()
-    assert taken

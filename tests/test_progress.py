@@ -1,7 +1,6 @@
 """What is kept of a run, what a later one takes over, and who may write (prediction/progress.py)."""
 
 import contextlib
-import csv
 import errno
 import json
 import os
@@ -12,11 +11,11 @@ import pytest
 from helpers import ROOT, numbered_frames
 from scoring_runs import details, make_checkpoint, run
 
-import predict_folder
 from dfdc import identity
 from dfdc.command_line import UsageError
 from dfdc.video import write_video
 from networks.ensemble import Ensemble
+from networks.files import ModelFile, describe_models
 from prediction import progress as progress_module
 from prediction.conclusion import conclude
 from prediction.decoding import Decoder
@@ -57,7 +56,6 @@ def test_a_file_that_cant_be_read_now_is_tried_again_and_its_verdict_waits(tmp_p
     assert Progress(tmp_path / "p", {}, videos).done == {}
 
 
-@pytest.mark.slow
 def test_a_video_out_of_reach_says_why_and_costs_no_other(tmp_path, capsys):
     make_checkpoint(tmp_path, "a")
     (tmp_path / "v").mkdir()
@@ -109,6 +107,8 @@ NO_VERDICTS = [
     '{"run": "RUN", "verdict": {}}',
     '{"run": "RUN", "file": {}, "verdict": []}',
     '{"run": "RUN", "file": {}, "verdict": {"status": "ok"}}',
+    '{"run": "RUN", "file": {}, "verdict": {"filename": "v.mp4", "status": "ok", "score": 0.7}}',
+    '{"run": "RUN", "file": {}, "verdict": {"filename": "v.mp4", "status": "fine"}}',
 ]
 
 
@@ -121,16 +121,11 @@ def test_lines_that_are_no_verdicts_cost_none(tmp_path, line):
     assert Progress(tmp_path / "p", {}, {"w.mp4": tmp_path / "v.mp4"}).done == {}
 
 
-@pytest.mark.slow
 def test_checkpoints_are_told_apart_by_their_whole_content(tmp_path, capsys):
     """The settings of an earlier version had the checksum of some blocks; a run with such a file begins anew."""
     make_checkpoint(tmp_path, "a")
-    said = predict_folder.describe_file(tmp_path / "a", "a")
-    assert said == {
-        "name": "a",
-        "size": (tmp_path / "a").stat().st_size,
-        "xxh3": identity.file_checksum(tmp_path / "a"),
-    }
+    (said,) = describe_models([tmp_path / "a"])
+    assert said == ModelFile("a", (tmp_path / "a").stat().st_size, identity.file_checksum(tmp_path / "a"))
     (tmp_path / "v").mkdir()
     write_video(tmp_path / "v/v.mp4", numbered_frames(3))
     run(tmp_path, tmp_path / "v", tmp_path / "o.csv", models=["a"])
@@ -144,18 +139,6 @@ def test_checkpoints_are_told_apart_by_their_whole_content(tmp_path, capsys):
     assert f"left by a run with other settings; kept as {aside}" in capsys.readouterr().out
 
 
-def test_any_name_survives_the_way_through_csv(tmp_path):
-    names = ["\r.mp4", 'a"b.mp4', "c,d.mp4", "e\nf.mp4", "plain.mp4"]
-    verdicts = [Verdict(name, "ok", score=0.25, doubts=["few faces", "small faces"]) for name in names]
-    predict_folder.write_results(tmp_path / "o.csv", verdicts, {}, {})
-    with (tmp_path / "o.csv").open(newline="") as handle:
-        rows = list(csv.reader(handle))
-    assert rows[0] == ["filename", "label", "status", "doubts", "faces", "frames"]
-    assert rows[1:] == [[name, "0.25", "ok", "few faces; small faces", "0", "0"] for name in names]
-    assert b"plain.mp4,0.25,ok,few faces; small faces,0,0\n" in (tmp_path / "o.csv").read_bytes()
-
-
-@pytest.mark.slow
 def test_pages_of_a_moved_video_have_pictures(tmp_path):
     (tmp_path / "here").mkdir()
     path = tmp_path / "here/v.mp4"
@@ -231,7 +214,6 @@ def test_t67_results_of_another_version_of_the_program_do_not_count(tmp_path, mo
     assert Progress(tmp_path / "p", {}, videos).done == {}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", ["precision", "checkpoint", "scale"])
 def test_t67_what_moves_a_score_begins_anew(weights, tmp_path, capsys, change):
     (tmp_path / "v").mkdir()
@@ -251,7 +233,6 @@ def test_t67_what_moves_a_score_begins_anew(weights, tmp_path, capsys, change):
     assert {"precision": "(precision)", "checkpoint": "(models)", "scale": "(detector_scale)"}[change] in said
 
 
-@pytest.mark.slow
 def test_t67_one_output_has_one_run_which_is_named(tmp_path):
     output = tmp_path / "o.csv"
     code = (
@@ -328,7 +309,6 @@ def test_a_digest_that_is_none_names_no_file(tmp_path, capsys):
     assert len(list(tmp_path.glob("p.*"))) == 1
 
 
-@pytest.mark.slow
 def test_a_row_that_lacks_a_score_costs_its_video_only(weights, demo_root, tmp_path):
     (video, *_) = sorted(demo_root.rglob("*.mp4"))
     run(weights, video, tmp_path / "o.csv", models=["a"])
@@ -365,7 +345,6 @@ def test_a_disk_without_locks_is_said_to_be_one(tmp_path, monkeypatch, capsys):
         pass
 
 
-@pytest.mark.slow
 def test_t67_a_second_command_is_refused_while_the_first_scores(weights, tmp_path):
     (tmp_path / "v").mkdir()
     write_video(tmp_path / "v/v.mp4", numbered_frames(3))

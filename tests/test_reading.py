@@ -55,10 +55,7 @@ FACE = (20, 10, 60, 50)
 
 def find(decoder, detector, scale="auto"):
     crops = []
-    verdict = reading.find_faces(
-        Path("v.mp4"), "v", decoder, detector, scale, lambda face, crop: crops.append((face, crop))
-    )
-    return verdict, crops
+    return reading.find_faces(Path("v.mp4"), "v", decoder, detector, scale, crops.append), crops
 
 
 def test_faces_come_in_the_order_of_frames_with_crops_of_their_own():
@@ -67,8 +64,8 @@ def test_faces_come_in_the_order_of_frames_with_crops_of_their_own():
     assert verdict.frames_per_second == 25.0
     assert (verdict.filename, verdict.path) == ("v", "v.mp4")
     assert [face.frame for face in verdict.faces] == list(range(32))
-    assert [face for face, _ in crops] == verdict.faces
-    assert all(crop.shape == (63, 66, 3) and crop.base is None for _, crop in crops)
+    assert len(crops) == len(verdict.faces)
+    assert all(crop.shape == (63, 66, 3) and crop.base is None for crop in crops)
     assert {face.person for face in verdict.faces} == {0}
     assert verdict.faces[0].box == [20, 10, 60, 50]
     assert verdict.faces[0].detector == 0.99

@@ -10,11 +10,11 @@ from helpers import no_faces
 
 import predict_folder
 from dfdc import faces, imaging
-from dfdc.command_line import UsageError
+from dfdc.command_line import UsageError, UserError
 from networks import ensemble, files
 from networks.checkpoint import ModelSpec, save_checkpoint
 from networks.model import Normalizer, build_network
-from prediction import pipeline, selftest
+from prediction import batches, selftest
 
 pytestmark = pytest.mark.slow
 
@@ -52,18 +52,18 @@ def test_the_clip_is_the_same_each_time_and_its_face_is_found(stored):
     assert [frame.shape for frame in first] == [(1024, 1024, 3)] * 4
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     golden = selftest.read_golden(stored / "a")
-    assert [face["frame"] for face in golden["faces"]] == [0, 1, 2, 3]
-    widths = [face["box"][2] - face["box"][0] for face in golden["faces"]]
+    assert [face.frame for face in golden.faces] == [0, 1, 2, 3]
+    widths = [face.box[2] - face.box[0] for face in golden.faces]
     assert max(widths) > 3 * min(widths)  # enlarged and shrunk
-    scores = [face["score"] for face in golden["faces"]]
+    scores = [face.score for face in golden.faces]
     assert all(0.1 < score < 0.9 for score in scores), scores
 
 
 def test_stored_and_found_agree_and_both_are_shown(stored, capsys):
     assert self_test(stored) == 0
     out = capsys.readouterr().out
-    (first, *_) = selftest.read_golden(stored / "a")["faces"]
-    assert f"frame 0: score {first['score']:.4f}, stored {first['score']:.4f}; box" in out
+    (first, *_) = selftest.read_golden(stored / "a").faces
+    assert f"frame 0: score {first.score:.4f}, stored {first.score:.4f}; box" in out
     assert "self-test passed: 1 checkpoint, in fp32 on cpu" in out
     assert [path.name for path in files.find_models(stored, ["a"])] == ["a"]
 
@@ -127,7 +127,7 @@ def test_a_broken_step_fails(stored, monkeypatch, capsys):
     def broken(*arguments):
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr(pipeline, "_put_scores", broken)
+    monkeypatch.setattr(batches, "_scores", broken)
     assert self_test(stored) == 1
     assert "RuntimeError: no such operator" in capsys.readouterr().out
 
@@ -187,5 +187,13 @@ def test_broken_sidecar_and_wrong_use(stored, tmp_path):
     with pytest.raises(UsageError, match="--store goes with --self-test"):
         predict_folder.main(["--models", "a", "--store"])
     (stored / "broken").write_bytes(b"PK")
-    with pytest.raises(UsageError, match="broken is not a checkpoint"):
+    with pytest.raises(UserError, match="broken is not a checkpoint"):
         self_test(stored, models=("broken",))
+
+
+def test_a_golden_file_with_half_a_box_is_broken(tmp_path):
+    stored = {"faces": [{"frame": 0, "score": 0.5, "box": [1, 2]}], "libraries": {}, "checkpoint_sha256": "",
+              "clip": {"pixels_sha256": "", "file_sha256": ""}}  # fmt: skip
+    selftest.golden_path(tmp_path / "m").write_text(json.dumps(stored))
+    with pytest.raises(UsageError, match="is broken"):
+        selftest.read_golden(tmp_path / "m")

@@ -4,20 +4,16 @@ import numpy as np
 import pytest
 from test_selftest import change_golden, sensitive_checkpoint
 
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, UsageError
 from networks import ensemble
 from prediction import selftest
+from prediction.selftest import Clip, Golden, GoldenFace
 from prediction.verdict import Face
 
 
 def test_a_score_near_0_is_compared_by_its_logit():
     def result(score):
-        return {
-            "checkpoint_sha256": "1",
-            "clip": {"pixels_sha256": "2", "file_sha256": "3"},
-            "libraries": {},
-            "faces": [{"frame": 0, "box": [0, 0, 9, 9], "score": score}],
-        }
+        return Golden("1", Clip("2", "3"), {}, [GoldenFace(0, (0, 0, 9, 9), score)])
 
     assert selftest.compare(result(0.0030), result(0.0031)) == []
     (problem,) = selftest.compare(result(0.0030), result(0.0070))
@@ -46,7 +42,7 @@ def made_up(monkeypatch, scores, boxes=None):
             )
             for face in FACES
         ]
-        return verdict, {"pixels_sha256": "1", "file_sha256": "2"}
+        return verdict, Clip("1", "2")
 
     monkeypatch.setattr(selftest, "score_clip", score_clip)
     return calls
@@ -59,7 +55,6 @@ def files(folder, *names):
     return paths
 
 
-@pytest.mark.slow
 def test_scores_are_stored_in_fp32_on_the_cpu_and_both_ways_are_compared(tmp_path, monkeypatch, capsys):
     paths = files(tmp_path, "a", "b")
     calls = made_up(monkeypatch, {"fp32 on cpu": 0.5, "bf16 on cuda:0, compiled": 0.55})
@@ -75,14 +70,13 @@ def test_scores_are_stored_in_fp32_on_the_cpu_and_both_ways_are_compared(tmp_pat
     assert out.count("stored in") == 2
     assert "\nbf16 on cuda:0, compiled:\na\n  frame 0: score 0.5500, stored 0.5000" in out
     assert out.endswith("self-test passed: 2 checkpoints, in fp32 on cpu and in bf16 on cuda:0, compiled\n")
-    assert [face["score"] for face in selftest.read_golden(paths[1])["faces"]] == [0.5, 0.5]
+    assert [face.score for face in selftest.read_golden(paths[1]).faces] == [0.5, 0.5]
     calls.clear()
     assert selftest.self_test(paths[:1], precision="fp32") == 0
     assert calls == [selftest.REFERENCE]
     assert capsys.readouterr().out.endswith("self-test passed: 1 checkpoint, in fp32 on cpu\n")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "name", "off", "status"),
     [
@@ -117,9 +111,8 @@ def test_each_precision_has_bounds_of_its_own(tmp_path, monkeypatch, capsys, way
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", 0.1), ("fp16", 0.2), ("bf16", 0.5)])
 def test_logits_have_bounds_as_well(precision, allowed):
     def result(logit):
-        faces = [{"frame": 0, "box": [0, 0, 9, 9], "score": 1 / (1 + np.exp(-logit))}]
-        clip = {"pixels_sha256": "2", "file_sha256": "3"}
-        return {"checkpoint_sha256": "1", "clip": clip, "libraries": {}, "faces": faces}
+        faces = [GoldenFace(0, (0, 0, 9, 9), 1 / (1 + np.exp(-logit)))]
+        return Golden("1", Clip("2", "3"), {}, faces)
 
     bounds = selftest.BOUNDS[precision]
     assert selftest.compare(result(-6), result(-6 - allowed + 0.01), bounds) == []
@@ -127,7 +120,6 @@ def test_logits_have_bounds_as_well(precision, allowed):
     assert f"(at most {allowed:g} is allowed)" in problem
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("device", "off", "status"), [("cpu", 1.1, 1), ("cuda", 1.9, 0), ("cuda", 2.1, 1)])
 def test_boxes_of_a_gpu_may_be_further_off(tmp_path, monkeypatch, device, off, status):
     (path,) = files(tmp_path, "a")
@@ -136,15 +128,13 @@ def test_boxes_of_a_gpu_may_be_further_off(tmp_path, monkeypatch, device, off, s
     assert selftest.self_test([path], store=True, precision="bf16", device=device) == status
 
 
-@pytest.mark.slow
 def test_a_way_that_is_none_is_refused_before_anything_is_scored(tmp_path, monkeypatch):
     calls = made_up(monkeypatch, {})
-    with pytest.raises(UsageError, match="fp16 is for GPUs"):
+    with pytest.raises(SettingError, match="fp16 is for GPUs"):
         selftest.self_test(files(tmp_path, "a"), precision="fp16")
     assert calls == []
 
 
-@pytest.mark.slow
 def test_a_fault_in_the_reference_is_not_blamed_on_the_run(tmp_path, monkeypatch, capsys):
     (path,) = files(tmp_path, "a")
     scores = {"fp32 on cpu": 0.5, "bf16 on cpu": 0.5}
@@ -157,7 +147,6 @@ def test_a_fault_in_the_reference_is_not_blamed_on_the_run(tmp_path, monkeypatch
     assert "comes from" not in out
 
 
-@pytest.mark.slow
 def test_checkpoints_of_one_name_are_told_apart_and_sure_ones_are_noted(tmp_path, monkeypatch, capsys):
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
@@ -173,14 +162,13 @@ def test_checkpoints_of_one_name_are_told_apart_and_sure_ones_are_noted(tmp_path
     assert "note:" not in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_the_clip_is_scored_in_the_way_that_is_asked_for(tmp_path, monkeypatch):
     sensitive_checkpoint(tmp_path / "a")
     seen = {}
 
-    def look(path, ensemble, detector):
+    def look(ensemble, detector, results, options):
         seen.update(precision=ensemble.precision, compiled=ensemble.compiled, device=detector)
-        return "the verdict"
+        return ["the verdict"]
 
     def compile_(self, *, only_if_faster):
         assert not only_if_faster
@@ -189,7 +177,7 @@ def test_the_clip_is_scored_in_the_way_that_is_asked_for(tmp_path, monkeypatch):
     closed = []
     close = ensemble.Ensemble.close
     monkeypatch.setattr(ensemble.Ensemble, "close", lambda self: closed.append(close(self)))
-    monkeypatch.setattr(selftest, "_predict", look)
+    monkeypatch.setattr(selftest, "predict", look)
     monkeypatch.setattr(selftest, "FaceDetector", lambda thresholds, device: device)
     monkeypatch.setattr(ensemble.Ensemble, "compile", compile_)
     for way in (selftest.Way(), selftest.Way("cpu", "bf16"), selftest.Way("cpu", "fp32", True)):
@@ -214,7 +202,6 @@ def stored_by(tmp_path, monkeypatch, capsys):
     return path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -239,7 +226,6 @@ def test_what_differs_is_said(tmp_path, monkeypatch, capsys, change, said):
     assert said in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_what_changed_since_is_named_and_a_box_and_a_score_are_both_told(tmp_path, monkeypatch, capsys):
     path = stored_by(tmp_path, monkeypatch, capsys)
 
@@ -257,7 +243,12 @@ def test_what_changed_since_is_named_and_a_box_and_a_score_are_both_told(tmp_pat
     assert "gone 2.0 -> None, the encoder, which wrote other bytes\n" in out
 
 
-@pytest.mark.slow
+def test_stored_scores_without_a_version_count(tmp_path, monkeypatch, capsys):
+    path = stored_by(tmp_path, monkeypatch, capsys)
+    change_golden(selftest.golden_path(path), lambda content: content.pop("version"))
+    assert selftest.self_test([path], precision="fp32") == 0
+
+
 def test_stored_scores_are_replaced_only_by_force(tmp_path, monkeypatch, capsys):
     path = stored_by(tmp_path, monkeypatch, capsys)
     made_up(monkeypatch, {"fp32 on cpu": 0.6})
@@ -265,10 +256,9 @@ def test_stored_scores_are_replaced_only_by_force(tmp_path, monkeypatch, capsys)
         assert selftest.self_test([path], precision="fp32", **more) == 1
         assert "stored in" not in capsys.readouterr().out
     assert selftest.self_test([path], precision="fp32", store=True, anew=True) == 0
-    assert selftest.read_golden(path)["faces"][0]["score"] == 0.6
+    assert selftest.read_golden(path).faces[0].score == 0.6
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -289,10 +279,9 @@ def test_a_broken_file_of_golden_scores_is_named(tmp_path, monkeypatch, capsys, 
         selftest.self_test([path])
 
 
-@pytest.mark.slow
 def test_a_clip_without_scores_fails_for_all(tmp_path, monkeypatch, capsys):
     path = stored_by(tmp_path, monkeypatch, capsys)
-    clip = {"pixels_sha256": "1", "file_sha256": "2"}
+    clip = Clip("1", "2")
     verdict = selftest.Verdict("clip", "no face", "no face found")
     monkeypatch.setattr(selftest, "score_clip", lambda paths, way: (verdict, clip))
     assert selftest.self_test([path], precision="fp32") == 1

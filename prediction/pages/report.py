@@ -110,15 +110,15 @@ def read_pictures(verdict: Verdict, recorded: Any, ensemble: Ensemble, decoder: 
         return Pictures(f"the file can’t be read again ({error.strerror or 'damaged'})")
     suspects = most_suspicious(verdict)
     shown = views.main_persons(verdict)[: views.SHOWN_PERSONS]
-    wanted = {face.frame for face in suspects} | {person.thumbnail["frame"] for person in shown}
+    wanted = {face.frame for face in suspects} | {person.thumbnail.frame for person in shown}
     pictures = Pictures()
     found: dict[int, FaceCard] = {}
     try:
         reading = decoder.read(path, sorted(wanted))
         for number, frame in reading.frames():
             for person in shown:
-                if person.thumbnail["frame"] == number:
-                    crop = crop_face(frame, person.thumbnail["box"])
+                if person.thumbnail.frame == number:
+                    crop = crop_face(frame, person.thumbnail.box)
                     if crop is not None:
                         pictures.thumbnails[person.person] = encode_jpeg(isotropic_resize(crop, THUMBNAIL_SIDE))
             for place, face in enumerate(suspects):

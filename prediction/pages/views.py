@@ -21,16 +21,6 @@ from prediction.pages.chart import LineChart, chart, colour
 from prediction.verdict import Face, Person, Verdict
 
 SHOWN_PERSONS, SHOWN_COURSES = 12, 6
-STATUSES = {
-    "ok": "all frames that were wanted could be read",
-    "partial": "some frames could not be decoded; the rest was scored",
-    "too short": "the clip has fewer than 32 frames; all were read",
-    "no face": "no face was found, and only faces are judged",
-    "damaged": "too few frames could be decoded to judge by",
-    "unreadable": "the file can’t be read as a video or a picture",
-    "out of memory": "the memory ran out; the same command tries again",
-    "error": "the work on it ended with an error; the same command tries again",
-}
 
 
 @dataclass(frozen=True)
@@ -156,7 +146,7 @@ def build_video(verdict: Verdict, pictures: Pictures, made: Made) -> bytes:
     page = VideoPage(
         verdict,
         None if verdict.score is None else band(verdict.score),
-        STATUSES.get(verdict.status, ""),
+        verdict.status.meaning,
         reasons_for_doubt(verdict, made.strategy),
         thrown_away(verdict, made.strategy),
         [(person, band(person.score), pictures.thumbnails.get(person.person)) for person in shown],

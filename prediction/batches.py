@@ -11,19 +11,21 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
+import torch
 
 from dfdc.devices import available_cores
 from dfdc.faces import FaceDetector
 from networks.ensemble import Ensemble
-from prediction.conclusion import Floors, conclude
+from prediction.conclusion import conclude
 from prediction.decoding import Decoder
 from prediction.progress import Results
 from prediction.reading import find_faces
-from prediction.verdict import VERDICT_STATUSES, Face, Verdict
+from prediction.settings import DetectorScale, Floors
+from prediction.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -36,31 +38,44 @@ class Options:
         floors: under which a verdict stands with a doubt.
     """
 
-    detector_scale: str | float = "auto"
+    detector_scale: DetectorScale = "auto"
     strategy: str = "confident"
     floors: Floors = field(default_factory=Floors)
 
 
 @dataclass
 class _Job:
-    """A video on its way: how many faces were handed out (its reader counts), how many were scored, what came of it."""
+    """A video on its way. A reader only carries it; the thread that scores notes in it what came of the video.
+
+    Attributes:
+        scores: of the crops that were tried, in their order: one for each checkpoint, or why there are none.
+        read: the end of its reading; None before that, and again when it is concluded.
+    """
 
     name: str
-    emitted: int = 0
-    scored: int = 0
-    verdict: Verdict | None = None
-    error: BaseException | None = None
+    scores: list[list[float] | Exception] = field(default_factory=list)
+    read: _Read | None = None
 
 
-class _Read(NamedTuple):
-    """A video that is read: its verdict so far, or a fault of this program, with which the run ends."""
+@dataclass(frozen=True)
+class _Crop:
+    """A face on its way to the networks: RGB uint8 [h, w, 3]."""
 
     job: _Job
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A video that is read: how many crops were handed out, and its verdict so far.
+
+    `fault` is one of this program, with which the run ends.
+    """
+
+    job: _Job
+    crops: int = 0
     verdict: Verdict | None = None
     fault: BaseException | None = None
-
-
-_Item = tuple[_Job, Face, np.ndarray]
 
 
 class _Stopped(Exception):
@@ -94,7 +109,7 @@ def predict(
     at_once = ensemble.batch_size * max(1, ensemble.threads)
     reading = _Readers(results, todo, detector, options.detector_scale, threads=readers, room=2 * at_once)
     try:
-        batch: list[_Item] = []
+        batch: list[_Crop] = []
         # One video more than there are readers waits for its last faces; its crops are in the queue or scored.
         open_jobs = sum(reading.start_next() for _ in range(readers + 1))
         while open_jobs:
@@ -102,15 +117,15 @@ def predict(
             if isinstance(item, _Read):
                 if item.fault is not None:
                     raise item.fault
-                item.job.verdict = item.verdict
+                item.job.read = item
                 open_jobs += reading.start_next()
                 open_jobs -= work.finish(item.job)
             elif item is not None:
                 batch.append(item)
             if batch and (len(batch) >= at_once or item is None):
-                _score(batch, ensemble)
-                for job in {id(job): job for job, _, _ in batch}.values():
-                    open_jobs -= work.finish(job)
+                for crop, scores in zip(batch, _score(batch, ensemble), strict=True):
+                    crop.job.scores.append(scores)
+                open_jobs -= sum(work.finish(job) for job in _jobs(batch))
                 batch = []
     finally:
         reading.stop()
@@ -120,7 +135,7 @@ def predict(
 class _Readers:
     """Threads that each read a video; what they find comes out one by one.
 
-    An item is (job, face, crop), or a _Read when a video is read.
+    An item is a _Crop, or a _Read when a video is read.
 
     Args:
         todo: names of videos, in the order in which they are read.
@@ -132,17 +147,17 @@ class _Readers:
         results: Results,
         todo: Sequence[str],
         detector: FaceDetector,
-        scale: str | float,
+        scale: DetectorScale,
         *,
         threads: int,
         room: int,
     ) -> None:
         self._results, self._waiting = results, iter(todo)
         self._detector, self._scale = detector, scale
-        self._pool = ThreadPoolExecutor(threads, initializer=_one_thread)
+        self._pool = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
         self._decoders = [Decoder() for _ in range(threads)]
         self._free = list(self._decoders)
-        self._items: queue.Queue = queue.Queue(maxsize=room)
+        self._items: queue.Queue[_Crop | _Read] = queue.Queue(maxsize=room)
         self._stopped = threading.Event()
 
     def start_next(self) -> int:
@@ -153,21 +168,25 @@ class _Readers:
         return int(name is not None)
 
     def _read(self, job: _Job) -> None:
-        def emit(face: Face, crop: np.ndarray) -> None:
-            job.emitted += 1
-            self._put((job, face, crop))
+        crops = 0
+
+        def emit(pixels: np.ndarray) -> None:
+            nonlocal crops
+            crops += 1
+            self._put(_Crop(job, pixels))
 
         try:
             self._results.begin(job.name)
             decoder = self._free.pop()
             path = self._results.videos[job.name]
-            done = _Read(job, find_faces(path, job.name, decoder, self._detector, self._scale, emit))
+            verdict = find_faces(path, job.name, decoder, self._detector, self._scale, emit)
+            done = _Read(job, crops, verdict)
             self._free.append(decoder)
         except BaseException as error:  # the run must not wait for ever for this video
             done = _Read(job, fault=error)
         self._put(done)
 
-    def _put(self, item: _Item | _Read) -> None:
+    def _put(self, item: _Crop | _Read) -> None:
         while not self._stopped.is_set():
             try:
                 self._items.put(item, timeout=0.5)
@@ -176,7 +195,7 @@ class _Readers:
                 continue
         raise _Stopped
 
-    def next_item(self, *, wait: bool) -> _Item | _Read | None:
+    def next_item(self, *, wait: bool) -> _Crop | _Read | None:
         """The next face or read video; None when there is none at the moment and `wait` is not set."""
         try:
             return self._items.get(timeout=None if wait else 0.05)
@@ -193,34 +212,31 @@ class _Readers:
             decoder.close()
 
 
-def _one_thread() -> None:
-    import torch
+def _jobs(batch: Sequence[_Crop]) -> list[_Job]:
+    """The videos of some crops, each once."""
+    return list({id(crop.job): crop.job for crop in batch}.values())
 
-    torch.set_num_threads(1)  # of this thread alone
 
+def _score(batch: Sequence[_Crop], ensemble: Ensemble) -> Sequence[list[float] | Exception]:
+    """Each crop's scores. Where that fails, each video is tried by itself, and crops of the one at fault get the error.
 
-def _score(batch: Sequence[_Item], ensemble: Ensemble) -> None:
-    """Put the scores into the faces. Where that fails, each video is tried by itself, and the one at fault notes it."""
+    Returns:
+        as many as crops: [checkpoints], or the error.
+    """
     try:
-        _put_scores(batch, ensemble.score([crop for _, _, crop in batch]))
-    except Exception as error:
-        jobs = {id(job): job for job, _, _ in batch}
-        for key, job in jobs.items():
-            own = [item for item in batch if id(item[0]) == key]
-            try:
-                if len(jobs) == 1:
-                    raise error
-                _put_scores(own, ensemble.score([crop for _, _, crop in own]))
-            except Exception as own_error:  # becomes the video's status, as in find_faces
-                job.error = own_error
-    for job, _, _ in batch:
-        job.scored += 1
+        return _scores(batch, ensemble)
+    except Exception as error:  # becomes the video's status, as in find_faces
+        jobs = _jobs(batch)
+        if len(jobs) == 1:
+            return [error] * len(batch)
+    by_job = {id(job): iter(_score([crop for crop in batch if crop.job is job], ensemble)) for job in jobs}
+    return [next(by_job[id(crop.job)]) for crop in batch]
 
 
-def _put_scores(batch: Sequence[_Item], scores: np.ndarray) -> None:
-    for (_, face, _), values in zip(batch, scores.T, strict=True):
-        # Digits and not decimals: near 0, the log loss hangs on them.
-        face.scores = [float(f"{value:.7g}") for value in values]
+def _scores(batch: Sequence[_Crop], ensemble: Ensemble) -> list[list[float]]:
+    # Digits and not decimals: near 0, the log loss hangs on them.
+    scores = ensemble.score([crop.pixels for crop in batch])
+    return [[float(f"{value:.7g}") for value in values] for values in scores.T]
 
 
 @dataclass(frozen=True)
@@ -234,18 +250,25 @@ class _Work:
 
     def finish(self, job: _Job) -> int:
         """Conclude a video; return 1 for it, 0 if it is not so far."""
-        verdict = job.verdict
-        if verdict is None or job.scored < job.emitted:
+        read = job.read
+        if read is None or read.verdict is None or len(job.scores) < read.crops:
             return 0
-        job.verdict = None  # done once
-        if job.error is not None and verdict.status in VERDICT_STATUSES:
-            verdict.fail(job.error, "while scoring: ")
-        if verdict.status in VERDICT_STATUSES:
-            try:
-                conclude(verdict, self.names, self.options.strategy, self.options.floors)
-            except ValueError as error:  # a score that is no probability
-                verdict.fail(error, "while combining the scores: ")
+        verdict, job.read = read.verdict, None  # done once
+        if verdict.status.scored:
+            self._put_scores(verdict, job.scores)
         self.results.add(verdict)
         if self.tell is not None:
             self.tell(verdict)
         return 1
+
+    def _put_scores(self, verdict: Verdict, found: Sequence[list[float] | Exception]) -> None:
+        scores = [values for values in found if not isinstance(values, Exception)]
+        errors = [error for error in found if isinstance(error, Exception)]
+        if errors:
+            verdict.fail(errors[-1], "while scoring: ")
+            return
+        verdict.faces = [replace(face, scores=values) for face, values in zip(verdict.faces, scores, strict=True)]
+        try:
+            conclude(verdict, self.names, self.options.strategy, self.options.floors)
+        except ValueError as error:  # a score that is no probability
+            verdict.fail(error, "while combining the scores: ")

@@ -1,25 +1,20 @@
-"""Metrics on labelled videos, reliability plot, temperature (prediction/metrics_report.py, calibration.py)."""
+"""The temperature of scores (prediction/calibration.py)."""
 
 import json
+from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 from scoring_runs import details, make_checkpoint, run
 from scoring_runs import labels as csv_labels
+from test_metrics_report import verdict
 
 from dfdc.command_line import UsageError
 from dfdc.scoring import log_loss
+from networks.files import ModelFile
 from prediction import calibration, metrics_report
-from prediction.verdict import ModelScore, Verdict
 
-MODELS = [{"name": "a", "size": 9, "mtime_ns": 1, "xxh3": "7"}, {"name": "b", "size": 8, "mtime_ns": 2, "xxh3": "6"}]
-SETTINGS = {"models": MODELS, "strategy": "confident"}
-
-
-def verdict(name, *scores):
-    models = [ModelScore(f"model{index}", score, "mean") for index, score in enumerate(scores)]
-    return Verdict(name, "ok", score=float(np.mean(scores)) if scores else None, models=models)
+MODELS = [ModelFile("a", 9, "7"), ModelFile("b", 8, "6")]
 
 
 def overconfident(count=400, factor=3.0, seed=0):
@@ -30,91 +25,24 @@ def overconfident(count=400, factor=3.0, seed=0):
     return labels, 1 / (1 + np.exp(-factor * logits))
 
 
-@pytest.mark.slow
-def test_each_checkpoint_and_the_ensemble_are_measured(tmp_path, capsys):
-    verdicts = [verdict("r1", 0.1, 0.3), verdict("r2", 0.2, 0.9), verdict("f1", 0.9, 0.6), verdict("f2", 0.4, 0.5)]
-    verdicts += [verdict("no label", 0.5, 0.5), Verdict("no face", "no face"), Verdict("neither", "unreadable")]
-    labels = {"r1": 0, "r2": 0, "f1": 1, "f2": 1, "no face": 1, "not here": 1}
-    found = metrics_report.evaluate(verdicts, labels)
-    assert [name for name, _ in found.scores] == ["model0", "model1", "ensemble"]
-    assert found.scores[-1][1] == pytest.approx([0.2, 0.55, 0.75, 0.45])
-    assert (found.without_verdict, found.without_label) == (2, 1)
-    assert found.values[0]["confusion"] == {
-        "real_said_real": 2, "real_said_fake": 0, "fake_said_real": 1, "fake_said_fake": 1
-    }  # fmt: skip
-    assert found.values[0]["auc"] == 1
-    assert found.values[1]["auc"] == 0.5
-    assert found.values[2]["log_loss"] == pytest.approx(-np.mean(np.log([0.8, 0.45, 0.75, 0.45])))
-    summary = found.summary()
-    assert summary["labels"] == {"counted": 4, "without_verdict": 2, "without_label": 1}
-    assert summary["metrics"] == found.values[2]
-    assert [part["name"] for part in summary["metrics_of_parts"]] == ["model0", "model1"]
-    metrics_report.print_report(found, tmp_path / "plot.png")
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "not counted: 2 without a verdict and 1 without a label"
-    assert lines[1].split("  ")[-4:] == ["real>real", "real>fake", "fake>real", "fake>fake"]
-    assert len({len(line) for line in lines[1:5]}) == 1  # aligned
-    assert [int(cell) for cell in lines[4].split()[-4:]] == [1, 1, 1, 1]
-    assert cv2.imread(str(tmp_path / "plot.png")).shape[0] > 400
-
-
-def test_one_class_has_the_metrics_that_exist(tmp_path, capsys):
-    found = metrics_report.evaluate([verdict("a", 0.9), verdict("b", 0.2)], {"a": 1, "b": 1})
-    assert "auc" not in found.values[-1]
-    assert found.values[-1]["log_loss"] == pytest.approx(-np.log([0.9, 0.2]).mean())
-    metrics_report.print_report(found, tmp_path / "plot.png")
-    out = capsys.readouterr().out
-    assert "there is no real video among them" in out
-    assert out.splitlines()[1].split()[1:5] == ["0.8574", "-", "-", "-"]
-    assert (tmp_path / "plot.png").is_file()
-
-
-def test_any_name_can_be_in_the_table_and_the_plot(tmp_path, capsys):
-    names = ["a$b", r"$\frac$", "\x1b[31m\nred", "caf\udce9"]
-    models = [ModelScore(name, 0.5, "mean") for name in names]
-    found = metrics_report.evaluate([Verdict("v", "ok", score=0.5, models=models)], {"v": 1})
-    metrics_report.print_report(found, tmp_path / "plot.png")
-    out = capsys.readouterr().out
-    assert out.replace("\n", "").isprintable()
-    assert r"\x1b[31m\nred " in out
-    assert (tmp_path / "plot.png").is_file()
-
-
-def test_nothing_labelled_is_said(tmp_path, capsys):
-    found = metrics_report.evaluate([verdict("a", 0.9)], {})
-    assert found.summary() == {"labels": {"counted": 0, "without_verdict": 0, "without_label": 1}}
-    metrics_report.print_report(found, tmp_path / "plot.png")
-    assert "none of the videos with a verdict has a label" in capsys.readouterr().out
-    assert not (tmp_path / "plot.png").exists()
-
-
 def test_log_loss_is_clipped_as_on_kaggle():
     assert log_loss([1], [0.0]) == pytest.approx(-np.log(1e-15))
     assert log_loss([0], [1.0]) == pytest.approx(-np.log(1e-15), rel=1e-3)  # 1 - 1e-15 is rounded
-
-
-def test_expected_calibration_error_by_hand():
-    labels, scores = np.array([0, 1, 1, 1]), np.array([0.0, 0.1, 0.95, 1.0])
-    means, shares, counts = metrics_report.reliability(labels, scores)
-    assert means == pytest.approx([0.05, 0.975])  # 0 and 0.1 share the first bin
-    assert shares.tolist() == [0.5, 1]
-    assert counts.tolist() == [2, 2]
-    assert metrics_report.expected_calibration_error(labels, scores) == pytest.approx((0.45 + 0.025) / 2)
 
 
 def test_the_temperature_undoes_too_much_confidence():
     labels, scores = overconfident(4000)
     fit = calibration.fit_temperature(labels, scores)
     assert fit.temperature == pytest.approx(3, rel=0.1)
-    assert (fit.bound, fit.videos, fit.fakes) == ("", 4000, labels.sum())
-    assert fit.after < fit.before == log_loss(labels, scores)
+    assert (fit.at_bound, fit.videos, fit.fakes) == ("", 4000, labels.sum())
+    assert fit.log_loss_after < fit.log_loss_before == log_loss(labels, scores)
     calibrated = calibration.calibrate(scores, fit.temperature)
     error = metrics_report.expected_calibration_error
     assert error(labels, calibrated) < 0.03 < error(labels, scores)
     assert np.array_equal(calibrated > 0.5, scores > 0.5)
     # No other temperature is better.
     others = [log_loss(labels, calibration.calibrate(scores, fit.temperature * f)) for f in (0.8, 0.95, 1.05, 1.25)]
-    assert min(others) > fit.after
+    assert min(others) > fit.log_loss_after
 
 
 TEMPERATURES = [calibration.LOWEST, 0.5, 0.9, 0.999999, 1, 1.000001, 2, 7.5, calibration.HIGHEST]
@@ -165,8 +93,8 @@ def test_a_temperature_of_1_changes_nothing_at_all(monkeypatch):
     monkeypatch.setattr(calibration, "LOWEST", 1 - 1e-12)  # so that 1 is what is fitted
     monkeypatch.setattr(calibration, "HIGHEST", 1.0)
     fit = calibration.fit_temperature(labels, scores)
-    assert fit.before == pytest.approx(fit.after, abs=1e-9)
-    assert fit.before == log_loss(labels, scores)
+    assert fit.log_loss_before == pytest.approx(fit.log_loss_after, abs=1e-9)
+    assert fit.log_loss_before == log_loss(labels, scores)
 
 
 def test_what_the_clip_of_the_log_loss_hides_is_not_credited_to_the_temperature():
@@ -174,11 +102,11 @@ def test_what_the_clip_of_the_log_loss_hides_is_not_credited_to_the_temperature(
     labels = np.array([0, 1] * 8)
     scores = np.where(labels == 1, 1e-38, 1 - 1e-6)  # all wrong
     fit = calibration.fit_temperature(labels, scores)
-    assert fit.bound == "highest"
+    assert fit.at_bound == "highest"
     expected = [-np.log(1e-15), -np.log(1e-6)]
-    assert fit.before == pytest.approx(np.mean(expected), rel=1e-3)
+    assert fit.log_loss_before == pytest.approx(np.mean(expected), rel=1e-3)
     logits = np.array([38 * np.log(10), 6 * np.log(10)]) / calibration.HIGHEST
-    assert fit.after == pytest.approx(np.logaddexp(0, logits).mean(), rel=1e-3)
+    assert fit.log_loss_after == pytest.approx(np.logaddexp(0, logits).mean(), rel=1e-3)
 
 
 @pytest.mark.parametrize(("wrong", "logit"), [(0.0, 149 * np.log(2)), (1.0, 24 * np.log(2))])
@@ -193,20 +121,20 @@ def test_a_score_of_0_or_1_counts_as_the_nearest_that_float32_tells_from_it(wron
     losses = (39 * np.log1p(np.exp(-2 / tried)) + np.logaddexp(0, logit / tried)) / 40
     fit = calibration.fit_temperature(labels, scores)
     assert fit.temperature == pytest.approx(tried[losses.argmin()], abs=0.002)
-    assert np.isfinite([fit.before, fit.after]).all()
+    assert np.isfinite([fit.log_loss_before, fit.log_loss_after]).all()
 
 
 def test_separated_and_reversed_videos_stop_at_a_bound(tmp_path, capsys):
     labels = [0] * 5 + [1] * 5
     separated = [0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0]
     fit = calibration.fit_temperature(labels, separated)
-    assert (fit.temperature, fit.bound) == (calibration.LOWEST, "lowest")
-    assert np.isfinite([fit.before, fit.after]).all()
-    calibration.fit_to_file(tmp_path / "t.json", labels, separated, SETTINGS)
+    assert (fit.temperature, fit.at_bound) == (calibration.LOWEST, "lowest")
+    assert np.isfinite([fit.log_loss_before, fit.log_loss_after]).all()
+    calibration.fit_to_file(tmp_path / "t.json", labels, separated, MODELS, "confident")
     assert "is the lowest that is tried" in capsys.readouterr().out
-    assert calibration.read_temperature(tmp_path / "t.json", SETTINGS) == calibration.LOWEST
+    assert calibration.read_temperature(tmp_path / "t.json", MODELS, "confident") == calibration.LOWEST
     fit = calibration.fit_temperature(labels, separated[::-1])
-    assert (fit.temperature, fit.bound) == (calibration.HIGHEST, "highest")
+    assert (fit.temperature, fit.at_bound) == (calibration.HIGHEST, "highest")
 
 
 def test_a_bound_is_said_and_nothing_near_it(tmp_path, capsys):
@@ -218,9 +146,9 @@ def test_a_bound_is_said_and_nothing_near_it(tmp_path, capsys):
     for wanted, bound in ((0.19, "lowest"), (0.201, ""), (1.0, ""), (19.9, ""), (21, "highest")):
         moved = 1 / (1 + np.exp(-logits * wanted / best))
         fit = calibration.fit_temperature(labels, moved)
-        assert fit.bound == bound
+        assert fit.at_bound == bound
         assert fit.temperature == pytest.approx(np.clip(wanted, 0.2, 20), rel=1e-3)
-        calibration.fit_to_file(tmp_path / "t.json", labels.tolist(), moved.tolist(), SETTINGS)
+        calibration.fit_to_file(tmp_path / "t.json", labels.tolist(), moved.tolist(), MODELS, "confident")
         out = capsys.readouterr().out
         for limit, words in said.items():
             assert (words in out) == (bound != "" and fit.temperature == limit)
@@ -240,28 +168,30 @@ def test_too_few_videos_or_one_class(labels):
 
 def test_a_temperature_is_refused_where_it_was_not_fitted_for(tmp_path):
     path = tmp_path / "t.json"
-    calibration.fit_to_file(path, *(values.tolist() for values in overconfident(50)), SETTINGS)
-    one, two = SETTINGS["models"]
-    moved = {**SETTINGS, "models": [{**two, "mtime_ns": 5}, {**one, "name": "renamed"}]}
-    assert calibration.read_temperature(path, moved) == json.loads(path.read_text())["temperature"]
-    for models in ([one], [one, one], [one, two, two], [{**one, "xxh3": "5"}, two]):
+    calibration.fit_to_file(path, *(values.tolist() for values in overconfident(50)), MODELS, "confident")
+    one, two = MODELS
+    moved = [two, replace(one, name="renamed")]
+    assert calibration.read_temperature(path, moved, "confident") == json.loads(path.read_text())["temperature"]
+    for models in ([one], [one, one], [one, two, two], [replace(one, xxh3="5"), two]):
         with pytest.raises(UsageError, match="other checkpoints"):
-            calibration.read_temperature(path, {**SETTINGS, "models": models})
+            calibration.read_temperature(path, models, "confident")
     with pytest.raises(UsageError, match="--strategy confident, not mean"):
-        calibration.read_temperature(path, {**SETTINGS, "strategy": "mean"})
+        calibration.read_temperature(path, MODELS, "mean")
     good = path.read_text()
     for text in ("", "[]", "{}", good.replace('"temperature": ', '"temperature": -'), good.replace("models", "other")):
         path.write_text(text)
         with pytest.raises(UsageError, match="not a file that --calibrate wrote"):
-            calibration.read_temperature(path, SETTINGS)
+            calibration.read_temperature(path, MODELS, "confident")
     content = json.loads(good)
-    assert content["scoring"] == calibration.SCORING_VERSION
+    assert (content["scoring"], content["version"]) == (calibration.SCORING_VERSION, 1)
+    path.write_text(json.dumps({key: value for key, value in content.items() if key != "version"}))
+    assert calibration.read_temperature(path, MODELS, "confident") == content["temperature"]
     for scoring, said in ((1, "another version"), (None, "an earlier version"), (99, "another version")):
         path.write_text(json.dumps({**content, "scoring": scoring}))
         with pytest.raises(UsageError, match=f"scores of {said} of this program"):
-            calibration.read_temperature(path, SETTINGS)
+            calibration.read_temperature(path, MODELS, "confident")
     with pytest.raises(UsageError, match=r"absent\.json"):
-        calibration.read_temperature(tmp_path / "absent.json", SETTINGS)
+        calibration.read_temperature(tmp_path / "absent.json", MODELS, "confident")
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +211,6 @@ def portraits(tmp_path_factory):
     return folder, labels
 
 
-@pytest.mark.slow
 def test_calibrate_in_one_run_and_apply_in_the_next(portraits, tmp_path, capsys):
     folder, labels = portraits
     weights = tmp_path / "weights"

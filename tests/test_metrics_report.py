@@ -1,5 +1,8 @@
-"""What the reliability plot and its bins hold (prediction/metrics_report.py)."""
+"""Metrics on labelled videos, and what the reliability plot and its bins hold (prediction/metrics_report.py)."""
 
+from dataclasses import replace
+
+import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from matplotlib.figure import Figure
 
 from prediction import metrics_report
 from prediction.metrics_report import evaluate, expected_calibration_error, plot_reliability, reliability
+from prediction.results import Confusion, LabelCounts, plain
 from prediction.verdict import ModelScore, Verdict
 
 
@@ -115,8 +119,8 @@ def test_bins_are_closed_above_and_the_first_holds_0():
 def test_accuracy_and_confusion_say_the_same_at_one_half():
     found = labelled((0, 0.5), (1, 0.5), (0, 0.51), (1, 0.51), (1, 0.9))
     values = found.values[-1]
-    assert values["confusion"] == {"real_said_real": 1, "real_said_fake": 1, "fake_said_real": 1, "fake_said_fake": 2}
-    assert values["accuracy"] == 3 / 5
+    assert values.confusion == Confusion(real_said_real=1, real_said_fake=1, fake_said_real=1, fake_said_fake=2)
+    assert values.accuracy == 3 / 5
 
 
 def test_a_calibrated_run_has_a_row_for_both(capsys):
@@ -124,7 +128,7 @@ def test_a_calibrated_run_has_a_row_for_both(capsys):
     assert [name for name, _ in found.scores] == ["model0", "model1", "ensemble", "ensemble, calibrated"]
     assert found.verdict_scores == pytest.approx([np.mean(row[1:]) / 2 for row in ROWS])
     assert found.scores[2][1] == pytest.approx([np.mean(row[1:]) for row in ROWS])
-    assert found.summary()["metrics"] == found.values[3]
+    assert found.summary()["metrics"] == replace(found.values[3], name=None)
     assert len(found.summary()["metrics_of_parts"]) == 3
     metrics_report.print_table(found)
     lines = capsys.readouterr().out.splitlines()
@@ -133,3 +137,72 @@ def test_a_calibrated_run_has_a_row_for_both(capsys):
     assert not any("not counted" in line or "there is no" in line for line in lines)
     assert len(found.verdict_scores) == 6
     assert evaluate([], {}).verdict_scores.shape == (0,)
+
+
+def verdict(name, *scores):
+    models = [ModelScore(f"model{index}", score, "mean") for index, score in enumerate(scores)]
+    return Verdict(name, "ok", score=float(np.mean(scores)) if scores else None, models=models)
+
+
+def test_each_checkpoint_and_the_ensemble_are_measured(tmp_path, capsys):
+    verdicts = [verdict("r1", 0.1, 0.3), verdict("r2", 0.2, 0.9), verdict("f1", 0.9, 0.6), verdict("f2", 0.4, 0.5)]
+    verdicts += [verdict("no label", 0.5, 0.5), Verdict("no face", "no face"), Verdict("neither", "unreadable")]
+    labels = {"r1": 0, "r2": 0, "f1": 1, "f2": 1, "no face": 1, "not here": 1}
+    found = metrics_report.evaluate(verdicts, labels)
+    assert [name for name, _ in found.scores] == ["model0", "model1", "ensemble"]
+    assert found.scores[-1][1] == pytest.approx([0.2, 0.55, 0.75, 0.45])
+    assert (found.without_verdict, found.without_label) == (2, 1)
+    assert found.values[0].confusion == Confusion(2, 0, 1, 1)
+    assert found.values[0].auc == 1
+    assert found.values[1].auc == 0.5
+    assert found.values[2].log_loss == pytest.approx(-np.mean(np.log([0.8, 0.45, 0.75, 0.45])))
+    summary = found.summary()
+    assert summary["labels"] == LabelCounts(counted=4, without_verdict=2, without_label=1)
+    assert summary["metrics"] == replace(found.values[2], name=None)
+    assert [part.name for part in summary["metrics_of_parts"]] == ["model0", "model1"]
+    metrics_report.print_report(found, tmp_path / "plot.png")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "not counted: 2 without a verdict and 1 without a label"
+    assert lines[1].split("  ")[-4:] == ["real>real", "real>fake", "fake>real", "fake>fake"]
+    assert len({len(line) for line in lines[1:5]}) == 1  # aligned
+    assert [int(cell) for cell in lines[4].split()[-4:]] == [1, 1, 1, 1]
+    assert cv2.imread(str(tmp_path / "plot.png")).shape[0] > 400
+
+
+def test_one_class_has_the_metrics_that_exist(tmp_path, capsys):
+    found = metrics_report.evaluate([verdict("a", 0.9), verdict("b", 0.2)], {"a": 1, "b": 1})
+    assert "auc" not in plain(found.values[-1])
+    assert found.values[-1].log_loss == pytest.approx(-np.log([0.9, 0.2]).mean())
+    metrics_report.print_report(found, tmp_path / "plot.png")
+    out = capsys.readouterr().out
+    assert "there is no real video among them" in out
+    assert out.splitlines()[1].split()[1:5] == ["0.8574", "-", "-", "-"]
+    assert (tmp_path / "plot.png").is_file()
+
+
+def test_any_name_can_be_in_the_table_and_the_plot(tmp_path, capsys):
+    names = ["a$b", r"$\frac$", "\x1b[31m\nred", "caf\udce9"]
+    models = [ModelScore(name, 0.5, "mean") for name in names]
+    found = metrics_report.evaluate([Verdict("v", "ok", score=0.5, models=models)], {"v": 1})
+    metrics_report.print_report(found, tmp_path / "plot.png")
+    out = capsys.readouterr().out
+    assert out.replace("\n", "").isprintable()
+    assert r"\x1b[31m\nred " in out
+    assert (tmp_path / "plot.png").is_file()
+
+
+def test_nothing_labelled_is_said(tmp_path, capsys):
+    found = metrics_report.evaluate([verdict("a", 0.9)], {})
+    assert found.summary() == {"labels": LabelCounts(counted=0, without_verdict=0, without_label=1)}
+    metrics_report.print_report(found, tmp_path / "plot.png")
+    assert "none of the videos with a verdict has a label" in capsys.readouterr().out
+    assert not (tmp_path / "plot.png").exists()
+
+
+def test_expected_calibration_error_by_hand():
+    labels, scores = np.array([0, 1, 1, 1]), np.array([0.0, 0.1, 0.95, 1.0])
+    means, shares, counts = metrics_report.reliability(labels, scores)
+    assert means == pytest.approx([0.05, 0.975])  # 0 and 0.1 share the first bin
+    assert shares.tolist() == [0.5, 1]
+    assert counts.tolist() == [2, 2]
+    assert metrics_report.expected_calibration_error(labels, scores) == pytest.approx((0.45 + 0.025) / 2)

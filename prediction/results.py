@@ -1,0 +1,156 @@
+"""submission.csv and submission.json, and what of them is printed. docs/scoring.md says what they hold."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dfdc import artifacts
+from dfdc.text import printable
+from prediction.progress import program_version
+from prediction.settings import RunSettings
+from prediction.verdict import Status, Verdict
+
+COLUMNS = ("filename", "label", "status", "doubts", "faces", "frames")  # of submission.csv
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Videos by their label and what a score over 0.5, or not, says."""
+
+    real_said_real: int
+    real_said_fake: int
+    fake_said_real: int
+    fake_said_fake: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """How good scores are, see dfdc.scoring.metrics. What takes a class that is not there is absent.
+
+    Attributes:
+        name: of the checkpoint; absent for the verdicts.
+    """
+
+    name: str | None = None
+    count: int
+    reals: int
+    fakes: int
+    log_loss: float
+    accuracy: float
+    log_loss_fake: float | None = None
+    log_loss_real: float | None = None
+    log_loss_balanced: float | None = None
+    auc: float | None = None
+    average_precision: float | None = None
+    equal_error_rate: float | None = None
+    expected_calibration_error: float
+    confusion: Confusion
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """How many videos were counted, and how many could not be; one without both is in the first of these."""
+
+    counted: int
+    without_verdict: int
+    without_label: int
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a checkpoint says it was trained on; the rest is absent where its fold is "unknown"."""
+
+    name: str
+    fold: int | Literal["unknown"]
+    folds_sha256: str | None = None
+    trained_on_videos: int | None = None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The fold whose videos were scored, and what each checkpoint says of it."""
+
+    fold: int
+    by: list[Held]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of all videos. What takes labels, or a fold, is absent without."""
+
+    statuses: dict[Status, int]
+    doubts: dict[str, int]
+    held_out: HeldOut | None = None
+    labels: LabelCounts | None = None
+    metrics: Metrics | None = None
+    metrics_of_parts: list[Metrics] | None = None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What submission.json holds; `program` has the versions that scores hang on."""
+
+    version: Literal[2]
+    program: dict[str, str | int]
+    settings: RunSettings
+    summary: Summary
+    videos: list[Verdict]
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """A dataclass as JSON has it, without what is None."""
+    return _without_none(asdict(value))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(part) for key, part in value.items() if part is not None}
+    return [_without_none(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def write_results(output: Path, verdicts: Sequence[Verdict], settings: RunSettings, summary: Summary) -> None:
+    """submission.csv, and submission.json beside it."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    quoting = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerow(COLUMNS)
+    for v in verdicts:  # csv quotes a name with its own end of line, but not one with another's
+        row = quoting if "\r" in v.filename else writer
+        label = "" if v.score is None else repr(v.score)  # all its digits: calibrated scores near 1 must not tie
+        row.writerow([v.filename, label, v.status, "; ".join(v.doubts), len(v.faces), v.frames_read])
+    submission = Submission(2, program_version(), settings, summary, list(verdicts))
+    details = {**asdict(submission), "settings": plain(settings), "summary": plain(summary)}
+    artifacts.write_json(output.with_suffix(".json"), details, indent=1)
+    artifacts.write_bytes(output, buffer.getvalue().encode(errors="backslashreplace"))
+
+
+def print_summary(output: Path, verdicts: Sequence[Verdict], summary: Summary) -> None:
+    """The verdicts if they are few, all that are not ok, and how many there are of each kind."""
+    for verdict in verdicts:
+        if verdict.judged and len(verdicts) <= 50:
+            doubts = f"  ({', '.join(verdict.doubts)})" if verdict.doubts else ""
+            print(f"  {verdict.score:.4f} {printable(verdict.filename)}{doubts}")
+        if verdict.status != Status.OK:
+            print(f"  {verdict.status}: {printable(verdict.filename)}: {printable(verdict.reason)}")
+    width = max(len(status) for status in summary.statuses)
+    print("videos by status")
+    for status, number in sorted(summary.statuses.items(), key=lambda item: -item[1]):
+        print(f"  {status:<{width}} {number:>8}  {'scored' if status.scored else 'no verdict'}")
+    if summary.doubts:
+        counted = sorted(summary.doubts.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{number} {doubt}" for doubt, number in counted)
+        print(f"doubts: {shown} (docs/scoring.md explains them)")
+    if summary.metrics:
+        values = plain(summary.metrics)
+        names = ("log_loss", "auc", "average_precision", "equal_error_rate", "accuracy")
+        shown = [f"{name.replace('_', ' ')} {values[name]:.4f}" for name in names if name in values]
+        print(f"on {values['count']} labelled videos ({values['fakes']} fake): {', '.join(shown)}")
+    unknown = [held.name for held in summary.held_out.by if held.fold == "unknown"] if summary.held_out else []
+    if unknown:
+        print(f"  (whether {', '.join(unknown)} learned from these videos is not known)")
+    print(printable(f"written: {output} and {output.with_suffix('.json')}"))

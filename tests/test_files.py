@@ -1,0 +1,113 @@
+"""Which checkpoints are used (networks/files.py)."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from test_inputs import refused, write
+
+from dfdc.command_line import UsageError
+from networks import files
+
+
+def test_checkpoints_by_name_or_path_and_what_is_like_a_wrong_name(tmp_path, monkeypatch):
+    for name in ("run_0", "run_10", "run_2", "run_best", "README.md"):
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    found = files.find_models(tmp_path / "absent", ["run_2"])
+    assert [path.resolve() for path in found] == [tmp_path / "run_2"]
+    with pytest.raises(UsageError) as error:
+        files.find_models(tmp_path, ["run_bets"])
+    assert "like it: run_best" in str(error.value)
+    assert str(error.value).splitlines()[1:] == ["  run_best", "  run_0", "  run_2", "  run_10"]
+
+
+def test_a_checkpoint_given_twice_is_refused(tmp_path):
+    write(tmp_path, "w/a", data=b"abc")
+    write(tmp_path, "w/b", "w/c", data=b"abd")
+    write(tmp_path, "w/d", data=b"longer")
+    folder = tmp_path / "w"
+    (folder / "link").symlink_to("a")
+    assert files.find_models(folder, ["a", "b", "d"]) == [folder / "a", folder / "b", folder / "d"]
+    assert f"{folder / 'a'} is given twice, and would count twice" in refused(files.find_models, folder, ["a", "a"])
+    for twin, first in (("c", "b"), ("link", "a")):
+        said = refused(files.find_models, folder, ["d", first, twin])
+        assert f"{folder / twin} is the same checkpoint as {folder / first}, and would count twice" in said
+    shutil.copy(folder / "a", tmp_path / "a")
+    assert "is the same checkpoint as" in refused(files.find_models, folder, ["a", str(tmp_path / "a")])
+
+
+def test_checkpoints_of_one_size_only_are_read_to_be_told_apart(tmp_path, monkeypatch):
+    write(tmp_path, "a", data=b"abc")
+    write(tmp_path, "b", data=b"abcd")
+
+    def never(path):
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr(files.identity, "file_checksum", never)
+    assert len(files.find_models(tmp_path, ["a", "b"])) == 2
+
+
+def test_checkpoints_named_in_a_file_and_what_is_there_instead(tmp_path):
+    write(
+        tmp_path,
+        "run_1",
+        "run_2",
+        "run_4",
+        "run_5",
+        "x.json",
+        "y.md",
+        "z.txt",
+        *(f"more_{number}" for number in range(25)),
+    )
+    (tmp_path / "run_2").write_bytes(b"another")
+    (tmp_path / "names").write_bytes(b"\xef\xbb\xbfrun_2 \r\n\r\nrun_1\r\n")
+    found = files.find_models(tmp_path, [f"@{tmp_path / 'names'}"])
+    assert [path.name for path in found] == ["run_2", "run_1"]
+    said = refused(files.find_models, tmp_path, ["run_3", "run_1", "other"])
+    assert said.startswith(f"--models run_3 other: not in {tmp_path} (like it: run_")
+    assert len(said.splitlines()) == 21
+    assert len(said.partition("like it: ")[2].partition(")")[0].split(", ")) == 3
+    assert "x.json" not in said
+    (tmp_path / "empty").mkdir()
+    said = refused(files.find_models, tmp_path / "empty", ["absent"])
+    assert said == (
+        f"--models absent: not in {tmp_path / 'empty'}, which holds\n  "
+        "no checkpoint; README.md, 'Score your videos', says where some are to be had"
+    )
+    (tmp_path / "names").write_text("\n")
+    said = refused(files.find_models, tmp_path, [f"@{tmp_path / 'names'}"])
+    assert said.endswith("names: it names no checkpoint; plot_loss.py --select writes such a file")
+    assert "can't be read (No such file" in refused(files.find_models, tmp_path, ["@absent"])
+
+
+def test_checkpoints_of_one_name_are_shown_with_their_folders(monkeypatch, tmp_path):
+    assert files.model_names([Path("/w/a"), Path("/v/b")]) == ["a", "b"]
+    assert files.model_names([Path("/w/a"), Path("/v/a"), Path("/v/b")]) == ["w/a", "v/a", "b"]
+    deep = [Path("/x/w/a"), Path("/y/w/a"), Path("/z/a")]
+    assert files.model_names(deep) == ["x/w/a", "y/w/a", "z/a"]
+    assert files.model_names([Path("/a"), Path("/w/a")]) == ["/a", "w/a"]
+    assert files.model_names([Path("/w/a"), Path("/w/a")]) == ["/w/a", "/w/a"]  # find_models refuses it
+    assert files.model_names([]) == []
+    monkeypatch.chdir(tmp_path)
+    assert files.model_names([Path("a"), Path("/w/a")]) == [f"{tmp_path.name}/a", "w/a"]
+
+
+def test_a_checkpoint_is_read_once_until_it_changes(tmp_path, monkeypatch):
+    write(tmp_path, "a", data=b"abc")
+    write(tmp_path, "b", data=b"abd")
+    read = []
+    checksum = files.identity.file_checksum
+    monkeypatch.setattr(files.identity, "file_checksum", lambda path: read.append(path.name) or checksum(path))
+    for _ in range(2):
+        paths = files.find_models(tmp_path, ["a", "b"])
+        files.refuse_twins(paths)
+        known = files.describe_models(paths)
+    assert read == ["a", "b"]
+    assert [(model.name, model.size, model.xxh3) for model in known] == [
+        (path.name, 3, checksum(path)) for path in paths
+    ]
+    os.utime(tmp_path / "b", (1, 1))
+    files.describe_models(paths)
+    assert read == ["a", "b", "b"]

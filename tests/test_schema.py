@@ -1,0 +1,56 @@
+"""JSON Schema of the files that scoring writes (prediction/schema.py, docs/schema)."""
+
+import json
+
+import pytest
+from helpers import numbered_frames, run_script
+from pydantic import TypeAdapter
+from scoring_runs import run
+
+from dfdc.video import write_video
+from prediction import schema
+from prediction.results import Submission
+
+
+@pytest.mark.parametrize("name", schema.KINDS)
+def test_the_files_are_what_the_classes_say(name):
+    path = schema.FOLDER / f"{name}.json"
+    assert path.read_text() == schema.schema_of(name), "python -m prediction.schema writes it anew"
+    assert json.loads(path.read_text())["type"] == "object"
+
+
+def test_nothing_else_lies_there_and_the_command_writes_all(tmp_path, monkeypatch):
+    assert {path.stem for path in schema.FOLDER.glob("*.json")} >= schema.KINDS.keys()
+    monkeypatch.setattr(schema, "FOLDER", tmp_path)
+    schema.main()
+    assert {path.stem for path in tmp_path.iterdir()} == schema.KINDS.keys()
+
+
+def test_a_run_writes_what_the_schema_says(weights, demo_root, tmp_path):
+    """Keys of the file are those of the classes, with nothing over, and read back they are the same values."""
+    (video, *_) = sorted(demo_root.rglob("*.mp4"))
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v/a.mp4").write_bytes(video.read_bytes())
+    write_video(tmp_path / "v/b.mp4", numbered_frames(3))
+    (tmp_path / "l.csv").write_text("filename,label\na.mp4,1\nb.mp4,0\n")
+    run(weights, tmp_path / "v", tmp_path / "o.csv", "--labels", tmp_path / "l.csv")
+    text = (tmp_path / "o.json").read_text()
+    content = json.loads(text)
+    known = TypeAdapter(Submission)
+    found = known.validate_json(text)
+    back = known.dump_python(found, mode="json")
+    assert back["videos"] == content["videos"]
+    for part in ("settings", "summary"):
+        assert {key: value for key, value in back[part].items() if value is not None}.keys() == content[part].keys()
+    assert [verdict.status for verdict in found.videos] == ["too short", "no face"]
+    assert found.settings.models[0].name == "a"
+    assert found.summary.metrics.count == 1
+    assert content.keys() == known.json_schema()["properties"].keys()
+
+
+def test_what_a_program_needs_is_light(tmp_path):
+    """A process that decodes, and --help, must not wait for PyTorch."""
+    code = (
+        "import sys, prediction.decoding_child, prediction.settings, networks.precision; print('torch' in sys.modules)"
+    )
+    assert run_script("-c", code).stdout == "False\n"
