@@ -11,7 +11,8 @@ from scoring_runs import FakeDetector, details, find_faces, labels, predict_with
 import predict_folder
 from dfdc import layout
 from dfdc.command_line import UsageError
-from dfdc.faces import PREDICT_THRESHOLDS, FaceDetector, Faces
+from dfdc.detector_settings import PREDICT_THRESHOLDS
+from dfdc.faces import FaceDetector, Faces
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
 from dfdc.scoring import confident_score
 from dfdc.video import VideoReader, write_video

@@ -17,8 +17,9 @@ import predict_folder
 from dfdc import identity
 from dfdc.faces import Faces
 from dfdc.video import write_video
-from prediction import Scorer, report, scorer
+from prediction import Scorer, scorer
 from prediction.decoding import Decoder
+from prediction.pages import report
 
 pytestmark = pytest.mark.slow
 
