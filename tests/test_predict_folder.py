@@ -250,13 +250,15 @@ def test_what_is_said(go, capsys):
 def test_of_many_videos_only_those_with_a_fault_are_listed(count, shown, capsys, tmp_path):
     verdicts = [Verdict(f"{number}.mp4", "ok", score=0.5) for number in range(count - 1)]
     verdicts += [Verdict("part.mp4", "partial", "lost frames", score=0.25)]
-    summary = {"statuses": {"ok": count - 1, "partial": 1}, "doubts": {"partial": 1, "few faces": 3}}
+    summary = {"statuses": {"ok": count - 1, "partial": 1}, "doubts": {"partial": 3, "few faces": 1}}
+    summary["held_out"] = {"by": [{"name": "known", "fold": 0}, {"name": "other", "fold": "unknown"}]}
     predict_folder.print_summary(tmp_path / "o.csv", verdicts, summary)
     said = capsys.readouterr().out
     assert ("0.5000 0.mp4" in said) == shown
     assert "  partial: part.mp4: lost frames\n" in said
     assert said.index("  ok ") < said.index("  partial        1  scored")
-    assert "doubts: 3 few faces, 1 partial" in said
+    assert "doubts: 3 partial, 1 few faces" in said
+    assert "(whether other learned from these videos is not known)" in said
 
 
 def label_file(tmp_path, rows=("a.mp4,0", "b.mp4,1", "c.mp4,1")):
