@@ -27,10 +27,10 @@ def test_a_name_with_an_end_of_line_stays_one_row(tmp_path):
 def test_of_many_videos_only_those_with_a_fault_are_listed(count, shown, capsys, tmp_path):
     verdicts = [Verdict(f"{number}.mp4", "ok", score=0.5) for number in range(count - 1)]
     verdicts += [Verdict("part.mp4", "partial", "lost frames", score=0.25)]
-    summary = Summary({Status.OK: count - 1, Status.PARTIAL: 1}, {"partial": 1, "few faces": 3})
+    summary = Summary({Status.OK: count - 1, Status.PARTIAL: 1}, {"partial": 3, "few faces": 1})
     print_summary(tmp_path / "o.csv", verdicts, summary)
     said = capsys.readouterr().out
     assert ("0.5000 0.mp4" in said) == shown
     assert "  partial: part.mp4: lost frames\n" in said
     assert said.index("  ok ") < said.index("  partial        1  scored")
-    assert "doubts: 3 few faces, 1 partial" in said
+    assert "doubts: 3 partial, 1 few faces" in said

@@ -14,7 +14,7 @@ from helpers import numbered_frames, read_number
 from test_video import encode
 
 from dfdc.video import VideoReader
-from dfdc.video_fields import Fields, _frame_bits, _units
+from dfdc.video_fields import Fields, _Bits, _frame_bits, _units
 
 WIDE, HIGH, FRAMES = 6, 4, 24  # macroblocks of a frame; frames
 DELIMITER = b"\0\0\0\1\x09\xf0"
@@ -179,3 +179,20 @@ def test_planes_coded_apart_have_no_fields(separate, bits):
     text = f"{244:08b}" + "0" * 8 + f"{30:08b}" + number(0) + number(3) + separate + number(0) * 2 + "00"
     text += number(4) + number(2) + number(1) + "0" + number(WIDE - 1) + number(HIGH // 2 - 1) + "0010" + "0"
     assert _frame_bits(unit(7, text)[4:]) == bits
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("only", ["0", "1"])
+def test_the_flag_of_frames_is_read_where_it_stands(order, only):
+    """frame_mbs_only_flag, between bits that are its opposite."""
+    text = f"{77:08b}" + "0" * 8 + f"{30:08b}" + number(0) + number(4) + number(order)
+    text += {0: number(4), 1: "1" + "".join(map(number, (4, 7, 3, 1, 9, 0))), 2: ""}[order]
+    text += number(1) + "0" + number(9) + number(5 if only == "1" else 6)  # ue(v) of 5 ends with 0, of 6 with 1
+    bits = text + only
+    bits = bits.ljust(len(bits) // 8 * 8 + 16, "10"[int(only)])
+    assert _frame_bits(b"\x67" + int(bits, 2).to_bytes(len(bits) // 8, "big")) == (None if only == "1" else 8)
+
+
+def test_behind_the_end_all_bits_are_1():
+    bits = _Bits(b"\x67\0")
+    assert [bits.take(7), bits.take(1), bits.take(2)] == [0, 0, 3]
