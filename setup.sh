@@ -10,41 +10,47 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
-stamp="$venv/.installed"
+list_stamp="$venv/.installed" # the list of versions that is there
+own_stamp="$venv/.project"   # the folder whose packages are
 need_gb=8
 
 die() { printf 'setup.sh: %s\n' "$1" >&2; exit 1; }
 
-# What is installed: these versions, and the packages of this very folder.
-wanted() { cat requirements.txt pyproject.toml && pwd; }
+own() { cat pyproject.toml && pwd -P; }
+works() { "$venv/bin/python" -c '' 2>/dev/null; }
 
-if wanted 2>/dev/null | cmp -s - "$stamp" && "$venv/bin/python" -c '' 2>/dev/null; then
-    exit 0
-fi
+install_list() {
+    command -v "$python" >/dev/null ||
+        die "there is no '$python'. Install Python 3.10 or newer (Debian, Ubuntu: apt-get install python3 python3-venv) or name one: PYTHON=/path/to/python3 ./setup.sh"
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        die "'$python' is $("$python" -V 2>&1), but 3.10 or newer is needed. Name another one: PYTHON=python3.12 ./setup.sh"
+    "$python" -c 'import venv, ensurepip' 2>/dev/null ||
+        die "'$python -m venv' does not work here. Debian, Ubuntu: apt-get install python3-venv"
 
-command -v "$python" >/dev/null ||
-    die "there is no '$python'. Install Python 3.10 or newer (Debian, Ubuntu: apt-get install python3 python3-venv) or name one: PYTHON=/path/to/python3 ./setup.sh"
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-    die "'$python' is $("$python" -V 2>&1), but 3.10 or newer is needed. Name another one: PYTHON=python3.12 ./setup.sh"
-"$python" -c 'import venv, ensurepip' 2>/dev/null ||
-    die "'$python -m venv' does not work here. Debian, Ubuntu: apt-get install python3-venv"
+    mkdir -p "$venv"
+    free_gb=$(df -Pk "$venv" | awk 'NR == 2 { print int($4 / 1048576) }')
+    [ "$free_gb" -ge "$need_gb" ] ||
+        die "$free_gb GB are free where $venv goes, but the packages need $need_gb GB. Free some, or put it elsewhere: VENV=/big/disk/venv ./setup.sh"
 
-mkdir -p "$venv"
-free_gb=$(df -Pk "$venv" | awk 'NR == 2 { print int($4 / 1048576) }')
-[ "$free_gb" -ge "$need_gb" ] ||
-    die "$free_gb GB are free where $venv goes, but the packages need $need_gb GB. Free some, or put it elsewhere: VENV=/big/disk/venv ./setup.sh"
+    rm -f "$list_stamp" "$own_stamp"
+    echo "setup.sh: installing into $venv (about 2 minutes, 6.5 GB)"
+    "$python" -m venv "$venv" || die "could not make $venv with '$python -m venv'; remove $venv and try again"
+    # --no-deps: the list is complete, and facenet-pytorch's own pins of 2024 must not be followed.
+    # --only-binary: no compiler is needed. grad-cam is plain Python, but comes as a source archive only.
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --no-binary=grad-cam \
+        -r requirements.txt ||
+        die "pip could not install requirements.txt (its message is above). Check the network and the disk, then run ./setup.sh again"
+    cp requirements.txt "$list_stamp.tmp" && mv "$list_stamp.tmp" "$list_stamp"
+    echo "setup.sh: done; 'source $venv/bin/activate' for a shell with it"
+}
 
-rm -f "$stamp"
-echo "setup.sh: installing into $venv (about 2 minutes, 6.5 GB)"
-"$python" -m venv "$venv" || die "could not make $venv with '$python -m venv'; remove $venv and try again"
-# --no-deps: the list is complete, and facenet-pytorch's own pins of 2024 must not be followed.
-# --only-binary: no compiler is needed. grad-cam is plain Python, but comes as a source archive only.
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --no-binary=grad-cam \
-    -r requirements.txt ||
-    die "pip could not install requirements.txt (its message is above). Check the network and the disk, then run ./setup.sh again"
+# So that every script finds the packages of this folder, wherever it is started. Nothing is fetched for it.
+install_own() {
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . ||
+        die "pip could not install the packages of this folder (its message is above)"
+    own >"$own_stamp.tmp" && mv "$own_stamp.tmp" "$own_stamp"
+}
+
+cmp -s requirements.txt "$list_stamp" && works || install_list
 [ -e pyproject.toml ] || exit 0 # the Dockerfile installs the list before it copies the rest
-# The packages of this folder, so that every script finds them wherever it is started. Nothing is fetched for it.
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . ||
-    die "pip could not install the packages of this folder (its message is above)"
-wanted >"$stamp.tmp" && mv "$stamp.tmp" "$stamp"
-echo "setup.sh: done; 'source $venv/bin/activate' for a shell with it"
+own | cmp -s - "$own_stamp" || install_own

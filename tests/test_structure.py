@@ -198,9 +198,10 @@ def test_the_hooks_check_what_test_sh_does_and_fetch_nothing():
 
 
 def test_setup_again_does_nothing():
-    wanted = "".join((ROOT / name).read_text() for name in ("requirements.txt", "pyproject.toml")) + f"{ROOT}\n"
-    stamp = Path(sys.prefix) / ".installed"
-    if not stamp.is_file() or stamp.read_text() != wanted:
+    versions, own = (Path(sys.prefix) / name for name in (".installed", ".project"))
+    wanted = (ROOT / "pyproject.toml").read_text() + f"{ROOT.resolve()}\n"
+    here = versions.is_file() and versions.read_text() == (ROOT / "requirements.txt").read_text()
+    if not here or not own.is_file() or own.read_text() != wanted:
         pytest.skip("this environment was not made by this folder's setup.sh")
     environment = {**os.environ, "VENV": str(Path(sys.executable).parents[1])}
     done = subprocess.run([ROOT / "setup.sh"], capture_output=True, text=True, check=False, env=environment)
