@@ -15,8 +15,6 @@ from typing import Any
 
 import xxhash
 
-_BLOCK = 1 << 20
-
 
 class NotAFileError(OSError):
     """A folder, a named pipe or a device stands where a file should be; reading a pipe would wait for ever."""
@@ -46,9 +44,13 @@ def regular(path: Path) -> os.stat_result:
 
 def file_checksum(path: Path) -> str:
     """XXH3 (128 bits, hexadecimal) of the whole file."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as handle:
-        while block := handle.read(_BLOCK):
+    return checksum_of(path, xxhash.xxh3_128())
+
+
+def checksum_of(path: Path, digest: Any) -> str:
+    """The whole file by a `digest` of hashlib or xxhash, in hexadecimal digits."""
+    with path.open("rb") as handle:  # hashlib.file_digest came with Python 3.11
+        while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
