@@ -121,6 +121,12 @@ def ledger_path(root: Path, step: str) -> Path:
     return root / "failures" / f"{step}.csv"
 
 
+def artifacts_folder(root: Path, step: str, crops_dir: str = CROPS_DIR) -> Path:
+    """Where a step that makes one artifact of each video keeps them."""
+    steps = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs")
+    return root / ("bboxes", crops_dir, "landmarks", "diffs")[steps.index(step)]
+
+
 def report_path(root: Path) -> Path:
     return root / "report" / "index.html"
 

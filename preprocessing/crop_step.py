@@ -41,8 +41,6 @@ class CropStep(VideoStep):
     """Crops of one video.
 
     Args:
-        root: DATA_ROOT.
-        crops_dir: name of the folder of the crops in it.
         rejections: what is not to be cut; by default, what rejected.csv names.
         png_level: compression; it decides nothing about what the crops show.
     """
@@ -66,10 +64,6 @@ class CropStep(VideoStep):
         memories = ("_remembered", "_known_digests", "_has_boxes")
         return {key: value for key, value in self.__dict__.items() if key not in memories}
 
-    @property
-    def folder(self) -> Path:
-        return layout.crops_path(self.root, "any", self.crops_dir).parent
-
     def obstacle(self, video: Video) -> str | None:
         if self._has_boxes(video.source):
             return None
@@ -86,7 +80,7 @@ class CropStep(VideoStep):
         return super().select(dataset)
 
     def check(self, video: Video) -> Stamp | None:
-        stamp = artifacts.read_stamp(self._crops(video))
+        stamp = artifacts.read_stamp(self.crops_of(video.id))
         if stamp is None:
             return None
         digest = self.boxes_digest(video)
@@ -96,21 +90,14 @@ class CropStep(VideoStep):
 
     def boxes_digest(self, video: Video) -> str | None:
         """Digest of all that crops take from the boxes; None if there are none that can be used."""
-        if self.rejections.rows:
-            return self._read_digest(video)
-        if video.source not in self._known_digests:
-            self._known_digests[video.source] = self._read_digest(video)
-        return self._known_digests[video.source]
-
-    def _read_digest(self, video: Video) -> str | None:
-        try:
-            boxes = self._remembered(video.source)
-        except BoxesError:
-            return None  # `work` says what is wrong with them
-        return None if boxes is None else self._inputs(boxes, self._places(boxes, video))
-
-    def _crops(self, video: Video) -> Path:
-        return layout.crops_path(self.root, video.id, self.crops_dir)
+        known = {} if self.rejections.rows else self._known_digests
+        if video.source not in known:
+            try:
+                boxes = self._remembered(video.source)
+            except BoxesError:  # `work` says what is wrong with them
+                boxes = None
+            known[video.source] = None if boxes is None else self._inputs(boxes, self._places(boxes, video))
+        return known[video.source]
 
     def work(self, video: Video) -> Stamp:
         """Write the crops of one video; return their stamp."""
@@ -128,17 +115,18 @@ class CropStep(VideoStep):
                 raise SkipVideo(f"no face was found in {video.source}")
             if not places:
                 raise SkipVideo(f"{layout.REJECTED_NAME} names all of its faces")
-            with VideoReader(video.path) as reader, artifacts.atomic_folder(self._crops(video)) as folder:
+            with VideoReader(video.path) as reader, artifacts.atomic_folder(self.crops_of(video.id)) as folder:
                 if (reader.width, reader.height) != (boxes.width, boxes.height):
                     # Its boxes would cut something else. (T19: named, not passed over.)
-                    size = f"{reader.width}x{reader.height} pixels"
-                    shared = f"{video.source} has {boxes.width}x{boxes.height}, and they share boxes"
-                    raise FailVideo(f"it has {size}, but {shared}")
+                    sizes = (
+                        f"{reader.width}x{reader.height} pixels, but {video.source} has {boxes.width}x{boxes.height}"
+                    )
+                    raise FailVideo(f"it has {sizes}, and they share boxes")
                 match = match_frames(boxes, places, reader, video.source)
                 folder.stamp = stamp = self._cut(match, places, reader, folder, made_from)
         except (VideoError, FailVideo, SkipVideo):
             # Crops of another video or of other boxes must not be taken for these. Those of the same stay.
-            artifacts.remove_unless(self._crops(video), {"boxes": made_from["boxes"]}, source)
+            artifacts.remove_unless(self.crops_of(video.id), {"boxes": made_from["boxes"]}, source)
             raise
         return stamp
 
@@ -180,10 +168,7 @@ class CropStep(VideoStep):
         return places
 
     def _inputs(self, boxes: Boxes, places: Places) -> str:
-        """Digest of all that crops take from the boxes: the very pixels that are cut, and when they are shown.
-
-        Boxes that move by less than a pixel, or are written in another way, change nothing.
-        """
+        """Digest of all that crops take from the boxes: the very pixels that are cut, and when they are shown."""
         size = boxes.width, boxes.height
         cuts = [[n, face, margin_box(box, *size)] for n, faces in sorted(places.items()) for face, box in faces]
         times = [round(boxes.times[number], 3) for number in sorted(places) if number in boxes.times]

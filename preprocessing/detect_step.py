@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,7 @@ VERSION = 2
 
 
 class DetectStep(VideoStep):
-    """Boxes of one REAL video.
-
-    Args:
-        root: DATA_ROOT.
-        scale: --detector-scale, "auto" or a factor.
-    """
+    """Boxes of one REAL video; `scale` is --detector-scale, "auto" or a factor."""
 
     name = "detect_original_faces"
     version = VERSION
@@ -52,10 +48,6 @@ class DetectStep(VideoStep):
             "detector": DETECTOR_SETTINGS,
             "tracker": asdict(TrackerSettings()),
         }
-
-    @property
-    def folder(self) -> Path:
-        return layout.bboxes_path(self.root, "any").parent
 
     def obstacle(self, video: Video) -> str | None:
         return None
@@ -99,13 +91,9 @@ class DetectStep(VideoStep):
             batch_size = self.detector.batch_size(reader.width, reader.height, scale)
             tracker = Tracker()
             frames: dict[int, list[FaceBox]] = {}
-            batch: list[tuple[int, np.ndarray]] = []
-            for numbered in reader.frames(stride=FRAME_STRIDE):
-                batch.append(numbered)
-                if len(batch) == batch_size:
-                    frames.update(self._detect_batch(tracker, batch, scale))
-                    batch = []
-            frames.update(self._detect_batch(tracker, batch, scale))
+            pictures = reader.frames(stride=FRAME_STRIDE)
+            while batch := list(islice(pictures, batch_size)):
+                frames.update(self._detect_batch(tracker, batch, scale))
             shown = reader.times()
         faces, lost = sum(map(len, frames.values())), reader.lost
         stamp = Stamp(

@@ -65,10 +65,6 @@ class _Family:
     listings: list[Listing] = field(default_factory=list)
     home_crops: Counter[str] = field(default_factory=Counter)  # of the originals themselves, by part
 
-    @property
-    def crops(self) -> int:
-        return sum(len(listing.crops) for listing in self.listings)
-
     def crops_by_fold(self, originals: dict[str, int]) -> Counter[int]:
         """Its crops by the fold that their original had, where it had one."""
         counts: Counter[int] = Counter()
@@ -155,8 +151,8 @@ def assign_folds(
     waiting: dict[str, list[_Family]] = defaultdict(list)  # for a new part to get its fold
 
     def settle(family: _Family, fold: int) -> None:
-        crops[fold] += family.crops
         for listing in family.listings:
+            crops[fold] += len(listing.crops)
             listing.family, listing.fold = family.name, fold
 
     for family in families:
@@ -166,10 +162,8 @@ def assign_folds(
             fold = min(had, key=lambda number: (-had[number], number))
             settle(family, fold)
             if len(had) > 1:
-                folds = [number + first for number in sorted(had)]
-                moved.append(
-                    f"a donor links videos of folds {folds}: the family of {family.name} in fold {fold + first}"
-                )
+                folds, to = [number + first for number in sorted(had)], fold + first
+                moved.append(f"a donor links videos of folds {folds}: the family of {family.name} in fold {to}")
         elif home in parts:
             settle(family, parts[home])
         else:

@@ -31,13 +31,7 @@ class LeakError(UserError):
 
 
 class FoldsStep(Step):
-    """The one table of all videos.
-
-    Args:
-        root: DATA_ROOT.
-        out: where to write; a relative path is taken in DATA_ROOT.
-        given: the fields of `Options` that are asked for.
-    """
+    """The one table of all videos, written to `out` (from `root`); `given`: the fields of `Options` asked for."""
 
     name = "generate_folds"
     version = folds_stamp.VERSION
@@ -116,11 +110,7 @@ class FoldsStep(Step):
     def _list(
         self, dataset: Dataset, options: Options, checks: Checks, ledger: Ledger
     ) -> tuple[list[Listing], dict[str, str]]:
-        """What can be listed, and why other videos can't be looked at now, by their ids.
-
-        Raises:
-            UsageError: there is nothing.
-        """
+        """What can be listed (UsageError: nothing), and why other videos can't be looked at now, by their ids."""
         listings, unreadable = list_crops(dataset, options.crops_dir, checks, ledger)
         away = {name: skipped.reason for name, skipped in dataset.skipped.items()} | unreadable
         if not listings:
@@ -142,8 +132,7 @@ class FoldsStep(Step):
                 write_folds(temp, kept, options.seed)
                 leaks = find_leaks(temp, dataset, kept, options.similar)
                 if leaks:
-                    more = [f"... and {len(leaks) - 20} more"] if len(leaks) > 20 else []
-                    raise LeakError("\n  ".join(leaks[:20] + more))
+                    raise LeakError(layout.list_faults(leaks))
                 # Before the file has its name: a kill in between leaves a hold-out that is known, not one that is not.
                 Stamp(options, folds, digest, identity.fingerprint(temp)).write(stamp_path(target))
         except LeakError as error:
@@ -196,9 +185,7 @@ def take_over(
             ) from None
         print(f"{target} is not what this step makes ({error}); it is replaced")
         return Options(**given), Assignment()
-    held = (
-        "" if earlier.val_ids is None else f"; fold 0, a hold-out of {plural(len(earlier.val_ids), 'video')}, stays one"
-    )
+    held = f"; fold 0, a hold-out of {plural(len(earlier.val_ids), 'video')}, stays one" if earlier.val_ids else ""
     print(f"{target} has no stamp of this version: the folds are taken from the file itself{held}")
     return change_options(given, earlier, assignment, force=force)
 

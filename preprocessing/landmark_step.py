@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,24 +31,15 @@ SETTINGS = {
 
 
 class LandmarkStep(VideoStep):
-    """Points in the crops of one REAL video.
-
-    Args:
-        root: DATA_ROOT.
-        crops_dir: name of the folder of the crops in it.
-    """
+    """Points in the crops of one REAL video."""
 
     name = "generate_landmarks"
     version = VERSION
     labels = (REAL,)
     preload = ("preprocessing.landmark_step",)
 
-    @property
-    def folder(self) -> Path:
-        return layout.landmarks_path(self.root, "any").parent
-
     def obstacle(self, video: Video) -> str | None:
-        if self._crops(video).is_dir():
+        if self.crops_of(video.id).is_dir():
             return None
         return "it has no crops; step 2 (extract_crops.py) makes them, or says why not"
 
@@ -61,17 +51,14 @@ class LandmarkStep(VideoStep):
         return stamp if stamp is not None and stamp.is_fresh(self._inputs(video)) else None
 
     def _inputs(self, video: Video) -> dict[str, Any]:
-        return {"settings": SETTINGS, "crops": artifacts.folder_identity(self._crops(video))}
-
-    def _crops(self, video: Video) -> Path:
-        return layout.crops_path(self.root, video.id, self.crops_dir)
+        return {"settings": SETTINGS, "crops": artifacts.folder_identity(self.crops_of(video.id))}
 
     def start(self, device: str) -> None:
         self.detector = FaceDetector(LANDMARK_THRESHOLDS, device)
 
     def work(self, video: Video) -> Stamp:
         """Write the landmarks of one video; return their stamp."""
-        crops, inputs = self._crops(video), self._inputs(video)
+        crops, inputs = self.crops_of(video.id), self._inputs(video)
         made, notes, without = 0, [], []
         names = layout.list_crops(crops)
         target = layout.landmarks_path(self.root, video.id)

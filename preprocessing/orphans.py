@@ -19,15 +19,9 @@ def find_orphans(dataset: Dataset, step: str, crops_dir: str = layout.CROPS_DIR)
     What is not on disk just now, but named, is none. Only what carries the mark of a step counts: a folder with a
     stamp, or a boxes file.
     """
-    root = dataset.root
+    folder = layout.artifacts_folder(dataset.root, step, crops_dir)
     everything = [*dataset.videos.values(), *(entry.video for entry in dataset.skipped.values())]
-    wanted = {
-        "detect_original_faces": (layout.bboxes_path(root, "x").parent, (REAL,)),
-        "extract_crops": (layout.crops_path(root, "x", crops_dir).parent, (REAL, FAKE)),
-        "generate_landmarks": (layout.landmarks_path(root, "x").parent, (REAL,)),
-        "generate_diffs": (layout.diffs_path(root, "x").parent, (FAKE,)),
-    }
-    folder, labels = wanted[step]
+    labels = {"extract_crops": (REAL, FAKE), "generate_diffs": (FAKE,)}.get(step, (REAL,))
     known = {video.id for video in everything if video.label in labels}
     if not folder.is_dir():
         return []
@@ -65,11 +59,10 @@ def _has_face(root: Path, original: str, row: Rejection) -> bool:
         boxes = read_boxes(layout.bboxes_path(root, original))
     except (OSError, BoxesError):
         return True
-    return boxes is None or any(
-        row.frame in (None, frame) and row.face in (None, face.face)
-        for frame, faces in boxes.frames.items()
-        for face in faces
-    )
+    if boxes is None:
+        return True
+    found = [faces for frame, faces in boxes.frames.items() if row.frame in (None, frame)]
+    return any(row.face in (None, face.face) for faces in found for face in faces)
 
 
 def absent_parts(dataset: Dataset) -> list[str]:
