@@ -219,10 +219,8 @@ def make_demo_dataset(
         out: absent, empty, or begun by this function with the same settings.
         faces: folder of pictures and videos, one person each; None for scikit-image's portrait.
         seed: 0 or more; another one gives other people.
-        parts: number of parts.
-        people: real videos (one a person) in each part, at least 2.
-        fakes: fake videos in each part.
-        frames: frames of each video, at 25 per second.
+        people, fakes: real videos (one a person, at least 2) and fake ones in each part.
+        frames: of each video, at 25 per second.
         workers: processes, at most one per core.
 
     Returns:

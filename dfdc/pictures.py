@@ -43,15 +43,10 @@ class PictureError(UserError, OSError):
 
 @dataclass
 class Photo:
-    """A picture as it is to be looked at, and what a reader should know of how it was read.
+    """A picture as it is to be looked at, and what a reader should know of how it was read."""
 
-    Attributes:
-        pixels: RGB uint8 [h, w, 3], upright.
-        notes: sentences without a full stop, mostly none.
-    """
-
-    pixels: np.ndarray
-    notes: list[str] = field(default_factory=list)
+    pixels: np.ndarray  # RGB uint8 [h, w, 3], upright
+    notes: list[str] = field(default_factory=list)  # sentences without a full stop, mostly none
 
 
 def is_still(path: Path) -> bool:

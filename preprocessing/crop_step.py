@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ from dfdc.identity import digest_of, fingerprint, same_file
 from dfdc.imaging import MARGIN_PART, crop_face, encode_png, margin_box
 from dfdc.layout import Dataset, Video
 from dfdc.rejections import Rejections
-from dfdc.steps import VideoStep
 from dfdc.text import plural
 from dfdc.video import VideoError, VideoReader
 from dfdc.workers import FailVideo, SkipVideo
 from preprocessing import frame_matching, likeness
 from preprocessing.frame_matching import Match, match_frames
-from preprocessing.orphans import prune, rows_without_effect
+from preprocessing.orphans import PruningStep, rows_without_effect
 
 # Raised with every change that gives other crops; tests/test_versions.py has those of a fixed clip for each version.
 VERSION = 2
@@ -37,7 +35,7 @@ _REMEMBERED = 64  # boxes files: a fake comes soon after its original
 Places = dict[int, list[tuple[int, tuple[float, float, float, float]]]]  # frame -> (face, box) of what is cut there
 
 
-class CropStep(VideoStep):
+class CropStep(PruningStep):
     """Crops of one video.
 
     Args:
@@ -68,9 +66,6 @@ class CropStep(VideoStep):
         if self._has_boxes(video.source):
             return None
         return f"there are no boxes of {video.source}; step 1 (detect_original_faces.py) makes them"
-
-    def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
-        prune(dataset, self.name, gone, self.crops_dir)
 
     def select(self, dataset: Dataset) -> tuple[list[Video], list[tuple[str, str]]]:
         """As the base says; it tells as well which rows of rejected.csv have no effect."""

@@ -16,18 +16,17 @@ from dfdc.boxes import Boxes, BoxesError, FaceBox, read_boxes
 from dfdc.detector_settings import DETECT_THRESHOLDS, SCALE_LIMITS, detector_scale
 from dfdc.faces import DETECTOR_SETTINGS, FaceDetector
 from dfdc.identity import fingerprint, same_file, same_record
-from dfdc.layout import FRAME_STRIDE, Dataset, Video
-from dfdc.steps import VideoStep
+from dfdc.layout import FRAME_STRIDE, Video
 from dfdc.tracking import Tracker, TrackerSettings
 from dfdc.video import VideoError, VideoReader
-from preprocessing.orphans import prune
+from preprocessing.orphans import PruningStep
 
 # Raised with every change that gives other boxes (decoder, detector, tracker, rounding): those of an older way are
 # stale. tests/test_versions.py has the boxes of a fixed clip for each version.
 VERSION = 2
 
 
-class DetectStep(VideoStep):
+class DetectStep(PruningStep):
     """Boxes of one REAL video; `scale` is --detector-scale, "auto" or a factor."""
 
     name = "detect_original_faces"
@@ -51,9 +50,6 @@ class DetectStep(VideoStep):
 
     def obstacle(self, video: Video) -> str | None:
         return None
-
-    def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
-        prune(dataset, self.name, gone)
 
     def check(self, video: Video) -> Stamp | None:
         boxes = self._stored(video)

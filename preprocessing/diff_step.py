@@ -10,10 +10,9 @@ from pathlib import Path
 from dfdc import artifacts, layout
 from dfdc.artifacts import NewFolder, Stamp
 from dfdc.imaging import CHANGED, MIN_CHANGED, SSIM_WINDOW, encode_png, read_picture, shows_change, ssim_difference
-from dfdc.layout import FAKE, Dataset, Video
-from dfdc.steps import VideoStep
+from dfdc.layout import FAKE, Video
 from preprocessing.border import BorderSettings, border_differs
-from preprocessing.orphans import prune
+from preprocessing.orphans import PruningStep
 
 # Raised with every change that gives other masks; tests/test_versions.py has those of a fixed clip for each version.
 VERSION = 3
@@ -35,7 +34,7 @@ class _Comparison:
     notes: list[str] = field(default_factory=list)
 
 
-class DiffStep(VideoStep):
+class DiffStep(PruningStep):
     """Masks of one FAKE; `png_level` is the compression, and decides nothing about what they show."""
 
     name = "generate_diffs"
@@ -57,9 +56,6 @@ class DiffStep(VideoStep):
         if not absent:
             return None
         return f"{' and '.join(absent)} without crops; step 2 (extract_crops.py) makes them, or says why not"
-
-    def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
-        prune(dataset, self.name, gone)
 
     def check(self, video: Video) -> Stamp | None:
         """As the base says. A fresh stamp that `failed` is of a fake that is no pair with its original."""

@@ -13,9 +13,8 @@ from dfdc.detector_settings import LANDMARK_THRESHOLDS
 from dfdc.faces import DETECTOR_SETTINGS, MIDDLE_OVERLAP, FaceDetector, Faces, middle_face
 from dfdc.imaging import read_picture
 from dfdc.landmarks import encode_landmarks
-from dfdc.layout import REAL, Dataset, Video
-from dfdc.steps import VideoStep
-from preprocessing.orphans import prune
+from dfdc.layout import REAL, Video
+from preprocessing.orphans import PruningStep
 
 # Raised with every change that gives other points; tests/test_versions.py has those of a fixed clip for each version.
 VERSION = 2
@@ -30,7 +29,7 @@ SETTINGS = {
 }
 
 
-class LandmarkStep(VideoStep):
+class LandmarkStep(PruningStep):
     """Points in the crops of one REAL video."""
 
     name = "generate_landmarks"
@@ -42,9 +41,6 @@ class LandmarkStep(VideoStep):
         if self.crops_of(video.id).is_dir():
             return None
         return "it has no crops; step 2 (extract_crops.py) makes them, or says why not"
-
-    def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
-        prune(dataset, self.name, gone)
 
     def check(self, video: Video) -> Stamp | None:
         stamp = artifacts.read_stamp(layout.landmarks_path(self.root, video.id))

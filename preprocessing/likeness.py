@@ -134,12 +134,8 @@ def find_alike(looks: Sequence[Sequence[Look]], folds: Sequence[int], bits: int,
     """
     order = np.argsort(np.asarray(folds, np.int64), kind="stable")  # so that blocks within a fold can be left out
     shape = (LOOKS, len(order))
-    table = _Table(
-        np.zeros(shape, np.uint64),
-        np.zeros(shape, bool),
-        np.zeros((*shape, TINY * TINY * 3), np.uint8),
-        np.asarray(folds, np.int64)[order],
-    )
+    tiny = np.zeros((*shape, TINY * TINY * 3), np.uint8)
+    table = _Table(np.zeros(shape, np.uint64), np.zeros(shape, bool), tiny, np.asarray(folds, np.int64)[order])
     for column, video in enumerate(order):
         for row, seen in enumerate(looks[video]):
             if seen.phash is not None:

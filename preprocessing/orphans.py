@@ -10,6 +10,7 @@ from dfdc.boxes import BoxesError, read_boxes
 from dfdc.command_line import UsageError
 from dfdc.layout import FAKE, REAL, Dataset
 from dfdc.rejections import Rejection, Rejections
+from dfdc.steps import VideoStep
 from preprocessing.folds_stamp import read_stamp, stamp_path
 
 
@@ -72,25 +73,24 @@ def absent_parts(dataset: Dataset) -> list[str]:
     return sorted(known - {part.name for part in dataset.parts}, key=layout.natural_key)
 
 
-def prune(dataset: Dataset, step: str, gone: Sequence[str], crops_dir: str = layout.CROPS_DIR) -> int:
-    """Remove the orphans of `step`, and say how many; return their number.
+class PruningStep(VideoStep):
+    """A step that can remove its orphans."""
 
-    Args:
-        gone: names of the parts that are not here now, and never will be.
+    def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
+        """As the base says.
 
-    Raises:
-        UsageError: another part is not here now: it may only be away.
-    """
-    found = find_orphans(dataset, step, crops_dir)
-    away = [part for part in absent_parts(dataset) if part not in gone]
-    if found and away:
-        raise UsageError(
-            f"--prune: {len(found)} artifacts would go, {found[0].name} for one, which may be of a part that had a "
-            f"fold and is not here now: {', '.join(away)}. Bring it back; or, if it is gone for good, name it: "
-            f"--prune {' '.join(away)} (preprocess_data.sh takes the names too)"
-        )
-    for path in found:
-        artifacts.remove(path)
-    if found:
-        print(f"{step}: {len(found)} removed that belong to no video any more, {found[0].name} for one")
-    return len(found)
+        Raises:
+            UsageError: a part is not here now, nor among those `gone` for good: it may only be away.
+        """
+        found = find_orphans(dataset, self.name, self.crops_dir)
+        away = [part for part in absent_parts(dataset) if part not in gone]
+        if found and away:
+            raise UsageError(
+                f"--prune: {len(found)} artifacts would go, {found[0].name} for one, which may be of a part that had "
+                f"a fold and is not here now: {', '.join(away)}. Bring it back; or, if it is gone for good, name it: "
+                f"--prune {' '.join(away)} (preprocess_data.sh takes the names too)"
+            )
+        for path in found:
+            artifacts.remove(path)
+        if found:
+            print(f"{self.name}: {len(found)} removed that belong to no video any more, {found[0].name} for one")
