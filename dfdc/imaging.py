@@ -54,11 +54,9 @@ def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def isotropic_resize(
     picture: np.ndarray, size: int, down: int = cv2.INTER_AREA, up: int = cv2.INTER_CUBIC
 ) -> np.ndarray:
-    """Resize so that the longer side has `size` pixels; the other is truncated, at least 1.
+    """Resize [h, w] or [h, w, c] so that the longer side has `size` pixels; the other is truncated, at least 1.
 
-    Args:
-        picture: [h, w] or [h, w, c].
-        down, up: OpenCV interpolation for shrinking and for enlarging.
+    `down` and `up` are OpenCV's interpolations for shrinking and for enlarging.
     """
     height, width = picture.shape[:2]
     longer = max(height, width)

@@ -171,12 +171,7 @@ def checked_scores(scores: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def log_loss(labels: np.ndarray, scores: np.ndarray, eps: float = 1e-15) -> float:
-    """Mean binary cross entropy, scores clipped to [eps, 1 - eps]; nan without any.
-
-    Args:
-        labels: 0 (real) or 1 (fake), [n].
-        scores: probability of fake, [n].
-    """
+    """Mean binary cross entropy for labels 0 (real) and 1 (fake), [n], scores clipped to eps..1 - eps; nan for none."""
     labels, scores = np.asarray(labels, np.float64), np.clip(np.asarray(scores, np.float64), eps, 1 - eps)
     if not len(labels):
         return float("nan")

@@ -42,11 +42,7 @@ def to_opaque(frame: av.VideoFrame) -> np.ndarray:
 
 
 def to_sdr(frame: av.VideoFrame, kind: str) -> np.ndarray:
-    """RGB uint8 [height, width, 3] in BT.709 of a frame in HDR.
-
-    Args:
-        kind: "pq" or "hlg".
-    """
+    """RGB uint8 [height, width, 3] in BT.709 of a frame in HDR; `kind` is "pq" or "hlg"."""
     if frame.colorspace == _UNNAMED:
         frame.colorspace = _BT2020
     deep = frame.to_ndarray(format="rgb48le", interpolation="BICUBIC").astype(np.uint16, copy=False)

@@ -254,11 +254,7 @@ def _start_worker(task: Task, devices: Sequence[str], places: Any) -> None:
 
 
 def take_place(places: Any, own: int) -> int:
-    """The first place that no running process has; it is now that of process `own`.
-
-    Args:
-        places: a shared array of process numbers, 0 where nobody was yet.
-    """
+    """The first of `places` (shared process numbers, 0: nobody) that no running process has, now taken by `own`."""
     with places.get_lock():
         free = [place for place, other in enumerate(places) if not other or process_start(other) is None]
         place = free[0] if free else 0

@@ -77,8 +77,7 @@ class _Family:
 def find_families(videos: Sequence[Video]) -> dict[str, str]:
     """The name of each video's family, by the video's id: the first, by name, of the originals in it.
 
-    Args:
-        videos: all that count. What links them (an original, a donor) need not be one of them.
+    What links the videos (an original, a donor) need not be one of them.
     """
     leads_to: dict[str, str] = {}  # a name to another of its family, the last to itself
 
@@ -101,11 +100,7 @@ def find_families(videos: Sequence[Video]) -> dict[str, str]:
 def block_folds(parts: Sequence[str], n_splits: int) -> dict[str, int]:
     """Part -> fold for the first time: blocks of neighbours, as equal as possible, the larger ones last.
 
-    With fewer parts than folds, each part is a fold.
-
-    Args:
-        parts: in natural order.
-        n_splits: number of folds.
+    `parts` are in natural order; with fewer of them than folds, each part is a fold.
     """
     n_splits = min(n_splits, len(parts))
     folds: dict[str, int] = {}
@@ -130,7 +125,6 @@ def assign_folds(
     where its originals were, else where the part goes that holds most of their crops.
 
     Args:
-        n_splits: number of folds.
         earlier: what was given out before; empty for the first time.
         force: a donor may bring families together that were in different folds. Such a family goes where most of its
             crops were.

@@ -80,11 +80,7 @@ def pick(names: Sequence[str]) -> list[str]:
 
 
 def look(name: str, picture: np.ndarray) -> dict[str, str | None]:
-    """What is kept of one crop to find it again under another name.
-
-    Args:
-        name: of the crop.
-        picture: RGB uint8 [h, w, 3].
+    """What is kept of one crop, RGB uint8 [h, w, 3], to find it again under another name.
 
     Returns:
         `crop`: the name. `pixels`: XXH3 (128 bits, hexadecimal) of shape and pixels. `phash`: 16 hexadecimal digits, or
