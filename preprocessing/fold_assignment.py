@@ -126,21 +126,17 @@ def assign_folds(
 
     Args:
         earlier: what was given out before; empty for the first time.
-        force: a donor may bring families together that were in different folds. Such a family goes where most of its
-            crops were.
-        first: the number that fold 0 has in the file: 1 beside a hold-out. For messages.
+        force: whether a donor may bring families together that were in different folds, and that then go where most
+            of their crops were; else that is a UsageError.
+        first: the number that fold 0 has in the file (1 beside a hold-out), for messages.
 
     Returns:
         What is given out now, with all that stood in `earlier`; and what a person should know of it, a sentence each.
-
-    Raises:
-        UsageError: a donor brings families together that were in different folds, and that is not forced.
     """
     families = _gather(listings, dataset)
     place = {part.name: index for index, part in enumerate(dataset.parts)}
     present = sorted({part for family in families for part in family.home_crops}, key=place.__getitem__)
-    parts = dict(earlier.parts) or block_folds(present, n_splits)
-    moved: list[str] = []
+    parts, moved = dict(earlier.parts) or block_folds(present, n_splits), []
     crops: Counter[int] = Counter()  # by fold
     waiting: dict[str, list[_Family]] = defaultdict(list)  # for a new part to get its fold
 
