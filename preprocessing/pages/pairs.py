@@ -67,10 +67,10 @@ def make_pairs(dataset: Dataset, crops_dir: str, limit: int = MAX_PAIRS) -> tupl
             pairs.append(pair)
             usable.append((fake, crops))
     for turn in range(1, MAX_FRAMES):
-        for fake, crops in usable:
-            if len(pairs) < limit and turn < len(crops):
-                pair = _load(dataset.root, crops_dir, fake, crops[turn], faults)
-                pairs += [pair] if pair else []
+        more = [(fake, crops[turn]) for fake, crops in usable if turn < len(crops)]
+        for fake, crop in more:
+            if len(pairs) < limit and (pair := _load(dataset.root, crops_dir, fake, crop, faults)):
+                pairs.append(pair)
     order = {part.name: index for index, part in enumerate(dataset.parts)}
 
     def place(pair: Pair) -> tuple[object, ...]:
