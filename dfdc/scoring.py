@@ -45,11 +45,6 @@ def confident_score(scores: Sequence[float] | np.ndarray) -> VideoScore:
     return VideoScore(float(values.mean()), "mean")
 
 
-def mean_score(scores: Sequence[float] | np.ndarray) -> VideoScore:
-    """The mean of all faces' scores."""
-    return VideoScore(float(checked_scores(scores).mean()), "mean")
-
-
 def person_max_score(scores: Sequence[float] | np.ndarray, people: Sequence[int] | np.ndarray) -> VideoScore:
     """The most suspicious person's mean; who is seen seldom counts in part, passers-by do not (`_most_suspicious`)."""
     score, person = _most_suspicious(checked_scores(scores), np.asarray(people), _DRAWS["person-max"])
@@ -131,7 +126,7 @@ Strategy = Callable[[np.ndarray, np.ndarray], VideoScore]  # of scores and peopl
 # What each gives in five cases is in the README's table, which tests/test_scoring.py computes.
 STRATEGIES: dict[str, Strategy] = {
     "confident": lambda scores, people: confident_score(scores),
-    "mean": lambda scores, people: mean_score(scores),
+    "mean": lambda scores, people: VideoScore(float(checked_scores(scores).mean()), "mean"),
     "person-max": person_max_score,
     "smooth": smooth_score,
 }

@@ -329,9 +329,11 @@ class VideoReader:
         return aspect if 1 / _MOST_SQUEEZED <= aspect <= _MOST_SQUEEZED and abs(aspect - 1) > _SQUARE else 1.0
 
     def _square_size(self, frame: av.VideoFrame) -> tuple[int, int]:
-        """(height, width) before rotation."""
+        """(height, width) before rotation, with square pixels: the direction that is squeezed is enlarged."""
         aspect = self._aspect() if self._as_shown else 1.0
-        return video_picture.square_size(frame.height, frame.width, aspect)
+        return (
+            (frame.height, round(frame.width * aspect)) if aspect > 1 else (round(frame.height / aspect), frame.width)
+        )
 
     def _shown_size(self, frame: av.VideoFrame) -> tuple[int, int]:
         """(height, width) of the picture that is made of the frame."""

@@ -93,11 +93,6 @@ def _grey_levels(kind: str) -> np.ndarray:
     return np.rint(255 * np.where(signal > _KNEE, rolled, signal)).astype(np.uint8)
 
 
-def square_size(height: int, width: int, aspect: float) -> tuple[int, int]:
-    """(height, width) with square pixels: the direction that is squeezed is enlarged."""
-    return (height, round(width * aspect)) if aspect > 1 else (round(height / aspect), width)
-
-
 def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The picture in another (height, width), bicubic."""
     return picture if picture.shape[:2] == size else cv2.resize(picture, size[::-1], interpolation=cv2.INTER_CUBIC)
