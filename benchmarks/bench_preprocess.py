@@ -147,10 +147,10 @@ def link_copies(source: Path, target: Path, copies: int) -> None:
         folder.mkdir(parents=True)
         metadata = {}
         for copy in range(copies):
-            entries = json.loads((part.path / layout.METADATA_NAME).read_text())
+            entries = json.loads((part / layout.METADATA_NAME).read_text())
             for name, entry in entries.items():
-                if (part.path / name).is_file():
-                    (folder / f"c{copy}_{name}").symlink_to((part.path / name).resolve())
+                if (part / name).is_file():
+                    (folder / f"c{copy}_{name}").symlink_to((part / name).resolve())
                 if "original" in entry:
                     entry["original"] = f"c{copy}_{entry['original']}"
                 metadata[f"c{copy}_{name}"] = entry

@@ -22,7 +22,6 @@ from dfdc.rejections import Rejections
 from preprocessing import crop_step, diff_step, landmark_step, likeness
 from preprocessing.crop_step import CropStep
 from preprocessing.detect_step import DetectStep
-from preprocessing.diff_step import DiffStep
 
 BOX = (100.125, 80.25, 420.375, 400.5)
 
@@ -108,7 +107,8 @@ def _make_folders(
         _link(layout.landmarks_path(root, video.id), stamp, names, source)
     else:
         names = [layout.diff_name(*key) for key in keys]
-        contents = DiffStep(root, layout.CROPS_DIR).crops_identities(video)
+        pair = {"fake": crops, "real": layout.crops_path(root, video.source)}
+        contents = {key: artifacts.folder_identity(folder) for key, folder in pair.items()}
         stamp = Stamp({"settings": diff_step.SETTINGS, "crops": contents}, {"masks": len(keys), "unchanged": 0})
         _link(layout.diffs_path(root, video.id), stamp, names, source)
 

@@ -97,14 +97,8 @@ def plan(parts: int, people: int, fakes: int, portraits: int) -> list[Job]:
 
 
 # --- portraits ----------------------------------------------------------------------------------------------
-
-
 def load_portraits(faces: Path | None) -> list[Portrait]:
-    """The portraits to make people of: scikit-image's astronaut, or every usable file of a folder.
-
-    Raises:
-        UsageError: the folder holds no usable face.
-    """
+    """The portraits of a folder's usable files (UsageError: it has none); without one, scikit-image's astronaut."""
     if faces is None:
         return [make_portrait(skimage.data.astronaut(), np.array(ASTRONAUT_POINTS))]
 
@@ -133,14 +127,11 @@ def _face_files(faces: Path) -> list[Path]:
 
 
 def _best_face(path: Path, detector: FaceDetector) -> tuple[np.ndarray, np.ndarray] | str:
-    """The picture (uint8 [h, w, 3]) and five points (float [5, 2]) of the one person in a file, or why there is none.
-
-    Of a video it is the frame with the surest face of five around the middle.
-    """
+    """The picture (uint8 [h, w, 3]) and five points (float [5, 2]) of the one person in a file, or what is wrong."""
     pictures = _read_video(path) if path.suffix.lower() in VIDEO_SUFFIXES else _read_picture(path)
     if isinstance(pictures, str):
         return pictures
-    best, best_score, reason = None, 0.0, ""
+    best, best_score, reason = None, 0.0, ""  # of a video's frames the one with the surest face
     for picture in pictures:
         height, width = picture.shape[:2]
         found = detector.detect([picture], detector_scale("auto", width, height))[0]
@@ -178,8 +169,6 @@ def _read_video(path: Path) -> list[np.ndarray] | str:
 
 
 # --- making it ----------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class MakeVideo:
     """What is done with each job; a `dfdc.workers.Task`."""
@@ -230,10 +219,8 @@ def make_demo_dataset(
         out: absent, empty, or begun by this function with the same settings.
         faces: folder of pictures and videos, one person each; None for scikit-image's portrait.
         seed: 0 or more; another one gives other people.
-        parts: number of parts.
-        people: real videos (one a person) in each part, at least 2.
-        fakes: fake videos in each part.
-        frames: frames of each video, at 25 per second.
+        people, fakes: real videos (one a person, at least 2) and fake ones in each part.
+        frames: of each video, at 25 per second.
         workers: processes, at most one per core.
 
     Returns:
@@ -243,15 +230,9 @@ def make_demo_dataset(
         UsageError: out holds something else, or faces no usable face.
         DemoError: a video could not be made.
     """
-    settings = {
-        "version": VERSION,
-        "seed": seed,
-        "parts": parts,
-        "people": people,
-        "fakes": fakes,
-        "frames": frames,
-        "faces": None if faces is None else {path.name: _identity(path) for path in _face_files(faces)},
-    }
+    marks = None if faces is None else {path.name: _identity(path) for path in _face_files(faces)}
+    numbers = {"seed": seed, "parts": parts, "people": people, "fakes": fakes, "frames": frames}
+    settings = {"version": VERSION, **numbers, "faces": marks}
     begun = _check_folder(out, settings)
     # A number of portraits is not needed to name the videos, so a complete dataset is recognised without a detector.
     folders = [out / part_name(part) for part in range(parts)]
@@ -263,13 +244,8 @@ def make_demo_dataset(
     portraits = load_portraits(faces)
     jobs = plan(parts, people, fakes, len(portraits))
     if not begun:
-        about = {
-            "made_by": "make_demo_dataset.py",
-            "generators": GENERATORS,
-            "held_out": HELD_OUT,
-            "settings": settings,
-        }
-        artifacts.write_json(out / SETTINGS_NAME, about, indent=1)
+        about = {"made_by": "make_demo_dataset.py", "generators": GENERATORS, "held_out": HELD_OUT}
+        artifacts.write_json(out / SETTINGS_NAME, {**about, "settings": settings}, indent=1)
     for folder in folders:
         folder.mkdir(exist_ok=True)
         artifacts.remove_leftovers(folder)

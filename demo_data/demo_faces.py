@@ -65,8 +65,6 @@ class Pose(NamedTuple):
 
 
 # --- portraits ----------------------------------------------------------------------------------------------
-
-
 def make_portrait(image: np.ndarray, points: np.ndarray) -> Portrait:
     """Lay a picture on the canvas and find person, skin, hair and clothes in it.
 
@@ -145,8 +143,6 @@ def _regions(canvas: np.ndarray, points: np.ndarray, matte: np.ndarray) -> tuple
 
 
 # --- people -------------------------------------------------------------------------------------------------
-
-
 def make_person(portrait: Portrait, rng: np.random.Generator) -> Person:
     """Make another person of a portrait: face geometry, tones, light, fine skin texture."""
     points = portrait.points
@@ -233,8 +229,6 @@ def _shading(rng: np.random.Generator) -> np.ndarray:
 
 
 # --- the recording ------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Scene:
     """One recorded video: a person, a background, a motion and a camera. frames() renders it."""

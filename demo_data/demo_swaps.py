@@ -107,12 +107,8 @@ def _region(weight: np.ndarray, margin: int) -> tuple[int, int, int, int]:
     """Top, bottom, left, right of where weight [h, w] is above 0, with a margin, within the frame."""
     rows, columns = np.flatnonzero(weight.any(axis=1)), np.flatnonzero(weight.any(axis=0))
     h, w = weight.shape
-    return (
-        max(int(rows[0]) - margin, 0),
-        min(int(rows[-1]) + margin, h),
-        max(int(columns[0]) - margin, 0),
-        min(int(columns[-1]) + margin, w),
-    )
+    top, left = (max(int(found[0]) - margin, 0) for found in (rows, columns))
+    return top, min(int(rows[-1]) + margin, h), left, min(int(columns[-1]) + margin, w)
 
 
 def _match_colours(face: np.ndarray, below: np.ndarray, weight: np.ndarray, amount: float) -> np.ndarray:
@@ -125,10 +121,7 @@ def _match_colours(face: np.ndarray, below: np.ndarray, weight: np.ndarray, amou
 
 
 def _resample(face: np.ndarray, ratio: float, checker: float) -> np.ndarray:
-    """Down and up again: what is left of face after a network with ratio times its resolution.
-
-    checker: amplitude of its checkerboard, in levels of 0..255.
-    """
+    """What a network with ratio times its resolution leaves of face, with a checkerboard (amplitude in 0..255)."""
     h, w = face.shape[:2]
     small = cv2.resize(face, (max(int(w * ratio), 4), max(int(h * ratio), 4)), interpolation=cv2.INTER_AREA)
     # The checkerboard that transposed convolutions leave.

@@ -63,16 +63,10 @@ def draw(dataset: Dataset, crops_dir: str, output: Path) -> None:
     _show(axes[0, 2], crops[original.id], "3  landmarks")
     axes[0, 2].plot(points[:, 0], points[:, 1], "o", ms=4, mfc="yellow", mec="black")
     _show(axes[1, 2], mask, "4  mask: 1 - SSIM")
-    _text(
-        axes[0, 3],
-        "5  folds.csv: whole parts\nare held out",
-        "train: 5 seeds, real and fake\nloss apart, per epoch:\ncheckpoint and log line",
-    )
-    _text(
-        axes[1, 3],
-        "predict_folder.py:\n32 frames, every face,\nevery checkpoint",
-        "submission.csv\nfilename,label\na.mp4,0.97",
-    )
+    train = "train: 5 seeds, real and fake\nloss apart, per epoch:\ncheckpoint and log line"
+    _text(axes[0, 3], "5  folds.csv: whole parts\nare held out", train)
+    predict = "predict_folder.py:\n32 frames, every face,\nevery checkpoint"
+    _text(axes[1, 3], predict, "submission.csv\nfilename,label\na.mp4,0.97")
     for axis in axes[:, :3].flat:
         _arrow(axis, (1.02, 0.5), (1.13, 0.5))
     _arrow(axes[0, 3], (0.5, 0.0), (0.5, -0.12))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dfdc.identity import FolderChecksum, folder_checksum, folder_listing, same_record
+from dfdc.identity import FolderChecksum, checksum_of, folder_checksum, folder_listing, same_record
 
 STAMP_NAME = ".stamp.json"
 _RESULT_KEYS = ("made", "failed", "notes")
@@ -116,11 +116,7 @@ class NewFolder:
         self.content.add(name, data)
 
     def finish(self) -> None:
-        """Wait until the disk holds every file, then write the stamp: one that came before them would be a lie.
-
-        Raises:
-            ValueError: there is no stamp.
-        """
+        """Wait until the disk holds every file, then write the stamp, which must be set: before that it would lie."""
         if self.stamp is None:
             raise ValueError(f"{self.path} was given no stamp")
         for path in self.path.iterdir():
@@ -226,10 +222,8 @@ def process_start(number: int) -> int | None:
 def _has_number(number: int) -> bool:
     try:
         os.kill(number, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # somebody else's
-        return True
+    except (ProcessLookupError, OverflowError, PermissionError) as error:
+        return isinstance(error, PermissionError)  # somebody else's
     return True
 
 
@@ -244,10 +238,7 @@ def read_stamp(folder: Path) -> Stamp | None:
 
 
 def _read_true(folder: Path) -> dict[str, Any] | None:
-    """What a folder's stamp file holds, if it is of what lies there now.
-
-    Files with other times are read: a copied data set is the same one. That is noted, so that it costs once.
-    """
+    """What a folder's stamp file holds, if it is of what lies there now: by the content, where times are others."""
     kept = read_json(folder / STAMP_NAME)
     if not isinstance(kept, dict) or not isinstance(kept.get("content"), str):
         return None
@@ -256,7 +247,7 @@ def _read_true(folder: Path) -> dict[str, Any] | None:
         return kept
     if folder_checksum(folder) != kept["content"]:
         return None
-    kept["listing"] = listing
+    kept["listing"] = listing  # noted, so that reading a copied data set costs once
     with contextlib.suppress(OSError):  # a disk that is read-only: looked at again each time
         write_json(folder / STAMP_NAME, kept)
     return kept
@@ -270,9 +261,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, RecursionError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
 
 
@@ -301,8 +290,4 @@ def is_result(kept: Mapping[str, Any]) -> bool:
 
 def sha256_of(path: Path) -> str:
     """Of the whole file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:  # hashlib.file_digest came with Python 3.11
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return checksum_of(path, hashlib.sha256())

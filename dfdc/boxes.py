@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dfdc import artifacts
@@ -59,22 +59,10 @@ class Boxes:
 
     def write(self, path: Path, name: str) -> None:
         """Write the file; `name` is the video's, for a person who looks into it."""
-        rows = {
-            str(number): [{"face": face.face, "box": list(face.box), "score": face.score} for face in faces]
-            for number, faces in self.frames.items()
-        }
-        content = {
-            "video": name,
-            "width": self.width,
-            "height": self.height,
-            "frame_count": self.frame_count,
-            "rate": self.rate,
-            "duration": self.duration,
-            "times": {str(number): seconds for number, seconds in self.times.items()},
-            **self.stamp.to_json(),
-            "frames": rows,
-        }
-        artifacts.write_json(path, content)
+        content = asdict(self)
+        frames = content.pop("frames")
+        del content["stamp"]
+        artifacts.write_json(path, {"video": name, **content, **self.stamp.to_json(), "frames": frames})
 
 
 STAMP_KEYS = ("source", "settings", "made", "failed", "notes")

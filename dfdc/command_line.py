@@ -37,11 +37,6 @@ class SettingError(UserError, ValueError):
         name, value, advice = self.args
         return f"{name} {value}: {advice}"
 
-    def about_flag(self) -> str:
-        """The message for a command line."""
-        name, value, advice = self.args
-        return f"--{name.replace('_', '-')} {value}: {advice}"
-
 
 def reason_of(error: Exception) -> str:
     """An error as a text for a person: of an OSError, the place and what is wrong with it."""
@@ -83,7 +78,8 @@ def run_main(main: Callable[[Sequence[str] | None], int]) -> None:
     try:
         status = main(None)
     except SettingError as error:
-        status = _end(error.about_flag(), error.status)
+        name, value, advice = error.args
+        status = _end(f"--{name.replace('_', '-')} {value}: {advice}", error.status)
     except UserError as error:
         status = _end(error, error.status)
     except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError) as error:

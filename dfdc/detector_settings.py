@@ -12,11 +12,7 @@ SCALE_LIMITS = ((299, 2.0), (1000, 1.0), (None, 0.5))
 
 
 def detector_scale(setting: str | float, width: int, height: int) -> float:
-    """The factor by which a frame is resized before detection.
-
-    Args:
-        setting: "auto", or a factor. "auto" follows the longer side: 2 under 300 pixels, 1 up to 1000, 0.5 above.
-    """
+    """The factor by which a frame is resized before detection: `setting`, or for "auto" as SCALE_LIMITS has it."""
     if setting != "auto":
         return float(setting)
     longer = max(width, height)

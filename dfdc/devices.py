@@ -153,11 +153,7 @@ def package_versions(names: Iterable[str], unknown: str) -> dict[str, str]:
 
 
 def judge_compiling(without: float, with_it: float) -> tuple[bool, str]:
-    """Whether compiled networks are worth keeping, and a sentence that says so.
-
-    Args:
-        without, with_it: seconds of the same work, as it is and compiled.
-    """
+    """Whether compiled networks are worth keeping, and a sentence that says so; from seconds of the same work."""
     ratio = f"{without / with_it:.2f} times as fast"
     if with_it < _WORTH_IT * without:
         return True, f"compiled: {ratio}"

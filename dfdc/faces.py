@@ -44,12 +44,7 @@ class Faces:
 
 
 class FaceDetector:
-    """MTCNN on batches of pictures.
-
-    Args:
-        thresholds: of the three stages, each 0..1.
-        device: a PyTorch device name.
-    """
+    """MTCNN on batches of pictures; arguments as of `mtcnn.Cascade`."""
 
     def __init__(self, thresholds: tuple[float, float, float], device: str = "cpu") -> None:
         self._cascade = mtcnn.Cascade(thresholds, device)
@@ -101,13 +96,11 @@ def _resize(picture: np.ndarray, scale: float) -> np.ndarray:
 
 
 def middle_face(faces: Faces, width: int, height: int) -> int | None:
-    """Index of the face that a crop of this size was cut for; None if no face lies in its middle.
-
-    A crop is its face box with a third added on each side, so the box is the inner 3/5 of it. Its padding may
-    hold a neighbour's face, even a larger one.
-    """
+    """Index of the face that a crop of this size was cut for; None if no face lies in its middle."""
     if not len(faces):
         return None
+    # A crop is its face box with a third added on each side, so the box is the inner 3/5 of it. Its padding may hold
+    # a neighbour's face, even a larger one.
     inner = np.array([[width / 5, height / 5, width * 4 / 5, height * 4 / 5]])
     overlaps = box_iou(faces.boxes, inner)[:, 0]
     best = int(np.argmax(overlaps))

@@ -1,7 +1,7 @@
 """Is it the same? Files and folders by time and size, and where those differ by their whole content.
 
 Time and size cost one look at the folder; content costs reading it. A copied data set has other times, so the content
-decides there, and a file that was mended in place has another one.
+decides there, and a file that was mended in place has another one. What can't be read raises OSError.
 """
 
 from __future__ import annotations
@@ -15,29 +15,19 @@ from typing import Any
 
 import xxhash
 
-_BLOCK = 1 << 20
-
 
 class NotAFileError(OSError):
     """A folder, a named pipe or a device stands where a file should be; reading a pipe would wait for ever."""
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """Size in bytes, time of change in nanoseconds, and checksum (XXH3, 128 bits) of the whole file.
-
-    Raises:
-        OSError: it can't be read, or is no regular file.
-    """
+    """Size in bytes, time of change in nanoseconds, and checksum (XXH3, 128 bits) of the whole file."""
     about = regular(path)  # before reading: what is written to it meanwhile gives it another time
     return {"size": about.st_size, "mtime_ns": about.st_mtime_ns, "xxh3": file_checksum(path)}
 
 
 def regular(path: Path) -> os.stat_result:
-    """What the disk says about a regular file.
-
-    Raises:
-        OSError: it is not there, can't be looked at, or is no regular file.
-    """
+    """What the disk says about a regular file; NotAFileError if it is something else."""
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         raise NotAFileError(None, "not a regular file", str(path))
@@ -46,19 +36,19 @@ def regular(path: Path) -> os.stat_result:
 
 def file_checksum(path: Path) -> str:
     """XXH3 (128 bits, hexadecimal) of the whole file."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as handle:
-        while block := handle.read(_BLOCK):
+    return checksum_of(path, xxhash.xxh3_128())
+
+
+def checksum_of(path: Path, digest: Any) -> str:
+    """The whole file by a `digest` of hashlib or xxhash, in hexadecimal digits."""
+    with path.open("rb") as handle:  # hashlib.file_digest came with Python 3.11
+        while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
 
 def same_file(recorded: object, path: Path) -> bool:
-    """Whether `path` is still what `recorded` (a `fingerprint`) was taken of.
-
-    Raises:
-        OSError: the file can't be read, so that nothing is known.
-    """
+    """Whether `path` is still what `recorded` (a `fingerprint`) was taken of."""
     about = regular(path)
     if not isinstance(recorded, dict) or recorded.get("size") != about.st_size:
         return False
@@ -91,11 +81,7 @@ class FolderChecksum:
 
 
 def folder_checksum(folder: Path) -> str:
-    """`FolderChecksum` of what lies in `folder` now; every file is read. What is no file has a checksum of its own.
-
-    Raises:
-        OSError: a file can't be read.
-    """
+    """`FolderChecksum` of what lies in `folder` now; every file is read. What is no file has a checksum of its own."""
     total = FolderChecksum()
     for name, size, _ in _entries(folder):
         total.add(name if size >= 0 else f"{name}/", (folder / name).read_bytes() if size >= 0 else b"")
@@ -103,11 +89,7 @@ def folder_checksum(folder: Path) -> str:
 
 
 def folder_listing(folder: Path) -> str:
-    """Digest of names, sizes and times of a folder's files; no file is read.
-
-    Raises:
-        OSError: the folder can't be read.
-    """
+    """Digest of names, sizes and times of a folder's files; no file is read."""
     return digest_of(sorted(_entries(folder)))
 
 

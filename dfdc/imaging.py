@@ -25,13 +25,7 @@ def margin_box(
 ) -> tuple[int, int, int, int] | None:
     """The pixels to cut for a face: corners truncated to int, 1/`part` of the sides added, clipped to the frame.
 
-    Args:
-        box: x1, y1, x2, y2 as the detector gave them; they may lie outside the frame.
-        width, height: of the frame, in pixels.
-        part: the margin is side // part.
-
-    Returns:
-        x1, y1, x2, y2 within the frame, or None where less than 2 x 2 pixels are left or a corner is not finite.
+    Corners of `box` may lie outside the frame. None where less than 2 x 2 pixels are left or a corner is not finite.
     """
     if not all(map(math.isfinite, box)):
         return None
@@ -60,11 +54,9 @@ def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def isotropic_resize(
     picture: np.ndarray, size: int, down: int = cv2.INTER_AREA, up: int = cv2.INTER_CUBIC
 ) -> np.ndarray:
-    """Resize so that the longer side has `size` pixels; the other is truncated, at least 1.
+    """Resize [h, w] or [h, w, c] so that the longer side has `size` pixels; the other is truncated, at least 1.
 
-    Args:
-        picture: [h, w] or [h, w, c].
-        down, up: OpenCV interpolation for shrinking and for enlarging.
+    `down` and `up` are OpenCV's interpolations for shrinking and for enlarging.
     """
     height, width = picture.shape[:2]
     longer = max(height, width)
@@ -146,11 +138,9 @@ def shows_change(mask: np.ndarray) -> bool:
 
 
 def tighten(picture: np.ndarray, part: int) -> np.ndarray:
-    """A view of a crop with its margin of a third of the face cut down to a `part`-th of it.
+    """A view of a crop [h, w] or [h, w, c], with its margin of a third of the face cut down to a `part`-th of it.
 
-    Args:
-        picture: [h, w] or [h, w, c], cut by `crop_face`; the face is its inner 3/5.
-        part: MARGIN_PART or more; MARGIN_PART changes nothing.
+    The crop is `crop_face`'s, so that the face is its inner 3/5; MARGIN_PART changes nothing, and less is not allowed.
     """
     left, top = tighten_offset(picture.shape[1], part), tighten_offset(picture.shape[0], part)
     return picture[top : picture.shape[0] - top, left : picture.shape[1] - left]

@@ -59,17 +59,6 @@ class DataError(UserError, ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One folder with a metadata.json, `dfdc_train_part_0` for one."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-
-@dataclass(frozen=True, slots=True)
 class Video:
     """One entry of a metadata.json. `id` is the name there without its suffix, in NFC, and names all artifacts."""
 
@@ -99,7 +88,7 @@ class Dataset:
     """All videos of a DATA_ROOT that can be worked on, and those that can't (`skipped`), both by their id."""
 
     root: Path
-    parts: list[Part]
+    parts: list[Path]  # folders with a metadata.json, `dfdc_train_part_0` for one
     videos: dict[str, Video] = field(default_factory=dict)
     skipped: dict[str, Skipped] = field(default_factory=dict)
     listed: dict[str, int] = field(default_factory=dict)  # part -> entries of its metadata.json, skipped ones too
@@ -130,6 +119,12 @@ def diffs_path(root: Path, fake: str) -> Path:
 
 def ledger_path(root: Path, step: str) -> Path:
     return root / "failures" / f"{step}.csv"
+
+
+def artifacts_folder(root: Path, step: str, crops_dir: str = CROPS_DIR) -> Path:
+    """Where a step that makes one artifact of each video keeps them."""
+    steps = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs")
+    return root / ("bboxes", crops_dir, "landmarks", "diffs")[steps.index(step)]
 
 
 def report_path(root: Path) -> Path:
@@ -171,7 +166,7 @@ def natural_key(name: str) -> list:
     return [int(piece) if piece.isdecimal() else piece.lower() for piece in re.split(r"(\d+)", name)]
 
 
-def find_parts(root: Path) -> list[Part]:
+def find_parts(root: Path) -> list[Path]:
     """The folders right under `root` that hold a metadata.json, in natural order; artifact folders aside.
 
     Raises:
@@ -186,7 +181,7 @@ def find_parts(root: Path) -> list[Part]:
     folders = [path for path in paths if path.is_dir() and path.name not in ARTIFACT_FOLDERS]
     found = [path for path in folders if (path / METADATA_NAME).is_file()]
     if found:
-        return [Part(path) for path in sorted(found, key=lambda path: (natural_key(path.name), path.name))]
+        return sorted(found, key=lambda path: (natural_key(path.name), path.name))
     if (root / METADATA_NAME).is_file():
         raise DataError(f"{root} is itself a part (it holds a {METADATA_NAME}). Give the folder it lies in")
     raise DataError(
@@ -210,11 +205,11 @@ def load_dataset(root: Path) -> Dataset:
         entries, part_faults = _read_metadata(part)
         faults += part_faults
         dataset.listed[part.name] = len(entries)
-        files = _files_in(part.path)
+        files = _files_in(part)
         for video in entries:
             file = files.get(video.path.name) or files.get(_nfc(video.path.name))
             if file and file.name != video.path.name:
-                video = replace(video, path=part.path / file.name)
+                video = replace(video, path=part / file.name)
             twin = twins.setdefault(_caseless(video.id), video)
             if twin is not video:
                 faults.append(f"{twin.path} and {video.path} {_likeness(twin, video)}; artifacts are named by it")
@@ -261,10 +256,8 @@ def _leads_nowhere(file: os.DirEntry[str]) -> bool:
         return False
     try:
         file.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False  # there is something: who reads it says what is wrong with it
+    except OSError as error:  # else there is something: who reads it says what is wrong with it
+        return isinstance(error, (FileNotFoundError, NotADirectoryError))
     return False
 
 
@@ -305,9 +298,9 @@ class _JsonObject(dict):
         self.repeated = [key for key, count in counts.items() if count > 1]
 
 
-def _read_metadata(part: Part) -> tuple[list[Video], list[str]]:
+def _read_metadata(part: Path) -> tuple[list[Video], list[str]]:
     """The entries of a part and the faults in them. A name may only name a file right in the part's folder."""
-    path = part.path / METADATA_NAME
+    path = part / METADATA_NAME
     try:
         metadata = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_JsonObject)
     except UnicodeDecodeError as error:
@@ -329,7 +322,7 @@ def _read_metadata(part: Part) -> tuple[list[Video], list[str]]:
         label = entry["label"]
         related = [entry.get(key) if label == FAKE else None for key in ("original", "donor")]
         original, donor = (None if file is None else _nfc(Path(file).stem) for file in related)
-        videos.append(Video(_nfc(Path(name).stem), part.path / name, part.name, label, original, donor))
+        videos.append(Video(_nfc(Path(name).stem), part / name, part.name, label, original, donor))
     return videos, faults
 
 
@@ -361,7 +354,7 @@ def _name_fault(name: str) -> str | None:
     return None
 
 
-def check_crops_dir(name: str, parts: Sequence[Part]) -> str:
+def check_crops_dir(name: str, parts: Sequence[Path]) -> str:
     """`name`, if crops may be kept in that folder of DATA_ROOT.
 
     Raises:

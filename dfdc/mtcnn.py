@@ -114,10 +114,7 @@ class _Group(NamedTuple):
 
 
 class _Tables:
-    """Summed-area tables of pictures that are sorted by size: int32, the sum of all pixels above and left of a corner.
-
-    A sum may wrap round in a huge picture; that of a window is right all the same, as long as it fits itself.
-    """
+    """Summed-area tables of pictures sorted by size: int32, the sum of all pixels above and left of a corner."""
 
     def __init__(self, pictures: Sequence[np.ndarray], device: str) -> None:
         sides = np.array([picture.shape[:2] for picture in pictures])
@@ -125,6 +122,7 @@ class _Tables:
         self.sizes = sides[:, ::-1]  # width, height
         self._starts = torch.from_numpy(np.cumsum(corners) - corners).to(device)
         self._strides = torch.from_numpy(sides[:, 1] + 1).to(device)
+        # A sum may wrap round in a huge picture; that of a window is right all the same, as long as it fits itself.
         self._flat = torch.empty((int(corners.sum()), 3), dtype=torch.int32, device=device)
         self.groups, start, first = [], 0, 0
         for (height, width), members in groupby(pictures, key=lambda picture: picture.shape[:2]):
@@ -173,10 +171,7 @@ def _sum_up(pictures: Sequence[np.ndarray], table: torch.Tensor) -> None:
 
 
 def _windows(length: int | torch.Tensor, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Begin and end of the `count` windows in which PyTorch's area interpolation averages `length` pixels.
-
-    `length` may be a number, or int64 [k, 1] for windows [k, count].
-    """
+    """Begin and end of PyTorch's `count` windows of area interpolation over `length` pixels; [k, 1] -> [k, count]."""
     index = torch.arange(count, device=device)
     return index * length // count, -(-(index + 1) * length // count)
 
@@ -203,10 +198,8 @@ class Cascade:
     ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Boxes float32 [k, 4], scores [k] and points [k, 5, 2] of each picture, larger faces first.
 
-        Args:
-            pictures: RGB uint8 [h, w, 3], at least one, of any sizes.
-            smallest: leave out the steps of the pyramid whose cell is a smaller part than this of a picture's shorter
-                side. Those steps cost the most; a face of twice that size and more is found all the same.
+        `pictures`: RGB uint8 [h, w, 3], at least one, of any sizes. `smallest`: the steps of the pyramid are left out
+        whose cell is a smaller part of the shorter side; a face of twice that size and more is found all the same.
         """
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32)
         found = [nothing] * len(pictures)
@@ -232,12 +225,11 @@ class Cascade:
             steps = []
             for scale in _scales(height, width, smallest):
                 size = int(height * scale + 1), int(width * scale + 1)
-                step = np.concatenate(
-                    [
-                        self._candidates(_resize(sums[begin:end], height, width, size, top, bottom), scale, begin, top)
-                        for begin, end, top, bottom in _tiles(last - first, *size, whole=self._device != "cpu")
-                    ]
-                )
+                found = []
+                for begin, end, top, bottom in _tiles(last - first, *size, whole=self._device != "cpu"):
+                    tile = _resize(sums[begin:end], height, width, size, top, bottom)
+                    found.append(self._candidates(tile, scale, begin, top))
+                step = np.concatenate(found)
                 steps.append(step[_nms(step[:, :4], step[:, 4], step[:, 9], _STEP_NMS)])
             pyramid = np.concatenate(steps)
             kept = pyramid[_nms(pyramid[:, :4], pyramid[:, 4], pyramid[:, 9], _PYRAMID_NMS)]
@@ -280,13 +272,9 @@ class Cascade:
         low, high = np.maximum(corners[:, :2], 1) - 1, np.minimum(corners[:, 2:], tables.sizes[image])
         inside = (high > low).all(axis=1)
         boxes, image, low, high = boxes[inside], image[inside], low[inside], high[inside]
-        heads = np.concatenate(
-            [
-                network(tables.cut(image[part], low[part], high[part], side)).cpu().numpy()
-                for start in range(0, max(len(boxes), 1), _BOXES_AT_ONCE)
-                for part in [slice(start, start + _BOXES_AT_ONCE)]
-            ]
-        )
+        parts = [slice(start, start + _BOXES_AT_ONCE) for start in range(0, max(len(boxes), 1), _BOXES_AT_ONCE)]
+        cuts = (tables.cut(image[part], low[part], high[part], side) for part in parts)
+        heads = np.concatenate([network(cut).cpu().numpy() for cut in cuts])
         scores = torch.softmax(torch.from_numpy(heads[:, :2]), 1)[:, 1].numpy()
         sure = scores > threshold
         return boxes[sure], image[sure], scores[sure], heads[sure]
@@ -323,11 +311,7 @@ def _tiles(count: int, height: int, width: int, *, whole: bool) -> Iterator[tupl
 
 
 def _resize(sums: torch.Tensor, height: int, width: int, size: tuple[int, int], top: int, bottom: int) -> torch.Tensor:
-    """Rows `top` to `bottom` of pictures averaged to `size` (height, width): float [n, 3, bottom - top, w], -1..1.
-
-    Args:
-        sums: the tables [n, height + 1, (width + 1) * 3].
-    """
+    """Rows `top` to `bottom` of the pictures of a `_Group` at `size` (height, width): float [n, 3, rows, w], -1..1."""
     y1, y2 = (edge[top:bottom] for edge in _windows(height, size[0], sums.device))
     x1, x2 = _windows(width, size[1], sums.device)
     rows = sums.index_select(1, y2).sub_(sums.index_select(1, y1))

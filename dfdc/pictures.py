@@ -43,15 +43,10 @@ class PictureError(UserError, OSError):
 
 @dataclass
 class Photo:
-    """A picture as it is to be looked at, and what a reader should know of how it was read.
+    """A picture as it is to be looked at, and what a reader should know of how it was read."""
 
-    Attributes:
-        pixels: RGB uint8 [h, w, 3], upright.
-        notes: sentences without a full stop, mostly none.
-    """
-
-    pixels: np.ndarray
-    notes: list[str] = field(default_factory=list)
+    pixels: np.ndarray  # RGB uint8 [h, w, 3], upright
+    notes: list[str] = field(default_factory=list)  # sentences without a full stop, mostly none
 
 
 def is_still(path: Path) -> bool:
@@ -155,10 +150,8 @@ def _read_deep(image: Image, data: bytes, chunks: dict[bytes, bytes], notes: lis
 
 
 def _used_bits(largest: int, image: Image, chunks: dict[bytes, bytes], notes: list[str]) -> int:
-    """How many of 16 bits are used; one that the file names wins over a guess, unless a value is larger than it allows.
-
-    PNG asks a writer to scale values up to 16 bits, whatever sBIT says; not all do.
-    """
+    """How many of 16 bits are used; what the file says wins over a guess, unless a value is larger than that."""
+    # PNG asks a writer to scale values up to 16 bits, whatever sBIT says; not all do.
     told = max(chunks.get(b"sBIT", b"")[:3], default=0)
     if isinstance(image, TiffImageFile):
         told = int(np.max(image.tag_v2.get(_MAX_SAMPLE_VALUE, 0))).bit_length()

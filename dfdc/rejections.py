@@ -50,17 +50,9 @@ class Rejections:
         return None
 
     def covers(self, video: layout.Video, frame: int, face: int) -> bool:
-        """Whether this crop of `video` is rejected, by itself or with its original's.
-
-        Args:
-            frame: number of the frame in the video, from 0.
-            face: number of the person in the video, from 0.
-        """
-        for name in (video.id, video.source):
-            crops = self._crops.get(name)
-            if crops and not crops.isdisjoint(((frame, face), (frame, None), (None, face), (None, None))):
-                return True
-        return False
+        """Whether the crop of a frame and a person (from 0) is rejected, by itself or with its original's."""
+        rows = {(frame, face), (frame, None), (None, face), (None, None)}
+        return any(not rows.isdisjoint(self._crops.get(name, ())) for name in (video.id, video.source))
 
 
 def load_rejections(root: Path) -> Rejections:

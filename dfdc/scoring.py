@@ -1,4 +1,8 @@
-"""From frame scores to a video's score, and the losses that scores are judged by."""
+"""From frame scores to a video's score, and the losses that scores are judged by.
+
+`scores` are one probability for each face, [n], and `people` the numbers of the persons whose faces these are, [n].
+Where there are none, or one is no probability, the rules raise ValueError.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +34,6 @@ def confident_score(scores: Sequence[float] | np.ndarray) -> VideoScore:
     More than 11 and more than n // 2.5 scores above the threshold: their mean ("fake"); else more than 0.9 n
     below 0.2: their mean ("real"); else the mean of all ("mean"). Source: the DFDC winning solution's
     confident_strategy.
-
-    Args:
-        scores: one probability per face, [n], n >= 1.
-
-    Raises:
-        ValueError: no scores, or one that is not a probability.
     """
     values = checked_scores(scores)
     count = len(values)
@@ -47,21 +45,8 @@ def confident_score(scores: Sequence[float] | np.ndarray) -> VideoScore:
     return VideoScore(float(values.mean()), "mean")
 
 
-def mean_score(scores: Sequence[float] | np.ndarray) -> VideoScore:
-    """The mean of all faces' scores."""
-    return VideoScore(float(checked_scores(scores).mean()), "mean")
-
-
 def person_max_score(scores: Sequence[float] | np.ndarray, people: Sequence[int] | np.ndarray) -> VideoScore:
-    """The most suspicious person's mean; who is seen seldom counts in part, and passers-by do not (`_most_suspicious`).
-
-    Args:
-        scores: one probability per face, [n], n >= 1.
-        people: each face's person number, [n].
-
-    Raises:
-        ValueError: as in `confident_score`.
-    """
+    """The most suspicious person's mean; who is seen seldom counts in part, passers-by do not (`_most_suspicious`)."""
     score, person = _most_suspicious(checked_scores(scores), np.asarray(people), _DRAWS["person-max"])
     return VideoScore(score, f"person {person}")
 
@@ -118,13 +103,7 @@ def person_weights(people: Sequence[int] | np.ndarray) -> dict[int, float]:
 
 
 def deciding_person(strategy: str, scores: np.ndarray, people: np.ndarray) -> int | None:
-    """The person with the largest share in a video's score; None for a strategy that asks all faces.
-
-    Args:
-        strategy: a name in STRATEGIES.
-        scores: one probability per face, [n], n >= 1.
-        people: each face's person number, [n].
-    """
+    """The person with the largest share in a video's score; None for a `strategy` (by name) that asks all faces."""
     draws = _DRAWS.get(strategy)
     return None if draws is None else _most_suspicious(checked_scores(scores), np.asarray(people), draws)[1]
 
@@ -132,12 +111,7 @@ def deciding_person(strategy: str, scores: np.ndarray, people: np.ndarray) -> in
 def photo_score(scores: Sequence[float] | np.ndarray, detector_scores: Sequence[float] | np.ndarray) -> VideoScore:
     """The most suspicious face of a picture; doubtful detections count only where none is sure.
 
-    Args:
-        scores: one probability per face, [n], n >= 1.
-        detector_scores: the detector's probability that it is a face, [n]; sure from SURE_FACE on.
-
-    Raises:
-        ValueError: as in `confident_score`.
+    `detector_scores`: the detector's probability that it is a face, [n]; sure from SURE_FACE on.
     """
     return VideoScore(float(checked_scores(scores)[faces_that_count(detector_scores)].max()), "photo")
 
@@ -148,24 +122,18 @@ def faces_that_count(detector_scores: Sequence[float] | np.ndarray) -> np.ndarra
     return sure if sure.any() else ~sure
 
 
-Strategy = Callable[[np.ndarray, np.ndarray], VideoScore]
+Strategy = Callable[[np.ndarray, np.ndarray], VideoScore]  # of scores and people
 # What each gives in five cases is in the README's table, which tests/test_scoring.py computes.
 STRATEGIES: dict[str, Strategy] = {
     "confident": lambda scores, people: confident_score(scores),
-    "mean": lambda scores, people: mean_score(scores),
+    "mean": lambda scores, people: VideoScore(float(checked_scores(scores).mean()), "mean"),
     "person-max": person_max_score,
     "smooth": smooth_score,
 }
 
 
 def hinge(strategy: Strategy, scores: np.ndarray, people: np.ndarray) -> float:
-    """The most by which a video's score changes if one of its faces is left out, or counted twice; 0 for one face.
-
-    Args:
-        strategy: a value of STRATEGIES.
-        scores: one probability per face, [n], n >= 1.
-        people: each face's person number, [n].
-    """
+    """The most by which a video's score changes if one of its faces is left out, or counted twice; 0 for one face."""
     scores, people = checked_scores(scores), np.asarray(people)
     if len(scores) == 1:
         return 0.0
@@ -175,10 +143,8 @@ def hinge(strategy: Strategy, scores: np.ndarray, people: np.ndarray) -> float:
 
 
 def _extremes(scores: np.ndarray, people: np.ndarray) -> set[int]:
-    """Indices of the lowest and the highest face of each person, and of each band of the winners' rule.
-
-    Every strategy grows with each score, and `confident` counts by bands: no other face can make a larger difference.
-    """
+    """Indices of the lowest and the highest face of each person, and of each band of the winners' rule."""
+    # Every strategy grows with each score, and `confident` counts by bands: no other face makes a larger difference.
     bands = (scores >= REAL_BELOW).astype(int) + (scores > FAKE_ABOVE)
     found: set[int] = set()
     for groups in (people, bands):
@@ -200,12 +166,7 @@ def checked_scores(scores: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def log_loss(labels: np.ndarray, scores: np.ndarray, eps: float = 1e-15) -> float:
-    """Mean binary cross entropy, scores clipped to [eps, 1 - eps]; nan without any.
-
-    Args:
-        labels: 0 (real) or 1 (fake), [n].
-        scores: probability of fake, [n].
-    """
+    """Mean binary cross entropy for labels 0 (real) and 1 (fake), [n], scores clipped to eps..1 - eps; nan for none."""
     labels, scores = np.asarray(labels, np.float64), np.clip(np.asarray(scores, np.float64), eps, 1 - eps)
     if not len(labels):
         return float("nan")

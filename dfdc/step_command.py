@@ -48,11 +48,7 @@ class RunOptions:
 def step_parser(
     doc: str | None, *, crops: bool = False, device: bool = False, png: bool = False, workers: bool = True
 ) -> argparse.ArgumentParser:
-    """The arguments that every step takes; `doc` is the script's docstring.
-
-    Args:
-        workers: whether the step makes an artifact of each video, in worker processes.
-    """
+    """The arguments of a step; `doc` is its docstring, `workers` whether it makes an artifact of each video."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     where = "folder in which the dfdc_train_part_* folders lie; artifacts are written there"
     parser.add_argument("--root-dir", type=Path, required=True, metavar="DATA_ROOT", help=where)

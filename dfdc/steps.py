@@ -66,9 +66,13 @@ class VideoStep(Step):
         self.crops_dir = crops_dir
 
     @property
-    @abstractmethod
     def folder(self) -> Path:
         """Where its artifacts lie."""
+        return layout.artifacts_folder(self.root, self.name, self.crops_dir)
+
+    def crops_of(self, name: str) -> Path:
+        """Where the crops of the video `name` lie."""
+        return layout.crops_path(self.root, name, self.crops_dir)
 
     @abstractmethod
     def obstacle(self, video: Video) -> str | None:

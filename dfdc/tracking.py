@@ -93,10 +93,8 @@ class ShotCuts:
         if deviation < self.FLAT:
             return False
         colours = _colours(small.astype(np.uint8))
-        cut = any(
-            np.sqrt(max(0.0, 1 - float(colours @ known))) > self.COLOURS and 1 - float(shape @ other) > self.SHAPE
-            for known, other in self._last
-        )
+        distances = [(np.sqrt(max(0.0, 1 - float(colours @ c))), 1 - float(shape @ s)) for c, s in self._last]
+        cut = any(colour > self.COLOURS and form > self.SHAPE for colour, form in distances)
         if cut:
             self._last.clear()
         self._last.append((colours, shape))
@@ -242,11 +240,8 @@ class Tracker:
         return np.where(ended, returns, follows), cost
 
     def _unlike(self, boxes: np.ndarray, looks: np.ndarray | None) -> np.ndarray:
-        """Distance of looks of every track and box, float [tracks, boxes]; NaN where one is not known.
-
-        The last look of a track counts, but at a cut the oldest that is kept: within a dissolve one face turns into
-        another little by little.
-        """
+        """Distance of looks of every track and box, float [tracks, boxes]; NaN where one is not known."""
+        # The last look counts, but at a cut the oldest that is kept: a dissolve turns one face into another bit by bit.
         unlike = np.full((len(self._tracks), len(boxes)), np.nan)
         if looks is not None:
             for row, track in enumerate(self._tracks):

@@ -16,7 +16,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, count, takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -128,11 +128,9 @@ class VideoReader:
         return stream
 
     def _look_through_packets(self) -> None:
-        """Find out, without decoding, how many frames are shown, when, and which are key frames.
-
-        A container's own count may be an estimate, count frames that an edit list hides, or be a lie. It is believed
-        only where the file was cut: an index that lists more frames than there are packets.
-        """
+        """Find out, without decoding, how many frames are shown, when, and which are key frames."""
+        # A container's own count may be an estimate, count frames that an edit list hides, or be a lie. It is believed
+        # only where the file was cut: an index that lists more frames than there are packets.
         stamps, is_key, stamped, decoded_at, seen = array("q"), array("b"), True, None, 0
         with open_container(self.path) as container:
             stream = video_stream(container, self._index)
@@ -182,11 +180,9 @@ class VideoReader:
         return (stamps - stamps[0]) * self._unit
 
     def _decoded(self) -> Iterator[tuple[av.VideoFrame, bool]]:
-        """Decoded frames and whether they are sound.
-
-        After an error pictures are built on broken ones, until a sound key frame. A stream without further ones, which
-        refreshes its pictures part by part, is sound again when its decoder could have begun anew twice since.
-        """
+        """Decoded frames and whether they are sound."""
+        # After an error pictures are built on broken ones, until a sound key frame. A stream without further ones,
+        # which refreshes its pictures part by part, is sound again when its decoder could have begun anew twice since.
         damaged, begun_anew = False, 0
         for packet in chain(packets(self._container, video_stream(self._container, self._index)), [None]):
             try:
@@ -227,11 +223,7 @@ class VideoReader:
         return self._stream()
 
     def _jumping(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame, bool]]:
-        """As `numbered_frames`, over what lies between the wanted frames.
-
-        Raises:
-            _JumpFailed: what came after a jump is not to be relied on.
-        """
+        """As `numbered_frames`, over what lies between; _JumpFailed: what came after a jump can't be relied on."""
         stream, number = self._rewind(), -1
         while True:
             key = self._key_frame_before(wanted, number)
@@ -258,12 +250,10 @@ class VideoReader:
     def _numbered(self, key: _KeyFrame | None = None) -> Iterator[tuple[int, av.VideoFrame, bool]]:
         """Number what is decoded from the beginning, or from `key`, to which the container was set.
 
-        A frame's number is how many packets are shown before it, whatever became of those. Where the stamps mean
-        nothing, counting is all there is.
-
-        Raises:
-            _JumpFailed: with `key`, at whatever is not as it would be had all been read.
+        With `key`, whatever is not as it would be had all been read raises _JumpFailed.
         """
+        # A frame's number is how many packets are shown before it, whatever became of those. Where the stamps mean
+        # nothing, counting is all there is.
         number, stamps, begun = -1, self._stamps, key is None
         for frame, sound in self._decoded():
             if (shown_at := frame.pts) is None:
@@ -300,26 +290,18 @@ class VideoReader:
         if targets is not None and (not targets or targets[0] < 0):
             raise ValueError(f"wanted frames must be numbers from 0 on, not {targets[:1]}")
         self.lost, self.other_size = [], []
-        given, position, expected = 0, 0, 0  # expected: the next multiple of stride
-        last = -1
+        upcoming = count(0, stride) if targets is None else iter(targets)
+        given, last, expected = 0, -1, next(upcoming)
         for number, frame, sound in self.numbered_frames(targets):
             last = number
-            if targets is None:
-                while expected < number:
-                    self.lost.append(expected)
-                    expected += stride
-                if number != expected:
-                    continue
-                expected += stride
-            else:
-                while position < len(targets) and targets[position] < number:
-                    self.lost.append(targets[position])
-                    position += 1
-                if position == len(targets):
-                    break
-                if number != targets[position]:
-                    continue
-                position += 1
+            while expected is not None and expected < number:
+                self.lost.append(expected)
+                expected = next(upcoming, None)
+            if expected is None:
+                break
+            if number != expected:
+                continue
+            expected = next(upcoming, None)
             # A stream may change its size on the way; boxes are in the pixels of one size.
             if sound and self._shown_size(frame) != (self.height, self.width):
                 self.other_size.append(number)
@@ -329,13 +311,11 @@ class VideoReader:
                 continue
             given += 1
             yield number, self._picture(frame)
-            if targets is not None and position == len(targets):
+            if expected is None:
                 break
-        if targets is not None:
-            self.lost += targets[position:]
-        else:  # frames the container announces behind the last that could be decoded
-            end = max(self.frame_count, last + 1)
-            self.lost += range(expected, end, stride)
+        if expected is not None:  # of all frames, those that the container announces behind the last decoded one
+            end = max(self.frame_count, last + 1) if targets is None else targets[-1] + 1
+            self.lost += takewhile(lambda number: number < end, chain([expected], upcoming))
         if not given:
             raise VideoError(self.path, "none of the wanted frames can be decoded")
 
@@ -349,9 +329,11 @@ class VideoReader:
         return aspect if 1 / _MOST_SQUEEZED <= aspect <= _MOST_SQUEEZED and abs(aspect - 1) > _SQUARE else 1.0
 
     def _square_size(self, frame: av.VideoFrame) -> tuple[int, int]:
-        """(height, width) before rotation."""
+        """(height, width) before rotation, with square pixels: the direction that is squeezed is enlarged."""
         aspect = self._aspect() if self._as_shown else 1.0
-        return video_picture.square_size(frame.height, frame.width, aspect)
+        return (
+            (frame.height, round(frame.width * aspect)) if aspect > 1 else (round(frame.height / aspect), frame.width)
+        )
 
     def _shown_size(self, frame: av.VideoFrame) -> tuple[int, int]:
         """(height, width) of the picture that is made of the frame."""
@@ -380,8 +362,8 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float = 
     Raises:
         ValueError: no frames, odd sizes, or frames of different sizes.
     """
-    shape = None
-    with atomic_file(Path(path)) as temp, _open_writer(temp) as container:
+    shape, options = None, {"fflags": "+bitexact"}  # bitexact: no date in the file
+    with atomic_file(Path(path)) as temp, av.open(str(temp), "w", format="mp4", options=options) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
@@ -399,7 +381,3 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float = 
         if shape is None:
             raise ValueError("there are no frames to write")
         container.mux(stream.encode(None))
-
-
-def _open_writer(path: Path) -> av.container.OutputContainer:
-    return av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"})  # bitexact: no date in the file

@@ -98,10 +98,8 @@ def _parity(unit: bytes, frame_bits: int) -> int | None:
 
 
 def _frame_bits(unit: bytes) -> int | None:
-    """Bits of frame_num, by a sequence parameter set (7.3.2.1.1); None where all pictures are frames.
-
-    One with scaling lists, or of 4:4:4 in separate planes, counts as such: no camcorder writes it.
-    """
+    """Bits of frame_num, by a sequence parameter set (7.3.2.1.1); None where all pictures are frames."""
+    # One with scaling lists, or of 4:4:4 in separate planes, counts as such: no camcorder writes it.
     bits = _Bits(unit)
     profile = bits.take(8)
     bits.take(16)  # constraints, level

@@ -42,11 +42,7 @@ def to_opaque(frame: av.VideoFrame) -> np.ndarray:
 
 
 def to_sdr(frame: av.VideoFrame, kind: str) -> np.ndarray:
-    """RGB uint8 [height, width, 3] in BT.709 of a frame in HDR.
-
-    Args:
-        kind: "pq" or "hlg".
-    """
+    """RGB uint8 [height, width, 3] in BT.709 of a frame in HDR; `kind` is "pq" or "hlg"."""
     if frame.colorspace == _UNNAMED:
         frame.colorspace = _BT2020
     deep = frame.to_ndarray(format="rgb48le", interpolation="BICUBIC").astype(np.uint16, copy=False)
@@ -95,11 +91,6 @@ def _grey_levels(kind: str) -> np.ndarray:
     above, peak = ((value - _KNEE) / (1 - _KNEE) for value in (signal, signal[-1]))
     rolled = _KNEE + (1 - _KNEE) * above * (1 + above / peak**2) / (1 + above)
     return np.rint(255 * np.where(signal > _KNEE, rolled, signal)).astype(np.uint8)
-
-
-def square_size(height: int, width: int, aspect: float) -> tuple[int, int]:
-    """(height, width) with square pixels: the direction that is squeezed is enlarged."""
-    return (height, round(width * aspect)) if aspect > 1 else (round(height / aspect), width)
 
 
 def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -106,7 +106,8 @@ def choose_stream(container: av.container.InputContainer, path: Path) -> int:
             counts = Counter(packet.stream_index for packet in packets(other, *others))
         enough = _ENOUGH * max(counts.values(), default=0)
         streams = [stream for stream in streams if counts[stream.index] >= enough]
-    return max(streams, key=_rank).index
+    default = streams[0].disposition.default
+    return max(streams, key=lambda stream: (bool(stream.disposition & default), stream.width * stream.height)).index
 
 
 def video_stream(container: av.container.InputContainer, index: int) -> av.VideoStream:
@@ -117,10 +118,6 @@ def video_stream(container: av.container.InputContainer, index: int) -> av.Video
 def _is_still(stream: av.VideoStream) -> bool:
     kinds = type(stream.disposition)
     return bool(stream.disposition & (kinds.attached_pic | kinds.timed_thumbnails | kinds.still_image))
-
-
-def _rank(stream: av.VideoStream) -> tuple[bool, int]:
-    return bool(stream.disposition & stream.disposition.default), stream.width * stream.height
 
 
 def packets(container: av.container.InputContainer, *streams: av.VideoStream) -> Iterator[av.Packet]:

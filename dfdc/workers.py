@@ -241,27 +241,20 @@ _fault: str = ""  # why it could not be made ready
 
 
 def _start_worker(task: Task, devices: Sequence[str], places: Any) -> None:
-    """Take a place, and make the task ready on its device.
-
-    It raises nothing: the pool would start worker after worker. The first item that comes says what was wrong.
-    """
+    """Take a place, and make the task ready on its device."""
     global _task, _fault
     keep_freed_memory()
     device = devices[take_place(places, os.getpid()) % len(devices)]
     try:
         task.start(device)
-    except Exception as error:
+    except Exception as error:  # the first item says so; after an error here, the pool would start worker after worker
         _fault = f"a worker can't be made ready on {device}: {type(error).__name__}: {error}"
     _task = task
     limit_threads(1)  # after `start`, which may have loaded PyTorch
 
 
 def take_place(places: Any, own: int) -> int:
-    """The first place that no running process has; it is now that of process `own`.
-
-    Args:
-        places: a shared array of process numbers, 0 where nobody was yet.
-    """
+    """The first of `places` (shared process numbers, 0: nobody) that no running process has, now taken by `own`."""
     with places.get_lock():
         free = [place for place, other in enumerate(places) if not other or process_start(other) is None]
         place = free[0] if free else 0

@@ -27,18 +27,12 @@ class BorderSettings:
 
 
 def compare_borders(first: np.ndarray, second: np.ndarray, settings: BorderSettings) -> tuple[float, float]:
-    """Mean absolute difference (0..255) and correlation (-1..1) of two crops' borders.
-
-    Args:
-        first, second: RGB uint8 [h, w, 3] of one size.
-    """
+    """Mean absolute difference (0..255) and correlation (-1..1) of two crops' borders; both RGB uint8 [h, w, 3]."""
     height, width = first.shape[:2]
     scale = min(1.0, settings.side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = [
-        cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA).astype(np.float64)
-        for picture in (first, second)
-    ]
+    grey = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (first, second))
+    small = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.float64) for picture in grey]
     inner_y, inner_x = (max(1, round(side * settings.part)) for side in (size[1], size[0]))
     border = np.ones((size[1], size[0]), bool)
     border[inner_y:-inner_y, inner_x:-inner_x] = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ from dfdc.identity import digest_of, fingerprint, same_file
 from dfdc.imaging import MARGIN_PART, crop_face, encode_png, margin_box
 from dfdc.layout import Dataset, Video
 from dfdc.rejections import Rejections
-from dfdc.steps import VideoStep
 from dfdc.text import plural
 from dfdc.video import VideoError, VideoReader
 from dfdc.workers import FailVideo, SkipVideo
 from preprocessing import frame_matching, likeness
 from preprocessing.frame_matching import Match, match_frames
-from preprocessing.orphans import prune, rows_without_effect
+from preprocessing.orphans import PruningStep, rows_without_effect
 
 # Raised with every change that gives other crops; tests/test_versions.py has those of a fixed clip for each version.
 VERSION = 2
@@ -37,12 +35,10 @@ _REMEMBERED = 64  # boxes files: a fake comes soon after its original
 Places = dict[int, list[tuple[int, tuple[float, float, float, float]]]]  # frame -> (face, box) of what is cut there
 
 
-class CropStep(VideoStep):
+class CropStep(PruningStep):
     """Crops of one video.
 
     Args:
-        root: DATA_ROOT.
-        crops_dir: name of the folder of the crops in it.
         rejections: what is not to be cut; by default, what rejected.csv names.
         png_level: compression; it decides nothing about what the crops show.
     """
@@ -66,17 +62,10 @@ class CropStep(VideoStep):
         memories = ("_remembered", "_known_digests", "_has_boxes")
         return {key: value for key, value in self.__dict__.items() if key not in memories}
 
-    @property
-    def folder(self) -> Path:
-        return layout.crops_path(self.root, "any", self.crops_dir).parent
-
     def obstacle(self, video: Video) -> str | None:
         if self._has_boxes(video.source):
             return None
         return f"there are no boxes of {video.source}; step 1 (detect_original_faces.py) makes them"
-
-    def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
-        prune(dataset, self.name, gone, self.crops_dir)
 
     def select(self, dataset: Dataset) -> tuple[list[Video], list[tuple[str, str]]]:
         """As the base says; it tells as well which rows of rejected.csv have no effect."""
@@ -86,7 +75,7 @@ class CropStep(VideoStep):
         return super().select(dataset)
 
     def check(self, video: Video) -> Stamp | None:
-        stamp = artifacts.read_stamp(self._crops(video))
+        stamp = artifacts.read_stamp(self.crops_of(video.id))
         if stamp is None:
             return None
         digest = self.boxes_digest(video)
@@ -96,21 +85,14 @@ class CropStep(VideoStep):
 
     def boxes_digest(self, video: Video) -> str | None:
         """Digest of all that crops take from the boxes; None if there are none that can be used."""
-        if self.rejections.rows:
-            return self._read_digest(video)
-        if video.source not in self._known_digests:
-            self._known_digests[video.source] = self._read_digest(video)
-        return self._known_digests[video.source]
-
-    def _read_digest(self, video: Video) -> str | None:
-        try:
-            boxes = self._remembered(video.source)
-        except BoxesError:
-            return None  # `work` says what is wrong with them
-        return None if boxes is None else self._inputs(boxes, self._places(boxes, video))
-
-    def _crops(self, video: Video) -> Path:
-        return layout.crops_path(self.root, video.id, self.crops_dir)
+        known = {} if self.rejections.rows else self._known_digests
+        if video.source not in known:
+            try:
+                boxes = self._remembered(video.source)
+            except BoxesError:  # `work` says what is wrong with them
+                boxes = None
+            known[video.source] = None if boxes is None else self._inputs(boxes, self._places(boxes, video))
+        return known[video.source]
 
     def work(self, video: Video) -> Stamp:
         """Write the crops of one video; return their stamp."""
@@ -128,17 +110,18 @@ class CropStep(VideoStep):
                 raise SkipVideo(f"no face was found in {video.source}")
             if not places:
                 raise SkipVideo(f"{layout.REJECTED_NAME} names all of its faces")
-            with VideoReader(video.path) as reader, artifacts.atomic_folder(self._crops(video)) as folder:
+            with VideoReader(video.path) as reader, artifacts.atomic_folder(self.crops_of(video.id)) as folder:
                 if (reader.width, reader.height) != (boxes.width, boxes.height):
                     # Its boxes would cut something else. (T19: named, not passed over.)
-                    size = f"{reader.width}x{reader.height} pixels"
-                    shared = f"{video.source} has {boxes.width}x{boxes.height}, and they share boxes"
-                    raise FailVideo(f"it has {size}, but {shared}")
+                    sizes = (
+                        f"{reader.width}x{reader.height} pixels, but {video.source} has {boxes.width}x{boxes.height}"
+                    )
+                    raise FailVideo(f"it has {sizes}, and they share boxes")
                 match = match_frames(boxes, places, reader, video.source)
                 folder.stamp = stamp = self._cut(match, places, reader, folder, made_from)
         except (VideoError, FailVideo, SkipVideo):
             # Crops of another video or of other boxes must not be taken for these. Those of the same stay.
-            artifacts.remove_unless(self._crops(video), {"boxes": made_from["boxes"]}, source)
+            artifacts.remove_unless(self.crops_of(video.id), {"boxes": made_from["boxes"]}, source)
             raise
         return stamp
 
@@ -180,10 +163,7 @@ class CropStep(VideoStep):
         return places
 
     def _inputs(self, boxes: Boxes, places: Places) -> str:
-        """Digest of all that crops take from the boxes: the very pixels that are cut, and when they are shown.
-
-        Boxes that move by less than a pixel, or are written in another way, change nothing.
-        """
+        """Digest of all that crops take from the boxes: the very pixels that are cut, and when they are shown."""
         size = boxes.width, boxes.height
         cuts = [[n, face, margin_box(box, *size)] for n, faces in sorted(places.items()) for face, box in faces]
         times = [round(boxes.times[number], 3) for number in sorted(places) if number in boxes.times]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,18 @@ from dfdc.boxes import Boxes, BoxesError, FaceBox, read_boxes
 from dfdc.detector_settings import DETECT_THRESHOLDS, SCALE_LIMITS, detector_scale
 from dfdc.faces import DETECTOR_SETTINGS, FaceDetector
 from dfdc.identity import fingerprint, same_file, same_record
-from dfdc.layout import FRAME_STRIDE, Dataset, Video
-from dfdc.steps import VideoStep
+from dfdc.layout import FRAME_STRIDE, Video
 from dfdc.tracking import Tracker, TrackerSettings
 from dfdc.video import VideoError, VideoReader
-from preprocessing.orphans import prune
+from preprocessing.orphans import PruningStep
 
 # Raised with every change that gives other boxes (decoder, detector, tracker, rounding): those of an older way are
 # stale. tests/test_versions.py has the boxes of a fixed clip for each version.
 VERSION = 2
 
 
-class DetectStep(VideoStep):
-    """Boxes of one REAL video.
-
-    Args:
-        root: DATA_ROOT.
-        scale: --detector-scale, "auto" or a factor.
-    """
+class DetectStep(PruningStep):
+    """Boxes of one REAL video; `scale` is --detector-scale, "auto" or a factor."""
 
     name = "detect_original_faces"
     version = VERSION
@@ -53,15 +48,8 @@ class DetectStep(VideoStep):
             "tracker": asdict(TrackerSettings()),
         }
 
-    @property
-    def folder(self) -> Path:
-        return layout.bboxes_path(self.root, "any").parent
-
     def obstacle(self, video: Video) -> str | None:
         return None
-
-    def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
-        prune(dataset, self.name, gone)
 
     def check(self, video: Video) -> Stamp | None:
         boxes = self._stored(video)
@@ -99,13 +87,9 @@ class DetectStep(VideoStep):
             batch_size = self.detector.batch_size(reader.width, reader.height, scale)
             tracker = Tracker()
             frames: dict[int, list[FaceBox]] = {}
-            batch: list[tuple[int, np.ndarray]] = []
-            for numbered in reader.frames(stride=FRAME_STRIDE):
-                batch.append(numbered)
-                if len(batch) == batch_size:
-                    frames.update(self._detect_batch(tracker, batch, scale))
-                    batch = []
-            frames.update(self._detect_batch(tracker, batch, scale))
+            pictures = reader.frames(stride=FRAME_STRIDE)
+            while batch := list(islice(pictures, batch_size)):
+                frames.update(self._detect_batch(tracker, batch, scale))
             shown = reader.times()
         faces, lost = sum(map(len, frames.values())), reader.lost
         stamp = Stamp(

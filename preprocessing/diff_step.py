@@ -10,10 +10,9 @@ from pathlib import Path
 from dfdc import artifacts, layout
 from dfdc.artifacts import NewFolder, Stamp
 from dfdc.imaging import CHANGED, MIN_CHANGED, SSIM_WINDOW, encode_png, read_picture, shows_change, ssim_difference
-from dfdc.layout import FAKE, Dataset, Video
-from dfdc.steps import VideoStep
+from dfdc.layout import FAKE, Video
 from preprocessing.border import BorderSettings, border_differs
-from preprocessing.orphans import prune
+from preprocessing.orphans import PruningStep
 
 # Raised with every change that gives other masks; tests/test_versions.py has those of a fixed clip for each version.
 VERSION = 3
@@ -35,14 +34,8 @@ class _Comparison:
     notes: list[str] = field(default_factory=list)
 
 
-class DiffStep(VideoStep):
-    """Masks of one FAKE.
-
-    Args:
-        root: DATA_ROOT.
-        crops_dir: name of the folder of the crops in it.
-        png_level: compression; it decides nothing about what the masks show.
-    """
+class DiffStep(PruningStep):
+    """Masks of one FAKE; `png_level` is the compression, and decides nothing about what they show."""
 
     name = "generate_diffs"
     preload = ("preprocessing.diff_step",)
@@ -58,40 +51,29 @@ class DiffStep(VideoStep):
     def __getstate__(self) -> dict:
         return {key: value for key, value in self.__dict__.items() if key != "_remembered"}
 
-    @property
-    def folder(self) -> Path:
-        return layout.diffs_path(self.root, "any").parent
-
     def obstacle(self, video: Video) -> str | None:
         absent = [folder.name for folder in self._crops(video).values() if not folder.is_dir()]
         if not absent:
             return None
         return f"{' and '.join(absent)} without crops; step 2 (extract_crops.py) makes them, or says why not"
 
-    def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
-        prune(dataset, self.name, gone)
-
     def check(self, video: Video) -> Stamp | None:
         """As the base says. A fresh stamp that `failed` is of a fake that is no pair with its original."""
         stamp = artifacts.read_stamp(layout.diffs_path(self.root, video.id))
-        expected = {"settings": SETTINGS, "crops": self.crops_identities(video)}
-        return stamp if stamp is not None and stamp.is_fresh(expected) else None
-
-    def crops_identities(self, video: Video) -> dict[str, str | None]:
-        """What the crops of a fake and of its original are like now."""
-        return {key: self._remembered(folder) for key, folder in self._crops(video).items()}
+        crops = {key: self._remembered(folder) for key, folder in self._crops(video).items()}
+        return stamp if stamp is not None and stamp.is_fresh({"settings": SETTINGS, "crops": crops}) else None
 
     def _crops(self, video: Video) -> dict[str, Path]:
-        names = {"fake": video.id, "real": video.source}
-        return {key: layout.crops_path(self.root, name, self.crops_dir) for key, name in names.items()}
+        return {"fake": self.crops_of(video.id), "real": self.crops_of(video.source)}
 
     def work(self, video: Video) -> Stamp:
         """Write the masks of one fake; return their stamp."""
         folders = self._crops(video)
-        identities = {key: artifacts.folder_identity(folder) for key, folder in folders.items()}
+        crops = {key: artifacts.folder_identity(folder) for key, folder in folders.items()}
+        made_from = {"settings": SETTINGS, "crops": crops}
         fakes, reals = (set(layout.list_crops(folders[key])) for key in ("fake", "real"))
         target = layout.diffs_path(self.root, video.id)
-        artifacts.remove_unless(target, {"crops": identities})
+        artifacts.remove_unless(target, {"crops": crops})
         with artifacts.atomic_folder(target) as folder:
             found = self._compare(folders, sorted(fakes & reals), folder)
             for lonely, whose in ((reals - fakes, "the original's"), (fakes - reals, "the fake's")):
@@ -102,12 +84,8 @@ class DiffStep(VideoStep):
                 found.notes.append(f"{found.unchanged} of {found.masks} masks show no change")
             if not found.masks:
                 found.failed = "; ".join(found.notes) or "there are no pairs of crops"
-            folder.stamp = stamp = Stamp(
-                made_from={"settings": SETTINGS, "crops": identities},
-                made={"masks": found.masks, "unchanged": found.unchanged},
-                failed=found.failed,
-                notes=tuple(found.notes),
-            )
+            made = {"masks": found.masks, "unchanged": found.unchanged}
+            folder.stamp = stamp = Stamp(made_from, made, found.failed, tuple(found.notes))
         return stamp
 
     def _compare(self, folders: dict[str, Path], keys: Sequence[tuple[int, int]], folder: NewFolder) -> _Comparison:

@@ -65,10 +65,6 @@ class _Family:
     listings: list[Listing] = field(default_factory=list)
     home_crops: Counter[str] = field(default_factory=Counter)  # of the originals themselves, by part
 
-    @property
-    def crops(self) -> int:
-        return sum(len(listing.crops) for listing in self.listings)
-
     def crops_by_fold(self, originals: dict[str, int]) -> Counter[int]:
         """Its crops by the fold that their original had, where it had one."""
         counts: Counter[int] = Counter()
@@ -81,8 +77,7 @@ class _Family:
 def find_families(videos: Sequence[Video]) -> dict[str, str]:
     """The name of each video's family, by the video's id: the first, by name, of the originals in it.
 
-    Args:
-        videos: all that count. What links them (an original, a donor) need not be one of them.
+    What links the videos (an original, a donor) need not be one of them.
     """
     leads_to: dict[str, str] = {}  # a name to another of its family, the last to itself
 
@@ -105,11 +100,7 @@ def find_families(videos: Sequence[Video]) -> dict[str, str]:
 def block_folds(parts: Sequence[str], n_splits: int) -> dict[str, int]:
     """Part -> fold for the first time: blocks of neighbours, as equal as possible, the larger ones last.
 
-    With fewer parts than folds, each part is a fold.
-
-    Args:
-        parts: in natural order.
-        n_splits: number of folds.
+    `parts` are in natural order; with fewer of them than folds, each part is a fold.
     """
     n_splits = min(n_splits, len(parts))
     folds: dict[str, int] = {}
@@ -134,29 +125,24 @@ def assign_folds(
     where its originals were, else where the part goes that holds most of their crops.
 
     Args:
-        n_splits: number of folds.
         earlier: what was given out before; empty for the first time.
-        force: a donor may bring families together that were in different folds. Such a family goes where most of its
-            crops were.
-        first: the number that fold 0 has in the file: 1 beside a hold-out. For messages.
+        force: whether a donor may bring families together that were in different folds, and that then go where most
+            of their crops were; else that is a UsageError.
+        first: the number that fold 0 has in the file (1 beside a hold-out), for messages.
 
     Returns:
         What is given out now, with all that stood in `earlier`; and what a person should know of it, a sentence each.
-
-    Raises:
-        UsageError: a donor brings families together that were in different folds, and that is not forced.
     """
     families = _gather(listings, dataset)
     place = {part.name: index for index, part in enumerate(dataset.parts)}
     present = sorted({part for family in families for part in family.home_crops}, key=place.__getitem__)
-    parts = dict(earlier.parts) or block_folds(present, n_splits)
-    moved: list[str] = []
+    parts, moved = dict(earlier.parts) or block_folds(present, n_splits), []
     crops: Counter[int] = Counter()  # by fold
     waiting: dict[str, list[_Family]] = defaultdict(list)  # for a new part to get its fold
 
     def settle(family: _Family, fold: int) -> None:
-        crops[fold] += family.crops
         for listing in family.listings:
+            crops[fold] += len(listing.crops)
             listing.family, listing.fold = family.name, fold
 
     for family in families:
@@ -166,10 +152,8 @@ def assign_folds(
             fold = min(had, key=lambda number: (-had[number], number))
             settle(family, fold)
             if len(had) > 1:
-                folds = [number + first for number in sorted(had)]
-                moved.append(
-                    f"a donor links videos of folds {folds}: the family of {family.name} in fold {fold + first}"
-                )
+                folds, to = [number + first for number in sorted(had)], fold + first
+                moved.append(f"a donor links videos of folds {folds}: the family of {family.name} in fold {to}")
         elif home in parts:
             settle(family, parts[home])
         else:

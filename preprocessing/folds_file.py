@@ -91,14 +91,12 @@ def _family_leaks(rows: Sequence[FoldsRow], video_folds: Mapping[str, set[int]],
     said = [(f"video {video} is", folds) for video, folds in video_folds.items()]
     said += [(f"{original} and its fakes are", folds) for original, folds in original_folds.items()]
     said += [
-        (f"person {face.removesuffix('.png')} of {original} is", folds)
-        for (original, face), folds in person_folds.items()
+        (f"person {face.removesuffix('.png')} of {name} is", folds) for (name, face), folds in person_folds.items()
     ]
-    said += [
-        (f"fakes link {name_some(sorted(originals), ' and ')} by their donors; all these are", family_folds[family])
-        for family, originals in family_originals.items()
-        if len(originals) > 1
-    ]
+    for family, originals in family_originals.items():
+        if len(originals) > 1:
+            names = name_some(sorted(originals), " and ")
+            said.append((f"fakes link {names} by their donors; all these are", family_folds[family]))
     return [f"{who} in folds {sorted(folds)}" for who, folds in said if len(folds) > 1]
 
 

@@ -70,7 +70,10 @@ def list_crops(
     videos = list(dataset.videos.values())
 
     def look(video: Video) -> tuple[Video, _Found]:
-        return video, examine(video, layout.crops_path(dataset.root, video.id, crops_dir), checks)
+        try:
+            return video, _examine(video, layout.crops_path(dataset.root, video.id, crops_dir), checks)
+        except OSError as error:
+            return video, _Found(reason=f"its crops can't be read: {reason_of(error)}", unreadable=True)
 
     listings, unreadable = [], {}
     found = progress.progress_bar(progress.disk_map(look, videos), total=len(videos), desc=STEP, unit="video")
@@ -87,15 +90,8 @@ def list_crops(
     return listings, unreadable
 
 
-def examine(video: Video, folder: Path, checks: Checks) -> _Found:
-    """Whether `video` can be listed with the crops in `folder`, and what there is to say of it."""
-    try:
-        return _examine(video, folder, checks)
-    except OSError as error:
-        return _Found(reason=f"its crops can't be read: {reason_of(error)}", unreadable=True)
-
-
 def _examine(video: Video, folder: Path, checks: Checks) -> _Found:
+    """Whether `video` can be listed with the crops in `folder`, and what there is to say of it."""
     reason = checks.rejected(video)
     if reason is not None:
         return _Found(reason=reason)

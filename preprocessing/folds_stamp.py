@@ -84,10 +84,8 @@ def read_stamp(path: Path) -> Stamp | None:
     kept = artifacts.read_json(path)
     try:
         # All of them: a default in the place of what was lost would take a hold-out back.
-        whole = all(
-            kept[part].keys() >= {key.name for key in fields(kind)}
-            for part, kind in (("options", Options), ("assignment", Assignment))
-        )
+        parts = (("options", Options), ("assignment", Assignment))
+        whole = all(kept[part].keys() >= {key.name for key in fields(kind)} for part, kind in parts)
         return _STAMP.validate_json(json.dumps(kept), strict=True) if whole and kept["version"] == VERSION else None
     except (KeyError, TypeError, AttributeError, ValueError):
         return None
@@ -95,20 +93,12 @@ def read_stamp(path: Path) -> Stamp | None:
 
 def listed_digest(listings: Iterable[Listing], options: Options) -> str:
     """Digest of all that folds.csv is made from, and of what the leak check looks at."""
-    return identity.digest_of(
-        [
-            (VERSION, options.seed, options.similar),
-            [(x.video.id, x.video.label, x.video.source, x.family, x.fold, x.content) for x in listings],
-        ]
-    )
+    rows = [(x.video.id, x.video.label, x.video.source, x.family, x.fold, x.content) for x in listings]
+    return identity.digest_of([(VERSION, options.seed, options.similar), rows])
 
 
 def choose_options(given: Mapping[str, Any], earlier: Options, *, force: bool) -> Options:
-    """The earlier options with those that are given now.
-
-    Args:
-        given: fields of `Options` that stand on the command line.
-        force: whether they may differ.
+    """The earlier options with those `given` now (fields of `Options`), which may differ only by `force`.
 
     Raises:
         UsageError: they differ; the message says in what.
@@ -116,11 +106,8 @@ def choose_options(given: Mapping[str, Any], earlier: Options, *, force: bool) -
     options = replace(earlier, **given)
     old, new = asdict(earlier), asdict(options)
     # What looks alike decides whether folds.csv is written, not what stands in it.
-    changes = [
-        f"{_flag(name)} from {_shown(name, old[name])} to {_shown(name, new[name])}"
-        for name in old
-        if old[name] != new[name] and name != "similar"
-    ]
+    other = [name for name in old if old[name] != new[name] and name != "similar"]
+    changes = [f"{_flag(name)} from {_shown(name, old[name])} to {_shown(name, new[name])}" for name in other]
     if changes and not force:
         raise UsageError(
             f"folds.csv was made with other options, and a hold-out must not change by accident. This would change "
@@ -192,11 +179,7 @@ def adopt(
 
 
 def _video_folds(rows: Sequence[FoldsRow], dataset: Dataset) -> dict[str, int]:
-    """The fold of each video that metadata.json names; a part that was taken away is no fault.
-
-    Raises:
-        ValueError: it says something else than metadata.json, or has none of its videos.
-    """
+    """The fold of each video in metadata.json; ValueError: that says something else, or has none of the videos."""
     videos = dataset.videos | {name: skipped.video for name, skipped in dataset.skipped.items()}
     folds: dict[str, int] = {}
     for row in rows:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dfdc import artifacts, identity, layout
 from dfdc.command_line import SettingError, UsageError, UserError
-from dfdc.folds import FoldsFileError, FoldsRow, read_distinct
+from dfdc.folds import FoldsFileError, read_distinct
 from dfdc.layout import FAKE, REAL, Dataset
 from dfdc.ledger import Ledger
 from dfdc.step_command import RunOptions
@@ -31,13 +31,7 @@ class LeakError(UserError):
 
 
 class FoldsStep(Step):
-    """The one table of all videos.
-
-    Args:
-        root: DATA_ROOT.
-        out: where to write; a relative path is taken in DATA_ROOT.
-        given: the fields of `Options` that are asked for.
-    """
+    """The one table of all videos, written to `out` (from `root`); `given`: the fields of `Options` asked for."""
 
     name = "generate_folds"
     version = folds_stamp.VERSION
@@ -116,11 +110,7 @@ class FoldsStep(Step):
     def _list(
         self, dataset: Dataset, options: Options, checks: Checks, ledger: Ledger
     ) -> tuple[list[Listing], dict[str, str]]:
-        """What can be listed, and why other videos can't be looked at now, by their ids.
-
-        Raises:
-            UsageError: there is nothing.
-        """
+        """What can be listed (UsageError: nothing), and why other videos can't be looked at now, by their ids."""
         listings, unreadable = list_crops(dataset, options.crops_dir, checks, ledger)
         away = {name: skipped.reason for name, skipped in dataset.skipped.items()} | unreadable
         if not listings:
@@ -142,8 +132,7 @@ class FoldsStep(Step):
                 write_folds(temp, kept, options.seed)
                 leaks = find_leaks(temp, dataset, kept, options.similar)
                 if leaks:
-                    more = [f"... and {len(leaks) - 20} more"] if len(leaks) > 20 else []
-                    raise LeakError("\n  ".join(leaks[:20] + more))
+                    raise LeakError(layout.list_faults(leaks))
                 # Before the file has its name: a kill in between leaves a hold-out that is known, not one that is not.
                 Stamp(options, folds, digest, identity.fingerprint(temp)).write(stamp_path(target))
         except LeakError as error:
@@ -160,20 +149,6 @@ class FoldsStep(Step):
         return True
 
 
-def read_rows(target: Path) -> list[FoldsRow]:
-    """What the folds.csv `target` says; nothing if there is none.
-
-    Raises:
-        ValueError: it is no file that this step writes.
-    """
-    try:
-        return read_distinct(target)
-    except FileNotFoundError:
-        return []
-    except FoldsFileError as error:
-        raise ValueError(error.reason) from None
-
-
 def take_over(
     target: Path, dataset: Dataset, listings: Sequence[Listing], given: Mapping[str, Any], *, force: bool
 ) -> tuple[Options, Assignment]:
@@ -183,22 +158,19 @@ def take_over(
         UsageError: this step does not understand the file, or other options than its own are given.
     """
     try:
-        rows = read_rows(target)
+        rows = read_distinct(target) if target.exists() else []
         if not rows:
             return Options(**given), Assignment()
         earlier, assignment = adopt(rows, dataset, [listing.video.id for listing in listings], given)
     except UsageError:
         raise
     except ValueError as error:
+        fault = f"{target} is not what this step makes ({error.reason if isinstance(error, FoldsFileError) else error})"
         if not force:
-            raise UsageError(
-                f"{target} is not what this step makes ({error}). Move it away, or replace it with {FORCE}"
-            ) from None
-        print(f"{target} is not what this step makes ({error}); it is replaced")
+            raise UsageError(f"{fault}. Move it away, or replace it with {FORCE}") from None
+        print(f"{fault}; it is replaced")
         return Options(**given), Assignment()
-    held = (
-        "" if earlier.val_ids is None else f"; fold 0, a hold-out of {plural(len(earlier.val_ids), 'video')}, stays one"
-    )
+    held = f"; fold 0, a hold-out of {plural(len(earlier.val_ids), 'video')}, stays one" if earlier.val_ids else ""
     print(f"{target} has no stamp of this version: the folds are taken from the file itself{held}")
     return change_options(given, earlier, assignment, force=force)
 
@@ -223,9 +195,9 @@ def check_nothing_is_lost(target: Path, away: Mapping[str, str]) -> None:
     if not away:
         return
     try:
-        rows = read_rows(target)
-    except ValueError as error:
-        raise UsageError(f"{target} can't be understood any more ({error}); {FORCE} makes it anew") from None
+        rows = read_distinct(target) if target.exists() else []
+    except FoldsFileError as error:
+        raise UsageError(f"{target} can't be understood any more ({error.reason}); {FORCE} makes it anew") from None
     lost = [name for name in dict.fromkeys(row.video for row in rows) if name in away]
     if lost:
         shown = "".join(f"\n  {name}: {away[name]}" for name in lost[:5])

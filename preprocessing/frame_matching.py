@@ -21,12 +21,7 @@ LATE = 2.0  # frames by which two frames of one number may be shown apart before
 
 @dataclass
 class Match:
-    """Frames to take.
-
-    Attributes:
-        frames: number in the video -> the numbers of the original's frames that it stands for.
-        notes: what a person should know about it.
-    """
+    """Frames to take: number in the video -> those of the original that it stands for; and notes for a person."""
 
     frames: dict[int, list[int]]
     notes: list[str] = field(default_factory=list)
@@ -48,10 +43,9 @@ def match_frames(boxes: Boxes, wanted: Iterable[int], reader: VideoReader, origi
     shown = reader.times()
     if abs(reader.frame_count - boxes.frame_count) <= max(SPARE_FRAMES, SAME_COUNT * boxes.frame_count):
         by_number = Match({number: [number] for number in wanted})
-        known = (
-            [] if shown is None else [(boxes.times[n], shown[n]) for n in wanted if n in boxes.times and n < len(shown)]
-        )
-        apart = max((abs(float(there) - here) for here, there in known), default=0.0)
+        known, apart = boxes.times.keys() & wanted, 0.0
+        if shown is not None:
+            apart = max((abs(float(shown[n]) - boxes.times[n]) for n in known if n < len(shown)), default=0.0)
         if boxes.rate and apart > LATE / boxes.rate:
             by_number.notes.append(
                 f"its frames are shown up to {apart:.2f} s away from those of {original}, but are as many: they are "

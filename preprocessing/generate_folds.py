@@ -60,43 +60,29 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
         UsageError: a value that can't be used.
     """
     parser = step_parser(__doc__, crops=True, workers=False)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(layout.FOLDS_NAME),
-        metavar="FILE",
-        help="where to write; a relative path is taken in DATA_ROOT (folds.csv)",
+    add, unsaid = parser.add_argument, argparse.SUPPRESS
+    out = "where to write; a relative path is taken in DATA_ROOT (folds.csv)"
+    add("--out", type=Path, default=Path(layout.FOLDS_NAME), metavar="FILE", help=out)
+    add("--n_splits", "--n-splits", type=int, default=unsaid, help="number of folds, 2 or more (16)")
+    add("--seed", type=int, default=unsaid, help="decides the order of the rows (777)")
+    one = "hold out just these: a file with one video id a line, or a folder of videos; none takes such a hold-out back"
+    add("--val-ids", type=Path, default=unsaid, metavar="FILE", help=one)
+    similar = (
+        "videos in two folds are a leak if the hashes of their crops differ in so many of 64 bits or fewer, and "
+        "their colours agree; off: only the very same pixels are (10)"
     )
-    parser.add_argument("--n_splits", "--n-splits", type=int, help="number of folds, 2 or more (16)")
-    parser.add_argument("--seed", type=int, help="decides the order of the rows (777)")
-    parser.add_argument(
-        "--val-ids",
-        type=Path,
-        metavar="FILE",
-        help="hold out just these: a file with one video id a line, or a folder of videos; "
-        "none takes such a hold-out back",
-    )
-    parser.add_argument(
-        "--similar",
-        type=read_similar,
-        default=argparse.SUPPRESS,
-        metavar="BITS",
-        help="videos in two folds are a leak if the hashes of their crops differ in so many of 64 bits or fewer, and "
-        "their colours agree; off: only the very same pixels are (10)",
-    )
+    add("--similar", type=read_similar, default=unsaid, metavar="BITS", help=similar)
     check = "check the options, and that they agree with those of folds.csv, and do no more"
-    parser.add_argument("--check-options", action="store_true", help=check)
+    add("--check-options", action="store_true", help=check)
     args = parser.parse_args(argv)
-    # Not that of the first run: steps 2 to 4 do not know it.
-    given = {"crops_dir": args.crops_dir}
-    given |= {name: getattr(args, name) for name in ("n_splits", "seed") if getattr(args, name) is not None}
-    if hasattr(args, "similar"):
-        given["similar"] = args.similar
+    # The folder of the crops is not that of the first run: steps 2 to 4 do not know it.
+    options = ("crops_dir", "n_splits", "seed", "similar", "val_ids")
+    given = {name: getattr(args, name) for name in options if hasattr(args, name)}
     if given.get("n_splits", 2) < 2:
         raise UsageError(f"--n_splits {args.n_splits}: two folds or more are needed, one of them to hold out")
     if given.get("seed", 0) < 0:
         raise UsageError(f"--seed {args.seed}: give a number from 0 on")
-    if args.val_ids is not None:
+    if "val_ids" in given:
         given["val_ids"] = None if str(args.val_ids) == "none" else read_val_ids(args.val_ids)
     return args, given
 

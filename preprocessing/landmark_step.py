@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,8 @@ from dfdc.detector_settings import LANDMARK_THRESHOLDS
 from dfdc.faces import DETECTOR_SETTINGS, MIDDLE_OVERLAP, FaceDetector, Faces, middle_face
 from dfdc.imaging import read_picture
 from dfdc.landmarks import encode_landmarks
-from dfdc.layout import REAL, Dataset, Video
-from dfdc.steps import VideoStep
-from preprocessing.orphans import prune
+from dfdc.layout import REAL, Video
+from preprocessing.orphans import PruningStep
 
 # Raised with every change that gives other points; tests/test_versions.py has those of a fixed clip for each version.
 VERSION = 2
@@ -31,47 +29,32 @@ SETTINGS = {
 }
 
 
-class LandmarkStep(VideoStep):
-    """Points in the crops of one REAL video.
-
-    Args:
-        root: DATA_ROOT.
-        crops_dir: name of the folder of the crops in it.
-    """
+class LandmarkStep(PruningStep):
+    """Points in the crops of one REAL video."""
 
     name = "generate_landmarks"
     version = VERSION
     labels = (REAL,)
     preload = ("preprocessing.landmark_step",)
 
-    @property
-    def folder(self) -> Path:
-        return layout.landmarks_path(self.root, "any").parent
-
     def obstacle(self, video: Video) -> str | None:
-        if self._crops(video).is_dir():
+        if self.crops_of(video.id).is_dir():
             return None
         return "it has no crops; step 2 (extract_crops.py) makes them, or says why not"
-
-    def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
-        prune(dataset, self.name, gone)
 
     def check(self, video: Video) -> Stamp | None:
         stamp = artifacts.read_stamp(layout.landmarks_path(self.root, video.id))
         return stamp if stamp is not None and stamp.is_fresh(self._inputs(video)) else None
 
     def _inputs(self, video: Video) -> dict[str, Any]:
-        return {"settings": SETTINGS, "crops": artifacts.folder_identity(self._crops(video))}
-
-    def _crops(self, video: Video) -> Path:
-        return layout.crops_path(self.root, video.id, self.crops_dir)
+        return {"settings": SETTINGS, "crops": artifacts.folder_identity(self.crops_of(video.id))}
 
     def start(self, device: str) -> None:
         self.detector = FaceDetector(LANDMARK_THRESHOLDS, device)
 
     def work(self, video: Video) -> Stamp:
         """Write the landmarks of one video; return their stamp."""
-        crops, inputs = self._crops(video), self._inputs(video)
+        crops, inputs = self.crops_of(video.id), self._inputs(video)
         made, notes, without = 0, [], []
         names = layout.list_crops(crops)
         target = layout.landmarks_path(self.root, video.id)

@@ -12,11 +12,11 @@ are in different parts, none is, though all its faces are warped from one portra
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
+from itertools import chain, islice
 from typing import Any
 
 import cv2
@@ -80,11 +80,7 @@ def pick(names: Sequence[str]) -> list[str]:
 
 
 def look(name: str, picture: np.ndarray) -> dict[str, str | None]:
-    """What is kept of one crop to find it again under another name.
-
-    Args:
-        name: of the crop.
-        picture: RGB uint8 [h, w, 3].
+    """What is kept of one crop, RGB uint8 [h, w, 3], to find it again under another name.
 
     Returns:
         `crop`: the name. `pixels`: XXH3 (128 bits, hexadecimal) of shape and pixels. `phash`: 16 hexadecimal digits, or
@@ -134,12 +130,8 @@ def find_alike(looks: Sequence[Sequence[Look]], folds: Sequence[int], bits: int,
     """
     order = np.argsort(np.asarray(folds, np.int64), kind="stable")  # so that blocks within a fold can be left out
     shape = (LOOKS, len(order))
-    table = _Table(
-        np.zeros(shape, np.uint64),
-        np.zeros(shape, bool),
-        np.zeros((*shape, TINY * TINY * 3), np.uint8),
-        np.asarray(folds, np.int64)[order],
-    )
+    tiny = np.zeros((*shape, TINY * TINY * 3), np.uint8)
+    table = _Table(np.zeros(shape, np.uint64), np.zeros(shape, bool), tiny, np.asarray(folds, np.int64)[order])
     for column, video in enumerate(order):
         for row, seen in enumerate(looks[video]):
             if seen.phash is not None:
@@ -147,32 +139,21 @@ def find_alike(looks: Sequence[Sequence[Look]], folds: Sequence[int], bits: int,
                 table.tiny[row, column] = np.frombuffer(seen.tiny, np.uint8)
     pool = ThreadPoolExecutor(available_cores())  # NumPy lets other threads run while it computes
     try:
-        rows = pool.map(partial(_search_row, table, bits, most), range(0, len(order), BLOCK))
-        pairs = itertools.islice(itertools.chain.from_iterable(rows), most)
-        return [
-            Alike(*sorted((int(order[first]), int(order[second]))), distances) for first, second, distances in pairs
-        ]
+        rows = pool.map(lambda start: list(islice(_search(table, bits, start), most)), range(0, len(order), BLOCK))
+        pairs = islice(chain.from_iterable(rows), most)
+        return [Alike(*sorted((int(order[one]), int(order[other]))), distances) for one, other, distances in pairs]
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _search_row(table: _Table, bits: int, most: int, start: int) -> list[tuple[int, int, tuple[int, ...]]]:
-    """(place, place, bits) of the first `most` alike pairs of the BLOCK videos from `start` with those that follow."""
-    return list(itertools.islice(_search_blocks(table, bits, start), most))
-
-
-def _search_blocks(table: _Table, bits: int, start: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-    """What `_search_row` lists, block after block."""
+def _search(table: _Table, bits: int, start: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """(place, place, bits) of the alike pairs of the BLOCK videos from `start` with those that follow."""
     for other in range(start, len(table.fold), BLOCK):
         if table.fold[start] == table.fold[other : other + BLOCK][-1]:  # sorted: all between are of this fold
             continue
-        near = reduce(
-            np.logical_or,
-            [
-                np.bitwise_count(code[start : start + BLOCK, None] ^ code[other : other + BLOCK]) <= bits
-                for code in table.code[:COMPARED]
-            ],
-        )
+        codes = table.code[:COMPARED]
+        differences = (code[start : start + BLOCK, None] ^ code[other : other + BLOCK] for code in codes)
+        near = reduce(np.logical_or, [np.bitwise_count(difference) <= bits for difference in differences])
         # Flat: nonzero() of a table is a hundred times slower.
         first, second = np.divmod(np.flatnonzero(near), near.shape[1])
         first, second = first + start, second + other
@@ -197,16 +178,8 @@ def _confirm(table: _Table, bits: int, first: np.ndarray, second: np.ndarray) ->
 
 
 def _agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """How far tiny pictures show the same form, brightness and contrast: 1 for the same picture, 0 for strangers.
-
-    Lin's concordance correlation coefficient (1989, Biometrics 45(1)).
-
-    Args:
-        first, second: uint8 [LOOKS, n, values].
-
-    Returns:
-        float32 [LOOKS, n], -1 to 1.
-    """
+    """How far tiny pictures, uint8 [LOOKS, n, values], agree in form, brightness and contrast: [LOOKS, n], -1 to 1."""
+    # Lin's concordance correlation coefficient (1989, Biometrics 45(1)): 1 for the same picture, 0 for strangers.
     a, b = first.astype(np.float32), second.astype(np.float32)
     mean_a, mean_b = a.mean(axis=2), b.mean(axis=2)
     a -= mean_a[..., None]

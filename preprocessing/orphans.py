@@ -10,6 +10,7 @@ from dfdc.boxes import BoxesError, read_boxes
 from dfdc.command_line import UsageError
 from dfdc.layout import FAKE, REAL, Dataset
 from dfdc.rejections import Rejection, Rejections
+from dfdc.steps import VideoStep
 from preprocessing.folds_stamp import read_stamp, stamp_path
 
 
@@ -19,15 +20,9 @@ def find_orphans(dataset: Dataset, step: str, crops_dir: str = layout.CROPS_DIR)
     What is not on disk just now, but named, is none. Only what carries the mark of a step counts: a folder with a
     stamp, or a boxes file.
     """
-    root = dataset.root
+    folder = layout.artifacts_folder(dataset.root, step, crops_dir)
     everything = [*dataset.videos.values(), *(entry.video for entry in dataset.skipped.values())]
-    wanted = {
-        "detect_original_faces": (layout.bboxes_path(root, "x").parent, (REAL,)),
-        "extract_crops": (layout.crops_path(root, "x", crops_dir).parent, (REAL, FAKE)),
-        "generate_landmarks": (layout.landmarks_path(root, "x").parent, (REAL,)),
-        "generate_diffs": (layout.diffs_path(root, "x").parent, (FAKE,)),
-    }
-    folder, labels = wanted[step]
+    labels = {"extract_crops": (REAL, FAKE), "generate_diffs": (FAKE,)}.get(step, (REAL,))
     known = {video.id for video in everything if video.label in labels}
     if not folder.is_dir():
         return []
@@ -65,11 +60,10 @@ def _has_face(root: Path, original: str, row: Rejection) -> bool:
         boxes = read_boxes(layout.bboxes_path(root, original))
     except (OSError, BoxesError):
         return True
-    return boxes is None or any(
-        row.frame in (None, frame) and row.face in (None, face.face)
-        for frame, faces in boxes.frames.items()
-        for face in faces
-    )
+    if boxes is None:
+        return True
+    found = [faces for frame, faces in boxes.frames.items() if row.frame in (None, frame)]
+    return any(row.face in (None, face.face) for faces in found for face in faces)
 
 
 def absent_parts(dataset: Dataset) -> list[str]:
@@ -79,25 +73,24 @@ def absent_parts(dataset: Dataset) -> list[str]:
     return sorted(known - {part.name for part in dataset.parts}, key=layout.natural_key)
 
 
-def prune(dataset: Dataset, step: str, gone: Sequence[str], crops_dir: str = layout.CROPS_DIR) -> int:
-    """Remove the orphans of `step`, and say how many; return their number.
+class PruningStep(VideoStep):
+    """A step that can remove its orphans."""
 
-    Args:
-        gone: names of the parts that are not here now, and never will be.
+    def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
+        """As the base says.
 
-    Raises:
-        UsageError: another part is not here now: it may only be away.
-    """
-    found = find_orphans(dataset, step, crops_dir)
-    away = [part for part in absent_parts(dataset) if part not in gone]
-    if found and away:
-        raise UsageError(
-            f"--prune: {len(found)} artifacts would go, {found[0].name} for one, which may be of a part that had a "
-            f"fold and is not here now: {', '.join(away)}. Bring it back; or, if it is gone for good, name it: "
-            f"--prune {' '.join(away)} (preprocess_data.sh takes the names too)"
-        )
-    for path in found:
-        artifacts.remove(path)
-    if found:
-        print(f"{step}: {len(found)} removed that belong to no video any more, {found[0].name} for one")
-    return len(found)
+        Raises:
+            UsageError: a part is not here now, nor among those `gone` for good: it may only be away.
+        """
+        found = find_orphans(dataset, self.name, self.crops_dir)
+        away = [part for part in absent_parts(dataset) if part not in gone]
+        if found and away:
+            raise UsageError(
+                f"--prune: {len(found)} artifacts would go, {found[0].name} for one, which may be of a part that had "
+                f"a fold and is not here now: {', '.join(away)}. Bring it back; or, if it is gone for good, name it: "
+                f"--prune {' '.join(away)} (preprocess_data.sh takes the names too)"
+            )
+        for path in found:
+            artifacts.remove(path)
+        if found:
+            print(f"{self.name}: {len(found)} removed that belong to no video any more, {found[0].name} for one")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dfdc.command_line import UsageError
-from dfdc.layout import FAKE, REAL, Dataset, Part, Video
+from dfdc.layout import FAKE, REAL, Dataset, Video
 from preprocessing.fold_assignment import Assignment, Listing, assign_folds, block_folds, find_families, hold_out
 
 
@@ -19,7 +19,7 @@ def video(name, part="p0", original=None, donor=None):
 def data(*videos, crops=1, unlisted=()):
     """A data set of these videos, with parts in natural order; and listings of them with `crops` crops each."""
     parts = sorted({one.part for one in videos}, key=lambda name: int(name[1:]))
-    dataset = Dataset(Path(), [Part(Path(part)) for part in parts], {one.id: one for one in videos})
+    dataset = Dataset(Path(), [Path(part) for part in parts], {one.id: one for one in videos})
     count = crops if isinstance(crops, dict) else {}
     default = 1 if isinstance(crops, dict) else crops
     listings = [

@@ -9,7 +9,7 @@ import pytest
 from helpers import write_part
 
 from dfdc import layout
-from dfdc.layout import DataError, Part
+from dfdc.layout import DataError
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
@@ -287,9 +287,9 @@ def test_crop_names_there_and_back(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".crops", "bboxes", "weights", "logs", "my part"])
 def test_crops_get_a_folder_of_their_own(name):
-    assert layout.check_crops_dir("tight", [Part(Path("my part"))]) == "tight"
+    assert layout.check_crops_dir("tight", [Path("my part")]) == "tight"
     with pytest.raises(DataError, match=r"give the plain name of a folder of its own"):
-        layout.check_crops_dir(name, [Part(Path("my part"))])
+        layout.check_crops_dir(name, [Path("my part")])
 
 
 def test_t13_videos_by_suffix_in_any_case(tmp_path):

@@ -181,15 +181,15 @@ def test_brightness_counts():
 def test_a_search_that_found_enough_stops(monkeypatch):
     monkeypatch.setattr(likeness, "BLOCK", 4)
     rows = []
-    search = likeness._search_row
+    search = likeness._search
 
-    def counted(table, bits, most, start):
+    def counted(table, bits, start):
         rows.append(start)
-        found = search(table, bits, most, start)
-        assert len(found) <= most
-        return found
+        for number, pair in enumerate(search(table, bits, start)):
+            assert number < 5
+            yield pair
 
-    monkeypatch.setattr(likeness, "_search_row", counted)
+    monkeypatch.setattr(likeness, "_search", counted)
     monkeypatch.setattr(likeness, "available_cores", lambda: 1)
     looks = [[Look(b"", 5, bytes(range(192)))] * 3] * 4000
     assert len(find_alike(looks, list(range(4000)), 10, most=5)) == 5

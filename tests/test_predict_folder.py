@@ -306,7 +306,7 @@ def test_fold_scores_the_held_out_videos(weights, preprocessed, tmp_path, capsys
     output = tmp_path / "out.csv"
     assert run(weights, preprocessed, output, "--fold", 0, models=["a"]) == 0
     part = layout.load_dataset(preprocessed).parts[0]
-    assert labels(output).keys() == {p.name for p in part.path.glob("*.mp4")}
+    assert labels(output).keys() == {p.name for p in part.glob("*.mp4")}
     assert "auc" in capsys.readouterr().out
     with pytest.raises(UsageError, match="has the folds"):
         run(weights, preprocessed, output, "--fold", 99)

@@ -242,7 +242,7 @@ def test_videos_that_are_rejected_as_a_whole_are_not_shown_or_counted(root, caps
 @pytest.mark.slow
 def test_a_part_that_is_away_is_on_the_page(root, tmp_path):
     part = layout.load_dataset(root).parts[0]
-    part.path.rename(tmp_path / "away")
+    part.rename(tmp_path / "away")
     make_report(root, "crops")
     assert f"Parts that folds.csv knows, and that are not here now: {part.name}" in read_page(root).text
 

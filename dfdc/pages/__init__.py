@@ -17,11 +17,7 @@ from dfdc import text
 
 
 def render(template: Path, page: object) -> bytes:
-    """The page, UTF-8.
-
-    Args:
-        template: a file; it may extend base.html.j2 and templates beside it.
-        page: the view model, `page` in the template.
+    """The page, UTF-8, of a view model (`page` in the template, which may extend base.html.j2 and those beside it).
 
     Raises:
         jinja2.UndefinedError: the template names what the view model does not have.

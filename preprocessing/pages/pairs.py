@@ -52,30 +52,24 @@ class Pair:
         return f"frame {self.frame}, person {self.face}"
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    fake: Video
-    crops: list[tuple[int, int]]  # frame and face, the preferred first
-
-
 def make_pairs(dataset: Dataset, crops_dir: str, limit: int = MAX_PAIRS) -> tuple[list[Pair], list[str]]:
     """Up to `limit` pairs, sorted by part and fake, and what kept others from being shown."""
     faults: list[str] = []
     pairs: list[Pair] = []
-    usable: list[_Candidate] = []
+    usable: list[tuple[Video, list[tuple[int, int]]]] = []  # with frame and face of its crops, the preferred first
     rejections = load_rejections(dataset.root)
     wanted = [video for video in dataset.fakes() if rejections.whole(video) is None]
     for tries, fake in enumerate(_spread_fakes(wanted)):
         if len(pairs) == limit or tries == MAX_TRIES:
             break
-        candidate = _Candidate(fake, _pick_crops(dataset.root, crops_dir, fake, len(pairs)))
-        pair = _load(dataset.root, crops_dir, candidate, 0, faults)
-        if pair:
+        crops = _pick_crops(dataset.root, crops_dir, fake, len(pairs))
+        if crops and (pair := _load(dataset.root, crops_dir, fake, crops[0], faults)):
             pairs.append(pair)
-            usable.append(candidate)
+            usable.append((fake, crops))
     for turn in range(1, MAX_FRAMES):
-        for candidate in usable:
-            if len(pairs) < limit and (pair := _load(dataset.root, crops_dir, candidate, turn, faults)):
+        more = [(fake, crops[turn]) for fake, crops in usable if turn < len(crops)]
+        for fake, crop in more:
+            if len(pairs) < limit and (pair := _load(dataset.root, crops_dir, fake, crop, faults)):
                 pairs.append(pair)
     order = {part.name: index for index, part in enumerate(dataset.parts)}
 
@@ -102,27 +96,20 @@ def _spread_fakes(fakes: Iterable[Video]) -> Iterator[Video]:
 
 
 def _pick_crops(root: Path, crops_dir: str, fake: Video, turn: int) -> list[tuple[int, int]]:
-    """Crops that the fake and its original share, those with points and mask where any are.
-
-    The first is the middle one at `turn` 0 and another at each turn, the others follow far from each other.
-    """
-    shared = sorted(
-        set(layout.list_crops(layout.crops_path(root, fake.id, crops_dir)))
-        & set(layout.list_crops(layout.crops_path(root, fake.source, crops_dir)))
-    )
+    """Crops that the fake and its original share, those with points and mask where any are."""
+    own, real = (set(layout.list_crops(layout.crops_path(root, x, crops_dir))) for x in (fake.id, fake.source))
+    shared = sorted(own & real)
     points, masks = layout.landmarks_path(root, fake.source), layout.diffs_path(root, fake.id)
     masked = [key for key in shared if (masks / layout.diff_name(*key)).is_file()]
     full = [key for key in masked if (points / layout.landmarks_name(*key)).is_file()]
     order = spread(full or shared)
-    first = (turn + 1) % max(1, len(order))
+    first = (turn + 1) % max(1, len(order))  # the middle one at turn 0, another at each turn, and far from the next
     return order[first:] + order[:first]
 
 
-def _load(root: Path, crops_dir: str, candidate: _Candidate, turn: int, faults: list[str]) -> Pair | None:
-    """The pair of the candidate's crop number `turn`; None without one, and where it can't be read (a fault)."""
-    if turn >= len(candidate.crops):
-        return None
-    fake, (frame, face) = candidate.fake, candidate.crops[turn]
+def _load(root: Path, crops_dir: str, fake: Video, crop: tuple[int, int], faults: list[str]) -> Pair | None:
+    """The pair at `crop` (frame, face); None where it can't be read, which goes to `faults`."""
+    frame, face = crop
     name = layout.crop_name(frame, face)
     points_path = layout.landmarks_path(root, fake.source) / layout.landmarks_name(frame, face)
     mask_path = layout.diffs_path(root, fake.id) / layout.diff_name(frame, face)
@@ -135,16 +122,9 @@ def _load(root: Path, crops_dir: str, candidate: _Candidate, turn: int, faults: 
         faults.append(f"{fake.id}, {name}: {error}".replace(str(root), "DATA_ROOT"))
         return None
     size = real.shape[1], real.shape[0]
-    return Pair(
-        fake,
-        frame,
-        face,
-        size,
-        encode_jpeg(_with_points(real, points), QUALITY),
-        encode_jpeg(_with_points(forged, points), QUALITY),
-        None if mask is None else encode_jpeg(_with_mask(forged, mask), QUALITY),
-        points is not None,
-    )
+    real_jpeg, fake_jpeg = (encode_jpeg(_with_points(picture, points), QUALITY) for picture in (real, forged))
+    mask_jpeg = None if mask is None else encode_jpeg(_with_mask(forged, mask), QUALITY)
+    return Pair(fake, frame, face, size, real_jpeg, fake_jpeg, mask_jpeg, points is not None)
 
 
 def _with_points(picture: np.ndarray, points: np.ndarray | None) -> np.ndarray:

@@ -17,13 +17,7 @@ from dfdc.text import plural, sentence
 from preprocessing.pages.pairs import Pair
 from preprocessing.pages.scan import COVERAGE, EXAMPLES, STEPS, Fold, Group, Reason, StepLedger, Survey, Tally, stopped
 
-TITLES = {
-    "detect_original_faces": "1 Faces",
-    "extract_crops": "2 Crops",
-    "generate_landmarks": "3 Landmarks",
-    "generate_diffs": "4 Masks",
-    "generate_folds": "5 Folds",
-}
+TITLES = dict(zip(STEPS, ("1 Faces", "2 Crops", "3 Landmarks", "4 Masks", "5 Folds"), strict=True))
 OPEN_ROWS = 16  # longer tables are folded up, with their totals in sight
 SETTINGS_SHOWN = 5  # kinds of a step's settings, the most frequent first
 
@@ -247,7 +241,9 @@ def _chart(name: str, caption: str, rows: Sequence[tuple[str, int]], top: int = 
 
 # -------------------------------------------------------------------------------------------- the failures
 def _failures(ledgers: Mapping[str, StepLedger]) -> Failures:
-    shared = _shared_reasons([ledger for ledger in ledgers.values() if ledger.present and not ledger.fault])
+    told = [ledger.reasons for ledger in ledgers.values() if ledger.present and not ledger.fault]
+    # Videos that the data set lacks are skipped by every step.
+    shared = [reason for reason in told[0] if all(reason in other for other in told[1:])] if len(told) > 1 else []
     cards, clean = [], []
     for step, ledger in ledgers.items():
         own = [reason for reason in ledger.reasons if reason not in shared]
@@ -256,13 +252,6 @@ def _failures(ledgers: Mapping[str, StepLedger]) -> Failures:
         elif ledger.present:
             clean.append(TITLES[step])
     return Failures(shared, cards, clean, [TITLES[step] for step, ledger in ledgers.items() if not ledger.present])
-
-
-def _shared_reasons(ledgers: Sequence[StepLedger]) -> list[Reason]:
-    """What stands in each of several ledgers: videos that the data set lacks are skipped by every step."""
-    if len(ledgers) < 2:
-        return []
-    return [reason for reason in ledgers[0].reasons if all(reason in other.reasons for other in ledgers[1:])]
 
 
 # ------------------------------------------------------------------------------------------- folds, settings
