@@ -126,10 +126,7 @@ def mean_weights(members: Sequence[Checkpoint]) -> dict[str, torch.Tensor]:
 
 def validate(settings: SoupSettings, fold: int, soup: Checkpoint, model: nn.Module) -> engine.Scored:
     """Score the held-out fold with `model`, as training does after an epoch."""
-    try:
-        device = resolve_device(settings.device)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    device = resolve_device(settings.device)
     spec, held = soup.spec, soup.holdout
     folds_path = find_folds(settings.data_dir, settings.folds_csv)
     _, rows = dataset.split_folds(dataset.read_folds(folds_path), fold, folds_path)
