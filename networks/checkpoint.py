@@ -107,7 +107,7 @@ def save_checkpoint(
     Raises:
         CheckpointError: it could not be written (the message says what to do).
     """
-    content = {
+    content: dict[str, Any] = {
         "epoch": epoch,
         "state_dict": {name: value.detach().cpu() for name, value in model.state_dict().items()},
         "bce_best": float(bce_best),
