@@ -187,14 +187,17 @@ def train_epoch(
     names = list(chain.from_iterable(gather_objects(errors)))
     if names and run.ranks.is_main:
         print(f"{len(names)} crops could not be read and were left out, {names[0]} for one", flush=True)
+    speed = (last - first_step) * run.step_crops / seconds
+    return _record(run, epoch, meter, images_per_second=speed, data_wait=waited / seconds, seconds=seconds)
+
+
+def _record(run: Run, epoch: int, meter: EpochMeter, **speed: float) -> EpochRecord:
     return EpochRecord(
         epoch=epoch,
         step=(epoch + 1) * run.steps_per_epoch,
         seed=run.seed,
         **epoch_means(meter.state()),
-        images_per_second=(run.steps_per_epoch - first_step) * run.step_crops / seconds,
-        data_wait=waited / seconds,
-        seconds=seconds,
+        **speed,
         learning_rate=run.optimizer.param_groups[0]["lr"],
         loss_scale=run.scaler.get_scale() if run.amp_type is torch.float16 else None,
     )
