@@ -226,10 +226,9 @@ def common_thresholds(specs: Sequence[ModelSpec], names: Sequence[str]) -> tuple
     """
     by_threshold = {spec.detector_thresholds: name for name, spec in zip(names, specs, strict=True)}
     if len(by_threshold) > 1:
-        said = "; ".join(f"{name}: {thresholds}" for thresholds, name in by_threshold.items())
-        raise CheckpointError(
-            f"these checkpoints want different face detector thresholds; score with them apart ({said})"
-        )
+        said = "these checkpoints want different face detector thresholds; score with them apart"
+        whose = "; ".join(f"{name}: {thresholds}" for thresholds, name in by_threshold.items())
+        raise CheckpointError(f"{said} ({whose})")
     return next(iter(by_threshold))
 
 

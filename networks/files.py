@@ -104,7 +104,6 @@ def _read_names(path: Path) -> list[str]:
     except OSError as error:
         raise UsageError(f"--models @{printable(path)}: can't be read ({error.strerror})") from None
     if not names:
-        raise UsageError(
-            f"--models @{printable(path)}: it names no checkpoint; plot_loss.py --select writes such a file"
-        )
+        advice = "plot_loss.py --select writes such a file"
+        raise UsageError(f"--models @{printable(path)}: it names no checkpoint; {advice}")
     return names

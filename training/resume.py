@@ -53,7 +53,7 @@ def choices_of(settings: RunSettings, config: TrainConfig, data: int, processes:
         "--freeze-epochs": settings.freeze_epochs,
         "processes": processes,
     }
-    return {name: _plain(value) for name, value in (flatten(config.to_dict()) | flags).items()}
+    return {name: _plain(value) for name, value in (flatten(config.model_dump()) | flags).items()}
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def compare(
         asked: the configuration's keys that the command line gave.
         finished: the run has nothing left to learn, so that what may change on request does not matter.
     """
-    then = {name: _plain(value) for name, value in (flatten(TrainConfig().to_dict()) | then).items()}
+    then = {name: _plain(value) for name, value in (flatten(TrainConfig().model_dump()) | then).items()}
     faults, changes = [], []
     # With these a step also depends on how its crops are shared.
     by_share = bool(now["ohem_samples"]) or now["loss_normalization"] == "rank"
