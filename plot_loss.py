@@ -83,17 +83,12 @@ def write_selected(chosen: Mapping[str, Sequence[Candidate]], path: Path) -> Non
     """Write the names of the chosen checkpoints of each run to a file, and say how to score with them."""
     names = [name + candidate.suffix for name, candidates in chosen.items() for candidate in candidates]
     write_bytes(path, "".join(f"{name}\n" for name in names).encode())
-    print(
-        f"selected: {', '.join(names)} -> {path}; to score with them: "
-        f"predict_folder.py --weights-dir {path.parent} --models @{path} --test-dir DIR"
-    )
+    command = f"predict_folder.py --weights-dir {path.parent} --models @{path} --test-dir DIR"
+    print(f"selected: {', '.join(names)} -> {path}; to score with them: {command}")
     gone = [name for name in names if not (path.parent / name).exists()]
     if gone:
-        print(
-            f"not in {path.parent}: {', '.join(gone)}. If they lie elsewhere, put --select-file there; if training's "
-            "--keep removed them, give it more",
-            file=sys.stderr,
-        )
+        advice = "If they lie elsewhere, put --select-file there; if training's --keep removed them, give it more"
+        print(f"not in {path.parent}: {', '.join(gone)}. {advice}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -131,11 +131,7 @@ def srm_filters() -> torch.Tensor:
     return torch.stack([square3, square5, line])[:, None].repeat(1, 3, 1, 1)
 
 
-NETWORKS = {
-    "DeepFakeClassifier": DeepFakeClassifier,
-    "DeepFakeClassifierGWAP": DeepFakeClassifierGWAP,
-    "DeepFakeClassifierSRM": DeepFakeClassifierSRM,
-}
+NETWORKS = {kind.__name__: kind for kind in (DeepFakeClassifier, DeepFakeClassifierGWAP, DeepFakeClassifierSRM)}
 # Of each network, before its last layer, as the winners had it.
 DROPOUT = {"DeepFakeClassifier": 0.0, "DeepFakeClassifierGWAP": 0.5, "DeepFakeClassifierSRM": 0.5}
 

@@ -151,9 +151,8 @@ def parse_named_set(text: str) -> NamedSet:
     if not colon or not fold.isdecimal():
         root, fold = place, ""
     if not _SET_NAME.fullmatch(name) or not root:
-        raise UsageError(
-            f"--validate-on {text}: NAME=DATA_ROOT or NAME=DATA_ROOT:FOLD is expected (name: A-Z a-z 0-9 _ -)"
-        )
+        forms = "NAME=DATA_ROOT or NAME=DATA_ROOT:FOLD is expected (name: A-Z a-z 0-9 _ -)"
+        raise UsageError(f"--validate-on {text}: {forms}")
     return NamedSet(name, Path(root), int(fold) if fold else None)
 
 

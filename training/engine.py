@@ -81,10 +81,6 @@ class Run(Inference):
     spare: torch.Tensor | None = None  # uint8 [size, size, 3], for batches of which nothing could be read
 
     @property
-    def total_steps(self) -> int:
-        return self.config.epochs * self.steps_per_epoch
-
-    @property
     def step_crops(self) -> int:
         """Crops that a step sees, over all ranks."""
         return self.config.batch_size * self.config.accumulate * self.ranks.world_size
@@ -217,8 +213,8 @@ def _train_step(
     config, ranks = run.config, run.ranks
     global_step = epoch * run.steps_per_epoch + step
     seed_step(run.seed, global_step, ranks.rank)
-    base = config.optimizer.learning_rate
-    rate = learning_rate(global_step, run.total_steps, run.steps_per_epoch, base, config.schedule)
+    total, base = config.epochs * run.steps_per_epoch, config.optimizer.learning_rate
+    rate = learning_rate(global_step, total, run.steps_per_epoch, base, config.schedule)
     set_learning_rate(run.optimizer, rate)
     # Each class is normalised by its count over all ranks and accumulated batches, so that these together
     # are one large batch, however the classes fall among them.

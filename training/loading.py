@@ -116,11 +116,7 @@ def prepare_data(settings: RunSettings, config: TrainConfig, ranks: Ranks) -> Da
 def _sampler(
     train_rows: pd.DataFrame, settings: RunSettings, config: TrainConfig, ranks: Ranks
 ) -> dataset.EpochSampler:
-    """The draw of each epoch.
-
-    Raises:
-        FoldsError: an epoch has fewer crops than a step.
-    """
+    """The draw of each epoch, which must have as many crops as a step takes."""
     sampler = dataset.EpochSampler(
         train_rows["label"].to_numpy(),
         config.batch_size,

@@ -60,17 +60,11 @@ class Candidate:
 
 @dataclass
 class Run:
-    """A run's losses by epoch. An epoch is absent where it has no finite loss of both classes.
+    """A run's losses by epoch. An epoch is absent where it has no finite loss of both classes."""
 
-    Attributes:
-        held_out: of the weights after each epoch, on the held-out fold.
-        average: of the average of the weights, on the same videos.
-        sets: of the weights after each epoch, on each further validation set by its name.
-    """
-
-    held_out: dict[int, Losses] = field(default_factory=dict)
-    average: dict[int, Losses] = field(default_factory=dict)
-    sets: dict[str, dict[int, Losses]] = field(default_factory=dict)
+    held_out: dict[int, Losses] = field(default_factory=dict)  # of the weights after each epoch, on the held-out fold
+    average: dict[int, Losses] = field(default_factory=dict)  # of the average of the weights, on the same videos
+    sets: dict[str, dict[int, Losses]] = field(default_factory=dict)  # of the weights, on further sets by their names
 
     def forget(self, epoch: int) -> None:
         """Drop an epoch that a resumed run trains again."""

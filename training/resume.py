@@ -58,28 +58,18 @@ def choices_of(settings: RunSettings, config: TrainConfig, data: int, processes:
 
 @dataclass(frozen=True)
 class State:
-    """What a `_last` file holds beside the weights, under these names.
+    """What a `_last` file holds beside the weights, under these names."""
 
-    Attributes:
-        recipe: RECIPE of who wrote it.
-        choices: `choices_of`.
-        began_from: SHA-256 of the checkpoint whose weights the run began with; None if there was none.
-        epoch, step: of the next step.
-        meter: `EpochMeter.state()` of the epoch's steps so far; empty before its first.
-        optimizer, scaler, average: their state dicts; average: None where none is kept.
-        computes_in: see `computes_in`.
-    """
-
-    recipe: int
+    recipe: int  # RECIPE of who wrote it
     choices: Choices
-    began_from: str | None
-    epoch: int
+    began_from: str | None  # SHA-256 of the checkpoint whose weights the run began with
+    epoch: int  # of the next step
     step: int
-    meter: dict[str, float]
-    optimizer: dict[str, Any]
+    meter: dict[str, float]  # `EpochMeter.state()` of the epoch's steps so far; empty before its first
+    optimizer: dict[str, Any]  # a state dict, as the next two are
     scaler: dict[str, Any]
-    average: dict[str, torch.Tensor] | None
-    computes_in: str
+    average: dict[str, torch.Tensor] | None  # None where none is kept
+    computes_in: str  # see `computes_in`
     history: History
 
     def to_dict(self) -> dict[str, Any]:

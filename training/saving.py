@@ -60,14 +60,10 @@ class RunFiles:
 
 @dataclass
 class History:
-    """What the epochs' checkpoints were worth, for `_best` and --keep.
+    """What the epochs' checkpoints were worth, for `_best` and --keep."""
 
-    Attributes:
-        best: the lowest balanced log loss yet, of all held-out videos.
-        losses: of each epoch's checkpoints, `selection_loss` of its better one (its own weights, or the average).
-    """
-
-    best: float = math.inf
+    best: float = math.inf  # the lowest balanced log loss yet, of all held-out videos
+    # `selection_loss` of each epoch's better checkpoint (its own weights, or the average).
     losses: dict[int, float] = field(default_factory=dict)
 
 
