@@ -157,11 +157,7 @@ def parse_named_set(text: str) -> NamedSet:
 
 
 def parse_arguments(description: str | None, argv: Sequence[str] | None) -> RunSettings:
-    """The command line of train_classifier.py, checked.
-
-    Raises:
-        UsageError: a value that can't be used.
-    """
+    """The command line of train_classifier.py; raises UsageError for a value that can't be used."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

@@ -128,9 +128,8 @@ def _sampler(
     )
     if sampler.batches < config.accumulate:
         step = f"{config.batch_size} crops x {ranks.world_size} processes x {config.accumulate}"
-        raise dataset.FoldsError(
-            f"an epoch has {sampler.rows} crops, fewer than one step takes ({step}); lower batch_size"
-        )
+        found = f"an epoch has {sampler.rows} crops, fewer than one step takes"
+        raise dataset.FoldsError(f"{found} ({step}); lower batch_size")
     return sampler
 
 

@@ -60,8 +60,6 @@ def grid_tiles(
         mask: its SSIM mask, uint8 [h, w].
         points: int [5, 2], its landmarks.
         shares: an occlusion that never happens is not shown; None: none happens.
-        size: of the network's input.
-        seed: decides.
     """
     rng, draws = np.random.default_rng(seed), random.Random(seed)
     outlined = picture.copy()
@@ -104,8 +102,7 @@ def wrong_sheet(crops: dataset.CropDataset, held_out: pd.DataFrame, rows: np.nda
     """RGB uint8 [h, w, 3]: up to 24 crops whose scores are farthest from their labels, the worst first.
 
     Args:
-        crops: the validation samples.
-        held_out: their table.
+        held_out: the table of `crops`.
         rows, scores: rows of it, and the probability of fake of each, [n].
     """
     labels = held_out["label"].to_numpy()[rows]

@@ -181,11 +181,9 @@ def find_start(settings: RunSettings, config: TrainConfig, files: RunFiles) -> C
         found = checkpoint.read_checkpoint(settings.init_from)
     else:
         return None
-    if (found.spec.network, found.spec.encoder) != (config.network, config.encoder):
-        raise UsageError(
-            f"{found.path} holds {found.spec.network} with {found.spec.encoder}, but the configuration says "
-            f"{config.network} with {config.encoder}"
-        )
+    held, said = (f"{one.network} with {one.encoder}" for one in (found.spec, config))
+    if held != said:
+        raise UsageError(f"{found.path} holds {held}, but the configuration says {said}")
     return found
 
 

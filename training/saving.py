@@ -104,11 +104,7 @@ class Saver:
         self._write = partial(checkpoint.save_checkpoint, spec=spec, holdout=holdout)
 
     def epoch(self, epoch: int, model: nn.Module, metrics: Metrics, *, averaged: bool = False) -> None:
-        """Write the checkpoint of `epoch`; as `_best`, too, if no other had a lower balanced loss.
-
-        Args:
-            metrics: of these very weights; empty where they were not validated.
-        """
+        """Write the checkpoint of `epoch`; as `_best`, too, if no other had a lower balanced loss."""
         check_finite(model, self._files)
         loss = balanced_loss(metrics)
         improved = loss < self.history.best
