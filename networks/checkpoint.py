@@ -256,7 +256,7 @@ def _numpy_scalars() -> list:
     scalar = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
     names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    return [*names, np.dtype, _codecs.encode, *kinds]  # the third: how pickle's protocol 2 writes bytes
+    return [*names, np.dtype, _codecs.encode, *kinds]  # encode: how pickle's protocol 2 writes bytes
 
 
 def _read_spec(values: Any, path: Path) -> ModelSpec:
