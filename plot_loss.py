@@ -15,6 +15,7 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,40 +29,18 @@ if TYPE_CHECKING:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, checked.
-
-    Raises:
-        UsageError: a value that can't be used.
-    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add(
-        "--log-file",
-        type=Path,
-        required=True,
-        nargs="+",
-        metavar="LOG",
-        help="logs/<run>.log or .jsonl; several (five seeds, say) come into one picture",
-    )
-    add("--fake-weight", type=float, default=FAKE_WEIGHT, help=f"({FAKE_WEIGHT})")
-    add(
-        "--first-epoch",
-        type=int,
-        default=0,
-        metavar="N",
-        help="draw earlier epochs, but never choose them (0); the winners' plot never chose epochs before 17, because "
-        "early losses are noisy",
-    )
-    add("--best", type=int, default=3, metavar="N", help="how many checkpoints to mark (3)")
-    add("--output", type=Path, metavar="PNG", help="(beside the first log: <run>.png)")
-    add("--select", type=int, metavar="N", help="write the names of each run's N best checkpoints to --select-file")
-    add(
-        "--select-file",
-        type=Path,
-        default=Path("weights/selected.txt"),
-        metavar="FILE",
-        help="for predict_folder.py --models @FILE (weights/selected.txt)",
-    )
+    path, number = partial(parser.add_argument, type=Path), partial(parser.add_argument, type=int, metavar="N")
+    logs = "logs/<run>.log or .jsonl; several (five seeds, say) come into one picture"
+    path("--log-file", required=True, nargs="+", metavar="LOG", help=logs)
+    parser.add_argument("--fake-weight", type=float, default=FAKE_WEIGHT, help=f"({FAKE_WEIGHT})")
+    first = "draw earlier epochs, but never choose them (0); the winners' plot never chose epochs before 17, because "
+    number("--first-epoch", default=0, help=f"{first}early losses are noisy")
+    number("--best", default=3, help="how many checkpoints to mark (3)")
+    path("--output", metavar="PNG", help="(beside the first log: <run>.png)")
+    number("--select", help="write the names of each run's N best checkpoints to --select-file")
+    selected, used = Path("weights/selected.txt"), "for predict_folder.py --models @FILE (weights/selected.txt)"
+    path("--select-file", default=selected, metavar="FILE", help=used)
     args = parser.parse_args(argv)
     if not 0 < args.fake_weight < math.inf:
         raise UsageError(f"--fake-weight {args.fake_weight:g}: a number over 0 is expected")
@@ -104,17 +83,12 @@ def write_selected(chosen: Mapping[str, Sequence[Candidate]], path: Path) -> Non
     """Write the names of the chosen checkpoints of each run to a file, and say how to score with them."""
     names = [name + candidate.suffix for name, candidates in chosen.items() for candidate in candidates]
     write_bytes(path, "".join(f"{name}\n" for name in names).encode())
-    print(
-        f"selected: {', '.join(names)} -> {path}; to score with them: "
-        f"predict_folder.py --weights-dir {path.parent} --models @{path} --test-dir DIR"
-    )
+    command = f"predict_folder.py --weights-dir {path.parent} --models @{path} --test-dir DIR"
+    print(f"selected: {', '.join(names)} -> {path}; to score with them: {command}")
     gone = [name for name in names if not (path.parent / name).exists()]
     if gone:
-        print(
-            f"not in {path.parent}: {', '.join(gone)}. If they lie elsewhere, put --select-file there; if training's "
-            "--keep removed them, give it more",
-            file=sys.stderr,
-        )
+        advice = "If they lie elsewhere, put --select-file there; if training's --keep removed them, give it more"
+        print(f"not in {path.parent}: {', '.join(gone)}. {advice}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def save_checkpoint(
     Raises:
         CheckpointError: it could not be written (the message says what to do).
     """
-    content = {
+    content: dict[str, Any] = {
         "epoch": epoch,
         "state_dict": {name: value.detach().cpu() for name, value in model.state_dict().items()},
         "bce_best": float(bce_best),
@@ -115,12 +115,8 @@ def save_checkpoint(
         "model": spec.to_dict(),
         "version": VERSION,
     }
-    if training is not None:
-        content["training"] = training
-    if holdout is not None:
-        content["data"] = holdout.to_dict()
-    if average_of:
-        content["average_of"] = list(average_of)
+    where_known = {"training": training, "data": holdout and holdout.to_dict(), "average_of": list(average_of) or None}
+    content |= {name: value for name, value in where_known.items() if value is not None}
     try:
         with atomic_file(path) as temp:
             torch.save(content, temp)
@@ -212,8 +208,7 @@ def read_description(texts: Mapping[str, str], path: Path) -> dict[str, Any]:
     """The other way round from `describe`: a Checkpoint's spec, epoch, bce_best, metrics and holdout.
 
     Args:
-        texts: the metadata of the file; other programs may have added to it.
-        path: of the file, for messages.
+        texts: the metadata of the file `path`; other programs may have added to it.
 
     Raises:
         CheckpointError: there is none, it is broken, or of a later version than this.
@@ -260,13 +255,8 @@ def _numpy_scalars() -> list:
     """What a pickled NumPy scalar consists of, under the names of NumPy 1 and 2."""
     scalar = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
-    return [
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-        np.dtype,
-        _codecs.encode,  # how pickle's protocol 2 writes bytes
-        *kinds,
-    ]
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [*names, np.dtype, _codecs.encode, *kinds]  # encode: how pickle's protocol 2 writes bytes
 
 
 def _read_spec(values: Any, path: Path) -> ModelSpec:
@@ -280,12 +270,8 @@ def _read_spec(values: Any, path: Path) -> ModelSpec:
             margin_part=int(values["margin_part"]),
             detector_thresholds=tuple(values["detector_thresholds"]),
         )
-        if (
-            spec.network not in NETWORKS
-            or spec.size < 1
-            or spec.margin_part < 1
-            or not len(spec.mean) == len(spec.std) == 3
-        ):
+        sound = min(spec.size, spec.margin_part) >= 1 and len(spec.mean) == len(spec.std) == 3
+        if spec.network not in NETWORKS or not sound:
             raise ValueError(f"{spec} is none of ours")
         return spec
     except (KeyError, TypeError, ValueError) as error:
@@ -304,10 +290,9 @@ def _guess_spec(weights: dict[str, torch.Tensor], path: Path) -> ModelSpec:
     last = weights.get("fc.weight")
     width = last.shape[-1] if isinstance(last, torch.Tensor) and last.ndim == 2 else None
     if width not in _PUBLISHED or not any(name.startswith("encoder.") for name in weights):
-        raise CheckpointError(
-            f"{path} does not say what network it is for, and is not one of the winners' either "
-            f"(fc.weight: {list(last.shape) if isinstance(last, torch.Tensor) else 'absent'})"
-        )
+        found = list(last.shape) if isinstance(last, torch.Tensor) else "absent"
+        said = f"{path} does not say what network it is for, and is not one of the winners' either"
+        raise CheckpointError(f"{said} (fc.weight: {found})")
     encoder, size = _PUBLISHED[width]
     return ModelSpec("DeepFakeClassifier", encoder, size)
 
@@ -328,11 +313,9 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, *, assign: bool = Fal
     try:
         model.load_state_dict(weights, strict=True, assign=assign)
     except RuntimeError as error:
-        lines = str(error).splitlines()
-        raise CheckpointError(
-            f"{checkpoint.path} does not fit {checkpoint.spec.network} with {checkpoint.spec.encoder}: "
-            f"{' '.join(line.strip() for line in lines[1:3])[:400]}"
-        ) from None
+        reason = " ".join(line.strip() for line in str(error).splitlines()[1:3])[:400]
+        kind = f"{checkpoint.spec.network} with {checkpoint.spec.encoder}"
+        raise CheckpointError(f"{checkpoint.path} does not fit {kind}: {reason}") from None
 
 
 def _as(dtype: torch.dtype, weights: Any, name: str, path: Path) -> torch.Tensor:
@@ -343,9 +326,8 @@ def _as(dtype: torch.dtype, weights: Any, name: str, path: Path) -> torch.Tensor
     converted = weights.to(dtype)
     wrong = converted.numel() - int(torch.isfinite(converted).sum())
     if wrong:
-        raise CheckpointError(
-            f"{path}: {wrong} of the {converted.numel()} values of {name} are not finite (nan or inf)"
-        )
+        what = f"{wrong} of the {converted.numel()} values of {name}"
+        raise CheckpointError(f"{path}: {what} are not finite (nan or inf)")
     return converted
 
 

@@ -61,6 +61,7 @@ class Ensemble:
         self._normalizers = []
         self.batch_size = _GPU_BATCH if self._on_gpu else _CPU_BATCH
         self.threads = 1 if self._on_gpu else min(available_cores(), _MOST_THREADS)
+        self._cores_each = max(1, available_cores() // self.threads)
         for path in paths:
             model, spec = self._load(path)
             release_freed_memory()  # what was read; the next checkpoint's weights come beside ours otherwise
@@ -69,7 +70,8 @@ class Ensemble:
             self._normalizers.append(Normalizer(spec.mean, spec.std, device))
         if not self._on_gpu:
             keep_freed_memory()
-        self._pool = ThreadPoolExecutor(self.threads, initializer=self._limit_thread)
+        limit = None if self._on_gpu else (lambda: torch.set_num_threads(self._cores_each))
+        self._pool = ThreadPoolExecutor(self.threads, initializer=limit)
         self.compiled = False
         self._programs: dict[tuple[str, str, int], Callable] = {}  # by network, encoder, size
         self._bound: dict[int, Callable] = {}  # by checkpoint: a program with its weights
@@ -77,14 +79,10 @@ class Ensemble:
 
     def _load(self, path: Path) -> tuple[torch.nn.Module | OnnxModel, ModelSpec]:
         if is_onnx(path):
-            model = OnnxModel(path, self._device, max(1, available_cores() // self.threads))
+            model = OnnxModel(path, self._device, self._cores_each)
             return model, model.spec
         network, checkpoint = load_model(path, mapped=True)
         return _settle(network, self._dtype, self._device), checkpoint.spec
-
-    def _limit_thread(self) -> None:
-        if not self._on_gpu:
-            torch.set_num_threads(max(1, available_cores() // self.threads))
 
     def compile(self, *, only_if_faster: bool) -> str:
         """Compile the networks; return a sentence that says what came of it.
@@ -136,7 +134,7 @@ class Ensemble:
             images = inputs[spec.size, spec.margin_part]
             for start in range(0, len(crops), self.batch_size):
                 part = images[start : start + self.batch_size]
-                running.append((index, start, self._pool.submit(self._score_part, index, part)))
+                running.append((index, start, self._pool.submit(run_halving, partial(self._run, index), part)))
         for index, start, future in running:
             part = future.result()
             scores[index, start : start + len(part)] = part
@@ -146,9 +144,6 @@ class Ensemble:
         """Crops as the networks take them, uint8 [n, size, size, 3], once for each size and margin."""
         kinds = {(spec.size, spec.margin_part) for spec in self.specs}
         return {(size, part): np.stack([fit(tighten(crop, part), size) for crop in crops]) for size, part in kinds}
-
-    def _score_part(self, index: int, images: np.ndarray) -> np.ndarray:
-        return np.array(run_halving(partial(self._run, index), images), np.float32)
 
     def _run(self, index: int, images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -226,10 +221,9 @@ def common_thresholds(specs: Sequence[ModelSpec], names: Sequence[str]) -> tuple
     """
     by_threshold = {spec.detector_thresholds: name for name, spec in zip(names, specs, strict=True)}
     if len(by_threshold) > 1:
-        said = "; ".join(f"{name}: {thresholds}" for thresholds, name in by_threshold.items())
-        raise CheckpointError(
-            f"these checkpoints want different face detector thresholds; score with them apart ({said})"
-        )
+        said = "these checkpoints want different face detector thresholds; score with them apart"
+        whose = "; ".join(f"{name}: {thresholds}" for thresholds, name in by_threshold.items())
+        raise CheckpointError(f"{said} ({whose})")
     return next(iter(by_threshold))
 
 

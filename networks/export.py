@@ -107,10 +107,8 @@ def largest_differences(
     """
     spec = checkpoint.spec
     generator = torch.Generator().manual_seed(0)
-    pictures = [
-        torch.nn.functional.interpolate(torch.rand(1, 3, spots, spots, generator=generator), (spec.size, spec.size))
-        for spots in _FINENESS
-    ]
+    spots = [torch.rand(1, 3, count, count, generator=generator) for count in _FINENESS]
+    pictures = [torch.nn.functional.interpolate(coarse, (spec.size, spec.size)) for coarse in spots]
     as_bytes = torch.cat(pictures).mul(255).byte().permute(0, 2, 3, 1)
     images = Normalizer(spec.mean, spec.std, "cpu")(as_bytes)
     with torch.inference_mode():

@@ -16,17 +16,11 @@ from dfdc.text import TEXT, printable
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A checkpoint by what it holds. Not by its time of change: a copied checkpoint is the same one.
+    """A checkpoint by what it holds. Not by its time of change: a copied checkpoint is the same one."""
 
-    Attributes:
-        name: see `model_names`.
-        size: in bytes.
-        xxh3: checksum of the whole file, hexadecimal; "" in what earlier versions wrote.
-    """
-
-    name: str
-    size: int
-    xxh3: str = ""
+    name: str  # see `model_names`
+    size: int  # in bytes
+    xxh3: str = ""  # checksum of the whole file, hexadecimal; "" in what earlier versions wrote
 
 
 def describe_models(paths: Sequence[Path]) -> list[ModelFile]:
@@ -104,7 +98,6 @@ def _read_names(path: Path) -> list[str]:
     except OSError as error:
         raise UsageError(f"--models @{printable(path)}: can't be read ({error.strerror})") from None
     if not names:
-        raise UsageError(
-            f"--models @{printable(path)}: it names no checkpoint; plot_loss.py --select writes such a file"
-        )
+        advice = "plot_loss.py --select writes such a file"
+        raise UsageError(f"--models @{printable(path)}: it names no checkpoint; {advice}")
     return names

@@ -15,19 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Holdout:
-    """The "data" of a checkpoint.
+    """The "data" of a checkpoint."""
 
-    Attributes:
-        fold: that the run held out.
-        folds_sha256: of the folds.csv that it read.
-        held_out: ids of videos that these weights have not learned from, sorted; at most the fold's.
-        trained_on_videos: how many videos the run trained on.
-    """
-
-    fold: int
-    folds_sha256: str
-    held_out: tuple[str, ...]
-    trained_on_videos: int
+    fold: int  # that the run held out
+    folds_sha256: str  # of the folds.csv that it read
+    held_out: tuple[str, ...]  # ids of videos that these weights have not learned from, sorted; at most the fold's
+    trained_on_videos: int  # how many
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in files."""

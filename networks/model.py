@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Normalizer:
 
 
 class Classifier(nn.Module):
-    """What all networks here are."""
+    """What all networks here are: normalised float images [n, 3, size, size] -> logits [n, 1]."""
 
     encoder: Any  # timm's: a module with attributes of its own, such as head_hidden_size
 
@@ -47,15 +47,10 @@ class Classifier(nn.Module):
 
 
 class DeepFakeClassifier(Classifier):
-    """Encoder, pool, dropout, one logit.
+    """Encoder, pool, dropout, one logit; the arguments are those of `build_network`.
 
     The pool is the encoder's own in timm: an average for EfficientNets, with the norm that others have after it.
     State dict keys are `encoder.*` and `fc.*`, as in the winners' published files.
-
-    Args:
-        encoder: a timm model name.
-        drop_path: stochastic depth rate, for encoders that know it.
-        dropout: before the last layer.
     """
 
     def __init__(self, encoder: str, drop_path: float = 0.0, dropout: float = 0.0) -> None:
@@ -64,7 +59,6 @@ class DeepFakeClassifier(Classifier):
         self.fc = nn.Linear(self.encoder.head_hidden_size, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised float images [n, 3, size, size] -> logits [n, 1]."""
         return self.fc(self.dropout(self.encoder(images)))
 
 
@@ -96,7 +90,6 @@ class DeepFakeClassifierGWAP(Classifier):
         self.fc = nn.Linear(self.encoder.num_features, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised float images [n, 3, size, size] -> logits [n, 1]."""
         return self.fc(self.dropout(self.avg_pool(self.encoder.forward_features(images))))
 
 
@@ -115,7 +108,6 @@ class DeepFakeClassifierSRM(DeepFakeClassifier):
         self.register_buffer("srm", srm_filters())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised float images [n, 3, size, size] -> logits [n, 1]."""
         return super().forward(self.residual(images))
 
     def residual(self, images: torch.Tensor) -> torch.Tensor:
@@ -139,11 +131,7 @@ def srm_filters() -> torch.Tensor:
     return torch.stack([square3, square5, line])[:, None].repeat(1, 3, 1, 1)
 
 
-NETWORKS = {
-    "DeepFakeClassifier": DeepFakeClassifier,
-    "DeepFakeClassifierGWAP": DeepFakeClassifierGWAP,
-    "DeepFakeClassifierSRM": DeepFakeClassifierSRM,
-}
+NETWORKS = {kind.__name__: kind for kind in (DeepFakeClassifier, DeepFakeClassifierGWAP, DeepFakeClassifierSRM)}
 # Of each network, before its last layer, as the winners had it.
 DROPOUT = {"DeepFakeClassifier": 0.0, "DeepFakeClassifierGWAP": 0.5, "DeepFakeClassifierSRM": 0.5}
 
@@ -208,9 +196,8 @@ def checkpoint_gradients(model: Classifier, encoder: str) -> None:
     try:
         model.encoder.set_grad_checkpointing(True)
     except (AttributeError, AssertionError):  # the second is timm's word for "not supported"
-        raise ModelError(
-            f"encoder {encoder!r} has no gradient checkpointing; set gradient_checkpointing to false"
-        ) from None
+        advice = "set gradient_checkpointing to false"
+        raise ModelError(f"encoder {encoder!r} has no gradient checkpointing; {advice}") from None
     # Hooks of the whole network: they stay where its layers are converted to SyncBatchNorm, or it is wrapped in DDP.
     model.register_forward_pre_hook(_before_forward)
     model.register_forward_hook(_after_forward)
@@ -265,10 +252,7 @@ def load_pretrained(model: Classifier, encoder: str) -> str:
             f"the pretrained weights of {encoder!r} can't be fetched ({type(error).__name__}: {error}). Without a "
             'network, give them as a file with --pretrained-path FILE, or train from scratch with "pretrained": false'
         ) from error
-    own = set(model.encoder.state_dict())
-    model.encoder.load_state_dict(
-        {name: value for name, value in source.state_dict().items() if name in own}, strict=True
-    )
+    _load_encoder(model, source.state_dict())
     return f"pretrained weights of timm's {encoder}"
 
 
@@ -286,15 +270,18 @@ def load_pretrained_file(model: Classifier, path: Path) -> str:
             weights = content.get("state_dict", content)
     except Exception as error:
         raise ModelError(f"{path}: can't be read ({type(error).__name__}: {error})") from error
-    own = set(model.encoder.state_dict())
-    weights = {name.removeprefix("module.").removeprefix("encoder."): value for name, value in weights.items()}
-    # The file's classifier (of ImageNet) is of no use here; anything else must fit.
-    weights = {name: value for name, value in weights.items() if name in own}
     try:
-        model.encoder.load_state_dict(weights, strict=True)
+        plain = {name.removeprefix("module.").removeprefix("encoder."): value for name, value in weights.items()}
+        _load_encoder(model, plain)
     except RuntimeError as error:
         raise ModelError(f"{path} does not fit the encoder: {error}") from None
     return f"encoder weights from {path}"
+
+
+def _load_encoder(model: Classifier, weights: Mapping[str, torch.Tensor]) -> None:
+    """A classifier among the weights (of ImageNet) is of no use here; anything else must fit."""
+    own = model.encoder.state_dict().keys()
+    model.encoder.load_state_dict({name: value for name, value in weights.items() if name in own})
 
 
 def freeze_encoder(model: Classifier, frozen: bool) -> None:

@@ -66,7 +66,7 @@ PUBLISHED = {
     [("b7", "tf_efficientnet_b7.ns_jft_in1k", 40, 12), ("b5", "tf_efficientnet_b5.ns_jft_in1k", 30, 20)],
 )
 def test_b7_and_b5_are_the_published_recipes(name, encoder, epochs, batch_size):
-    found = flatten(load_config(ROOT / "configs" / f"{name}.json").to_dict())
+    found = flatten(load_config(ROOT / "configs" / f"{name}.json").model_dump())
     expected = PUBLISHED | {"encoder": encoder, "epochs": epochs, "batch_size": batch_size}
     assert {key: found[key] for key in expected} == expected
 
@@ -75,7 +75,7 @@ def test_b7_and_b5_are_the_published_recipes(name, encoder, epochs, batch_size):
 def test_all_configurations_load_and_are_what_they_say(path):
     said = flatten(json.loads(path.read_text()))
     said.pop("base", None)
-    loaded = flatten(json.loads(json.dumps(load_config(path).to_dict())))  # tuples as lists
+    loaded = flatten(json.loads(json.dumps(load_config(path).model_dump())))  # tuples as lists
     assert {key: loaded[key] for key in said} == said
 
 
@@ -126,9 +126,9 @@ def test_every_key_comes_back_as_it_was_written(write):
         },
         "normalize": {"mean": [0.0, -0.5, 1.5], "std": [1.0, 2.0, 0.25]},
     }
-    found = load_config(write(values)).to_dict()
+    found = load_config(write(values)).model_dump()
     assert json.loads(json.dumps(found)) == values
-    assert load_config(write(found)).to_dict() == found
+    assert load_config(write(found)).model_dump() == found
 
 
 def test_a_configuration_knows_the_networks_that_there_are():
@@ -249,7 +249,7 @@ def test_a_key_takes_what_can_work_and_refuses_the_rest(write, key):
     path = write({})
     taken, refused = LIMITS[key]
     for value in taken:
-        found = flatten(load_config(path, {key: value}).to_dict())[key]
+        found = flatten(load_config(path, {key: value}).model_dump())[key]
         assert found == (tuple(value) if isinstance(value, list) else value)
     for value in refused:
         text = fault_of(path, {key: value})
@@ -258,7 +258,7 @@ def test_a_key_takes_what_can_work_and_refuses_the_rest(write, key):
 
 
 def test_the_limits_of_every_key_are_tested():
-    keys = set(flatten(TrainConfig().to_dict()))
+    keys = set(flatten(TrainConfig().model_dump()))
     assert {key for key in keys if not key.startswith("occlusions.")} == set(LIMITS)
 
 

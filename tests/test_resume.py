@@ -55,7 +55,7 @@ def test_a_flag_is_compared_unless_it_is_known_to_decide_nothing():
         *("validate_on", "test_every", "save_every", "keep", "max_failed", "workers", "device", "local_rank"),
         *("prefix", "output_dir", "log_dir", "resume", "init_from", "pretrained_path", "augmentation_grid"),
     }
-    assert len(choices()) == 10 + len(resume.flatten(TrainConfig().to_dict()))
+    assert len(choices()) == 10 + len(resume.flatten(TrainConfig().model_dump()))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_the_newest_and_the_best_stay(network, files):
     assert epochs_on_disk(files) == ["1", "1_ema", "3", "3_ema", "4", "4_ema", "5", "5_ema"]
     assert files.best.exists()
     # The averaged weights count for an epoch, too, and the state that a run goes on with knows all that.
-    again = Saver(files, SPEC, 1, History(**saver.history.to_dict()))
+    again = Saver(files, SPEC, 1, History(**asdict(saver.history)))
     again.epoch(6, network, losses(2, 2))
     again.epoch(6, network, losses(0.0, 0.0), averaged=True)
     again.thin_out(6)

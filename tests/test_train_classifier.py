@@ -57,7 +57,7 @@ def test_t44_a_trailing_slash_is_the_same_place(crops_root, tmp_path):
     ],
 )
 def test_wrong_use_exits_2_with_a_message_before_anything_is_written(crops_root, tmp_path, more, said):
-    if more[0] in ("--data-dir", "--devise", "--config"):  # once through the script as a user would
+    if more[0] in ("--data-dir", "--devise", "--config", "--device"):  # once through the script as a user would
         done = run_script(SCRIPT, *arguments(crops_root, tmp_path, write_config(tmp_path)), *more)
         assert done.returncode == 2
         assert said in done.stderr

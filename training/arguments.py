@@ -1,12 +1,14 @@
 """The trainer's command line: its flags, and what they said as one object."""
 
+# ruff: noqa: RUF009 (`flag` makes a field anew each time, as dataclasses.field does)
 from __future__ import annotations
 
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 from dfdc import layout
 from dfdc.command_line import UsageError
@@ -25,40 +27,76 @@ class NamedSet:
     fold: int | None
 
 
+def flag(help: str, default: Any = None, **options: Any) -> Any:
+    """A field of settings that is a flag of its name and type; `options`: more of argparse's, see `add_flags`."""
+    return field(metadata={"help": help, "default": default, **options})
+
+
+def add_flags(parser: argparse.ArgumentParser, settings: type[RunSettings | SoupSettings]) -> None:
+    """Add the flags that the fields of `settings` stand for."""
+    kinds = get_type_hints(settings)
+    for one in fields(settings):
+        options, kind = dict(one.metadata), kinds[one.name]
+        names = options.pop("names", [f"--{one.name.replace('_', '-')}"])
+        # Of `X | None` and `list[X]` an X is read.
+        options |= {"action": "store_true"} if kind is bool else {"type": (*get_args(kind), kind)[0]}
+        parser.add_argument(*names, **options)
+
+
 @dataclass(frozen=True)
 class RunSettings:
-    """What the command line said: each field is the flag of its name, see --help. The log keeps all of them."""
+    """What the command line said: each field is the flag of its name. The log keeps all of them."""
 
-    config: Path
-    set: list[str]
-    data_dir: Path
-    crops_dir: str
-    folds_csv: Path
-    fold: int
-    validate_on: list[str]
-    seed: int
-    prefix: str
-    output_dir: Path
-    log_dir: Path
-    resume: str | None
-    init_from: Path | None
-    pretrained_path: Path | None
-    epochs: int | None
-    batch_size: int | None
-    label_smoothing: float | None
-    freeze_epochs: int
-    test_every: int
-    save_every: float
-    keep: int | None
-    max_failed: float
-    no_hardcore: bool
-    no_oversample: bool
-    only_changed_frames: bool
-    padding_part: int
-    workers: int
-    device: str
-    local_rank: int | None
-    augmentation_grid: Path | None
+    config: Path = flag("settings (configs/b7.json)", Path("configs/b7.json"))
+    set: list[str] = flag(
+        "a key of the configuration, such as optimizer.learning_rate=0.005; may be given several times",
+        default=[],
+        action="append",
+        metavar="KEY=VALUE",
+    )
+    data_dir: Path = flag("where preprocessing wrote", required=True, metavar="DATA_ROOT")
+    crops_dir: str = flag("folder of the crops, in DATA_ROOT (crops)", layout.CROPS_DIR)
+    folds_csv: Path = flag("a relative path is looked for in DATA_ROOT, then here (folds.csv)", Path(layout.FOLDS_NAME))
+    fold: int = flag("the fold held out for validation (0)", 0)
+    validate_on: list[str] = flag(
+        "another preprocessed data set, or a fold of it, to validate on each epoch; may be given several times",
+        default=[],
+        action="append",
+        metavar="NAME=DATA_ROOT[:FOLD]",
+    )
+    seed: int = flag("decides weights, order, draws and augmentation (777)", 777)
+    prefix: str = flag("begins the names of all files of this run", "classifier_")
+    output_dir: Path = flag("for checkpoints (weights)", Path("weights"))
+    log_dir: Path = flag("for logs (logs)", Path("logs"))
+    resume: str | None = flag(
+        "auto: go on with this run's _last, or begin; FILE: the old name of --init-from", metavar="auto|FILE"
+    )
+    init_from: Path | None = flag(
+        "begin a new run, where there is none of this name, with the weights of this checkpoint; once the run has "
+        "a _last, it goes on from that",
+        metavar="FILE",
+    )
+    pretrained_path: Path | None = flag("encoder weights from a file, where there is no internet", metavar="FILE")
+    epochs: int | None = flag("short for --set epochs=N", metavar="N")
+    batch_size: int | None = flag("per GPU; short for --set batch_size=N", metavar="N")
+    label_smoothing: float | None = flag("short for --set label_smoothing=X", metavar="X")
+    freeze_epochs: int = flag("train only the last layer in the first N epochs (0)", 0, metavar="N")
+    test_every: int = flag("validate every N epochs (1)", 1, metavar="N")
+    save_every: float = flag("write _last within an epoch, too (10; 0: only after epochs)", 10.0, metavar="MINUTES")
+    keep: int | None = flag("keep the checkpoints of the newest N and the best N epochs (all)", metavar="N")
+    max_failed: float = flag("stop if a larger part of an epoch's crops can't be read (0.05)", 0.05, metavar="FRACTION")
+    no_hardcore: bool = flag("no blacking out of parts of the face", False)
+    no_oversample: bool = flag("an epoch is every crop once, no balanced draw", False)
+    only_changed_frames: bool = flag("train on a fake crop only where its mask shows a change", False)
+    padding_part: int = flag(
+        f"margin as a part 1/N of the face; a larger N is tighter ({MARGIN_PART}: crops as they are)",
+        default=MARGIN_PART,
+        metavar="N",
+    )
+    workers: int = flag("loader processes for each GPU (the cores shared among them; 0: none)", -1, metavar="N")
+    device: str = flag(DEVICE_HELP, "auto")
+    local_rank: int | None = flag(argparse.SUPPRESS, names=("--local_rank", "--local-rank"))  # given by old launchers
+    augmentation_grid: Path | None = flag("only draw what augmentation does to some crops, to this PNG", metavar="FILE")
 
     @property
     def named_sets(self) -> list[NamedSet]:
@@ -80,18 +118,20 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class SoupSettings:
-    """What the command line of average_checkpoints.py said: each field is the flag of its name, see --help."""
+    """What the command line of average_checkpoints.py said: each field is the flag of its name."""
 
-    checkpoints: list[Path]
-    data_dir: Path
-    crops_dir: str
-    folds_csv: Path
-    fold: int | None
-    output: Path | None
-    batch_size: int
-    workers: int
-    max_failed: float
-    device: str
+    checkpoints: list[Path] = flag(
+        "epochs of one run: RUN_30, or RUN_30_ema", names=("checkpoints",), nargs="+", metavar="CHECKPOINT"
+    )
+    data_dir: Path = flag("where preprocessing wrote", required=True, metavar="DATA_ROOT")
+    crops_dir: str = flag("folder of the crops, in DATA_ROOT (crops)", layout.CROPS_DIR)
+    folds_csv: Path = flag("in DATA_ROOT, or here (folds.csv)", Path(layout.FOLDS_NAME))
+    fold: int | None = flag("the fold that the run held out (the last number of its name)")
+    output: Path | None = flag("(<run>_soup beside the first checkpoint)", metavar="FILE")
+    batch_size: int = flag("crops that are scored at once (16)", 16, metavar="N")
+    workers: int = flag("loader processes (all cores; 0: none)", -1, metavar="N")
+    max_failed: float = flag("stop if a larger part can't be read (0.05)", 0.05, metavar="FRACTION")
+    device: str = flag(DEVICE_HELP, "auto")
 
 
 def find_folds(data_dir: Path, folds_csv: Path) -> Path:
@@ -111,24 +151,17 @@ def parse_named_set(text: str) -> NamedSet:
     if not colon or not fold.isdecimal():
         root, fold = place, ""
     if not _SET_NAME.fullmatch(name) or not root:
-        raise UsageError(
-            f"--validate-on {text}: NAME=DATA_ROOT or NAME=DATA_ROOT:FOLD is expected (name: A-Z a-z 0-9 _ -)"
-        )
+        forms = "NAME=DATA_ROOT or NAME=DATA_ROOT:FOLD is expected (name: A-Z a-z 0-9 _ -)"
+        raise UsageError(f"--validate-on {text}: {forms}")
     return NamedSet(name, Path(root), int(fold) if fold else None)
 
 
 def parse_arguments(description: str | None, argv: Sequence[str] | None) -> RunSettings:
-    """The command line of train_classifier.py, checked.
-
-    Raises:
-        UsageError: a value that can't be used.
-    """
+    """The command line of train_classifier.py; raises UsageError for a value that can't be used."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    _add_what_to_train_on(parser)
-    _add_where_to_write_and_begin(parser)
-    _add_how_to_train(parser)
+    add_flags(parser, RunSettings)
     args = parser.parse_args(argv)
     least_values = {"seed": 0, "freeze_epochs": 0, "test_every": 1, "save_every": 0, "workers": -1, "max_failed": 0}
     least_values |= {"padding_part": MARGIN_PART} | ({} if args.keep is None else {"keep": 1})
@@ -148,105 +181,3 @@ def parse_arguments(description: str | None, argv: Sequence[str] | None) -> RunS
             raise UsageError("--resume FILE is the old name of --init-from FILE; give one of them")
         args.init_from, args.resume = Path(args.resume), None
     return RunSettings(**vars(args))
-
-
-def _add_what_to_train_on(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--config", type=Path, default=Path("configs/b7.json"), help="settings (configs/b7.json)")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a key of the configuration, such as optimizer.learning_rate=0.005; may be given several times",
-    )
-    add("--data-dir", type=Path, required=True, metavar="DATA_ROOT", help="where preprocessing wrote")
-    add("--crops-dir", default=layout.CROPS_DIR, help="folder of the crops, in DATA_ROOT (crops)")
-    add(
-        "--folds-csv",
-        type=Path,
-        default=Path(layout.FOLDS_NAME),
-        help="a relative path is looked for in DATA_ROOT, then here (folds.csv)",
-    )
-    add("--fold", type=int, default=0, help="the fold held out for validation (0)")
-    add(
-        "--validate-on",
-        action="append",
-        default=[],
-        metavar="NAME=DATA_ROOT[:FOLD]",
-        help="another preprocessed data set, or a fold of it, to validate on each epoch; may be given several times",
-    )
-
-
-def _add_where_to_write_and_begin(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--seed", type=int, default=777, help="decides weights, order, draws and augmentation (777)")
-    add("--prefix", default="classifier_", help="begins the names of all files of this run")
-    add("--output-dir", type=Path, default=Path("weights"), help="for checkpoints (weights)")
-    add("--log-dir", type=Path, default=Path("logs"), help="for logs (logs)")
-    add(
-        "--resume",
-        metavar="auto|FILE",
-        help="auto: go on with this run's _last, or begin; FILE: the old name of --init-from",
-    )
-    add(
-        "--init-from",
-        type=Path,
-        metavar="FILE",
-        help="begin a new run, where there is none of this name, with the weights of this checkpoint; once the run has "
-        "a _last, it goes on from that",
-    )
-    add("--pretrained-path", type=Path, metavar="FILE", help="encoder weights from a file, where there is no internet")
-
-
-def _add_how_to_train(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--epochs", type=int, metavar="N", help="short for --set epochs=N")
-    add("--batch-size", type=int, metavar="N", help="per GPU; short for --set batch_size=N")
-    add("--label-smoothing", type=float, metavar="X", help="short for --set label_smoothing=X")
-    add("--freeze-epochs", type=int, default=0, metavar="N", help="train only the last layer in the first N epochs (0)")
-    add("--test-every", type=int, default=1, metavar="N", help="validate every N epochs (1)")
-    add(
-        "--save-every",
-        type=float,
-        default=10.0,
-        metavar="MINUTES",
-        help="write _last within an epoch, too (10; 0: only after epochs)",
-    )
-    add("--keep", type=int, metavar="N", help="keep the checkpoints of the newest N and the best N epochs (all)")
-    add(
-        "--max-failed",
-        type=float,
-        default=0.05,
-        metavar="FRACTION",
-        help="stop if a larger part of an epoch's crops can't be read (0.05)",
-    )
-    add("--no-hardcore", action="store_true", help="no blacking out of parts of the face")
-    add("--no-oversample", action="store_true", help="an epoch is every crop once, no balanced draw")
-    add(
-        "--only-changed-frames",
-        action="store_true",
-        help="train on a fake crop only where its mask shows a change",
-    )
-    add(
-        "--padding-part",
-        type=int,
-        default=MARGIN_PART,
-        metavar="N",
-        help=f"margin as a part 1/N of the face; a larger N is tighter ({MARGIN_PART}: crops as they are)",
-    )
-    add(
-        "--workers",
-        type=int,
-        default=-1,
-        metavar="N",
-        help="loader processes for each GPU (the cores shared among them; 0: none)",
-    )
-    add("--device", default="auto", help=DEVICE_HELP)
-    add("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # given by old launchers
-    add(
-        "--augmentation-grid",
-        type=Path,
-        metavar="FILE",
-        help="only draw what augmentation does to some crops, to this PNG",
-    )

@@ -11,27 +11,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from dfdc import command_line, layout
+from dfdc import command_line
 from dfdc.command_line import UsageError
-from dfdc.devices import DEVICE_HELP
-from training.arguments import SoupSettings
+from training.arguments import SoupSettings, add_flags
 
 
 def parse_arguments(argv: Sequence[str] | None) -> SoupSettings:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="epochs of one run: RUN_30, or RUN_30_ema")
-    add("--data-dir", type=Path, required=True, metavar="DATA_ROOT", help="where preprocessing wrote")
-    add("--crops-dir", default=layout.CROPS_DIR, help="folder of the crops, in DATA_ROOT (crops)")
-    add("--folds-csv", type=Path, default=Path(layout.FOLDS_NAME), help="in DATA_ROOT, or here (folds.csv)")
-    add("--fold", type=int, help="the fold that the run held out (the last number of its name)")
-    add("--output", type=Path, metavar="FILE", help="(<run>_soup beside the first checkpoint)")
-    add("--batch-size", type=int, default=16, metavar="N", help="crops that are scored at once (16)")
-    add("--workers", type=int, default=-1, metavar="N", help="loader processes (all cores; 0: none)")
-    add("--max-failed", type=float, default=0.05, metavar="FRACTION", help="stop if a larger part can't be read (0.05)")
-    add("--device", default="auto", help=DEVICE_HELP)
+    add_flags(parser, SoupSettings)
     settings = SoupSettings(**vars(parser.parse_args(argv)))
     if settings.batch_size < 1:
         raise UsageError(f"--batch-size {settings.batch_size}: 1 or more is expected")

@@ -108,9 +108,8 @@ class TrainConfig(_Settings):
     encoder: str = "tf_efficientnet_b7.ns_jft_in1k"  # any of timm's by name
     pretrained: bool = True
     drop_path: Fraction = 0.2
-    dropout: float | None = Field(
-        None, ge=0, lt=1, description="0 or more, and under 1, or null"
-    )  # null: model.DROPOUT
+    # null: model.DROPOUT
+    dropout: float | None = Field(None, ge=0, lt=1, description="0 or more, and under 1, or null")
     size: int = Field(380, ge=32, le=2048, description="32 to 2048 pixels")
     epochs: Count = 40
     batches_per_epoch: Count = 2500  # optimizer steps, at most; fewer where the crops run out
@@ -128,9 +127,6 @@ class TrainConfig(_Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     normalize: NormalizeConfig = NormalizeConfig()
-
-    def to_dict(self) -> dict[str, Any]:
-        return self.model_dump()
 
 
 def load_config(path: Path, changes: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -237,13 +233,8 @@ def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 # What was expected, by pydantic's name of the fault; of all others the description of the field says it.
-_KINDS = {
-    "bool_type": "true or false",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "string_type": "a text",
-    "tuple_type": "a list of numbers",
-}
+_KINDS = {"bool_type": "true or false", "int_type": "a whole number", "float_type": "a number"}
+_KINDS |= {"string_type": "a text", "tuple_type": "a list of numbers"}
 
 
 def _fault(error: ErrorDetails, values: dict[str, Any]) -> str:
@@ -254,7 +245,7 @@ def _fault(error: ErrorDetails, values: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         if close := difflib.get_close_matches(name, kind.model_fields):
             return f"{prefix}{name}: unknown key; did you mean {prefix}{close[0]}?"
-        known = flatten(kind().to_dict()) if kind is TrainConfig else kind.model_fields
+        known = flatten(kind().model_dump()) if kind is TrainConfig else kind.model_fields
         return f"{prefix}{name}: unknown key; known are {', '.join(known)}"
     field = kind.model_fields[name]
     value = reduce(lambda inner, part: inner[part], [*above, name], values)

@@ -47,8 +47,7 @@ def read_folds(path: Path) -> pd.DataFrame:
     if not len(table):
         raise FoldsFileError(path, "it has no rows")
     if not sound:
-        for _ in read_columns(path):  # which says what is wrong, and where
-            pass
+        list(read_columns(path))  # which says what is wrong, and where
         raise FoldsFileError(path, "a label, frame or fold is too large a number")
     return table
 
@@ -64,11 +63,11 @@ def split_folds(table: pd.DataFrame, fold: int, path: Path) -> tuple[pd.DataFram
         raise FoldsError(f"fold {fold}: {path} has the folds {', '.join(map(str, folds))}")
     held_out = (table["fold"] == fold).to_numpy()
     train = table[~held_out].reset_index(drop=True)
-    counts = train["label"].value_counts()
-    if counts.get(0, 0) == 0 or counts.get(1, 0) == 0:
+    reals, fakes = ((train["label"] == label).sum() for label in (0, 1))
+    if not reals or not fakes:
         raise FoldsError(
-            f"fold {fold}: without it {path} holds {counts.get(0, 0)} real and {counts.get(1, 0)} fake crops, but "
-            "both are needed to train; hold out another fold, or preprocess more parts"
+            f"fold {fold}: without it {path} holds {reals} real and {fakes} fake crops, but both are needed to train; "
+            "hold out another fold, or preprocess more parts"
         )
     return train, rows_to_validate(table[held_out])
 
@@ -86,19 +85,18 @@ def check_crops(table: pd.DataFrame, crops: Path, folds: Path) -> None:
     """
     if not crops.is_dir():
         raise FoldsError(f"{crops} is not a folder; data_dir must be DATA_ROOT, in which crops_dir (crops) lies")
-    missing: list[str] = []
+    missing: list[Path] = []
     for video, rows in table.groupby("video", observed=True):
         folder = crops / str(video)
         present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-        missing += [f"{folder / name}" for name in rows["file"] if name not in present]
+        missing += [folder / name for name in rows["file"] if name not in present]
     if missing:
-        raise FoldsError(
-            f"{folds} names {len(missing)} crops that do not exist, {missing[0]} for one; run preprocessing again"
-        )
+        said = f"{len(missing)} crops that do not exist, {missing[0]} for one"
+        raise FoldsError(f"{folds} names {said}; run preprocessing again")
 
 
 class CropDataset(Dataset):
-    """The rows of a folds table as samples.
+    """The rows of a folds table, under DATA_ROOT, as samples.
 
     A training sample is taken by (row, epoch), is occluded and augmented; a validation sample by its row.
 
@@ -108,12 +106,7 @@ class CropDataset(Dataset):
         `only_changed`, it is no fake in which nothing that was changed is to be seen).
 
     Args:
-        table: rows of folds.csv.
-        data_dir: DATA_ROOT.
-        crops_dir: folder of the crops in it.
         size: of the pictures that the network takes, in pixels.
-        train: training samples, or validation ones.
-        seed: of the run.
         occlusions: how often what is blacked out in training; None: never.
         only_changed: whether fake crops without a visible change are not valid.
         margin_part: the margin of the samples, a part of the face; MARGIN_PART as cropped.
@@ -158,10 +151,9 @@ class CropDataset(Dataset):
             return fit(tighten(picture, self._margin_part), self._size), True
         rng = np.random.default_rng((self._seed, epoch, row))
         frame, face = layout.parse_crop_name(file)
-        mask = None
+        mask = points = None
         if self._labels[row] and (self._occlusions or self._only_changed):
             mask = _load_mask(layout.diffs_path(self._root, video) / layout.diff_name(frame, face), picture.shape)
-        points = None
         if self._occlusions:
             # A crop without landmarks is normal, and is then not occluded by them.
             points = read_landmarks(layout.landmarks_path(self._root, original) / layout.landmarks_name(frame, face))
@@ -170,7 +162,7 @@ class CropDataset(Dataset):
             picture = tighten(picture, self._margin_part)
             mask = None if mask is None else tighten(mask, self._margin_part)
             if points is not None:
-                points = points - (tighten_offset(width, self._margin_part), tighten_offset(height, self._margin_part))
+                points = points - [tighten_offset(side, self._margin_part) for side in (width, height)]
         if self._occlusions:
             picture, mask = occlude(picture, mask, points, rng, self._occlusions)
         # After the occlusion: what is blacked out can't be seen. A fake without a mask gets the benefit of the doubt.
@@ -278,9 +270,7 @@ def fill_unreadable(batch: dict[str, Any], spare: torch.Tensor | None) -> None:
     They count for no loss, but they would go through batch norm: black pictures shift its statistics, and a batch of
     another size is compiled anew.
 
-    Args:
-        batch: from `collate`.
-        spare: uint8 [size, size, 3], for a batch of which nothing could be read.
+    `spare`, uint8 [size, size, 3], is for a batch of which nothing could be read.
 
     Raises:
         ValueError: nothing could be read, and there is no spare.

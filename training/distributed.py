@@ -43,10 +43,9 @@ def start(device: str, local_rank: int | None = None) -> Ranks:
     local = int(os.environ.get("LOCAL_RANK", local_rank or 0))
     if device.startswith("cuda"):
         if local >= torch.cuda.device_count():
-            raise ValueError(
-                f"process {local} of this machine has no GPU ({torch.cuda.device_count()} are there); start fewer "
-                "processes (--nproc_per_node), or use --device cpu"
-            )
+            advice = "start fewer processes (--nproc_per_node), or use --device cpu"
+            there = f"{torch.cuda.device_count()} are there"
+            raise ValueError(f"process {local} of this machine has no GPU ({there}); {advice}")
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
     backend = "nccl" if device.startswith("cuda") else "gloo"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -48,25 +48,15 @@ class StopRequested(Exception):
     """SIGTERM came; what was done until then was saved."""
 
 
-def _never() -> bool:
-    return False
-
-
 @dataclass
 class Inference:
-    """What it takes to score crops with a network.
-
-    Attributes:
-        amp_type: what autocast uses; None: float32.
-        max_failed: part of the crops of an epoch, or of a validation, that may be unreadable.
-        stop_requested: asked now and then.
-    """
+    """What it takes to score crops with a network."""
 
     normalize: NormalizeConfig
     ranks: Ranks
-    amp_type: torch.dtype | None = None
-    max_failed: float = 0.05
-    stop_requested: Callable[[], bool] = _never
+    amp_type: torch.dtype | None = None  # what autocast uses; None: float32
+    max_failed: float = 0.05  # part of the crops of an epoch, or of a validation, that may be unreadable
+    stop_requested: Callable[[], bool] = lambda: False  # asked now and then
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.amp_type is None:
@@ -91,10 +81,6 @@ class Run(Inference):
     spare: torch.Tensor | None = None  # uint8 [size, size, 3], for batches of which nothing could be read
 
     @property
-    def total_steps(self) -> int:
-        return self.config.epochs * self.steps_per_epoch
-
-    @property
     def step_crops(self) -> int:
         """Crops that a step sees, over all ranks."""
         return self.config.batch_size * self.config.accumulate * self.ranks.world_size
@@ -102,17 +88,11 @@ class Run(Inference):
 
 @dataclass
 class ValidationSet:
-    """Crops to validate on.
+    """Crops to validate on."""
 
-    Attributes:
-        name: of the log; empty for the fold that is held out.
-        table: all its rows of folds.csv.
-        loader: this rank's share of them.
-    """
-
-    name: str
-    table: pd.DataFrame
-    loader: Iterable[dict[str, Any]]
+    name: str  # of the log; empty for the fold that is held out
+    table: pd.DataFrame  # all its rows of folds.csv
+    loader: Iterable[dict[str, Any]]  # this rank's share of them
 
 
 @dataclass
@@ -139,28 +119,14 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
 
 
-class _Windows:
-    """The batches of one step after another, and what became of reading them.
-
-    Attributes:
-        waited: seconds.
-        errors: what could not be read, and why.
-    """
-
-    def __init__(self, run: Run, loader: Iterable[dict[str, Any]]) -> None:
-        self._run, self._batches = run, iter(loader)
-        self.waited, self.errors = 0.0, list[str]()
-
-    def next(self) -> list[dict[str, Any]]:
-        """The `accumulate` batches of a step, on the device."""
-        wait_from = time.monotonic()
-        window = []
-        for batch in islice(self._batches, self._run.config.accumulate):
-            fill_unreadable(batch, self._run.spare)
-            self.errors += batch["error"]
-            window.append(_to_device(batch, self._run.ranks.device))
-        self.waited += time.monotonic() - wait_from
-        return window
+def _next_window(run: Run, batches: Iterator[dict[str, Any]], errors: list[str]) -> list[dict[str, Any]]:
+    """The `accumulate` batches of a step, on the device; what could not be read is added to `errors`."""
+    window = []
+    for batch in islice(batches, run.config.accumulate):
+        fill_unreadable(batch, run.spare)
+        errors += batch["error"]
+        window.append(_to_device(batch, run.ranks.device))
+    return window
 
 
 def train_epoch(
@@ -189,7 +155,7 @@ def train_epoch(
         TrainingError: too many crops can't be read.
         StopRequested: a stop was asked for, on any rank.
     """
-    meter, windows = EpochMeter(run.ranks.device, meter_state), _Windows(run, loader)
+    meter, batches, errors, waited = EpochMeter(run.ranks.device, meter_state), iter(loader), list[str](), 0.0
     normalizer, statistics = run.normalizer(), Statistics(run.model)
     check_every = CHECK_EVERY[run.ranks.device.split(":")[0]]
     set_training_mode(run.model)
@@ -197,38 +163,40 @@ def train_epoch(
     quiet = not run.ranks.is_main
     with progress_bar(desc=f"epoch {epoch}", unit="step", total=last, initial=first_step, disable=quiet) as bar:
         for step in range(first_step, last):
-            stop_flag = _train_step(run, model, normalizer, statistics, meter, windows.next(), epoch, step)
+            asked = time.monotonic()
+            window = _next_window(run, batches, errors)
+            waited += time.monotonic() - asked
+            stop_flag = _train_step(run, model, normalizer, statistics, meter, window, epoch, step)
             bar.update()
             if (step + 1) % check_every == 0 or step + 1 == last:
                 state = meter.state()
-                _check(run, state, epoch, windows.errors)
+                _check(run, state, epoch, errors)
                 seconds = time.monotonic() - started
                 speed = (step + 1 - first_step) * run.step_crops / seconds
-                bar.set_postfix_str(f"{speed:.1f} img/s, data wait {windows.waited / seconds:.0%}", refresh=False)
+                bar.set_postfix_str(f"{speed:.1f} img/s, data wait {waited / seconds:.0%}", refresh=False)
                 stop = stop_flag.item() > 0
                 if after_step:
                     after_step(epoch, step + 1, state, stop)
                 if stop:
                     raise StopRequested(f"stopped after step {step + 1} of epoch {epoch}")
     seconds = max(1e-9, time.monotonic() - started)
-    _tell_errors(run, windows.errors)
+    names = list(chain.from_iterable(gather_objects(errors)))
+    if names and run.ranks.is_main:
+        print(f"{len(names)} crops could not be read and were left out, {names[0]} for one", flush=True)
+    speed = (last - first_step) * run.step_crops / seconds
+    return _record(run, epoch, meter, images_per_second=speed, data_wait=waited / seconds, seconds=seconds)
+
+
+def _record(run: Run, epoch: int, meter: EpochMeter, **speed: float) -> EpochRecord:
     return EpochRecord(
         epoch=epoch,
         step=(epoch + 1) * run.steps_per_epoch,
         seed=run.seed,
         **epoch_means(meter.state()),
-        images_per_second=(run.steps_per_epoch - first_step) * run.step_crops / seconds,
-        data_wait=windows.waited / seconds,
-        seconds=seconds,
+        **speed,
         learning_rate=run.optimizer.param_groups[0]["lr"],
         loss_scale=run.scaler.get_scale() if run.amp_type is torch.float16 else None,
     )
-
-
-def _tell_errors(run: Run, errors: list[str]) -> None:
-    names = list(chain.from_iterable(gather_objects(errors)))
-    if names and run.ranks.is_main:
-        print(f"{len(names)} crops could not be read and were left out, {names[0]} for one", flush=True)
 
 
 def _train_step(
@@ -245,9 +213,8 @@ def _train_step(
     config, ranks = run.config, run.ranks
     global_step = epoch * run.steps_per_epoch + step
     seed_step(run.seed, global_step, ranks.rank)
-    rate = learning_rate(
-        global_step, run.total_steps, run.steps_per_epoch, config.optimizer.learning_rate, config.schedule
-    )
+    total, base = config.epochs * run.steps_per_epoch, config.optimizer.learning_rate
+    rate = learning_rate(global_step, total, run.steps_per_epoch, base, config.schedule)
     set_learning_rate(run.optimizer, rate)
     # Each class is normalised by its count over all ranks and accumulated batches, so that these together
     # are one large batch, however the classes fall among them.
@@ -277,11 +244,9 @@ def _backward(
     """Gradients of a step's batches; returns this rank's `class_sums` of them, [2].
 
     Args:
-        window: the batches that this rank accumulates.
-        local, counts: `class_counts` of them, and of all ranks', [2] each.
+        local, counts: `class_counts` of these batches, and of all ranks', [2] each.
     """
-    config = run.config
-    criterion = losses.CRITERIA[config.loss]
+    config, criterion = run.config, losses.CRITERIA[run.config.loss]
     step_sums = torch.zeros_like(local)
     for index, batch in enumerate(window):
         # Gradients are exchanged once, after the last of the accumulated batches.
@@ -289,9 +254,8 @@ def _backward(
         with model.no_sync() if hold else contextlib.nullcontext():
             with run.autocast():
                 logits = model(normalizer(batch["image"]))[:, 0]
-            sums = losses.class_sums(
-                logits, batch["label"], batch["valid"], criterion, config.label_smoothing, config.ohem_samples
-            )
+            labels, valid = batch["label"], batch["valid"]
+            sums = losses.class_sums(logits, labels, valid, criterion, config.label_smoothing, config.ohem_samples)
             if config.loss_normalization == "global":
                 loss = losses.combine(sums, counts) * run.ranks.world_size  # a sum over ranks, and DDP averages
             else:
@@ -337,25 +301,20 @@ def _check(run: Run, state: dict[str, float], epoch: int, errors: list[str]) -> 
 
 
 def _to_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
-    }
+    tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+    return batch | {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
 
 
 @torch.inference_mode()
 def validate(run: Inference, model: nn.Module, held_out: ValidationSet) -> Scored:
-    """Score crops, each once over all ranks; every rank returns what one process would.
+    """Score crops with `model`, which is on the run's device, each once over all ranks.
 
-    Args:
-        model: on the run's device.
-        held_out: what is scored.
+    Every rank returns what one process would.
 
     Raises:
         TrainingError: too many crops can't be read, or a score is not finite.
         StopRequested: a stop was asked for, on any rank.
     """
-    device = run.ranks.device
     model.eval()
     normalizer = run.normalizer()
     rows, scores, errors, stopped = [], [], [], False
@@ -364,7 +323,7 @@ def validate(run: Inference, model: nn.Module, held_out: ValidationSet) -> Score
         if run.stop_requested():
             stopped = True
             break
-        batch = _to_device(batch, device)
+        batch = _to_device(batch, run.ranks.device)
         with run.autocast():
             logits = model(normalizer(batch["image"]))[:, 0]
         rows.append(batch["row"][batch["valid"]])

@@ -6,6 +6,7 @@ import os
 import signal
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +29,18 @@ _LOOK_AT = 100  # crops, for one that can be read
 
 @dataclass
 class Data:
-    """The loaders of a rank and what is known of them.
-
-    Attributes:
-        digest: checksum of folds.csv.
-        holdout: what of it is not trained on.
-        digests_of_others: checksum of the rows of each further validation set, by name.
-        crops: the held-out samples, by their row.
-    """
+    """The loaders of a rank and what is known of them."""
 
     sampler: dataset.EpochSampler
     loader: DataLoader
     held_out: ValidationSet
     others: list[ValidationSet]
-    crops: dataset.CropDataset
+    crops: dataset.CropDataset  # the held-out samples, by their row
     steps_per_epoch: int
     summary: str
-    digest: int
-    holdout: Holdout
-    digests_of_others: dict[str, int]
+    digest: int  # checksum of folds.csv
+    holdout: Holdout  # what of it is not trained on
+    digests_of_others: dict[str, int]  # checksum of the rows of each further validation set, by name
 
     def spare(self) -> torch.Tensor:
         """A held-out crop that can be read, uint8 [size, size, 3]; see `dataset.fill_unreadable`.
@@ -88,30 +82,28 @@ def prepare_data(settings: RunSettings, config: TrainConfig, ranks: Ranks) -> Da
     sampler = _sampler(train_rows, settings, config, ranks)
     limit_threads(1, of_torch=False)  # before the loaders are forked: see start_loader_worker
     options = loading_options(settings.workers, on_gpu=ranks.device.startswith("cuda"))
-    train_set = dataset.CropDataset(
+    crops_of = partial(
+        dataset.CropDataset, crops_dir=settings.crops_dir, size=config.size, margin_part=settings.padding_part
+    )
+    train_set = crops_of(
         train_rows,
         settings.data_dir,
-        settings.crops_dir,
-        config.size,
         train=True,
         seed=settings.seed,
         occlusions=None if settings.no_hardcore else config.occlusions,
         only_changed=settings.only_changed_frames,
-        margin_part=settings.padding_part,
     )
 
-    def validation(name: str, root: Path, rows: pd.DataFrame) -> tuple[ValidationSet, dataset.CropDataset]:
-        part = settings.padding_part
-        crops = dataset.CropDataset(rows, root, settings.crops_dir, config.size, train=False, margin_part=part)
+    def validation(name: str, rows: pd.DataFrame, crops: dataset.CropDataset) -> ValidationSet:
         share = Subset(crops, share_of_rows(len(rows), ranks))
-        return ValidationSet(name, rows, DataLoader(share, batch_size=2 * config.batch_size, **options)), crops
+        return ValidationSet(name, rows, DataLoader(share, batch_size=2 * config.batch_size, **options))
 
-    own, crops = validation("", settings.data_dir, held_out)
+    crops = crops_of(held_out, settings.data_dir, train=False)
     return Data(
         sampler=sampler,
         loader=DataLoader(train_set, batch_sampler=sampler, **options),
-        held_out=own,
-        others=[validation(named.name, named.root, rows)[0] for named, rows in others],
+        held_out=validation("", held_out, crops),
+        others=[validation(named.name, rows, crops_of(rows, named.root, train=False)) for named, rows in others],
         crops=crops,
         steps_per_epoch=sampler.batches // config.accumulate,
         summary=summary,
@@ -124,11 +116,7 @@ def prepare_data(settings: RunSettings, config: TrainConfig, ranks: Ranks) -> Da
 def _sampler(
     train_rows: pd.DataFrame, settings: RunSettings, config: TrainConfig, ranks: Ranks
 ) -> dataset.EpochSampler:
-    """The draw of each epoch.
-
-    Raises:
-        FoldsError: an epoch has fewer crops than a step.
-    """
+    """The draw of each epoch, which must have as many crops as a step takes."""
     sampler = dataset.EpochSampler(
         train_rows["label"].to_numpy(),
         config.batch_size,
@@ -139,10 +127,9 @@ def _sampler(
         oversample=not settings.no_oversample,
     )
     if sampler.batches < config.accumulate:
-        raise dataset.FoldsError(
-            f"an epoch has {sampler.rows} crops, fewer than one step takes "
-            f"({config.batch_size} crops x {ranks.world_size} processes x {config.accumulate}); lower batch_size"
-        )
+        step = f"{config.batch_size} crops x {ranks.world_size} processes x {config.accumulate}"
+        found = f"an epoch has {sampler.rows} crops, fewer than one step takes"
+        raise dataset.FoldsError(f"{found} ({step}); lower batch_size")
     return sampler
 
 
@@ -186,16 +173,12 @@ def _summary(
 ) -> str:
     """For the first line of the log: how many crops, and how many fakes in which nothing was changed (label noise)."""
     unchanged, masks = dataset.unchanged_share(train_rows, root)
-    noise = (
-        f"{unchanged} of {masks} fake crops ({unchanged / masks:.1%}) show no change"
-        if masks
-        else "no masks, so it is not known in how many fake crops something was changed"
-    )
+    noise = "no masks, so it is not known in how many fake crops something was changed"
+    if masks:
+        noise = f"{unchanged} of {masks} fake crops ({unchanged / masks:.1%}) show no change"
     more = "".join(f", {len(rows)} of set {named.name}" for named, rows in others)
-    more += "".join(
-        f"; set {named.name} holds videos that are trained on"
-        for named, rows in others
-        if named.root.resolve() == root.resolve() and set(rows["video"]) & set(train_rows["video"])
-    )
+    for named, rows in others:
+        if named.root.resolve() == root.resolve() and set(rows["video"]) & set(train_rows["video"]):
+            more += f"; set {named.name} holds videos that are trained on"
     reals = int((train_rows["label"] == 0).sum())
     return f"{len(train_rows)} crops to train on ({reals} real), {len(held_out)} to validate on{more}; {noise}"

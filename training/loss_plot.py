@@ -60,17 +60,11 @@ class Candidate:
 
 @dataclass
 class Run:
-    """A run's losses by epoch. An epoch is absent where it has no finite loss of both classes.
+    """A run's losses by epoch. An epoch is absent where it has no finite loss of both classes."""
 
-    Attributes:
-        held_out: of the weights after each epoch, on the held-out fold.
-        average: of the average of the weights, on the same videos.
-        sets: of the weights after each epoch, on each further validation set by its name.
-    """
-
-    held_out: dict[int, Losses] = field(default_factory=dict)
-    average: dict[int, Losses] = field(default_factory=dict)
-    sets: dict[str, dict[int, Losses]] = field(default_factory=dict)
+    held_out: dict[int, Losses] = field(default_factory=dict)  # of the weights after each epoch, on the held-out fold
+    average: dict[int, Losses] = field(default_factory=dict)  # of the average of the weights, on the same videos
+    sets: dict[str, dict[int, Losses]] = field(default_factory=dict)  # of the weights, on further sets by their names
 
     def forget(self, epoch: int) -> None:
         """Drop an epoch that a resumed run trains again."""
@@ -79,11 +73,8 @@ class Run:
 
     def candidates(self) -> list[Candidate]:
         """All checkpoints that have a loss, by epoch, an epoch's own weights first."""
-        found = [
-            Candidate(epoch, averaged, losses)
-            for averaged, series in ((False, self.held_out), (True, self.average))
-            for epoch, losses in series.items()
-        ]
+        found = [Candidate(epoch, False, losses) for epoch, losses in self.held_out.items()]
+        found += [Candidate(epoch, True, losses) for epoch, losses in self.average.items()]
         return sorted(found, key=lambda candidate: (candidate.epoch, candidate.averaged))
 
     def best(self, fake_weight: float, first_epoch: int = 0) -> list[Candidate]:
@@ -106,10 +97,8 @@ def read_run(path: Path) -> Run:
     for line in lines:
         (_add_json if line.startswith("{") else _add_text)(run, line)
     if not run.candidates():
-        raise LogError(
-            f"{path}: no epoch with a held-out fake and real loss stands in it; training writes such lines "
-            "to logs/<run>.log after each validation, if the hold-out has both classes"
-        )
+        advice = "training writes such lines to logs/<run>.log after each validation, if the hold-out has both classes"
+        raise LogError(f"{path}: no epoch with a held-out fake and real loss stands in it; {advice}")
     return run
 
 
@@ -156,11 +145,7 @@ def _add(series: dict[int, Losses], epoch: int, fake: float, real: float) -> Non
 
 
 def save_plot(
-    runs: Mapping[str, Run],
-    best: Mapping[str, Sequence[Candidate]],
-    fake_weight: float,
-    first_epoch: int,
-    output: Path,
+    runs: Mapping[str, Run], best: Mapping[str, Sequence[Candidate]], fake_weight: float, first_epoch: int, output: Path
 ) -> None:
     """Write the picture of `draw` as a PNG, and show it where there is a display."""
     display = sys.platform in ("win32", "darwin") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
@@ -179,9 +164,7 @@ def draw(
     """One picture of a run with all its losses, or of several runs with their selection losses alone.
 
     Args:
-        runs: the runs by name.
         best: the candidates of each run that get a ring, by the run's name.
-        fake_weight: see selection_loss.
         first_epoch: the epochs before it are shaded.
     """
     # Each run is a line of the legend.
@@ -209,10 +192,8 @@ def _draw_run(axis: Axes, run: Run, best: Sequence[Candidate], fake_weight: floa
     for part, colour in (("fake", "tab:red"), ("real", "tab:green")):
         losses = [getattr(run.held_out[epoch], part) for epoch in epochs]
         axis.plot(epochs, losses, color=colour, alpha=0.45, lw=1, label=f"{part} videos alone")
-    for label, colour, series, averaged in (
-        ("weights", "tab:blue", run.held_out, False),
-        ("averaged weights", "tab:orange", run.average, True),
-    ):
+    own, average = ("weights", "tab:blue", run.held_out, False), ("averaged weights", "tab:orange", run.average, True)
+    for label, colour, series, averaged in (own, average):
         chosen = [candidate for candidate in best if candidate.averaged == averaged]
         if chosen:
             label += f", best: {', '.join(str(candidate.epoch) for candidate in chosen)}"
@@ -240,9 +221,8 @@ def _curve(
     """The selection losses as a line, if there are any."""
     if series:
         epochs = sorted(series)
-        axis.plot(
-            epochs, [series[epoch].selection(fake_weight) for epoch in epochs], marks, ms=3, color=color, label=label
-        )
+        losses = [series[epoch].selection(fake_weight) for epoch in epochs]
+        axis.plot(epochs, losses, marks, ms=3, color=color, label=label)
 
 
 def _rings(axis: Axes, candidates: Sequence[Candidate], fake_weight: float, colour: str) -> None:

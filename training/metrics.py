@@ -16,9 +16,7 @@ from training.records import Metrics
 class EpochMeter:
     """What is counted during an epoch, over all ranks: on the device, without waiting for it.
 
-    Args:
-        device: a PyTorch device name.
-        state: from `state()`, to go on within an epoch.
+    To go on within an epoch, it begins with a `state` from `state()`.
     """
 
     _NAMES = (
@@ -68,9 +66,8 @@ class EpochMeter:
 
 def epoch_means(state: dict[str, float]) -> dict[str, Any]:
     """Of an epoch's record, from `EpochMeter.state()`: losses of the classes that came, norms, what was left out."""
-    means: dict[str, Any] = {
-        f"train_{name}": state[name] / state[f"{name}s"] for name in ("fake", "real") if state[f"{name}s"]
-    }
+    present = [name for name in ("fake", "real") if state[f"{name}s"]]
+    means: dict[str, Any] = {f"train_{name}": state[name] / state[f"{name}s"] for name in present}
     if means:
         means["train_loss"] = sum(means.values()) / len(means)
     if state["steps"]:

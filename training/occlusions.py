@@ -40,8 +40,6 @@ def occlude(
         picture: RGB uint8 [h, w, 3]; not written to.
         mask: uint8 [h, w], 255 * (1 - SSIM) for a fake; None for a real.
         landmarks: int [5, 2], x, y; None where there are none.
-        rng: decides.
-        shares: how often each kind happens.
 
     Returns:
         the picture and the mask; the same objects where nothing happened.
@@ -67,13 +65,11 @@ def draw_kind(rng: np.random.Generator, shares: OcclusionConfig) -> str | None:
 def hidden_pixels(
     kind: str, height: int, width: int, landmarks: np.ndarray | None, rng: np.random.Generator
 ) -> np.ndarray:
-    """bool [height, width]: what an occlusion of this kind blacks out.
+    """bool [height, width]: what an occlusion of this kind, one of KINDS, blacks out.
 
     Args:
-        kind: one of KINDS.
         landmarks: int [5, 2]: left eye, right eye, nose, left and right corner of the mouth; not None for
             NEED_LANDMARKS.
-        rng: decides which half.
     """
     if kind == "half_picture":
         return half_picture(height, width, rng)

@@ -60,18 +60,13 @@ def grid_tiles(
         mask: its SSIM mask, uint8 [h, w].
         points: int [5, 2], its landmarks.
         shares: an occlusion that never happens is not shown; None: none happens.
-        size: of the network's input.
-        seed: decides.
     """
     rng, draws = np.random.default_rng(seed), random.Random(seed)
     outlined = picture.copy()
     for x, y in points.tolist():
         cv2.circle(outlined, (x, y), max(2, picture.shape[1] // 50), (0, 255, 0), -1)
-    shown = [
-        ("crop of a fake", picture),
-        ("its SSIM mask", np.repeat(mask[..., None], 3, 2)),
-        ("five landmarks", outlined),
-    ]
+    grey = np.repeat(mask[..., None], 3, 2)
+    shown = [("crop of a fake", picture), ("its SSIM mask", grey), ("five landmarks", outlined)]
     for step in build_augmentation(size):
         for transform in getattr(step, "transforms", [step]):  # those of a OneOf
             name = type(transform).__name__
@@ -91,40 +86,32 @@ def grid_tiles(
 
 
 def _find_example(rows: pd.DataFrame, root: Path, crops_dir: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The first fake crop that has a mask and landmarks: picture, mask, points.
-
-    Raises:
-        FoldsError: none has.
-    """
+    """The first fake crop that has a mask and landmarks: picture, mask, points."""
     fakes = rows[rows["label"] == 1].sort_values(["video", "frame", "file"])
     for row in fakes.itertuples():
         frame, face = layout.parse_crop_name(str(row.file))
         mask = layout.diffs_path(root, str(row.video)) / layout.diff_name(frame, face)
-        path = layout.landmarks_path(root, str(row.original)) / layout.landmarks_name(frame, face)
-        points = read_landmarks(path)
+        points = read_landmarks(layout.landmarks_path(root, str(row.original)) / layout.landmarks_name(frame, face))
         if mask.is_file() and points is not None:
             crop = layout.crops_path(root, str(row.video), crops_dir) / str(row.file)
             return read_picture(crop), read_picture(mask, grey=True), points.astype(int)
     raise dataset.FoldsError("no fake crop has both a mask and landmarks; run preprocessing steps 3 and 4")
 
 
-def wrong_sheet(
-    crops: dataset.CropDataset, held_out: pd.DataFrame, rows: np.ndarray, scores: np.ndarray, tile: int = 160
-) -> np.ndarray:
+def wrong_sheet(crops: dataset.CropDataset, held_out: pd.DataFrame, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """RGB uint8 [h, w, 3]: up to 24 crops whose scores are farthest from their labels, the worst first.
 
     Args:
-        crops: the validation samples.
-        held_out: their table.
+        held_out: the table of `crops`.
         rows, scores: rows of it, and the probability of fake of each, [n].
     """
     labels = held_out["label"].to_numpy()[rows]
     worst = np.argsort(-np.abs(scores - labels), kind="stable")[:24]
-    columns = 6
-    sheet = np.zeros((-(-len(worst) // columns) * (tile + 20), columns * tile, 3), np.uint8)
+    tile = 160
+    sheet = np.zeros((-(-len(worst) // _COLUMNS) * (tile + 20), _COLUMNS * tile, 3), np.uint8)
     for place, index in enumerate(worst):
         row = int(rows[index])
-        top, left = place // columns * (tile + 20), place % columns * tile
+        top, left = place // _COLUMNS * (tile + 20), place % _COLUMNS * tile
         sheet[top : top + tile, left : left + tile] = fit(crops[row]["image"], tile)
         text = f"{'FAKE' if labels[index] else 'REAL'} {scores[index]:.2f} {held_out['video'].iloc[row]}"
         cv2.putText(sheet, text[:26], (left + 2, top + tile + 14), cv2.FONT_HERSHEY_PLAIN, 0.75, (255, 255, 255), 1)

@@ -11,45 +11,31 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What an epoch gave. None stands for what it did not have; it is left out of the line.
+    """What an epoch gave. None stands for what it did not have; it is left out of the line."""
 
-    Attributes:
-        epoch: its number, from 0.
-        step: optimizer steps since the run began.
-        train_fake, train_real, train_loss: mean losses of the training crops, by class and of both.
-        gradient_norm, largest_gradient_norm: before clipping.
-        skipped_steps: whose loss or gradient was not finite.
-        data_wait: part of the time that went by waiting for crops, 0..1.
-        learning_rate: of the last step.
-        loss_scale: of fp16.
-        frame, video, video_confident: metrics of the held-out crops and videos, see `metrics.validation_metrics`.
-        frame_ema, video_ema, video_confident_ema: of the average of the weights.
-        sets: the same of further validation sets by name, each with its number of "broken_crops".
-    """
-
-    epoch: int
-    step: int = 0
+    epoch: int  # from 0
+    step: int = 0  # optimizer steps since the run began
     seed: int = 0
-    train_fake: float | None = None
+    train_fake: float | None = None  # mean losses of the training crops, by class and of both
     train_real: float | None = None
     train_loss: float | None = None
-    gradient_norm: float | None = None
+    gradient_norm: float | None = None  # before clipping, as the largest
     largest_gradient_norm: float | None = None
-    skipped_steps: int = 0
+    skipped_steps: int = 0  # whose loss or gradient was not finite
     broken_training_crops: int = 0
     images_per_second: float = 0.0
-    data_wait: float = 0.0
+    data_wait: float = 0.0  # part of the time that went by waiting for crops, 0..1
     seconds: float = 0.0
-    learning_rate: float = 0.0
-    loss_scale: float | None = None
-    frame: Metrics | None = None
+    learning_rate: float = 0.0  # of the last step
+    loss_scale: float | None = None  # of fp16
+    frame: Metrics | None = None  # of the held-out crops and videos, see `metrics.validation_metrics`
     video: Metrics | None = None
     video_confident: Metrics | None = None
     broken_held_out_crops: int | None = None
-    frame_ema: Metrics | None = None
+    frame_ema: Metrics | None = None  # of the average of the weights
     video_ema: Metrics | None = None
     video_confident_ema: Metrics | None = None
-    sets: dict[str, dict[str, Any]] | None = None
+    sets: dict[str, dict[str, Any]] | None = None  # of further validation sets by name, each with its "broken_crops"
     peak_memory_mib: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:

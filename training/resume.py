@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection
-from dataclasses import dataclass, fields
-from functools import reduce
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -53,38 +53,28 @@ def choices_of(settings: RunSettings, config: TrainConfig, data: int, processes:
         "--freeze-epochs": settings.freeze_epochs,
         "processes": processes,
     }
-    return {name: _plain(value) for name, value in (flatten(config.to_dict()) | flags).items()}
+    return {name: _plain(value) for name, value in (flatten(config.model_dump()) | flags).items()}
 
 
 @dataclass(frozen=True)
 class State:
-    """What a `_last` file holds beside the weights, under these names.
+    """What a `_last` file holds beside the weights, under these names."""
 
-    Attributes:
-        recipe: RECIPE of who wrote it.
-        choices: `choices_of`.
-        began_from: SHA-256 of the checkpoint whose weights the run began with; None if there was none.
-        epoch, step: of the next step.
-        meter: `EpochMeter.state()` of the epoch's steps so far; empty before its first.
-        optimizer, scaler, average: their state dicts; average: None where none is kept.
-        computes_in: see `computes_in`.
-    """
-
-    recipe: int
+    recipe: int  # RECIPE of who wrote it
     choices: Choices
-    began_from: str | None
-    epoch: int
+    began_from: str | None  # SHA-256 of the checkpoint whose weights the run began with
+    epoch: int  # of the next step
     step: int
-    meter: dict[str, float]
-    optimizer: dict[str, Any]
+    meter: dict[str, float]  # `EpochMeter.state()` of the epoch's steps so far; empty before its first
+    optimizer: dict[str, Any]  # a state dict, as the next two are
     scaler: dict[str, Any]
-    average: dict[str, torch.Tensor] | None
-    computes_in: str
+    average: dict[str, torch.Tensor] | None  # None where none is kept
+    computes_in: str  # see `computes_in`
     history: History
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values and tensors, as they stand in the file."""
-        return {**vars(self), "history": self.history.to_dict()}
+        return {**vars(self), "history": asdict(self.history)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], path: Path) -> State:
@@ -127,13 +117,13 @@ def compare(
         asked: the configuration's keys that the command line gave.
         finished: the run has nothing left to learn, so that what may change on request does not matter.
     """
-    then = flatten(TrainConfig().to_dict()) | then
-    then = {name: _plain(value) for name, value in then.items()}
+    then = {name: _plain(value) for name, value in (flatten(TrainConfig().model_dump()) | then).items()}
     faults, changes = [], []
     # With these a step also depends on how its crops are shared.
     by_share = bool(now["ohem_samples"]) or now["loss_normalization"] == "rank"
-    same_step = _product(now) == _product(then) and not by_share
-    why = f"batch_size x accumulate x processes was {_product(then)} and must stay so"
+    product, before = (math.prod(values[name] for name in _STEP_CROPS) for values in (now, then))
+    same_step = product == before and not by_share
+    why = f"batch_size x accumulate x processes was {before} and must stay so"
     if by_share:
         why = "it must stay, as ohem_samples and loss_normalization depend on it"
     for name, value in now.items():
@@ -149,16 +139,11 @@ def compare(
         elif name in _ON_REQUEST and name in asked:
             changes.append(f"{change}, as asked for")
         elif name in _ON_REQUEST:
-            faults.append(
-                f"{change} (to go on as before: --set {name}={then[name]}; to change it: --set {name}={value})"
-            )
+            advice = f"to go on as before: --set {name}={then[name]}; to change it: --set {name}={value}"
+            faults.append(f"{change} ({advice})")
         else:
             faults.append(change)
     return faults, changes
-
-
-def _product(values: dict[str, Any]) -> int:
-    return reduce(lambda product, name: product * values[name], _STEP_CROPS, 1)
 
 
 def _plain(value: Any) -> Any:
@@ -196,11 +181,9 @@ def find_start(settings: RunSettings, config: TrainConfig, files: RunFiles) -> C
         found = checkpoint.read_checkpoint(settings.init_from)
     else:
         return None
-    if (found.spec.network, found.spec.encoder) != (config.network, config.encoder):
-        raise UsageError(
-            f"{found.path} holds {found.spec.network} with {found.spec.encoder}, but the configuration says "
-            f"{config.network} with {config.encoder}"
-        )
+    held, said = (f"{one.network} with {one.encoder}" for one in (found.spec, config))
+    if held != said:
+        raise UsageError(f"{found.path} holds {held}, but the configuration says {said}")
     return found
 
 
@@ -228,10 +211,7 @@ def check_state(settings: RunSettings, state: State, path: Path, choices: Choice
 def find_holdout(own: Holdout, start: Checkpoint | None, state: State | None) -> Holdout | None:
     """What the run's weights never learned from, those that it began with included; None where that is not known.
 
-    Args:
-        own: what the run holds out of its folds.csv; a resumed run has the same.
-        start: from `find_start`.
-        state: of a resumed run.
+    A resumed run holds out the same as before, `own`.
     """
     if start is None or (state and state.began_from is None):
         return own
@@ -239,36 +219,23 @@ def find_holdout(own: Holdout, start: Checkpoint | None, state: State | None) ->
 
 
 def agree_on_start(
-    settings: RunSettings,
-    state: State | None,
-    choices: dict[str, Any],
-    computes_now: str,
-    digests_of_others: dict[str, int],
+    settings: RunSettings, state: State | None, choices: Choices, computes_now: str, digests_of_others: dict[str, int]
 ) -> None:
-    """`agree` on all that the ranks are about to do.
-
-    Args:
-        digests_of_others: checksums of the sets of --validate-on, by name.
-    """
-    agree(
-        {
-            "epoch": state.epoch if state else 0,
-            "step": state.step if state else 0,
-            "computes in": computes_now,
-            "code": source_digest(),
-            "--test-every": settings.test_every,
-            "--max-failed": settings.max_failed,
-            "--validate-on": digests_of_others,
-            **choices,
-        }
-    )
+    """`agree` on all that the ranks are about to do; `digests_of_others`: see `loading.Data`."""
+    values = {
+        "epoch": state.epoch if state else 0,
+        "step": state.step if state else 0,
+        "computes in": computes_now,
+        "code": source_digest(),
+        "--test-every": settings.test_every,
+        "--max-failed": settings.max_failed,
+        "--validate-on": digests_of_others,
+    }
+    agree(values | choices)
 
 
 def agree(values: dict[str, Any]) -> None:
-    """Make sure that all ranks are about to do the same, before they exchange anything else.
-
-    Args:
-        values: what must be the same on all of them, by a name for people.
+    """Make sure that all ranks have the same `values`, by names for people, before they exchange anything else.
 
     Raises:
         UsageError: on every rank, if they differ; the message names what differs, and whose is what.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import subprocess
@@ -34,10 +35,8 @@ class RunLog:
         record = {
             "event": "start",
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "config": config.to_dict(),
-            "arguments": {
-                name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()
-            },
+            "config": config.model_dump(),
+            "arguments": {name: str(v) if isinstance(v, Path) else v for name, v in asdict(settings).items()},
             "versions": versions(),
         }
         self._write_line(json.dumps(record))
@@ -107,9 +106,7 @@ def versions() -> dict[str, str]:
     root = Path(__file__).resolve().parents[1]
     if (root / ".git").exists():
         command = ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--abbrev=12"]
-        try:
-            git = subprocess.run(command, capture_output=True, text=True, check=True)
-            found["revision"] = git.stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            pass  # no git here, or not allowed to look: "unknown" says so
+        # No git here, or not allowed to look: "unknown" says so.
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            found["revision"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return found

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dfdc.scoring import selection_loss
 from networks import checkpoint
 from networks.checkpoint import CheckpointError, ModelSpec
 from networks.holdout import Holdout
+from training.arguments import RunSettings
 from training.config import TrainConfig
 from training.engine import NotFiniteError
 from training.records import Metrics
@@ -58,18 +60,11 @@ class RunFiles:
 
 @dataclass
 class History:
-    """What the epochs' checkpoints were worth, for `_best` and --keep.
+    """What the epochs' checkpoints were worth, for `_best` and --keep."""
 
-    Attributes:
-        best: the lowest balanced log loss yet, of all held-out videos.
-        losses: of each epoch's checkpoints, `selection_loss` of its better one (its own weights, or the average).
-    """
-
-    best: float = math.inf
+    best: float = math.inf  # the lowest balanced log loss yet, of all held-out videos
+    # `selection_loss` of each epoch's better checkpoint (its own weights, or the average).
     losses: dict[int, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "losses": self.losses}
 
 
 def spec_of(config: TrainConfig, margin_part: int) -> ModelSpec:
@@ -78,9 +73,10 @@ def spec_of(config: TrainConfig, margin_part: int) -> ModelSpec:
     return ModelSpec(config.network, config.encoder, config.size, norm.mean, norm.std, margin_part)
 
 
-def run_files(output_dir: Path, log_dir: Path, prefix: str, config: TrainConfig, fold: int) -> RunFiles:
+def run_files(settings: RunSettings, config: TrainConfig) -> RunFiles:
     """The files of the run of these settings."""
-    return RunFiles(output_dir, log_dir, f"{prefix}{config.network}_{config.encoder}_{fold}")
+    name = f"{settings.prefix}{config.network}_{config.encoder}_{settings.fold}"
+    return RunFiles(settings.output_dir, settings.log_dir, name)
 
 
 class Saver:
@@ -104,29 +100,17 @@ class Saver:
         steps: int | None = None,
         holdout: Holdout | None = None,
     ) -> None:
-        self._files, self._spec, self._keep, self.history = files, spec, keep, history
-        self._steps_of_last, self._holdout = steps, holdout
+        self._files, self._keep, self.history, self._steps_of_last = files, keep, history, steps
+        self._write = partial(checkpoint.save_checkpoint, spec=spec, holdout=holdout)
 
     def epoch(self, epoch: int, model: nn.Module, metrics: Metrics, *, averaged: bool = False) -> None:
-        """Write the checkpoint of `epoch`; as `_best`, too, if no other had a lower balanced loss.
-
-        Args:
-            metrics: of these very weights; empty where they were not validated.
-        """
+        """Write the checkpoint of `epoch`; as `_best`, too, if no other had a lower balanced loss."""
         check_finite(model, self._files)
         loss = balanced_loss(metrics)
         improved = loss < self.history.best
         self.history.best = min(loss, self.history.best)
         path = self._files.epoch(epoch, averaged)
-        checkpoint.save_checkpoint(
-            path,
-            model,
-            self._spec,
-            epoch=epoch,
-            bce_best=self.history.best,
-            metrics=metrics,
-            holdout=self._holdout,
-        )
+        self._write(path, model, epoch=epoch, bce_best=self.history.best, metrics=metrics)
         if improved:
             link_or_copy(path, self._files.best)
         if metrics:
@@ -143,16 +127,8 @@ class Saver:
         if steps != self._steps_of_last and self._files.last.exists():
             link_or_copy(self._files.last, self._files.before)
         self._steps_of_last = steps
-        checkpoint.save_checkpoint(
-            self._files.last,
-            model,
-            self._spec,
-            epoch=epoch,
-            bce_best=self.history.best,
-            metrics=metrics,
-            training=state,
-            holdout=self._holdout,
-        )
+        best = self.history.best
+        self._write(self._files.last, model, epoch=epoch, bce_best=best, metrics=metrics, training=state)
 
     def thin_out(self, epoch: int) -> None:
         """Remove the checkpoints that are neither among the newest nor among the best; `epoch` is the newest."""
@@ -160,10 +136,9 @@ class Saver:
             return
         best = sorted(self.history.losses, key=lambda e: (self.history.losses[e], e))[: self._keep]
         kept = {*range(epoch - self._keep + 1, epoch + 1), *best}
-        for old in range(epoch + 1):
-            if old not in kept:
-                for averaged in (False, True):
-                    self._files.epoch(old, averaged).unlink(missing_ok=True)
+        for old in {*range(epoch + 1)} - kept:
+            for averaged in (False, True):
+                self._files.epoch(old, averaged).unlink(missing_ok=True)
 
 
 def balanced_loss(metrics: Metrics) -> float:
@@ -202,7 +177,6 @@ def disk_need(model: nn.Module, epochs: int, keep: int | None, *, averaged: bool
     """Bytes that all checkpoints of a run take at the end.
 
     Args:
-        keep: as in `Saver`.
         averaged: whether each epoch has a second one.
         optimizer_copies: numbers that the optimizer keeps for each weight.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,16 +47,8 @@ def make_soup(settings: SoupSettings) -> None:
     checkpoint.load_weights(model, soup)
     metrics = validate(settings, fold, soup, model).metrics["video"]
     names = [member.path.name for member in members]
-    checkpoint.save_checkpoint(
-        output,
-        model,
-        soup.spec,
-        epoch=soup.epoch,
-        bce_best=balanced_loss(metrics),
-        metrics=metrics,
-        holdout=holdout,
-        average_of=names,
-    )
+    save = partial(checkpoint.save_checkpoint, output, model, soup.spec, holdout=holdout, average_of=names)
+    save(epoch=soup.epoch, bce_best=balanced_loss(metrics), metrics=metrics)
     width = max(map(len, [*names, output.name]))
     print(f"{'':{width}}  balanced log loss     AUC")
     for member in members:
@@ -110,43 +103,33 @@ def mean_weights(members: Sequence[Checkpoint]) -> dict[str, torch.Tensor]:
     Raises:
         UsageError: the members have different weights.
     """
-    first = members[0].state_dict
-    mean = {}
-    for member in members[1:]:
-        if member.state_dict.keys() != first.keys():
+    for member in members:
+        if member.state_dict.keys() != members[0].state_dict.keys():
             raise UsageError(f"{member.path} has other weights than {members[0].path}")
-    for name, value in first.items():
+    mean = dict(members[-1].state_dict)
+    for name, value in members[0].state_dict.items():
         if value.is_floating_point():
             total = torch.stack([member.state_dict[name].double() for member in members]).mean(dim=0)
             mean[name] = total.to(value.dtype)
-        else:
-            mean[name] = members[-1].state_dict[name]
     return mean
 
 
 def validate(settings: SoupSettings, fold: int, soup: Checkpoint, model: nn.Module) -> engine.Scored:
     """Score the held-out fold with `model`, as training does after an epoch."""
-    try:
-        device = resolve_device(settings.device)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    device = resolve_device(settings.device)
     spec, held = soup.spec, soup.holdout
     folds_path = find_folds(settings.data_dir, settings.folds_csv)
     _, rows = dataset.split_folds(dataset.read_folds(folds_path), fold, folds_path)
     if held and held.fold != fold and held.folds_sha256 == sha256_of(folds_path):
-        raise UsageError(
-            f"--fold {fold}: these checkpoints learned from it; of {folds_path} they held out fold {held.fold}: "
-            f"give --fold {held.fold}"
-        )
+        known = f"these checkpoints learned from it; of {folds_path} they held out fold {held.fold}"
+        raise UsageError(f"--fold {fold}: {known}: give --fold {held.fold}")
     dataset.check_crops(rows, settings.data_dir / settings.crops_dir, folds_path)
-    crops = dataset.CropDataset(
-        rows, settings.data_dir, settings.crops_dir, spec.size, train=False, margin_part=spec.margin_part
-    )
+    root, part = settings.data_dir, spec.margin_part
+    crops = dataset.CropDataset(rows, root, settings.crops_dir, spec.size, train=False, margin_part=part)
     options = loading.loading_options(settings.workers, on_gpu=device.startswith("cuda"))
     loader = DataLoader(crops, batch_size=settings.batch_size, **options)
-    inference = engine.Inference(
-        NormalizeConfig(mean=spec.mean, std=spec.std), Ranks(device=device), max_failed=settings.max_failed
-    )
+    normalize = NormalizeConfig(mean=spec.mean, std=spec.std)
+    inference = engine.Inference(normalize, Ranks(device=device), max_failed=settings.max_failed)
     model = model.to(device).to(memory_format=torch.channels_last)
     return engine.validate(inference, model, engine.ValidationSet("", rows, loader))
 

@@ -8,6 +8,7 @@ import dataclasses
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from timm.layers import convert_sync_batchnorm
@@ -44,8 +45,8 @@ def run_training(settings: RunSettings) -> int:
         train(settings, config)
         distributed.barrier()  # none leaves while another is still writing
     except NotFiniteError as error:
-        files = saving.run_files(settings.output_dir, settings.log_dir, settings.prefix, config, settings.fold)
-        raise NotFiniteError(f"{error}. {advise_after_not_finite(files, config)}") from error
+        advice = advise_after_not_finite(saving.run_files(settings, config), config)
+        raise NotFiniteError(f"{error}. {advice}") from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -62,8 +63,9 @@ def run_training(settings: RunSettings) -> int:
 
 def train(settings: RunSettings, config: TrainConfig) -> None:
     """Join the other processes, look at the data, and train on it."""
+    device = resolve_device(settings.device)
     try:
-        ranks = distributed.start(resolve_device(settings.device), settings.local_rank)
+        ranks = distributed.start(device, settings.local_rank)
     except ValueError as error:
         raise UsageError(str(error)) from None
     with contextlib.closing(loading.prepare_data(settings, config, ranks)) as data:  # before anything slow happens
@@ -77,13 +79,8 @@ def prepare_network(
 ) -> tuple[Classifier, str]:
     """The network on its device, and a sentence about where its weights are from."""
     torch.manual_seed(settings.seed)
-    network = model.build_network(
-        config.network,
-        config.encoder,
-        drop_path=config.drop_path,
-        dropout=config.dropout,
-        gradient_checkpointing=config.gradient_checkpointing,
-    )
+    options = config.model_dump(include={"network", "encoder", "drop_path", "dropout", "gradient_checkpointing"})
+    network = model.build_network(**options)
     if start:
         checkpoint.load_weights(network, start)
         origin = f"weights of {start.path}"
@@ -109,7 +106,7 @@ def prepare_network(
 
 def prepare(data: Data, settings: RunSettings, config: TrainConfig, ranks: Ranks) -> Trainer | None:
     """Set up the network, its optimizer and the files; None where the run is finished already."""
-    files = saving.run_files(settings.output_dir, settings.log_dir, settings.prefix, config, settings.fold)
+    files = saving.run_files(settings, config)
     start = resume.find_start(settings, config, files)
     state = None
     if start and start.path == files.last and start.training is not None:
@@ -126,7 +123,7 @@ def prepare(data: Data, settings: RunSettings, config: TrainConfig, ranks: Ranks
         ranks=ranks,
         amp_type=amp,
         max_failed=settings.max_failed,
-        stop_requested=StopFlag(),
+        stop_requested=watch_for_stop(),
         config=config,
         seed=settings.seed,
         model=network,
@@ -149,12 +146,7 @@ def prepare(data: Data, settings: RunSettings, config: TrainConfig, ranks: Ranks
 
 
 class Trainer:
-    """Trains epoch after epoch, and saves what came of it.
-
-    Args:
-        start: what it begins with, if anything.
-        state: of a resumed run; it is in `run` already.
-    """
+    """Trains epoch after epoch from `start`, if anything, and saves; a resumed run's `state` is in `run` already."""
 
     def __init__(
         self,
@@ -194,12 +186,7 @@ class Trainer:
         log.say(saving.describe_disk(self.files, run.model, config, self.settings.keep))
 
     def train(self) -> None:
-        """Train the epochs that are left.
-
-        Raises:
-            TrainingError: see `engine.train_epoch` and `engine.validate`.
-            StopRequested: a stop was asked for; the state is saved.
-        """
+        """Train the epochs that are left; raises what `engine.train_epoch` and `engine.validate` do."""
         run, frozen_until = self.run, self.settings.freeze_epochs
         wrapped = None
         for epoch in range(self.epoch, run.config.epochs):
@@ -270,32 +257,21 @@ class Trainer:
         self.saved_at = time.monotonic()
 
 
-class StopFlag:
-    """Set by SIGTERM, so that a run ends after the step in progress and with its state saved."""
-
-    def __init__(self) -> None:
-        self._seen = False
-        signal.signal(signal.SIGTERM, self._set)
-
-    def _set(self, *_: object) -> None:
-        self._seen = True
-
-    def __call__(self) -> bool:
-        return self._seen
+def watch_for_stop() -> Callable[[], bool]:
+    """Whether a SIGTERM came, so that a run ends after the step in progress and with its state saved."""
+    seen: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    return lambda: bool(seen)
 
 
 def advise_after_not_finite(files: RunFiles, config: TrainConfig) -> str:
     """What to do after losses that were not finite."""
-    half = config.optimizer.learning_rate / 2
+    rate = f"--set optimizer.learning_rate={config.optimizer.learning_rate / 2:g}"
     if not files.last.exists():
-        return (
-            f"There is no checkpoint of this run yet; begin with a smaller rate: --set optimizer.learning_rate={half:g}"
-        )
+        return f"There is no checkpoint of this run yet; begin with a smaller rate: {rate}"
     earlier = f" The one before it is {files.before}." if files.before.exists() else ""
-    return (
-        f"The last good checkpoint is {files.last}.{earlier} Go on from it with a smaller rate: "
-        f"--resume auto --set optimizer.learning_rate={half:g}"
-    )
+    good = f"The last good checkpoint is {files.last}.{earlier}"
+    return f"{good} Go on from it with a smaller rate: --resume auto {rate}"
 
 
 def advise_after_out_of_memory(config: TrainConfig) -> str:

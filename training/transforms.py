@@ -37,14 +37,9 @@ class Augment:
 
 def build_augmentation(size: int) -> A.Compose:
     """The winners' list of steps, each with its probability."""
-    resizes: list[A.BasicTransform | A.BaseCompose] = [
-        IsotropicResize(size, down, up)
-        for down, up in (
-            (cv2.INTER_AREA, cv2.INTER_CUBIC),
-            (cv2.INTER_AREA, cv2.INTER_LINEAR),
-            (cv2.INTER_LINEAR, cv2.INTER_LINEAR),
-        )
-    ]
+    area, linear, cubic = cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC
+    ways = (area, cubic), (area, linear), (linear, linear)
+    resizes: list[A.BasicTransform | A.BaseCompose] = [IsotropicResize(size, down, up) for down, up in ways]
     return A.Compose(
         [
             A.ImageCompression(quality_range=(60, 100), p=0.5),
@@ -138,9 +133,8 @@ def fancy_pca(picture: np.ndarray, alpha: float) -> np.ndarray:
         alpha: from N(0, 0.1).
     """
     # Plane by plane: products of long rows are fast, of three columns slow.
-    planes = [
-        plane.ravel() * np.float32(1 / 255) - np.float32(cv2.mean(plane)[0] / 255) for plane in cv2.split(picture)
-    ]
+    part = np.float32(1 / 255)
+    planes = [plane.ravel() * part - np.float32(cv2.mean(plane)[0] / 255) for plane in cv2.split(picture)]
     covariance = np.array([[float(one @ other) for other in planes] for one in planes]) / max(1, planes[0].size - 1)
     values, vectors = np.linalg.eigh(covariance)  # the smallest value first
     shift = vectors[:, ::-1].T @ (alpha * values[::-1]) * 255

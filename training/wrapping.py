@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dfdc.command_line import UsageError
 from dfdc.devices import judge_compiling
-from networks.model import Normalizer, freeze_encoder, set_training_mode
+from networks.model import freeze_encoder, set_training_mode
 from training.distributed import gather_objects
 from training.losses import bce
 
@@ -89,11 +89,9 @@ def compile_model(run: Run) -> tuple[nn.Module, str]:
     except Exception as error:  # of the compiler that is not there, of PyTorch's own layers
         first = (str(error).strip().splitlines() or ["no reason given"])[0]
         with_it, reason = float("inf"), f"the network can't be compiled ({type(error).__name__}: {first})"
-    own = (with_it, seconds_of(run, run.model), reason)
-    times = gather_objects(own)  # all ranks must do the same
+    times = gather_objects((with_it, seconds_of(run, run.model), reason))  # all ranks must do the same
     with_it, without = sum(t[0] for t in times), sum(t[1] for t in times)
-    failed = next((t[2] for t in times if t[2]), "")
-    if failed:
+    if failed := next((t[2] for t in times if t[2]), ""):
         return run.model, f"{failed}; going on without"
     keep, said = judge_compiling(without, with_it)
     return (compiled if keep else run.model), said
@@ -101,8 +99,7 @@ def compile_model(run: Run) -> tuple[nn.Module, str]:
 
 def seconds_of(run: Run, model: Callable[[torch.Tensor], torch.Tensor]) -> float:
     """Seconds of a forward and a backward pass on random pictures; weights and statistics stay as they were."""
-    config, device = run.config, run.ranks.device
-    normalizer = Normalizer(config.normalize.mean, config.normalize.std, device)
+    config, device, normalizer = run.config, run.ranks.device, run.normalizer()
     shape = (config.batch_size, config.size, config.size, 3)
     random = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random).to(device)
@@ -134,8 +131,7 @@ def seconds_of(run: Run, model: Callable[[torch.Tensor], torch.Tensor]) -> float
 def update_average(average: nn.Module, model: nn.Module, decay: float, skipped: torch.Tensor) -> None:
     """Move the average of the weights and statistics towards those of `model`, unless the step was skipped.
 
-    Args:
-        skipped: a bool on the device, which is not waited for.
+    `skipped` is a bool on the device, which is not waited for.
     """
     weight = torch.where(skipped, 0.0, 1 - decay)
     for kept, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
