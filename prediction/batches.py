@@ -45,16 +45,11 @@ class Options:
 
 @dataclass
 class _Job:
-    """A video on its way. A reader only carries it; the thread that scores notes in it what came of the video.
-
-    Attributes:
-        scores: of the crops that were tried, in their order: one for each checkpoint, or why there are none.
-        read: the end of its reading; None before that, and again when it is concluded.
-    """
+    """A video on its way. A reader only carries it; the thread that scores notes in it what came of the video."""
 
     name: str
-    scores: list[list[float] | Exception] = field(default_factory=list)
-    read: _Read | None = None
+    scores: list[list[float] | Exception] = field(default_factory=list)  # of each crop that was tried, in their order
+    read: _Read | None = None  # None before its reading ends, and again when it is concluded
 
 
 @dataclass(frozen=True)
@@ -67,15 +62,12 @@ class _Crop:
 
 @dataclass(frozen=True)
 class _Read:
-    """A video that is read: how many crops were handed out, and its verdict so far.
-
-    `fault` is one of this program, with which the run ends.
-    """
+    """A video that is read: how many crops were handed out, and its verdict so far."""
 
     job: _Job
     crops: int = 0
     verdict: Verdict | None = None
-    fault: BaseException | None = None
+    fault: BaseException | None = None  # one of this program, with which the run ends
 
 
 class _Stopped(Exception):
@@ -105,9 +97,8 @@ def predict(
         tell: called with each new verdict.
     """
     work = _Work(ensemble.names, results, options, tell)
-    todo = [name for name in results.videos if name not in results.done]
     at_once = ensemble.batch_size * max(1, ensemble.threads)
-    reading = _Readers(results, todo, detector, options.detector_scale, threads=readers, room=2 * at_once)
+    reading = _Readers(results, detector, options.detector_scale, threads=readers, room=2 * at_once)
     try:
         batch: list[_Crop] = []
         # One video more than there are readers waits for its last faces; its crops are in the queue or scored.
@@ -133,26 +124,13 @@ def predict(
 
 
 class _Readers:
-    """Threads that each read a video; what they find comes out one by one.
-
-    An item is a _Crop, or a _Read when a video is read.
-
-    Args:
-        todo: names of videos, in the order in which they are read.
-        room: how many faces may wait to be taken.
-    """
+    """Threads that each read a video; what they find comes out one by one, `room` items may wait to be taken."""
 
     def __init__(
-        self,
-        results: Results,
-        todo: Sequence[str],
-        detector: FaceDetector,
-        scale: DetectorScale,
-        *,
-        threads: int,
-        room: int,
+        self, results: Results, detector: FaceDetector, scale: DetectorScale, *, threads: int, room: int
     ) -> None:
-        self._results, self._waiting = results, iter(todo)
+        self._results = results
+        self._waiting = iter([name for name in results.videos if name not in results.done])
         self._detector, self._scale = detector, scale
         self._pool = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
         self._decoders = [Decoder() for _ in range(threads)]
@@ -177,8 +155,7 @@ class _Readers:
 
         try:
             self._results.begin(job.name)
-            decoder = self._free.pop()
-            path = self._results.videos[job.name]
+            decoder, path = self._free.pop(), self._results.videos[job.name]
             verdict = find_faces(path, job.name, decoder, self._detector, self._scale, emit)
             done = _Read(job, crops, verdict)
             self._free.append(decoder)
@@ -218,11 +195,7 @@ def _jobs(batch: Sequence[_Crop]) -> list[_Job]:
 
 
 def _score(batch: Sequence[_Crop], ensemble: Ensemble) -> Sequence[list[float] | Exception]:
-    """Each crop's scores. Where that fails, each video is tried by itself, and crops of the one at fault get the error.
-
-    Returns:
-        as many as crops: [checkpoints], or the error.
-    """
+    """Each crop's scores; where that fails, each video is tried by itself, and crops of that at fault get the error."""
     try:
         return _scores(batch, ensemble)
     except Exception as error:  # becomes the video's status, as in find_faces
@@ -262,12 +235,11 @@ class _Work:
         return 1
 
     def _put_scores(self, verdict: Verdict, found: Sequence[list[float] | Exception]) -> None:
-        scores = [values for values in found if not isinstance(values, Exception)]
         errors = [error for error in found if isinstance(error, Exception)]
         if errors:
             verdict.fail(errors[-1], "while scoring: ")
             return
-        verdict.faces = [replace(face, scores=values) for face, values in zip(verdict.faces, scores, strict=True)]
+        verdict.faces = [replace(face, scores=values) for face, values in zip(verdict.faces, found, strict=True)]
         try:
             conclude(verdict, self.names, self.options.strategy, self.options.floors)
         except ValueError as error:  # a score that is no probability

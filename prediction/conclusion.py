@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from dfdc.scoring import (
     STRATEGIES,
     SURE_FACE,
-    Strategy,
-    VideoScore,
     deciding_person,
     faces_that_count,
     hinge,
@@ -54,8 +52,8 @@ def conclude(verdict: Verdict, names: Sequence[str], strategy: str, floors: Floo
     scores = np.array([face.scores for face in verdict.faces], np.float64).reshape(len(verdict.faces), len(names))
     people = np.array([face.person for face in verdict.faces])
     sureness = np.array([face.detector for face in verdict.faces])
-    rule = _photo_rule(sureness) if verdict.picture else STRATEGIES[strategy]
-    results = [rule(column, people) for column in scores.T]
+    rule = STRATEGIES[strategy]
+    results = [photo_score(column, sureness) if verdict.picture else rule(column, people) for column in scores.T]
     verdict.models = [ModelScore(name, result.score, result.rule) for name, result in zip(names, results, strict=True)]
     score, floors = float(np.mean([result.score for result in results])), floors or Floors()
     verdict.score, verdict.score_uncalibrated = score, None
@@ -85,7 +83,7 @@ def _deciding(
     people: np.ndarray,
     sureness: np.ndarray,
     strategy: str,
-    weights: Mapping[int, float],
+    weights: dict[int, float],
     *,
     picture: bool,
 ) -> np.ndarray:
@@ -98,13 +96,6 @@ def _deciding(
         deciding = [person for person in who if person is not None]
         chosen = np.isin(people, deciding or [person for person, weight in weights.items() if weight > 0])
     return np.flatnonzero(chosen)
-
-
-def _photo_rule(sureness: np.ndarray) -> Strategy:
-    def rule(scores: np.ndarray, people: np.ndarray) -> VideoScore:
-        return photo_score(scores, sureness)
-
-    return rule
 
 
 def _person(faces: Sequence[Face], own: np.ndarray, scores: np.ndarray, weight: float, strategy: str) -> Person:
@@ -136,12 +127,9 @@ def _count(deciding: Sequence[Face], floors: Floors) -> Grounds:
     )
 
 
-def _span(scores: Sequence[float]) -> float:
-    return max(scores) - min(scores)
-
-
 def _doubts(verdict: Verdict, score: float, grounds: Grounds, floors: Floors) -> list[str]:
     """Those of DOUBTS that hold, in its order."""
+    persons = [person.score for person in verdict.persons if person.weight > 0]
     holds = {
         "few faces": not verdict.picture and grounds.frames < floors.faces,
         "small faces": 2 * grounds.small > grounds.faces,
@@ -149,9 +137,8 @@ def _doubts(verdict: Verdict, score: float, grounds: Grounds, floors: Floors) ->
         "unsure faces": 2 * grounds.unsure > grounds.faces,
         "one face decides": grounds.one_face > MUCH,
         "faces left out": grounds.if_joined is not None and abs(grounds.if_joined - score) > MUCH,
-        "persons differ": not verdict.picture
-        and _span([person.score for person in verdict.persons if person.weight > 0]) > APART,
-        "checkpoints differ": _span([model.score for model in verdict.models]) > APART,
+        "persons differ": not verdict.picture and np.ptp(persons) > APART,
+        "checkpoints differ": np.ptp([model.score for model in verdict.models]) > APART,
         "partial": verdict.status == Status.PARTIAL,
         "sizes differ": len(verdict.sizes) > 1,
         "unusual pictures": bool(verdict.notes),

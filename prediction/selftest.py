@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import skimage.data
+from scipy.special import logit
 
 from dfdc import artifacts
 from dfdc.command_line import UsageError
@@ -59,16 +60,6 @@ GPU_BOX_TOLERANCE = 2.0  # a GPU adds up in another order; not measured
 _SIDE = 1024  # pixels: large enough for the detector to work on half-size frames, as on most videos
 _FACE = 224, 120  # x, y in the portrait, near the middle of the face
 _SATURATED = 0.001  # nearer to 0 or 1, a difference of logits changes no verdict
-_LIBRARIES = [
-    "torch",
-    "torchvision",
-    "timm",
-    "facenet-pytorch",
-    "opencv-python-headless",
-    "av",
-    "numpy",
-    "scikit-image",
-]
 
 
 @dataclass(frozen=True)
@@ -167,10 +158,9 @@ def self_test(
     """
     own = Way(device, choose_precision(precision, device), compile_)
     golden = {path: None if store and anew else read_golden(path) for path in paths}
-    compared = any(stored is not None for stored in golden.values()) or store
     ways = [REFERENCE] if own == REFERENCE else [REFERENCE, own]
     failed = {way: _test(paths, golden, way, store and way == REFERENCE) for way in ways}
-    if not compared:
+    if not store and not any(golden.values()):
         print(
             "self-test: nothing was compared, as no scores are stored; on a machine that you trust: --self-test --store"
         )
@@ -189,11 +179,7 @@ def self_test(
 
 
 def _test(paths: Sequence[Path], golden: dict[Path, Golden | None], way: Way, store: bool) -> int:
-    """Score the clip in one way, print and compare; return for how many checkpoints it failed.
-
-    Args:
-        golden: what is stored; what is not, and is to be, is added.
-    """
+    """Score the clip in one way, print, compare with `golden` or add to it; return for how many checkpoints it failed."""
     print(f"{way}:")
     libraries = package_versions((*LIBRARIES, "scikit-image"), "not installed under this name")
     checksums = {path: artifacts.sha256_of(path) for path in paths}
@@ -300,17 +286,13 @@ def compare(
 
 
 def _logit(face: GoldenFace) -> float:
-    score = float(np.clip(face.score, _SATURATED, 1 - _SATURATED))
-    return float(np.log(score / (1 - score)))
+    return float(logit(np.clip(face.score, _SATURATED, 1 - _SATURATED)))
 
 
 def _suspects(stored: Golden, found: Golden) -> str:
     """What else is different, for a reader who looks for the reason."""
-    changed = [
-        f"{name} {old} -> {found.libraries.get(name)}"
-        for name, old in stored.libraries.items()
-        if found.libraries.get(name) != old
-    ]
+    versions = ((name, old, found.libraries.get(name)) for name, old in stored.libraries.items())
+    changed = [f"{name} {old} -> {new}" for name, old, new in versions if new != old]
     if stored.clip.file_sha256 != found.clip.file_sha256:
         changed.append("the encoder, which wrote other bytes")
     if changed:
@@ -321,23 +303,16 @@ def _suspects(stored: Golden, found: Golden) -> str:
 def print_faces(name: str, stored: Golden | None, found: Golden) -> None:
     """Stored and found scores and boxes, a line for each face."""
     print(name)
-    old = {} if stored is None else {(face.frame, index): face for index, face in enumerate(stored.faces)}
+    old = {} if stored is None else {(face.frame, index): _shown(face) for index, face in enumerate(stored.faces)}
     for index, face in enumerate(found.faces):
-        before = old.pop((face.frame, index), None)
-        print(
-            f"  frame {face.frame}: score {face.score:.4f}, stored {_score(before)}; "
-            f"box {_box(face)}, stored {_box(before)}"
-        )
-    for face in old.values():
-        print(f"  frame {face.frame}: no such face, stored {_score(face)}; box {_box(face)}")
+        (score, box), (old_score, old_box) = _shown(face), old.pop((face.frame, index), ("-", "-"))
+        print(f"  frame {face.frame}: score {score}, stored {old_score}; box {box}, stored {old_box}")
+    for (frame, _), (score, box) in old.items():
+        print(f"  frame {frame}: no such face, stored {score}; box {box}")
 
 
-def _score(face: GoldenFace | None) -> str:
-    return "-" if face is None else f"{face.score:.4f}"
-
-
-def _box(face: GoldenFace | None) -> str:
-    return "-" if face is None else " ".join(f"{corner:.1f}" for corner in face.box)
+def _shown(face: GoldenFace) -> tuple[str, str]:
+    return f"{face.score:.4f}", " ".join(f"{corner:.1f}" for corner in face.box)
 
 
 def _corners(box: Sequence[float]) -> tuple[float, float, float, float]:

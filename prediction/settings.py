@@ -75,11 +75,6 @@ class FolderSettings:
     report: Path | None = None
     force: bool = False
 
-    @property
-    def details(self) -> Path:
-        """The place of submission.json."""
-        return self.output.with_suffix(".json")
-
 
 @dataclass(frozen=True)
 class RunSettings:

@@ -5,7 +5,7 @@ import pytest
 from dfdc import scoring
 from networks.files import ModelFile
 from prediction.results import plain
-from prediction.settings import STRATEGIES, Floors, FolderSettings, RunSettings
+from prediction.settings import STRATEGIES, Floors, RunSettings
 
 
 @pytest.mark.parametrize("floors", [(-1, 5), (8, -0.1), (8, float("nan")), (8, float("inf")), (float("nan"), 5)])
@@ -18,14 +18,10 @@ def test_the_names_of_strategies_are_those_that_there_are():
     assert tuple(scoring.STRATEGIES) == STRATEGIES
 
 
-def test_the_details_lie_beside_the_output(tmp_path):
-    assert FolderSettings(["a"], output=tmp_path / "o.csv").details == tmp_path / "o.json"
-
-
 def test_a_temperature_stands_in_the_settings_where_there_is_one():
     settings = [[ModelFile("a", 1, "2")], 32, "auto", 3, "mean", Floors(), "fp32", (0.7, 0.8, 0.8)]
     assert "temperature" not in plain(RunSettings(*settings))
     found = plain(RunSettings(*settings, 1.5))
     assert found["temperature"] == 1.5
     assert found["models"] == [{"name": "a", "size": 1, "xxh3": "2"}]
-    assert found["detector_thresholds"] == [0.7, 0.8, 0.8]
+    assert found["detector_thresholds"] == (0.7, 0.8, 0.8)
