@@ -179,7 +179,7 @@ def self_test(
 
 
 def _test(paths: Sequence[Path], golden: dict[Path, Golden | None], way: Way, store: bool) -> int:
-    """Score the clip in one way, print, compare with `golden` or add to it; return for how many checkpoints it failed."""
+    """Score the clip in one way, print, compare with `golden` or add to it; return how many checkpoints failed."""
     print(f"{way}:")
     libraries = package_versions((*LIBRARIES, "scikit-image"), "not installed under this name")
     checksums = {path: artifacts.sha256_of(path) for path in paths}
