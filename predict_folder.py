@@ -128,9 +128,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.output.suffix.lower() != ".csv" or args.output.is_dir():
         raise UsageError(f"--output {args.output}: the name of a file that ends in .csv is expected")
     if args.output.with_suffix(".json").name == layout.METADATA_NAME:
-        raise UsageError(
-            f"--output {args.output}: its details would be written to {layout.METADATA_NAME}; take another name"
-        )
+        taken = f"its details would be written to {layout.METADATA_NAME}"
+        raise UsageError(f"--output {args.output}: {taken}; take another name")
     if args.report and args.report.exists() and not args.report.is_dir():
         raise UsageError(f"--report {args.report}: a folder is expected")
 

@@ -30,17 +30,11 @@ from prediction.verdict import Verdict
 
 @dataclass(frozen=True)
 class Options:
-    """How faces are found and what becomes of their scores.
+    """How faces are found and what becomes of their scores."""
 
-    Attributes:
-        detector_scale: see `dfdc.detector_settings.detector_scale`.
-        strategy: a name in dfdc.scoring.STRATEGIES.
-        floors: under which a verdict stands with a doubt.
-    """
-
-    detector_scale: DetectorScale = "auto"
-    strategy: str = "confident"
-    floors: Floors = field(default_factory=Floors)
+    detector_scale: DetectorScale = "auto"  # see dfdc.detector_settings.detector_scale
+    strategy: str = "confident"  # a name in dfdc.scoring.STRATEGIES
+    floors: Floors = field(default_factory=Floors)  # under which a verdict stands with a doubt
 
 
 @dataclass

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -34,20 +33,13 @@ _START_SECONDS = 120.0  # it takes a third of one, on a machine with nothing els
 
 @dataclass
 class Opened:
-    """What is known of a file before its first frame.
+    """What is known of a file before its first frame."""
 
-    Attributes:
-        picture: whether it is a photo.
-        frame_count: frames that it shows; frames_per_second 0 where it is not known.
-        wanted: how many frames will be tried.
-        notes: how the pictures were converted, and what of the file is left out; texts for people.
-    """
-
-    picture: bool
-    frame_count: int
-    frames_per_second: float
-    wanted: int
-    notes: list[str]
+    picture: bool  # whether it is a photo
+    frame_count: int  # frames that it shows
+    frames_per_second: float  # 0 where it is not known
+    wanted: int  # how many frames will be tried
+    notes: list[str]  # how the pictures were converted, and what of the file is left out; texts for people
 
 
 class DecodingError(RuntimeError):
@@ -146,8 +138,7 @@ class Decoder:
 
     def kill(self) -> None:
         """Have the child die; a thread that waits for it hears so."""
-        child = self._child  # another thread may set it to None
-        if child is not None:
+        if (child := self._child) is not None:  # another thread may set it to None
             child.kill()
 
     def stop(self) -> None:
@@ -168,12 +159,7 @@ class Decoder:
 
 
 class Reading:
-    """A file that is being read by a `Decoder`'s child.
-
-    Attributes:
-        opened: what is known of it.
-        lost: numbers of the wanted frames that could not be decoded, when `frames` has ended.
-    """
+    """A file that is being read by a `Decoder`'s child; `opened` says what is known of it."""
 
     def __init__(self, decoder: Decoder, path: Path, wanted: int | Sequence[int]) -> None:
         self._decoder, self._path = decoder, path
@@ -183,7 +169,7 @@ class Reading:
             size = 0
         self._limit = self._left = workers.time_limit(size)  # seconds that the child may take, and still may
         self._ended = False  # the child has no more to say of this file
-        self.lost: list[int] = []
+        self.lost: list[int] = []  # wanted frames that could not be decoded, when `frames` has ended
         numbers = wanted if isinstance(wanted, int) else sorted({int(number) for number in wanted})
         decoder.send({"path": os.path.abspath(path), "wanted": numbers})  # noqa: PTH100 - no link is followed
         self.opened = Opened(**self._message()["opened"])
@@ -191,7 +177,7 @@ class Reading:
     def __enter__(self) -> Reading:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         if not self._ended:  # what the child still says must not be taken for the next file's
             self._decoder.close()
 

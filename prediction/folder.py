@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,10 @@ def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: 
     models, temperature = describe_models(paths), None
     if settings.calibration:
         temperature = read_temperature(settings.calibration, models, settings.strategy)
-    progress, made, ensemble = _score(settings, videos, paths, models, temperature)
+    progress, made, ensemble = _score(settings, videos, paths, models)
     verdicts = [progress.done[name] for name in videos]
     if temperature is not None:
-        verdicts = apply_temperature(verdicts, temperature)
+        verdicts, made = apply_temperature(verdicts, temperature), replace(made, temperature=temperature)
 
     evaluation = None if labels is None else evaluate(verdicts, labels)
     summary = Summary(
@@ -99,11 +99,7 @@ def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: 
 
 
 def _score(
-    settings: FolderSettings,
-    videos: dict[str, Path],
-    paths: Sequence[Path],
-    models: list[ModelFile],
-    temperature: float | None,
+    settings: FolderSettings, videos: dict[str, Path], paths: Sequence[Path], models: list[ModelFile]
 ) -> tuple[Progress, RunSettings, Ensemble | None]:
     """Score the videos that have no verdict yet; there is no ensemble where all have one."""
     device = resolve_device(settings.device)
@@ -124,12 +120,10 @@ def _score(
         print(f"{len(progress.done)} of {len(videos)} were scored before; --force scores them again")
     todo = [path for name, path in videos.items() if name not in progress.done]
     ensemble = _score_rest(settings, device, paths, todo, progress) if todo else None
-    if ensemble:
-        thresholds = ensemble.detector_thresholds
-    else:
-        thresholds = common_thresholds([check_model(path)[0] for path in paths], names)
-    way = {"strategy": settings.strategy, "floors": settings.floors, "temperature": temperature}
-    return progress, RunSettings(**hung_on, **way, detector_thresholds=thresholds), ensemble
+    specs = ensemble.specs if ensemble else [check_model(path)[0] for path in paths]
+    thresholds = common_thresholds(specs, names)
+    made = RunSettings(**hung_on, strategy=settings.strategy, floors=settings.floors, detector_thresholds=thresholds)
+    return progress, made, ensemble
 
 
 def _conclude_again(progress: Progress, names: Sequence[str], settings: FolderSettings) -> None:

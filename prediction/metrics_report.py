@@ -32,20 +32,13 @@ _CONFUSION = [item.name for item in fields(Confusion)]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known of a run's scores from labels.
+    """What is known of a run's scores from labels."""
 
-    Attributes:
-        labels: 0 or 1 of the videos that have a verdict and a label, [n].
-        scores: name (a checkpoint, or the ensemble) and its scores of them, float64 [n]; the last is the verdict.
-        values: the metrics of each, with its name.
-        without_verdict, without_label: how many videos could not be counted; a video without both is in the first.
-    """
-
-    labels: np.ndarray
-    scores: list[tuple[str, np.ndarray]]
-    values: list[Metrics]
+    labels: np.ndarray  # 0 or 1 of the videos that have a verdict and a label, [n]
+    scores: list[tuple[str, np.ndarray]]  # of a checkpoint, or the ensemble, float64 [n]; the last is the verdict
+    values: list[Metrics]  # of each
     without_verdict: int
-    without_label: int
+    without_label: int  # but with a verdict
 
     @property
     def verdict_scores(self) -> np.ndarray:

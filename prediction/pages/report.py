@@ -38,11 +38,7 @@ PACKAGES = ("torch", "torchvision", "timm", "facenet-pytorch", "numpy", "opencv-
 
 
 def make_report(
-    folder: Path,
-    verdicts: Sequence[Verdict],
-    settings: dict[str, Any],
-    ensemble: Ensemble,
-    files: Mapping[str, Any],
+    folder: Path, verdicts: Sequence[Verdict], settings: dict[str, Any], ensemble: Ensemble, files: Mapping[str, Any]
 ) -> Path:
     """Write the pages; the index comes last, so that what it links to is there.
 
@@ -73,14 +69,13 @@ def make_report(
             if pictures.thumbnails:
                 first = next(p.person for p in verdict.persons if p.person in pictures.thumbnails)
                 small[verdict.filename] = _smaller(pictures.thumbnails[first])
-            artifacts.write_bytes(
-                folder / pages[verdict.filename], views.build_video(verdict, pictures, made), durable=False
-            )
+            page = views.build_video(verdict, pictures, made)
+            artifacts.write_bytes(folder / pages[verdict.filename], page, durable=False)
     index = folder / "index.html"
     artifacts.write_bytes(index, views.build_index(verdicts, pages, small, made))
-    for page in set((folder / "videos").glob("*.html")) - {folder / page for page in pages.values()}:
-        if _PAGE.fullmatch(page.name):
-            page.unlink()  # of an earlier report: no index leads to it any more
+    for old in set((folder / "videos").glob("*.html")) - {folder / page for page in pages.values()}:
+        if _PAGE.fullmatch(old.name):
+            old.unlink()  # of an earlier report: no index leads to it any more
     return index
 
 
@@ -90,14 +85,8 @@ def page_name(filename: str) -> str:
     return f"{plain or 'video'}-{hashlib.sha256(os.fsencode(filename)).hexdigest()[:12]}.html"
 
 
-# ------------------------------------------------------------------------------------------ the pictures
 def read_pictures(verdict: Verdict, recorded: Any, ensemble: Ensemble, decoder: Decoder) -> Pictures:
-    """The pictures of a video's page, read again from the file; with `fault` set where that can't be.
-
-    Args:
-        recorded: the file's fingerprint when it was scored; None where it is not known.
-        decoder: reads the file.
-    """
+    """The pictures of a video's page, read again; `recorded` is its file's fingerprint when it was scored."""
     if not verdict.faces:
         return Pictures()
     path = Path(verdict.path)
