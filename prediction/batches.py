@@ -37,7 +37,7 @@ class Options:
     floors: Floors = field(default_factory=Floors)  # under which a verdict stands with a doubt
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     """A video on its way. A reader only carries it; the thread that scores notes in it what came of the video."""
 
@@ -110,7 +110,7 @@ def predict(
             if batch and (len(batch) >= at_once or item is None):
                 for crop, scores in zip(batch, _score(batch, ensemble), strict=True):
                     crop.job.scores.append(scores)
-                open_jobs -= sum(work.finish(job) for job in _jobs(batch))
+                open_jobs -= sum(work.finish(job) for job in dict.fromkeys(crop.job for crop in batch))
                 batch = []
     finally:
         reading.stop()
@@ -183,21 +183,16 @@ class _Readers:
             decoder.close()
 
 
-def _jobs(batch: Sequence[_Crop]) -> list[_Job]:
-    """The videos of some crops, each once."""
-    return list({id(crop.job): crop.job for crop in batch}.values())
-
-
 def _score(batch: Sequence[_Crop], ensemble: Ensemble) -> Sequence[list[float] | Exception]:
     """Each crop's scores; where that fails, each video is tried by itself, and crops of that at fault get the error."""
     try:
         return _scores(batch, ensemble)
     except Exception as error:  # becomes the video's status, as in find_faces
-        jobs = _jobs(batch)
+        jobs = dict.fromkeys(crop.job for crop in batch)
         if len(jobs) == 1:
             return [error] * len(batch)
-    by_job = {id(job): iter(_score([crop for crop in batch if crop.job is job], ensemble)) for job in jobs}
-    return [next(by_job[id(crop.job)]) for crop in batch]
+    by_job = {job: iter(_score([crop for crop in batch if crop.job is job], ensemble)) for job in jobs}
+    return [next(by_job[crop.job]) for crop in batch]
 
 
 def _scores(batch: Sequence[_Crop], ensemble: Ensemble) -> list[list[float]]:

@@ -169,10 +169,8 @@ def read_temperature(path: Path, models: Sequence[ModelFile], strategy: str) -> 
     except (OSError, ValueError) as error:
         raise UsageError(f"{place}: not a file that --calibrate wrote ({printable(error)}); fit one by it") from None
     if held.scoring != SCORING_VERSION:
-        version = f"{'an earlier' if held.scoring is None else 'another'} version of this program"
-        raise UsageError(
-            f"{place}: was fitted to scores of {version}, which may be others. Fit one again by --calibrate"
-        )
+        version = f"{'an earlier' if held.scoring is None else 'another'} version of this program, which may be others"
+        raise UsageError(f"{place}: was fitted to scores of {version}. Fit one again by --calibrate")
     # By content: the mean does not change when a checkpoint is renamed or comes in another place.
     fitted, given = (sorted((model.size, model.xxh3) for model in some) for some in (held.models, models))
     if fitted != given:

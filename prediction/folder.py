@@ -120,8 +120,10 @@ def _score(
         print(f"{len(progress.done)} of {len(videos)} were scored before; --force scores them again")
     todo = [path for name, path in videos.items() if name not in progress.done]
     ensemble = _score_rest(settings, device, paths, todo, progress) if todo else None
-    specs = ensemble.specs if ensemble else [check_model(path)[0] for path in paths]
-    thresholds = common_thresholds(specs, names)
+    if ensemble:
+        thresholds = ensemble.detector_thresholds
+    else:
+        thresholds = common_thresholds([check_model(path)[0] for path in paths], names)
     made = RunSettings(**hung_on, strategy=settings.strategy, floors=settings.floors, detector_thresholds=thresholds)
     return progress, made, ensemble
 

@@ -28,13 +28,13 @@ from prediction.verdict import Verdict
 SCORING_VERSION = 2
 # Whose versions may move a score as well.
 LIBRARIES = ("torch", "torchvision", "timm", "facenet-pytorch", "opencv-python-headless", "av", "numpy")
-_MORE_LIBRARIES = ("scipy", "pillow", "pillow-heif", "onnxruntime")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a disk without locks says
 
 
 def program_version() -> dict[str, Any]:
     """What makes scores comparable: the version of the way, and of the packages that it goes by."""
-    return {"scoring": SCORING_VERSION, **package_versions(LIBRARIES + _MORE_LIBRARIES, "unknown")}
+    names = (*LIBRARIES, "scipy", "pillow", "pillow-heif", "onnxruntime")
+    return {"scoring": SCORING_VERSION, **package_versions(names, "unknown")}
 
 
 @dataclass(frozen=True)

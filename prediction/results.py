@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,8 +107,9 @@ class Submission:
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """A dataclass as a dictionary, without fields that are None."""
-    return asdict(value, dict_factory=lambda items: {key: part for key, part in items if part is not None})
+    """A dataclass as JSON has it, without fields that are None."""
+    known = asdict(value, dict_factory=lambda items: {key: part for key, part in items if part is not None})
+    return json.loads(json.dumps(known))
 
 
 def write_results(output: Path, verdicts: Sequence[Verdict], settings: RunSettings, summary: Summary) -> None:
@@ -135,11 +138,10 @@ def print_summary(output: Path, verdicts: Sequence[Verdict], summary: Summary) -
             print(f"  {verdict.status}: {printable(verdict.filename)}: {printable(verdict.reason)}")
     width = max(len(status) for status in summary.statuses)
     print("videos by status")
-    for status, number in sorted(summary.statuses.items(), key=lambda item: -item[1]):
+    for status, number in Counter(summary.statuses).most_common():
         print(f"  {status:<{width}} {number:>8}  {'scored' if status.scored else 'no verdict'}")
     if summary.doubts:
-        counted = sorted(summary.doubts.items(), key=lambda item: -item[1])
-        shown = ", ".join(f"{number} {doubt}" for doubt, number in counted)
+        shown = ", ".join(f"{number} {doubt}" for doubt, number in Counter(summary.doubts).most_common())
         print(f"doubts: {shown} (docs/scoring.md explains them)")
     if summary.metrics:
         values = plain(summary.metrics)

@@ -26,7 +26,7 @@ from dfdc import artifacts
 from dfdc.command_line import UsageError
 from dfdc.devices import package_versions
 from dfdc.faces import FaceDetector
-from dfdc.text import printable
+from dfdc.text import plural, printable
 from dfdc.video import write_video
 from networks.checkpoint import CheckpointError
 from networks.ensemble import Ensemble
@@ -105,10 +105,6 @@ class Way:
         """What is allowed for a checkpoint; ONNX Runtime computes in fp32 whatever the precision is."""
         return BOUNDS["fp32" if is_onnx(path) else self.precision]
 
-    @property
-    def box_tolerance(self) -> float:
-        return BOX_TOLERANCE if self.device == "cpu" else GPU_BOX_TOLERANCE
-
 
 REFERENCE = Way()  # in which scores are stored
 
@@ -161,9 +157,8 @@ def self_test(
     ways = [REFERENCE] if own == REFERENCE else [REFERENCE, own]
     failed = {way: _test(paths, golden, way, store and way == REFERENCE) for way in ways}
     if not store and not any(golden.values()):
-        print(
-            "self-test: nothing was compared, as no scores are stored; on a machine that you trust: --self-test --store"
-        )
+        advice = "on a machine that you trust: --self-test --store"
+        print(f"self-test: nothing was compared, as no scores are stored; {advice}")
         return 1
     for way in ways:
         if failed[way]:
@@ -174,7 +169,7 @@ def self_test(
     if any(failed.values()):
         return 1
     shown = " and in ".join(map(str, ways))
-    print(f"self-test passed: {len(paths)} checkpoint{'s' if len(paths) > 1 else ''}, in {shown}")
+    print(f"self-test passed: {plural(len(paths), 'checkpoint')}, in {shown}")
     return 0
 
 
@@ -196,7 +191,8 @@ def _test(paths: Sequence[Path], golden: dict[Path, Golden | None], way: Way, st
             golden[path] = found
             print(f"{name}: stored in {printable(golden_path(path))}")
         print_faces(name, golden[path], found)
-        problems = compare(golden[path], found, way.bounds(path), way.box_tolerance)
+        box_tolerance = BOX_TOLERANCE if way.device == "cpu" else GPU_BOX_TOLERANCE
+        problems = compare(golden[path], found, way.bounds(path), box_tolerance)
         failed += bool(problems)
         print(f"  {'FAILED' if problems else 'ok'}{''.join(f': {problem}' for problem in problems)}")
         if all(min(face.score, 1 - face.score) < _SATURATED for face in faces):

@@ -24,4 +24,4 @@ def test_a_temperature_stands_in_the_settings_where_there_is_one():
     found = plain(RunSettings(*settings, 1.5))
     assert found["temperature"] == 1.5
     assert found["models"] == [{"name": "a", "size": 1, "xxh3": "2"}]
-    assert found["detector_thresholds"] == (0.7, 0.8, 0.8)
+    assert found["detector_thresholds"] == [0.7, 0.8, 0.8]

@@ -56,7 +56,7 @@ def make_report(
         OSError: a page can't be written.
     """
     versions = {"Python": platform.python_version(), **package_versions(PACKAGES, "of unknown version")}
-    hashes = {name: artifacts.sha256_of(path) for name, path in zip(ensemble.names, ensemble.paths, strict=True)}
+    hashes = dict(zip(ensemble.names, map(artifacts.sha256_of, ensemble.paths), strict=True))
     made = Made(settings, hashes, versions)
     for place in (folder, folder / "videos"):
         artifacts.remove_leftovers(place)

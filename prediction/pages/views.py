@@ -168,7 +168,7 @@ def build_index(
 
 def _in_words(value: object) -> str:
     items = [f"{name} {item}" for name, item in value.items()] if isinstance(value, dict) else value
-    return " / ".join(map(str, items)) if isinstance(items, (list, tuple)) and items else str(value)
+    return " / ".join(map(str, items)) if isinstance(items, list) and items else str(value)
 
 
 def band(score: float) -> Band:
