@@ -96,12 +96,10 @@ class Decoder:
             EOFError: the child died.
             TimeoutError: there was none before `deadline` (of time.monotonic).
         """
-        while True:
-            left = deadline - time.monotonic()
-            if self._open().poll(max(0.0, min(left, 3600.0))):
-                return self._open().recv_bytes()
-            if left <= 0:
-                raise TimeoutError
+        connection, left = self._open(), deadline - time.monotonic()
+        if not connection.poll(min(max(0.0, left), 1e6)):  # of more the kernel would not hear: 2**31 milliseconds
+            raise TimeoutError
+        return connection.recv_bytes()
 
     def _open(self) -> Connection:
         if self._connection is None:

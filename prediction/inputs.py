@@ -161,16 +161,14 @@ def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> l
             folds.add(holdout.fold)
         said.append(Held(name, holdout.fold, holdout.folds_sha256, holdout.trained_on_videos))
     if faults:
+        advice = " or ".join(f"Give --fold {own}" for own in sorted(folds))
+        advice += " (each checkpoint by itself)" if len(folds) > 1 else ""
         if fold in folds:
             kept = "if its first weights had not learned from them either"
             advice = f"Score with the folds.csv it was trained with, {kept}"
-        else:
-            advice = " or ".join(f"Give --fold {own}" for own in sorted(folds))
-            advice += " (each checkpoint by itself)" if len(folds) > 1 else ""
         lines = "\n  ".join([f"--fold {fold}: a checkpoint may have been trained on these videos", *faults])
-        raise UsageError(
-            f"{lines}\n{advice}; or, if you mean to score what was learned, leave out --fold and give --labels"
-        )
+        otherwise = "if you mean to score what was learned, leave out --fold and give --labels"
+        raise UsageError(f"{lines}\n{advice}; or, {otherwise}")
     return said
 
 

@@ -126,7 +126,6 @@ class Progress(Results):
             self.files[name] = None  # its verdict will say why
 
     def add(self, verdict: Verdict) -> None:
-        """Keep a verdict."""
         if not self._begun:  # not earlier: a run that can't even begin must not cost what an earlier one left
             if self._aside is not None:
                 self.path.replace(self._aside)

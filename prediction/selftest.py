@@ -101,10 +101,6 @@ class Way:
     def __str__(self) -> str:
         return f"{self.precision} on {self.device}{', compiled' if self.compiled else ''}"
 
-    def bounds(self, path: Path) -> Bounds:
-        """What is allowed for a checkpoint; ONNX Runtime computes in fp32 whatever the precision is."""
-        return BOUNDS["fp32" if is_onnx(path) else self.precision]
-
 
 REFERENCE = Way()  # in which scores are stored
 
@@ -191,8 +187,8 @@ def _test(paths: Sequence[Path], golden: dict[Path, Golden | None], way: Way, st
             golden[path] = found
             print(f"{name}: stored in {printable(golden_path(path))}")
         print_faces(name, golden[path], found)
-        box_tolerance = BOX_TOLERANCE if way.device == "cpu" else GPU_BOX_TOLERANCE
-        problems = compare(golden[path], found, way.bounds(path), box_tolerance)
+        bounds = BOUNDS["fp32" if is_onnx(path) else way.precision]  # ONNX Runtime's, whatever is asked for
+        problems = compare(golden[path], found, bounds, BOX_TOLERANCE if way.device == "cpu" else GPU_BOX_TOLERANCE)
         failed += bool(problems)
         print(f"  {'FAILED' if problems else 'ok'}{''.join(f': {problem}' for problem in problems)}")
         if all(min(face.score, 1 - face.score) < _SATURATED for face in faces):
@@ -255,15 +251,13 @@ def compare(
     if stored is None:
         return ["no golden scores are stored; on a machine that you trust: --self-test --store"]
     if stored.checkpoint_sha256 != found.checkpoint_sha256:
-        return [
-            "the checkpoint is another file than the one that the scores were stored for, so that they say nothing of "
-            "the libraries; if it was changed on purpose, store anew: --self-test --store --force"
-        ]
+        fault = "the checkpoint is another file than the one that the scores were stored for"
+        advice = "if it was changed on purpose, store anew: --self-test --store --force"
+        return [f"{fault}, so that they say nothing of the libraries; {advice}"]
     if stored.clip.pixels_sha256 != found.clip.pixels_sha256:
-        return [
-            "the clip is drawn differently (other scikit-image or another version of this test), so that the scores "
-            "can't be compared; store anew on a machine that you trust: --self-test --store --force"
-        ]
+        fault = "the clip is drawn differently (other scikit-image or another version of this test)"
+        advice = "store anew on a machine that you trust: --self-test --store --force"
+        return [f"{fault}, so that the scores can't be compared; {advice}"]
     problems = []
     before, after = ([face.frame for face in golden.faces] for golden in (stored, found))
     if before != after:

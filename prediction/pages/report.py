@@ -64,13 +64,13 @@ def make_report(
     small: dict[str, bytes] = {}
     with contextlib.closing(Decoder()) as decoder:
         for verdict in tqdm(verdicts, desc="report", unit="video", disable=None):
-            pages[verdict.filename] = f"videos/{page_name(verdict.filename)}"
-            pictures = read_pictures(verdict, files.get(verdict.filename), ensemble, decoder)
+            name = verdict.filename
+            pages[name] = f"videos/{page_name(name)}"
+            pictures = read_pictures(verdict, files.get(name), ensemble, decoder)
             if pictures.thumbnails:
                 first = next(p.person for p in verdict.persons if p.person in pictures.thumbnails)
-                small[verdict.filename] = _smaller(pictures.thumbnails[first])
-            page = views.build_video(verdict, pictures, made)
-            artifacts.write_bytes(folder / pages[verdict.filename], page, durable=False)
+                small[name] = _smaller(pictures.thumbnails[first])
+            artifacts.write_bytes(folder / pages[name], views.build_video(verdict, pictures, made), durable=False)
     index = folder / "index.html"
     artifacts.write_bytes(index, views.build_index(verdicts, pages, small, made))
     for old in set((folder / "videos").glob("*.html")) - {folder / page for page in pages.values()}:

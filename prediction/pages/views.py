@@ -250,10 +250,8 @@ def _others(verdict: Verdict) -> list[str]:
     brief = [person.score for person in verdict.persons if person not in main]
     if brief:
         span = f"{min(brief):.2f}" + (f" to {max(brief):.2f}" if len(brief) > 1 else "")
-        notes.append(
-            f"Not shown: {number(len(brief))} seen in a few frames only: passers-by, turned heads, what is no face; "
-            f"score {span}."
-        )
+        kinds = "passers-by, turned heads, what is no face"
+        notes.append(f"Not shown: {number(len(brief))} seen in a few frames only: {kinds}; score {span}.")
     if verdict.score_uncalibrated is not None:
         notes.append("These scores are not calibrated, other than the video’s.")
     return notes
