@@ -7,6 +7,7 @@ when its last face is.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -159,11 +160,8 @@ class _Readers:
 
     def _put(self, item: _Crop | _Read) -> None:
         while not self._stopped.is_set():
-            try:
-                self._items.put(item, timeout=0.5)
-                return
-            except queue.Full:
-                continue
+            with contextlib.suppress(queue.Full):
+                return self._items.put(item, timeout=0.5)
         raise _Stopped
 
     def next_item(self, *, wait: bool) -> _Crop | _Read | None:

@@ -77,11 +77,7 @@ class Decoder:
         return Reading(self, path, wanted)
 
     def send(self, request: dict[str, Any]) -> None:
-        """Give the child work; one is started where there is none.
-
-        Raises:
-            DecodingError: it can't start, or `stop` was called.
-        """
+        """Give the child work; one is started where there is none. DecodingError: it can't be, or `stop` was called."""
         if self._stopped:
             raise DecodingError("stopped")
         if self._child is None or self._child.poll() is not None:
@@ -90,12 +86,7 @@ class Decoder:
         self._open().send_bytes(json.dumps(request).encode())
 
     def receive(self, deadline: float) -> bytes:
-        """The child's next message.
-
-        Raises:
-            EOFError: the child died.
-            TimeoutError: there was none before `deadline` (of time.monotonic).
-        """
+        """The child's next message. EOFError: it died; TimeoutError: none came before `deadline` (time.monotonic)."""
         connection, left = self._open(), deadline - time.monotonic()
         if not connection.poll(min(max(0.0, left), 1e6)):  # of more the kernel would not hear: 2**31 milliseconds
             raise TimeoutError
@@ -180,11 +171,7 @@ class Reading:
             self._decoder.close()
 
     def frames(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, RGB uint8 [h, w, 3] as shown) of the wanted frames that can be decoded, in order.
-
-        Raises:
-            As `Decoder.read`.
-        """
+        """(number, RGB uint8 [h, w, 3] as shown) of the frames that can be decoded, in order. Raises as Decoder.read."""
         while True:
             message = self._message()
             if "lost" in message:
