@@ -171,7 +171,7 @@ class Reading:
             self._decoder.close()
 
     def frames(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, RGB uint8 [h, w, 3] as shown) of the frames that can be decoded, in order. Raises as Decoder.read."""
+        """(number, RGB uint8 [h, w, 3] as shown) of frames that can be decoded, in order; raises as `Decoder.read`."""
         while True:
             message = self._message()
             if "lost" in message:
