@@ -90,7 +90,7 @@ def test_what_has_no_mean_is_refused(run, tmp_path):
         soup(run, "0", "best")
     with pytest.raises(UserError, match="there is no checkpoint"):
         soup(run, "0", "9")
-    with pytest.raises(UserError, match="--device tpu"):
+    with pytest.raises(UserError, match="device tpu"):
         soup(run, "0", "1", more=["--device", "tpu"])
     with pytest.raises(UserError, match=r"fold 8: .* has the folds"):
         soup(run, "0", "1", out=tmp_path / "x", more=["--fold", 8])
