@@ -28,8 +28,7 @@ from prediction.settings import STRATEGIES, Floors, FolderSettings
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     _add_inputs(parser)
-    _add_way(parser)
-    _add_results(parser)
+    _add_way_and_results(parser)
     args = parser.parse_args(argv)
     _check(args)
     try:
@@ -51,38 +50,28 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     add("--recursive", action="store_true", help="look into the folders' own folders as well")
     listed = "a text file with the path of a video or picture on each line"
     add("--list", type=Path, action="append", default=[], metavar="FILE", dest="lists", help=listed)
-    held_out = (
-        "--test-dir is a DATA_ROOT: score the videos of this fold of its folds.csv, and print log loss and AUC; "
-        "refused where a checkpoint was trained on them"
-    )
+    refused = "refused where a checkpoint was trained on them"
+    held_out = f"--test-dir is a DATA_ROOT: score this fold of its folds.csv, and print log loss and AUC; {refused}"
     add("--fold", type=int, metavar="K", help=held_out)
-    labels = (
-        "metadata.json, or a CSV with filename,label: print log loss, AUC and more, of each checkpoint and the "
-        "ensemble, and draw a reliability plot beside the output"
-    )
+    printed = "print log loss, AUC and more, of each checkpoint and the ensemble"
+    labels = f"metadata.json, or a CSV with filename,label: {printed}, and draw a reliability plot beside the output"
     add("--labels", type=Path, metavar="FILE", help=labels)
 
     add = parser.add_argument_group("self-test").add_argument
-    clip = (
-        "score a small made-up clip, and compare with the scores stored beside the checkpoints: do this machine and "
-        "these --device, --precision and --compile still give the same?"
-    )
+    asked = "do this machine and these --device, --precision and --compile still give the same?"
+    clip = f"score a small made-up clip, and compare with the scores stored beside the checkpoints: {asked}"
     add("--self-test", action="store_true", help=clip)
     store = "with --self-test: store the scores of checkpoints without stored ones (with --force, of all)"
     add("--store", action="store_true", help=store)
 
 
-def _add_way(parser: argparse.ArgumentParser) -> None:
+def _add_way_and_results(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("how").add_argument
-    scale = (
-        "resize frames by this before face detection; the winners used 0.5 (auto: x2 where the longer side is under "
-        "300 pixels, x1 up to 1000, x0.5 above)"
-    )
+    auto = "auto: x2 where the longer side is under 300 pixels, x1 up to 1000, x0.5 above"
+    scale = f"resize frames by this before face detection; the winners used 0.5 ({auto})"
     add("--detector-scale", type=parse_detector_scale, default="auto", metavar="auto|FACTOR", help=scale)
-    strategy = (
-        "how faces' scores become a video's: the winners' rule, the mean, the most suspicious person's mean, or "
-        "smooth, without thresholds (confident); see README"
-    )
+    ways = "the winners' rule, the mean, the most suspicious person's mean, or smooth, without thresholds"
+    strategy = f"how faces' scores become a video's: {ways} (confident); see README"
     add("--strategy", choices=STRATEGIES, default="confident", help=strategy)
     floors = Floors()
     few = f"a video with faces in fewer frames than this gets the doubt 'few faces' ({floors.faces})"
@@ -92,19 +81,13 @@ def _add_way(parser: argparse.ArgumentParser) -> None:
     apply = "apply the temperature in FILE, fitted for these checkpoints by --calibrate"
     add("--calibration", type=Path, metavar="FILE", help=apply)
     add("--device", default="auto", help=DEVICE_HELP)
-    precision = (
-        "of the networks (auto: fp16 on a GPU, bf16 on a CPU that gains from it); ONNX files are always fp32, and "
-        "never compiled"
-    )
+    auto = "auto: fp16 on a GPU, bf16 on a CPU that gains from it"
+    precision = f"of the networks ({auto}); ONNX files are always fp32, and never compiled"
     add("--precision", choices=PRECISIONS, default="auto", help=precision)
-    compiling = (
-        "torch.compile, once for all checkpoints of a kind (auto: where there are so many videos that it may pay, and "
-        "only if it is faster on this machine)"
-    )
+    auto = "auto: where there are so many videos that it may pay, and only if it is faster on this machine"
+    compiling = f"torch.compile, once for all checkpoints of a kind ({auto})"
     add("--compile", choices=("auto", "on", "off"), default="auto", help=compiling)
 
-
-def _add_results(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("results").add_argument
     add("--output", type=Path, default=Path("submission.csv"), help="(submission.csv)")
     fit = "with labels: fit a temperature to the scores, and write it to FILE (JSON)"
@@ -128,9 +111,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.output.suffix.lower() != ".csv" or args.output.is_dir():
         raise UsageError(f"--output {args.output}: the name of a file that ends in .csv is expected")
     if args.output.with_suffix(".json").name == layout.METADATA_NAME:
-        raise UsageError(
-            f"--output {args.output}: its details would be written to {layout.METADATA_NAME}; take another name"
-        )
+        taken = f"its details would be written to {layout.METADATA_NAME}"
+        raise UsageError(f"--output {args.output}: {taken}; take another name")
     if args.report and args.report.exists() and not args.report.is_dir():
         raise UsageError(f"--report {args.report}: a folder is expected")
 

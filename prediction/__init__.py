@@ -19,29 +19,12 @@ if TYPE_CHECKING:
     from prediction.settings import Floors, FolderSettings
     from prediction.verdict import Face, Grounds, ModelScore, Person, Status, Thumbnail, Verdict
 
-__all__ = [
-    "DOUBTS",
-    "Face",
-    "Floors",
-    "FolderSettings",
-    "Grounds",
-    "ModelScore",
-    "Person",
-    "Scorer",
-    "Status",
-    "Thumbnail",
-    "Verdict",
-    "score",
-    "score_folder",
-]
+__all__ = ["DOUBTS", "Face", "Floors", "FolderSettings", "Grounds", "ModelScore", "Person", "Scorer"]
+__all__ += ["Status", "Thumbnail", "Verdict", "score", "score_folder"]
 
 
 def __getattr__(name: str) -> object:
-    """Load what is asked for, and no more.
-
-    A process that decodes, and a command that prints its --help, import light modules of this package, and must not
-    wait for PyTorch.
-    """
+    """Load what is asked for, and no more: a process that decodes must not wait for PyTorch, nor must --help."""
     if name in __all__:
         for home in ("settings", "verdict", "conclusion", "scorer", "folder"):
             module = import_module(f"prediction.{home}")

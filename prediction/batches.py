@@ -7,6 +7,7 @@ when its last face is.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -30,31 +31,20 @@ from prediction.verdict import Verdict
 
 @dataclass(frozen=True)
 class Options:
-    """How faces are found and what becomes of their scores.
+    """How faces are found and what becomes of their scores."""
 
-    Attributes:
-        detector_scale: see `dfdc.detector_settings.detector_scale`.
-        strategy: a name in dfdc.scoring.STRATEGIES.
-        floors: under which a verdict stands with a doubt.
-    """
-
-    detector_scale: DetectorScale = "auto"
-    strategy: str = "confident"
-    floors: Floors = field(default_factory=Floors)
+    detector_scale: DetectorScale = "auto"  # see dfdc.detector_settings.detector_scale
+    strategy: str = "confident"  # a name in dfdc.scoring.STRATEGIES
+    floors: Floors = field(default_factory=Floors)  # under which a verdict stands with a doubt
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
-    """A video on its way. A reader only carries it; the thread that scores notes in it what came of the video.
-
-    Attributes:
-        scores: of the crops that were tried, in their order: one for each checkpoint, or why there are none.
-        read: the end of its reading; None before that, and again when it is concluded.
-    """
+    """A video on its way. A reader only carries it; the thread that scores notes in it what came of the video."""
 
     name: str
-    scores: list[list[float] | Exception] = field(default_factory=list)
-    read: _Read | None = None
+    scores: list[list[float] | Exception] = field(default_factory=list)  # of each crop that was tried, in their order
+    read: _Read | None = None  # None before its reading ends, and again when it is concluded
 
 
 @dataclass(frozen=True)
@@ -67,15 +57,12 @@ class _Crop:
 
 @dataclass(frozen=True)
 class _Read:
-    """A video that is read: how many crops were handed out, and its verdict so far.
-
-    `fault` is one of this program, with which the run ends.
-    """
+    """A video that is read: how many crops were handed out, and its verdict so far."""
 
     job: _Job
     crops: int = 0
     verdict: Verdict | None = None
-    fault: BaseException | None = None
+    fault: BaseException | None = None  # one of this program, with which the run ends
 
 
 class _Stopped(Exception):
@@ -105,9 +92,8 @@ def predict(
         tell: called with each new verdict.
     """
     work = _Work(ensemble.names, results, options, tell)
-    todo = [name for name in results.videos if name not in results.done]
     at_once = ensemble.batch_size * max(1, ensemble.threads)
-    reading = _Readers(results, todo, detector, options.detector_scale, threads=readers, room=2 * at_once)
+    reading = _Readers(results, detector, options.detector_scale, threads=readers, room=2 * at_once)
     try:
         batch: list[_Crop] = []
         # One video more than there are readers waits for its last faces; its crops are in the queue or scored.
@@ -125,7 +111,7 @@ def predict(
             if batch and (len(batch) >= at_once or item is None):
                 for crop, scores in zip(batch, _score(batch, ensemble), strict=True):
                     crop.job.scores.append(scores)
-                open_jobs -= sum(work.finish(job) for job in _jobs(batch))
+                open_jobs -= sum(work.finish(job) for job in dict.fromkeys(crop.job for crop in batch))
                 batch = []
     finally:
         reading.stop()
@@ -133,26 +119,13 @@ def predict(
 
 
 class _Readers:
-    """Threads that each read a video; what they find comes out one by one.
-
-    An item is a _Crop, or a _Read when a video is read.
-
-    Args:
-        todo: names of videos, in the order in which they are read.
-        room: how many faces may wait to be taken.
-    """
+    """Threads that each read a video; what they find comes out one by one, `room` items may wait to be taken."""
 
     def __init__(
-        self,
-        results: Results,
-        todo: Sequence[str],
-        detector: FaceDetector,
-        scale: DetectorScale,
-        *,
-        threads: int,
-        room: int,
+        self, results: Results, detector: FaceDetector, scale: DetectorScale, *, threads: int, room: int
     ) -> None:
-        self._results, self._waiting = results, iter(todo)
+        self._results = results
+        self._waiting = iter([name for name in results.videos if name not in results.done])
         self._detector, self._scale = detector, scale
         self._pool = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
         self._decoders = [Decoder() for _ in range(threads)]
@@ -177,8 +150,7 @@ class _Readers:
 
         try:
             self._results.begin(job.name)
-            decoder = self._free.pop()
-            path = self._results.videos[job.name]
+            decoder, path = self._free.pop(), self._results.videos[job.name]
             verdict = find_faces(path, job.name, decoder, self._detector, self._scale, emit)
             done = _Read(job, crops, verdict)
             self._free.append(decoder)
@@ -188,11 +160,8 @@ class _Readers:
 
     def _put(self, item: _Crop | _Read) -> None:
         while not self._stopped.is_set():
-            try:
-                self._items.put(item, timeout=0.5)
-                return
-            except queue.Full:
-                continue
+            with contextlib.suppress(queue.Full):
+                return self._items.put(item, timeout=0.5)
         raise _Stopped
 
     def next_item(self, *, wait: bool) -> _Crop | _Read | None:
@@ -212,25 +181,16 @@ class _Readers:
             decoder.close()
 
 
-def _jobs(batch: Sequence[_Crop]) -> list[_Job]:
-    """The videos of some crops, each once."""
-    return list({id(crop.job): crop.job for crop in batch}.values())
-
-
 def _score(batch: Sequence[_Crop], ensemble: Ensemble) -> Sequence[list[float] | Exception]:
-    """Each crop's scores. Where that fails, each video is tried by itself, and crops of the one at fault get the error.
-
-    Returns:
-        as many as crops: [checkpoints], or the error.
-    """
+    """Each crop's scores; where that fails, each video is tried by itself, and crops of that at fault get the error."""
     try:
         return _scores(batch, ensemble)
     except Exception as error:  # becomes the video's status, as in find_faces
-        jobs = _jobs(batch)
+        jobs = dict.fromkeys(crop.job for crop in batch)
         if len(jobs) == 1:
             return [error] * len(batch)
-    by_job = {id(job): iter(_score([crop for crop in batch if crop.job is job], ensemble)) for job in jobs}
-    return [next(by_job[id(crop.job)]) for crop in batch]
+    by_job = {job: iter(_score([crop for crop in batch if crop.job is job], ensemble)) for job in jobs}
+    return [next(by_job[crop.job]) for crop in batch]
 
 
 def _scores(batch: Sequence[_Crop], ensemble: Ensemble) -> list[list[float]]:
@@ -262,12 +222,11 @@ class _Work:
         return 1
 
     def _put_scores(self, verdict: Verdict, found: Sequence[list[float] | Exception]) -> None:
-        scores = [values for values in found if not isinstance(values, Exception)]
         errors = [error for error in found if isinstance(error, Exception)]
         if errors:
             verdict.fail(errors[-1], "while scoring: ")
             return
-        verdict.faces = [replace(face, scores=values) for face, values in zip(verdict.faces, scores, strict=True)]
+        verdict.faces = [replace(face, scores=values) for face, values in zip(verdict.faces, found, strict=True)]
         try:
             conclude(verdict, self.names, self.options.strategy, self.options.floors)
         except ValueError as error:  # a score that is no probability

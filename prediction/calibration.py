@@ -146,10 +146,9 @@ def fit_to_file(
         f"from {fit.log_loss_before:.4f} to {fit.log_loss_after:.4f}"
     )
     if fit.at_bound == "lowest":
-        print(
-            f"  {LOWEST} is the lowest that is tried: these videos are told apart so well that they do not say how "
-            "sure is too sure. Fit to more videos, or to harder ones, before you rely on it"
-        )
+        advice = "Fit to more videos, or to harder ones, before you rely on it"
+        told = "these videos are told apart so well that they do not say how sure is too sure"
+        print(f"  {LOWEST} is the lowest that is tried: {told}. {advice}")
     elif fit.at_bound:
         print(f"  {HIGHEST} is the highest that is tried: the scores say little or the wrong thing about these videos")
     print(f"written: {printable(path)}; a later run applies it: --calibration {printable(path)}")
@@ -170,31 +169,21 @@ def read_temperature(path: Path, models: Sequence[ModelFile], strategy: str) -> 
     except (OSError, ValueError) as error:
         raise UsageError(f"{place}: not a file that --calibrate wrote ({printable(error)}); fit one by it") from None
     if held.scoring != SCORING_VERSION:
-        raise UsageError(
-            f"{place}: was fitted to scores of {'an earlier' if held.scoring is None else 'another'} version of this "
-            "program, which may be others. Fit one again by --calibrate"
-        )
+        version = f"{'an earlier' if held.scoring is None else 'another'} version of this program, which may be others"
+        raise UsageError(f"{place}: was fitted to scores of {version}. Fit one again by --calibrate")
     # By content: the mean does not change when a checkpoint is renamed or comes in another place.
     fitted, given = (sorted((model.size, model.xxh3) for model in some) for some in (held.models, models))
     if fitted != given:
         old, new = (printable(", ".join(model.name for model in some)) for some in (held.models, models))
-        raise UsageError(
-            f"{place}: was fitted for other checkpoints ({old}) than {new}, or they were trained again since. Fit one "
-            "for these by --calibrate"
-        )
+        other = f"other checkpoints ({old}) than {new}, or they were trained again since"
+        raise UsageError(f"{place}: was fitted for {other}. Fit one for these by --calibrate")
     if held.strategy != strategy:
-        raise UsageError(
-            f"{place}: was fitted for --strategy {printable(held.strategy)}, not {strategy}; score with that, or fit "
-            "one for this by --calibrate"
-        )
+        other = f"--strategy {printable(held.strategy)}, not {strategy}"
+        raise UsageError(f"{place}: was fitted for {other}; score with that, or fit one for this by --calibrate")
     return held.temperature
 
 
 def apply_temperature(verdicts: Sequence[Verdict], temperature: float) -> list[Verdict]:
     """Verdicts with calibrated scores; what they were stands in `score_uncalibrated`. Persons' and models' stay."""
-    return [
-        v
-        if v.score is None
-        else replace(v, score=float(calibrate([v.score], temperature)[0]), score_uncalibrated=v.score)
-        for v in verdicts
-    ]
+    scores = [None if v.score is None else float(calibrate([v.score], temperature)[0]) for v in verdicts]
+    return [replace(v, score=new, score_uncalibrated=v.score) for v, new in zip(verdicts, scores, strict=True)]

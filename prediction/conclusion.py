@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from dfdc.scoring import (
-    STRATEGIES,
-    SURE_FACE,
-    Strategy,
-    VideoScore,
-    deciding_person,
-    faces_that_count,
-    hinge,
-    person_weights,
-    photo_score,
-)
+from dfdc.scoring import STRATEGIES, SURE_FACE, deciding_person, faces_that_count, hinge, person_weights, photo_score
 from prediction.settings import Floors
 from prediction.verdict import Face, Grounds, ModelScore, Person, Status, Thumbnail, Verdict
 
@@ -54,21 +44,26 @@ def conclude(verdict: Verdict, names: Sequence[str], strategy: str, floors: Floo
     scores = np.array([face.scores for face in verdict.faces], np.float64).reshape(len(verdict.faces), len(names))
     people = np.array([face.person for face in verdict.faces])
     sureness = np.array([face.detector for face in verdict.faces])
-    rule = _photo_rule(sureness) if verdict.picture else STRATEGIES[strategy]
-    results = [rule(column, people) for column in scores.T]
+    rule = STRATEGIES[strategy]
+    results = [photo_score(column, sureness) if verdict.picture else rule(column, people) for column in scores.T]
     verdict.models = [ModelScore(name, result.score, result.rule) for name, result in zip(names, results, strict=True)]
     score, floors = float(np.mean([result.score for result in results])), floors or Floors()
     verdict.score, verdict.score_uncalibrated = score, None
-    weights = person_weights(people)
     if verdict.picture:  # where every person has one face
-        weights = dict(zip(people.tolist(), faces_that_count(sureness).astype(float).tolist(), strict=True))
+        able = faces_that_count(sureness)
+        weights = dict(zip(people.tolist(), able.astype(float).tolist(), strict=True))
+        decides = (able[:, None] & (scores == scores[able].max(axis=0))).any(axis=1)
+    else:
+        weights = person_weights(people)
+        who = [deciding_person(strategy, column, people) for column in scores.T]
+        counting = [person for person, weight in weights.items() if weight > 0]
+        decides = np.isin(people, [person for person in who if person is not None] or counting)
     verdict.persons = [
         _person(verdict.faces, np.flatnonzero(people == person), scores, weight, strategy)
         for person, weight in weights.items()
     ]
     verdict.persons.sort(key=lambda person: (-person.score, person.person))
-    deciding = _deciding(scores, people, sureness, strategy, weights, picture=verdict.picture)
-    grounds = _count([verdict.faces[index] for index in deciding], floors)
+    grounds = _count([verdict.faces[index] for index in np.flatnonzero(decides)], floors)
     if not verdict.picture:
         grounds.one_face = round(float(np.mean([hinge(rule, column, people) for column in scores.T])), 4)
         seldom = np.array([weights[person] == 0 for person in people.tolist()])
@@ -78,33 +73,6 @@ def conclude(verdict: Verdict, names: Sequence[str], strategy: str, floors: Floo
             grounds.if_joined = round(float(np.mean([rule(column, joined).score for column in scores.T])), 4)
     verdict.grounds = grounds
     verdict.doubts = _doubts(verdict, score, grounds, floors)
-
-
-def _deciding(
-    scores: np.ndarray,
-    people: np.ndarray,
-    sureness: np.ndarray,
-    strategy: str,
-    weights: Mapping[int, float],
-    *,
-    picture: bool,
-) -> np.ndarray:
-    """Indices of the faces on which the score rests, for one checkpoint at least; see `Grounds`."""
-    if picture:
-        able = faces_that_count(sureness)
-        chosen = (able[:, None] & (scores == scores[able].max(axis=0))).any(axis=1)
-    else:
-        who = [deciding_person(strategy, column, people) for column in scores.T]
-        deciding = [person for person in who if person is not None]
-        chosen = np.isin(people, deciding or [person for person, weight in weights.items() if weight > 0])
-    return np.flatnonzero(chosen)
-
-
-def _photo_rule(sureness: np.ndarray) -> Strategy:
-    def rule(scores: np.ndarray, people: np.ndarray) -> VideoScore:
-        return photo_score(scores, sureness)
-
-    return rule
 
 
 def _person(faces: Sequence[Face], own: np.ndarray, scores: np.ndarray, weight: float, strategy: str) -> Person:
@@ -136,12 +104,9 @@ def _count(deciding: Sequence[Face], floors: Floors) -> Grounds:
     )
 
 
-def _span(scores: Sequence[float]) -> float:
-    return max(scores) - min(scores)
-
-
 def _doubts(verdict: Verdict, score: float, grounds: Grounds, floors: Floors) -> list[str]:
     """Those of DOUBTS that hold, in its order."""
+    persons = [person.score for person in verdict.persons if person.weight > 0]
     holds = {
         "few faces": not verdict.picture and grounds.frames < floors.faces,
         "small faces": 2 * grounds.small > grounds.faces,
@@ -149,9 +114,8 @@ def _doubts(verdict: Verdict, score: float, grounds: Grounds, floors: Floors) ->
         "unsure faces": 2 * grounds.unsure > grounds.faces,
         "one face decides": grounds.one_face > MUCH,
         "faces left out": grounds.if_joined is not None and abs(grounds.if_joined - score) > MUCH,
-        "persons differ": not verdict.picture
-        and _span([person.score for person in verdict.persons if person.weight > 0]) > APART,
-        "checkpoints differ": _span([model.score for model in verdict.models]) > APART,
+        "persons differ": not verdict.picture and np.ptp(persons) > APART,
+        "checkpoints differ": np.ptp([model.score for model in verdict.models]) > APART,
         "partial": verdict.status == Status.PARTIAL,
         "sizes differ": len(verdict.sizes) > 1,
         "unusual pictures": bool(verdict.notes),

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -34,20 +33,13 @@ _START_SECONDS = 120.0  # it takes a third of one, on a machine with nothing els
 
 @dataclass
 class Opened:
-    """What is known of a file before its first frame.
+    """What is known of a file before its first frame."""
 
-    Attributes:
-        picture: whether it is a photo.
-        frame_count: frames that it shows; frames_per_second 0 where it is not known.
-        wanted: how many frames will be tried.
-        notes: how the pictures were converted, and what of the file is left out; texts for people.
-    """
-
-    picture: bool
-    frame_count: int
-    frames_per_second: float
-    wanted: int
-    notes: list[str]
+    picture: bool  # whether it is a photo
+    frame_count: int  # frames that it shows
+    frames_per_second: float  # 0 where it is not known
+    wanted: int  # how many frames will be tried
+    notes: list[str]  # how the pictures were converted, and what of the file is left out; texts for people
 
 
 class DecodingError(RuntimeError):
@@ -85,11 +77,7 @@ class Decoder:
         return Reading(self, path, wanted)
 
     def send(self, request: dict[str, Any]) -> None:
-        """Give the child work; one is started where there is none.
-
-        Raises:
-            DecodingError: it can't start, or `stop` was called.
-        """
+        """Give the child work; one is started where there is none. DecodingError: it can't be, or `stop` was called."""
         if self._stopped:
             raise DecodingError("stopped")
         if self._child is None or self._child.poll() is not None:
@@ -98,18 +86,11 @@ class Decoder:
         self._open().send_bytes(json.dumps(request).encode())
 
     def receive(self, deadline: float) -> bytes:
-        """The child's next message.
-
-        Raises:
-            EOFError: the child died.
-            TimeoutError: there was none before `deadline` (of time.monotonic).
-        """
-        while True:
-            left = deadline - time.monotonic()
-            if self._open().poll(max(0.0, min(left, 3600.0))):
-                return self._open().recv_bytes()
-            if left <= 0:
-                raise TimeoutError
+        """The child's next message. EOFError: it died; TimeoutError: none came before `deadline` (time.monotonic)."""
+        connection, left = self._open(), deadline - time.monotonic()
+        if not connection.poll(min(max(0.0, left), 1e6)):  # of more the kernel would not hear: 2**31 milliseconds
+            raise TimeoutError
+        return connection.recv_bytes()
 
     def _open(self) -> Connection:
         if self._connection is None:
@@ -146,8 +127,7 @@ class Decoder:
 
     def kill(self) -> None:
         """Have the child die; a thread that waits for it hears so."""
-        child = self._child  # another thread may set it to None
-        if child is not None:
+        if (child := self._child) is not None:  # another thread may set it to None
             child.kill()
 
     def stop(self) -> None:
@@ -168,12 +148,7 @@ class Decoder:
 
 
 class Reading:
-    """A file that is being read by a `Decoder`'s child.
-
-    Attributes:
-        opened: what is known of it.
-        lost: numbers of the wanted frames that could not be decoded, when `frames` has ended.
-    """
+    """A file that is being read by a `Decoder`'s child; `opened` says what is known of it."""
 
     def __init__(self, decoder: Decoder, path: Path, wanted: int | Sequence[int]) -> None:
         self._decoder, self._path = decoder, path
@@ -183,7 +158,7 @@ class Reading:
             size = 0
         self._limit = self._left = workers.time_limit(size)  # seconds that the child may take, and still may
         self._ended = False  # the child has no more to say of this file
-        self.lost: list[int] = []
+        self.lost: list[int] = []  # wanted frames that could not be decoded, when `frames` has ended
         numbers = wanted if isinstance(wanted, int) else sorted({int(number) for number in wanted})
         decoder.send({"path": os.path.abspath(path), "wanted": numbers})  # noqa: PTH100 - no link is followed
         self.opened = Opened(**self._message()["opened"])
@@ -191,16 +166,12 @@ class Reading:
     def __enter__(self) -> Reading:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         if not self._ended:  # what the child still says must not be taken for the next file's
             self._decoder.close()
 
     def frames(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, RGB uint8 [h, w, 3] as shown) of the wanted frames that can be decoded, in order.
-
-        Raises:
-            As `Decoder.read`.
-        """
+        """(number, RGB uint8 [h, w, 3] as shown) of frames that can be decoded, in order; raises as `Decoder.read`."""
         while True:
             message = self._message()
             if "lost" in message:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from dfdc.command_line import SettingError
 from dfdc.devices import resolve_device
 from dfdc.imaging import MARGIN_PART
 from dfdc.progress import progress_bar
-from dfdc.text import printable
+from dfdc.text import plural, printable
 from networks.ensemble import Ensemble, common_thresholds
 from networks.files import ModelFile, describe_models, find_models
 from networks.onnx_model import check_model
@@ -20,29 +21,13 @@ from prediction.calibration import apply_temperature, check_enough, fit_to_file,
 from prediction.conclusion import conclude
 from prediction.inputs import check_held_out, held_out_inputs, list_inputs, read_labels
 from prediction.metrics_report import evaluate, print_report
-from prediction.pages import make_report
-from prediction.places import check_places
+from prediction.pages.report import make_report
 from prediction.progress import Progress, only_run
-from prediction.results import HeldOut, Summary, plain, print_summary, write_results
+from prediction.results import HeldOut, Summary, check_places, plain, print_summary, write_results
 from prediction.scorer import Scorer
 from prediction.selftest import self_test
 from prediction.settings import FRAMES_PER_VIDEO, FolderSettings, RunSettings
 from prediction.verdict import Verdict
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What scoring gave.
-
-    Attributes:
-        files: the fingerprint of each video, by name.
-        ensemble: None where all had been scored before.
-    """
-
-    verdicts: list[Verdict]
-    settings: RunSettings
-    files: dict[str, dict | None]
-    ensemble: Ensemble | None
 
 
 def score_folder(settings: FolderSettings) -> list[Verdict]:
@@ -74,23 +59,21 @@ def run_self_test(settings: FolderSettings, *, store: bool) -> int:
     Raises:
         UserError: there is no such device, or a checkpoint can't be used.
     """
-    device = resolve_device(settings.device)
+    way = {"device": resolve_device(settings.device), "precision": settings.precision}
     paths = find_models(settings.weights_dir, settings.models)
-    compiled = settings.compile == "on"
-    anew, precision = settings.force, settings.precision
-    return self_test(paths, store=store, anew=anew, device=device, precision=precision, compile_=compiled)
+    return self_test(paths, store=store, anew=settings.force, compile_=settings.compile == "on", **way)
 
 
 def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: dict[str, int] | None) -> list[Verdict]:
-    paths = find_models(settings.weights_dir, settings.models)
-    fold, held_out = settings.fold, None
-    if fold is not None:
-        held_out = HeldOut(fold, check_held_out(videos, fold, paths))
+    paths, fold = find_models(settings.weights_dir, settings.models), settings.fold
+    held_out = None if fold is None else HeldOut(fold, check_held_out(videos, fold, paths))
     models, temperature = describe_models(paths), None
     if settings.calibration:
         temperature = read_temperature(settings.calibration, models, settings.strategy)
-    run = _score(settings, videos, paths, models, temperature)
-    verdicts = run.verdicts if temperature is None else apply_temperature(run.verdicts, temperature)
+    progress, made, ensemble = _score(settings, videos, paths, models)
+    verdicts = [progress.done[name] for name in videos]
+    if temperature is not None:
+        verdicts, made = apply_temperature(verdicts, temperature), replace(made, temperature=temperature)
 
     evaluation = None if labels is None else evaluate(verdicts, labels)
     summary = Summary(
@@ -99,7 +82,7 @@ def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: 
         held_out=held_out,
         **(evaluation.summary() if evaluation else {}),
     )
-    write_results(settings.output, verdicts, run.settings, summary)
+    write_results(settings.output, verdicts, made, summary)
     print_summary(settings.output, verdicts, summary)
     plot = settings.output.with_name(f"{settings.output.stem}_reliability.png")
     plot.unlink(missing_ok=True)  # of an earlier run
@@ -109,32 +92,27 @@ def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: 
             scores = evaluation.verdict_scores.tolist()
             fit_to_file(settings.calibrate, evaluation.labels.tolist(), scores, models, settings.strategy)
     if settings.report:
-        ensemble = run.ensemble or Ensemble(paths, resolve_device(settings.device), settings.precision)
-        page = make_report(settings.report, verdicts, plain(run.settings), ensemble, run.files)
+        ensemble = ensemble or Ensemble(paths, resolve_device(settings.device), settings.precision)
+        page = make_report(settings.report, verdicts, plain(made), ensemble, progress.files)
         print(printable(f"report: {page}"))
     return verdicts
 
 
 def _score(
-    settings: FolderSettings,
-    videos: dict[str, Path],
-    paths: Sequence[Path],
-    models: list[ModelFile],
-    temperature: float | None,
-) -> _Run:
-    """Score the videos that have no verdict yet."""
+    settings: FolderSettings, videos: dict[str, Path], paths: Sequence[Path], models: list[ModelFile]
+) -> tuple[Progress, RunSettings, Ensemble | None]:
+    """Score the videos that have no verdict yet; there is no ensemble where all have one."""
     device = resolve_device(settings.device)
-    precision = choose_precision(settings.precision, device)
     names = [model.name for model in models]
-    # Faces' scores are kept, and every strategy makes its own of them.
-    kept = {
-        "models": [asdict(model) for model in models],
+    hung_on: dict[str, Any] = {
+        "models": models,
         "frames": FRAMES_PER_VIDEO,
         "detector_scale": settings.detector_scale,
         "margin_part": MARGIN_PART,
-        "precision": precision,
-        "device": device.partition(":")[0],
+        "precision": choose_precision(settings.precision, device),
     }
+    # Faces' scores are kept, and every strategy makes its own of them.
+    kept = {**hung_on, "models": [asdict(model) for model in models], "device": device.partition(":")[0]}
     place = settings.output.with_name(settings.output.name + ".progress")
     progress = Progress(place, kept, videos, anew=settings.force)
     _conclude_again(progress, names, settings)
@@ -146,18 +124,8 @@ def _score(
         thresholds = ensemble.detector_thresholds
     else:
         thresholds = common_thresholds([check_model(path)[0] for path in paths], names)
-    made = RunSettings(
-        models=models,
-        frames=FRAMES_PER_VIDEO,
-        detector_scale=settings.detector_scale,
-        margin_part=MARGIN_PART,
-        strategy=settings.strategy,
-        floors=settings.floors,
-        precision=precision,
-        detector_thresholds=thresholds,
-        temperature=temperature,
-    )
-    return _Run([progress.done[name] for name in videos], made, progress.files, ensemble)
+    made = RunSettings(**hung_on, strategy=settings.strategy, floors=settings.floors, detector_thresholds=thresholds)
+    return progress, made, ensemble
 
 
 def _conclude_again(progress: Progress, names: Sequence[str], settings: FolderSettings) -> None:
@@ -173,16 +141,9 @@ def _score_rest(
     settings: FolderSettings, device: str, paths: Sequence[Path], todo: Sequence[Path], progress: Progress
 ) -> Ensemble:
     """Score what `progress` has not done, into it."""
-    print(f"loading {len(paths)} checkpoint{'s' if len(paths) > 1 else ''}", flush=True)
-    scorer = Scorer(
-        paths,
-        device=device,
-        precision=settings.precision,
-        strategy=settings.strategy,
-        detector_scale=settings.detector_scale,
-        floors=settings.floors,
-    )
-    with scorer:
+    print(f"loading {plural(len(paths), 'checkpoint')}", flush=True)
+    options = {name: getattr(settings, name) for name in ("precision", "strategy", "detector_scale", "floors")}
+    with Scorer(paths, device=device, **options) as scorer:
         if scorer.should_compile(settings.compile, todo):
             print("compiling the networks: this takes a minute or two", flush=True)
             try:

@@ -37,9 +37,7 @@ def list_inputs(places: Sequence[Path], lists: Sequence[Path] = (), *, recursive
     Raises:
         UsageError: no such place, or nothing to score in it.
     """
-    paths: list[Path] = []
-    for listing in lists:
-        paths += _read_list(listing)
+    paths = [path for listing in lists for path in _read_list(listing)]
     for place in places:
         if place.is_file():
             paths.append(place)
@@ -91,19 +89,17 @@ def _is_input(path: Path) -> bool:
 
 
 def _read_list(path: Path) -> list[Path]:
+    place = f"--list {printable(path)}"
     try:
         lines = [line.strip() for line in path.read_text(**TEXT).split("\n")]
     except OSError as error:
-        raise UsageError(f"--list {printable(path)}: can't be read ({error.strerror})") from None
+        raise UsageError(f"{place}: can't be read ({error.strerror})") from None
     found = [path.parent / line for line in lines if line]
-    absent = [file for file in found if not file.is_file()]
-    if absent or not found:
-        said = (
-            f"{len(absent)} of its files are not there, {printable(absent[0])} for one"
-            if absent
-            else "it names no file"
-        )
-        raise UsageError(f"--list {printable(path)}: {said}")
+    absent = [printable(file) for file in found if not file.is_file()]
+    if absent:
+        raise UsageError(f"{place}: {len(absent)} of its files are not there, {absent[0]} for one")
+    if not found:
+        raise UsageError(f"{place}: it names no file")
     return found
 
 
@@ -153,11 +149,8 @@ def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> l
         except CheckpointError as error:
             raise UsageError(printable(error)) from error
         if holdout is None:
-            print(
-                f"warning: {printable(name)} does not say what it was trained on; if on these videos, its scores "
-                "flatter",
-                file=sys.stderr,
-            )
+            unknown = "does not say what it was trained on; if on these videos, its scores flatter"
+            print(f"warning: {printable(name)} {unknown}", file=sys.stderr)
             said.append(Held(name, "unknown"))
             continue
         learned = holdout.learned(videos)
@@ -168,19 +161,14 @@ def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> l
             folds.add(holdout.fold)
         said.append(Held(name, holdout.fold, holdout.folds_sha256, holdout.trained_on_videos))
     if faults:
+        advice = " or ".join(f"Give --fold {own}" for own in sorted(folds))
+        advice += " (each checkpoint by itself)" if len(folds) > 1 else ""
         if fold in folds:
-            advice = (
-                "Score with the folds.csv it was trained with, if its first weights had not learned from them either"
-            )
-        else:
-            advice = " or ".join(f"Give --fold {own}" for own in sorted(folds))
-            advice += " (each checkpoint by itself)" if len(folds) > 1 else ""
-        raise UsageError(
-            f"--fold {fold}: a checkpoint may have been trained on these videos\n  "
-            + "\n  ".join(faults)
-            + f"\n{advice}; "
-            "or, if you mean to score what was learned, leave out --fold and give --labels"
-        )
+            kept = "if its first weights had not learned from them either"
+            advice = f"Score with the folds.csv it was trained with, {kept}"
+        lines = "\n  ".join([f"--fold {fold}: a checkpoint may have been trained on these videos", *faults])
+        otherwise = "if you mean to score what was learned, leave out --fold and give --labels"
+        raise UsageError(f"{lines}\n{advice}; or, {otherwise}")
     return said
 
 
@@ -219,9 +207,8 @@ def read_labels(path: Path, videos: Mapping[str, Path]) -> dict[str, int]:
         names, known = (", ".join(map(printable, some[:3])) for some in (strangers, list(videos)))
         raise UsageError(f"{place}: names none of the videos; it has {names or 'no names'}, and they are {known}")
     if strangers:
-        print(
-            f"{place}: {len(strangers)} of {len(rows)} rows name none of the videos, {printable(strangers[0])} for one"
-        )
+        first = printable(strangers[0])
+        print(f"{place}: {len(strangers)} of {len(rows)} rows name none of the videos, {first} for one")
     return labels
 
 

@@ -32,20 +32,13 @@ _CONFUSION = [item.name for item in fields(Confusion)]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known of a run's scores from labels.
+    """What is known of a run's scores from labels."""
 
-    Attributes:
-        labels: 0 or 1 of the videos that have a verdict and a label, [n].
-        scores: name (a checkpoint, or the ensemble) and its scores of them, float64 [n]; the last is the verdict.
-        values: the metrics of each, with its name.
-        without_verdict, without_label: how many videos could not be counted; a video without both is in the first.
-    """
-
-    labels: np.ndarray
-    scores: list[tuple[str, np.ndarray]]
-    values: list[Metrics]
+    labels: np.ndarray  # 0 or 1 of the videos that have a verdict and a label, [n]
+    scores: list[tuple[str, np.ndarray]]  # of a checkpoint, or the ensemble, float64 [n]; the last is the verdict
+    values: list[Metrics]  # of each
     without_verdict: int
-    without_label: int
+    without_label: int  # but with a verdict
 
     @property
     def verdict_scores(self) -> np.ndarray:
@@ -54,11 +47,10 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """The parts of a `prediction.results.Summary`."""
-        found: dict[str, Any] = {"labels": LabelCounts(len(self.labels), self.without_verdict, self.without_label)}
-        if self.values:
-            *parts, verdicts = self.values
-            found |= {"metrics": replace(verdicts, name=None), "metrics_of_parts": parts}
-        return found
+        counts = {"labels": LabelCounts(len(self.labels), self.without_verdict, self.without_label)}
+        if not self.values:
+            return counts
+        return {**counts, "metrics": replace(self.values[-1], name=None), "metrics_of_parts": self.values[:-1]}
 
 
 def evaluate(verdicts: Sequence[Verdict], labels: dict[str, int]) -> Evaluation:
@@ -78,9 +70,8 @@ def evaluate(verdicts: Sequence[Verdict], labels: dict[str, int]) -> Evaluation:
         if calibrated:
             scores.append(("ensemble", np.array([verdict.score_uncalibrated for verdict in counted])))
         scores.append(("ensemble, calibrated" if calibrated else "ensemble", np.array([v.score for v in counted])))
-    return Evaluation(
-        y, scores, [_values(name, y, p) for name, p in scores], len(verdicts) - len(judged), len(judged) - len(counted)
-    )
+    values = [_values(name, y, p) for name, p in scores]
+    return Evaluation(y, scores, values, len(verdicts) - len(judged), len(judged) - len(counted))
 
 
 def _values(name: str, labels: np.ndarray, scores: np.ndarray) -> Metrics:
@@ -131,24 +122,19 @@ def print_report(evaluation: Evaluation, plot: Path) -> None:
 
 def print_table(evaluation: Evaluation) -> None:
     """The metrics, a row for each checkpoint and the ensemble; and which videos they leave out."""
-    left_out = []
-    if evaluation.without_verdict:
-        left_out.append(f"{evaluation.without_verdict} without a verdict")
-    if evaluation.without_label:
-        left_out.append(f"{evaluation.without_label} without a label")
-    if left_out:
-        print(f"not counted: {' and '.join(left_out)}")
+    left_out = {"verdict": evaluation.without_verdict, "label": evaluation.without_label}
+    if any(left_out.values()):
+        print("not counted:", " and ".join(f"{count} without a {kind}" for kind, count in left_out.items() if count))
     if not evaluation.values:
         print("none of the videos with a verdict has a label")
         return
-    header = ["", *_COLUMNS.values(), *(name.replace("_said_", ">") for name in _CONFUSION)]
-    rows = [header]
+    rows = [["", *_COLUMNS.values(), *(name.replace("_said_", ">") for name in _CONFUSION)]]
     for values in map(plain, evaluation.values):
         shown = [f"{values[key]:.4f}" if key in values else "-" for key in _COLUMNS]
         rows.append([printable(values["name"]), *shown, *(str(values["confusion"][key]) for key in _CONFUSION)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *rest in rows:
-        cells = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        cells = map(str.rjust, rest, widths[1:])
         print("  ".join([first.ljust(widths[0]), *cells]).rstrip())
     print("real>fake: real videos said to be fake, at 0.5; ECE: expected calibration error")
     missing = {0, 1} - set(evaluation.labels.tolist())
@@ -156,17 +142,11 @@ def print_table(evaluation: Evaluation) -> None:
         print(f"there is no {'fake' if 1 in missing else 'real'} video among them: '-' takes both classes")
 
 
-def _plain(name: str) -> str:
-    """A checkpoint's name for a legend: dollars are no formulas."""
-    return printable(name).replace("$", r"\$")
-
-
 def _write_count(axis: Axes, x: float, y: float, count: int) -> None:
     """Beside a point, into the picture and away from its frame."""
     shift, side = (-9, "top") if y > 0.5 else (9, "bottom")
-    box = {"fc": "white", "ec": "none", "pad": 0.5}
-    look: dict[str, Any] = {"ha": "center", "va": side, "fontsize": "small", "bbox": box}
-    axis.annotate(str(count), (x, y), (0, shift), textcoords="offset points", **look)
+    look: dict[str, Any] = {"va": side, "fontsize": "small", "bbox": {"fc": "white", "ec": "none", "pad": 0.5}}
+    axis.annotate(str(count), (x, y), (0, shift), textcoords="offset points", ha="center", **look)
 
 
 def plot_reliability(evaluation: Evaluation, output: Path) -> None:
@@ -179,7 +159,8 @@ def plot_reliability(evaluation: Evaluation, output: Path) -> None:
     for index, (name, scores) in enumerate(evaluation.scores):
         last = index == len(evaluation.scores) - 1  # the verdict
         means, shares, counts = reliability(evaluation.labels, scores)
-        label = f"{_plain(name)}, ECE {evaluation.values[index].expected_calibration_error:.3f}"
+        plain_name = printable(name).replace("$", r"\$")  # dollars are no formulas
+        label = f"{plain_name}, ECE {evaluation.values[index].expected_calibration_error:.3f}"
         colour = "black" if last else f"C{index}"
         style: dict[str, Any] = {"ms": 6, "lw": 2} if last else {"ms": 4, "lw": 1, "alpha": 0.7}
         upper.plot(means, shares, marker="o", color=colour, label=label, **style)

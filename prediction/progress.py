@@ -28,13 +28,13 @@ from prediction.verdict import Verdict
 SCORING_VERSION = 2
 # Whose versions may move a score as well.
 LIBRARIES = ("torch", "torchvision", "timm", "facenet-pytorch", "opencv-python-headless", "av", "numpy")
-_MORE_LIBRARIES = ("scipy", "pillow", "pillow-heif", "onnxruntime")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a disk without locks says
 
 
 def program_version() -> dict[str, Any]:
     """What makes scores comparable: the version of the way, and of the packages that it goes by."""
-    return {"scoring": SCORING_VERSION, **package_versions(LIBRARIES + _MORE_LIBRARIES, "unknown")}
+    names = (*LIBRARIES, "scipy", "pillow", "pillow-heif", "onnxruntime")
+    return {"scoring": SCORING_VERSION, **package_versions(names, "unknown")}
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,12 @@ _ROWS = TypeAdapter(_Row)
 
 
 class Results:
-    """Verdicts in memory, as they come.
-
-    Attributes:
-        done: the verdicts so far, by name.
-        files: the fingerprint of each video that was read, by name; None for one that can't be opened.
-    """
+    """Verdicts in memory, as they come."""
 
     def __init__(self, videos: dict[str, Path]) -> None:
         self.videos = videos
-        self.done: dict[str, Verdict] = {}
-        self.files: dict[str, dict | None] = {}
+        self.done: dict[str, Verdict] = {}  # so far, by name
+        self.files: dict[str, dict | None] = {}  # fingerprints of those that were read; None: it can't be opened
 
     def begin(self, name: str) -> None:
         """Hear that a video is about to be read."""
@@ -114,13 +109,11 @@ class Progress(Results):
             return
         path = self.videos[verdict.filename]
         try:
-            same = identity.same_file(row.file, path)
+            if identity.same_file(row.file, path):
+                verdict.path = str(path)  # it may have been moved since
+                self.done[verdict.filename], self.files[verdict.filename] = verdict, row.file
         except OSError:  # not known to be another: the video is tried again, and its new verdict says why that fails
             self._waiting.append(row)
-            return
-        if same:
-            verdict.path = str(path)  # it may have been moved since
-            self.done[verdict.filename], self.files[verdict.filename] = verdict, row.file
 
     def _row(self, verdict: Verdict) -> _Row:
         return _Row(self._digest, self.files[verdict.filename], verdict)
@@ -133,7 +126,6 @@ class Progress(Results):
             self.files[name] = None  # its verdict will say why
 
     def add(self, verdict: Verdict) -> None:
-        """Keep a verdict."""
         if not self._begun:  # not earlier: a run that can't even begin must not cost what an earlier one left
             if self._aside is not None:
                 self.path.replace(self._aside)
@@ -165,25 +157,25 @@ def _read_row(line: str) -> _Row | None:
     return row if _ROWS.dump_python(row) == values else None
 
 
-def _parse(line: str) -> Any:
+def _parse(line: str) -> dict[str, Any]:
+    """What a line holds; nothing where it is damaged."""
     try:
-        return json.loads(line)
+        values = json.loads(line)
     except (ValueError, RecursionError):
-        return None
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _digest_of_first(lines: list[str]) -> str:
     """The digest of the settings in a file's first line; of the line itself, where an earlier version wrote it."""
-    first = _parse(lines[0])
-    digest = first.get("run") if isinstance(first, dict) else None
+    digest = _parse(lines[0]).get("run")
     named = isinstance(digest, str) and re.fullmatch("[0-9a-f]{12,}", digest)
     return digest if named else identity.digest_of(lines[0])
 
 
 def _difference(line: str, settings: dict[str, Any]) -> str:
     """Which settings differ, as an addition to a sentence; nothing where that can't be told."""
-    first = _parse(line)
-    earlier = first.get("settings") if isinstance(first, dict) else None
+    earlier = _parse(line).get("settings")
     if not isinstance(earlier, dict):
         return ""
     names = sorted(name for name in earlier.keys() | settings.keys() if earlier.get(name) != settings.get(name))
@@ -214,10 +206,8 @@ def only_run(output: Path) -> Generator[None]:
         if not held:
             handle.seek(0)
             owner = printable(handle.read()) or "it has not said which"
-            raise UsageError(
-                f"--output {printable(output)}: another run writes to it ({owner}); wait for its end, or take another "
-                "--output"
-            )
+            place = f"--output {printable(output)}"
+            raise UsageError(f"{place}: another run writes to it ({owner}); wait for its end, or take another --output")
         handle.truncate(0)
         began = time.strftime("%Y-%m-%d %H:%M:%S")
         handle.write(f"process {os.getpid()} on {platform.node()} since {began}: {' '.join(sys.argv)}")

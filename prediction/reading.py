@@ -20,6 +20,7 @@ from prediction.verdict import Face, Status, Verdict
 LEAST_FRAMES, LEAST_PART = 8, 0.25
 
 Emit = Callable[[np.ndarray], None]
+Frame = tuple[int, np.ndarray]
 
 
 def find_faces(
@@ -66,15 +67,10 @@ def _search(reading: Reading, verdict: Verdict, detector: FaceDetector, setting:
             looks = looks_of(list(crops.values()))
             people = tracker.update(number, faces.boxes[list(crops)] * to_first, looks, cut=cuts.is_cut(frame))
             for (index, crop), person in zip(crops.items(), people, strict=True):
-                box, probability = faces.boxes[index], faces.scores[index]
-                face = Face(
-                    frame=number,
-                    person=person,
-                    box=[round(float(corner), 2) for corner in box],
-                    detector=round(float(probability), 4),
-                    inside=round(_part_inside(box, width, height), 4),
-                )
-                verdict.faces.append(face)
+                box, sureness = faces.boxes[index], round(float(faces.scores[index]), 4)
+                corners = [round(float(corner), 2) for corner in box]
+                inside = round(_part_inside(box, width, height), 4)
+                verdict.faces.append(Face(number, person, corners, sureness, inside))
                 emit(crop.copy())  # the frame itself must not stay in memory
 
 
@@ -85,11 +81,9 @@ def _part_inside(box: np.ndarray, width: int, height: int) -> float:
     return within / max((x2 - x1) * (y2 - y1), 1e-9)
 
 
-def _batches(
-    frames: Iterator, detector: FaceDetector, setting: DetectorScale
-) -> Iterator[list[tuple[int, np.ndarray]]]:
+def _batches(frames: Iterator[Frame], detector: FaceDetector, setting: DetectorScale) -> Iterator[list[Frame]]:
     """Frames of one size, as many as the detector takes at once."""
-    batch: list[tuple[int, np.ndarray]] = []
+    batch: list[Frame] = []
     for number, frame in frames:
         height, width = frame.shape[:2]
         if batch and frame.shape != batch[0][1].shape:

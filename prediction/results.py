@@ -1,18 +1,22 @@
-"""submission.csv and submission.json, and what of them is printed. docs/scoring.md says what they hold."""
+"""submission.csv and .json (docs/scoring.md says what they hold), what of them is printed, and where they may go."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from dfdc import artifacts
+from dfdc.command_line import UsageError
 from dfdc.text import printable
 from prediction.progress import program_version
-from prediction.settings import RunSettings
+from prediction.settings import FolderSettings, RunSettings
 from prediction.verdict import Status, Verdict
 
 COLUMNS = ("filename", "label", "status", "doubts", "faces", "frames")  # of submission.csv
@@ -103,14 +107,9 @@ class Submission:
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """A dataclass as JSON has it, without what is None."""
-    return _without_none(asdict(value))
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(part) for key, part in value.items() if part is not None}
-    return [_without_none(part) for part in value] if isinstance(value, (list, tuple)) else value
+    """A dataclass as JSON has it, without fields that are None."""
+    known = asdict(value, dict_factory=lambda items: {key: part for key, part in items if part is not None})
+    return json.loads(json.dumps(known))
 
 
 def write_results(output: Path, verdicts: Sequence[Verdict], settings: RunSettings, summary: Summary) -> None:
@@ -139,11 +138,10 @@ def print_summary(output: Path, verdicts: Sequence[Verdict], summary: Summary) -
             print(f"  {verdict.status}: {printable(verdict.filename)}: {printable(verdict.reason)}")
     width = max(len(status) for status in summary.statuses)
     print("videos by status")
-    for status, number in sorted(summary.statuses.items(), key=lambda item: -item[1]):
+    for status, number in Counter(summary.statuses).most_common():
         print(f"  {status:<{width}} {number:>8}  {'scored' if status.scored else 'no verdict'}")
     if summary.doubts:
-        counted = sorted(summary.doubts.items(), key=lambda item: -item[1])
-        shown = ", ".join(f"{number} {doubt}" for doubt, number in counted)
+        shown = ", ".join(f"{number} {doubt}" for doubt, number in Counter(summary.doubts).most_common())
         print(f"doubts: {shown} (docs/scoring.md explains them)")
     if summary.metrics:
         values = plain(summary.metrics)
@@ -154,3 +152,38 @@ def print_summary(output: Path, verdicts: Sequence[Verdict], summary: Summary) -
     if unknown:
         print(f"  (whether {', '.join(unknown)} learned from these videos is not known)")
     print(printable(f"written: {output} and {output.with_suffix('.json')}"))
+
+
+def check_places(settings: FolderSettings, videos: Iterable[Path]) -> None:
+    """See that nothing is written over a file that is not a result of this program.
+
+    Raises:
+        UsageError: a place holds one, or is one of the files that are read or written as well.
+    """
+    details, calibrate = settings.output.with_suffix(".json"), settings.calibrate
+    written = {"--output": settings.output, "the details of --output": details, "--calibrate": calibrate}
+    inputs = (settings.labels, settings.calibration, *settings.lists, *videos)
+    read = {os.path.realpath(path) for path in inputs if path}
+    if calibrate and os.path.realpath(calibrate) == os.path.realpath(details):
+        raise UsageError(f"--calibrate {calibrate}: the details of --output go there; take another name")
+    for option, path in written.items():
+        if path is None:
+            continue
+        if os.path.realpath(path) in read:
+            raise UsageError(f"{option} {path}: is one of the files that are read; take another name")
+        if path.is_file() and path.stat().st_size and not is_result(path):
+            raise UsageError(f"{option} {path}: holds no result of this program; remove it or take another name")
+    index = settings.report and settings.report / "index.html"
+    if index and index.is_file() and "predict_folder.py --report" not in index.read_text(errors="replace"):
+        raise UsageError(f"--report {settings.report}: its index.html is no page of this program; take another folder")
+
+
+def is_result(path: Path) -> bool:
+    """Whether a file is a submission.csv, its details or a temperature, of this version or an earlier one."""
+    if path.suffix.lower() == ".csv":
+        with path.open(encoding="utf-8", errors="replace") as handle:
+            header = handle.readline().rstrip("\n")
+        # The header of an earlier version is that of a table of labels: the details beside it tell.
+        return header == ",".join(COLUMNS) or (header == "filename,label" and is_result(path.with_suffix(".json")))
+    content = artifacts.read_json(path)
+    return isinstance(content, dict) and ({"settings", "videos"} <= content.keys() or "temperature" in content)

@@ -19,12 +19,11 @@ from prediction.selftest import Golden
 
 KINDS = {"submission": Submission, "temperature": TemperatureFile, "self_test": Golden}
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "schema"
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema_of(name: str) -> str:
     """The text of a schema file, by its name in KINDS."""
-    schema = {"$schema": _DIALECT, **TypeAdapter(KINDS[name]).json_schema()}
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(KINDS[name]).json_schema()}
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from dfdc import layout
 from dfdc.command_line import UsageError
@@ -69,7 +68,7 @@ class Scorer:
     def __enter__(self) -> Scorer:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -114,11 +113,7 @@ class Scorer:
                 self._busy = False
 
     def should_compile(self, when: str, paths: Sequence[Path]) -> bool:
-        """Whether to compile the networks for so many files (`ensemble.compile` does it).
-
-        Args:
-            when: "on", "off", or "auto": where there are so many faces that it may pay.
-        """
+        """Whether to have `ensemble.compile` called: "on", "off", or "auto": for so many files that it may pay."""
         faces = sum(1 if layout.is_picture(path) else FRAMES_PER_VIDEO for path in paths)  # or so
         kinds = self.ensemble.compilable
         return bool(kinds) and (when == "on" or (when == "auto" and worth_compiling(faces, kinds)))
@@ -139,11 +134,6 @@ def score(
     Nothing is printed or written. Who scores more than once keeps a `Scorer`, which loads the checkpoints once.
     """
     with Scorer(
-        models,
-        device=device,
-        precision=precision,
-        strategy=strategy,
-        detector_scale=detector_scale,
-        floors=floors,
+        models, device=device, precision=precision, strategy=strategy, detector_scale=detector_scale, floors=floors
     ) as scorer:
         return scorer.score(paths)

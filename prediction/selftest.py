@@ -20,12 +20,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import skimage.data
+from scipy.special import logit
 
 from dfdc import artifacts
 from dfdc.command_line import UsageError
 from dfdc.devices import package_versions
 from dfdc.faces import FaceDetector
-from dfdc.text import printable
+from dfdc.text import plural, printable
 from dfdc.video import write_video
 from networks.checkpoint import CheckpointError
 from networks.ensemble import Ensemble
@@ -59,16 +60,6 @@ GPU_BOX_TOLERANCE = 2.0  # a GPU adds up in another order; not measured
 _SIDE = 1024  # pixels: large enough for the detector to work on half-size frames, as on most videos
 _FACE = 224, 120  # x, y in the portrait, near the middle of the face
 _SATURATED = 0.001  # nearer to 0 or 1, a difference of logits changes no verdict
-_LIBRARIES = [
-    "torch",
-    "torchvision",
-    "timm",
-    "facenet-pytorch",
-    "opencv-python-headless",
-    "av",
-    "numpy",
-    "scikit-image",
-]
 
 
 @dataclass(frozen=True)
@@ -109,14 +100,6 @@ class Way:
 
     def __str__(self) -> str:
         return f"{self.precision} on {self.device}{', compiled' if self.compiled else ''}"
-
-    def bounds(self, path: Path) -> Bounds:
-        """What is allowed for a checkpoint; ONNX Runtime computes in fp32 whatever the precision is."""
-        return BOUNDS["fp32" if is_onnx(path) else self.precision]
-
-    @property
-    def box_tolerance(self) -> float:
-        return BOX_TOLERANCE if self.device == "cpu" else GPU_BOX_TOLERANCE
 
 
 REFERENCE = Way()  # in which scores are stored
@@ -167,13 +150,11 @@ def self_test(
     """
     own = Way(device, choose_precision(precision, device), compile_)
     golden = {path: None if store and anew else read_golden(path) for path in paths}
-    compared = any(stored is not None for stored in golden.values()) or store
     ways = [REFERENCE] if own == REFERENCE else [REFERENCE, own]
     failed = {way: _test(paths, golden, way, store and way == REFERENCE) for way in ways}
-    if not compared:
-        print(
-            "self-test: nothing was compared, as no scores are stored; on a machine that you trust: --self-test --store"
-        )
+    if not store and not any(golden.values()):
+        advice = "on a machine that you trust: --self-test --store"
+        print(f"self-test: nothing was compared, as no scores are stored; {advice}")
         return 1
     for way in ways:
         if failed[way]:
@@ -184,16 +165,12 @@ def self_test(
     if any(failed.values()):
         return 1
     shown = " and in ".join(map(str, ways))
-    print(f"self-test passed: {len(paths)} checkpoint{'s' if len(paths) > 1 else ''}, in {shown}")
+    print(f"self-test passed: {plural(len(paths), 'checkpoint')}, in {shown}")
     return 0
 
 
 def _test(paths: Sequence[Path], golden: dict[Path, Golden | None], way: Way, store: bool) -> int:
-    """Score the clip in one way, print and compare; return for how many checkpoints it failed.
-
-    Args:
-        golden: what is stored; what is not, and is to be, is added.
-    """
+    """Score the clip in one way, print, compare with `golden` or add to it; return how many checkpoints failed."""
     print(f"{way}:")
     libraries = package_versions((*LIBRARIES, "scikit-image"), "not installed under this name")
     checksums = {path: artifacts.sha256_of(path) for path in paths}
@@ -210,7 +187,8 @@ def _test(paths: Sequence[Path], golden: dict[Path, Golden | None], way: Way, st
             golden[path] = found
             print(f"{name}: stored in {printable(golden_path(path))}")
         print_faces(name, golden[path], found)
-        problems = compare(golden[path], found, way.bounds(path), way.box_tolerance)
+        bounds = BOUNDS["fp32" if is_onnx(path) else way.precision]  # ONNX Runtime's, whatever is asked for
+        problems = compare(golden[path], found, bounds, BOX_TOLERANCE if way.device == "cpu" else GPU_BOX_TOLERANCE)
         failed += bool(problems)
         print(f"  {'FAILED' if problems else 'ok'}{''.join(f': {problem}' for problem in problems)}")
         if all(min(face.score, 1 - face.score) < _SATURATED for face in faces):
@@ -273,15 +251,13 @@ def compare(
     if stored is None:
         return ["no golden scores are stored; on a machine that you trust: --self-test --store"]
     if stored.checkpoint_sha256 != found.checkpoint_sha256:
-        return [
-            "the checkpoint is another file than the one that the scores were stored for, so that they say nothing of "
-            "the libraries; if it was changed on purpose, store anew: --self-test --store --force"
-        ]
+        fault = "the checkpoint is another file than the one that the scores were stored for"
+        advice = "if it was changed on purpose, store anew: --self-test --store --force"
+        return [f"{fault}, so that they say nothing of the libraries; {advice}"]
     if stored.clip.pixels_sha256 != found.clip.pixels_sha256:
-        return [
-            "the clip is drawn differently (other scikit-image or another version of this test), so that the scores "
-            "can't be compared; store anew on a machine that you trust: --self-test --store --force"
-        ]
+        fault = "the clip is drawn differently (other scikit-image or another version of this test)"
+        advice = "store anew on a machine that you trust: --self-test --store --force"
+        return [f"{fault}, so that the scores can't be compared; {advice}"]
     problems = []
     before, after = ([face.frame for face in golden.faces] for golden in (stored, found))
     if before != after:
@@ -300,17 +276,13 @@ def compare(
 
 
 def _logit(face: GoldenFace) -> float:
-    score = float(np.clip(face.score, _SATURATED, 1 - _SATURATED))
-    return float(np.log(score / (1 - score)))
+    return float(logit(np.clip(face.score, _SATURATED, 1 - _SATURATED)))
 
 
 def _suspects(stored: Golden, found: Golden) -> str:
     """What else is different, for a reader who looks for the reason."""
-    changed = [
-        f"{name} {old} -> {found.libraries.get(name)}"
-        for name, old in stored.libraries.items()
-        if found.libraries.get(name) != old
-    ]
+    versions = ((name, old, found.libraries.get(name)) for name, old in stored.libraries.items())
+    changed = [f"{name} {old} -> {new}" for name, old, new in versions if new != old]
     if stored.clip.file_sha256 != found.clip.file_sha256:
         changed.append("the encoder, which wrote other bytes")
     if changed:
@@ -321,23 +293,16 @@ def _suspects(stored: Golden, found: Golden) -> str:
 def print_faces(name: str, stored: Golden | None, found: Golden) -> None:
     """Stored and found scores and boxes, a line for each face."""
     print(name)
-    old = {} if stored is None else {(face.frame, index): face for index, face in enumerate(stored.faces)}
+    old = {} if stored is None else {(face.frame, index): _shown(face) for index, face in enumerate(stored.faces)}
     for index, face in enumerate(found.faces):
-        before = old.pop((face.frame, index), None)
-        print(
-            f"  frame {face.frame}: score {face.score:.4f}, stored {_score(before)}; "
-            f"box {_box(face)}, stored {_box(before)}"
-        )
-    for face in old.values():
-        print(f"  frame {face.frame}: no such face, stored {_score(face)}; box {_box(face)}")
+        (score, box), (old_score, old_box) = _shown(face), old.pop((face.frame, index), ("-", "-"))
+        print(f"  frame {face.frame}: score {score}, stored {old_score}; box {box}, stored {old_box}")
+    for (frame, _), (score, box) in old.items():
+        print(f"  frame {frame}: no such face, stored {score}; box {box}")
 
 
-def _score(face: GoldenFace | None) -> str:
-    return "-" if face is None else f"{face.score:.4f}"
-
-
-def _box(face: GoldenFace | None) -> str:
-    return "-" if face is None else " ".join(f"{corner:.1f}" for corner in face.box)
+def _shown(face: GoldenFace) -> tuple[str, str]:
+    return f"{face.score:.4f}", " ".join(f"{corner:.1f}" for corner in face.box)
 
 
 def _corners(box: Sequence[float]) -> tuple[float, float, float, float]:

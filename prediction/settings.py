@@ -31,54 +31,33 @@ class Floors:
     side: float = 50.0
 
     def __post_init__(self) -> None:
-        for name, value in (("faces", self.faces), ("side", self.side)):
+        for name, value in vars(self).items():
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"the floor of {name}, {value}: a number from 0 on is expected")
 
 
 @dataclass(frozen=True)
 class FolderSettings:
-    """A run of `prediction.folder.score_folder`.
+    """A run of `prediction.folder.score_folder`; settings without a comment are those of `prediction.Scorer`."""
 
-    Attributes:
-        models: names of checkpoints in `weights_dir`, or paths; @FILE: those named in FILE.
-        places: folders of videos and pictures, and single files; with `fold` the one DATA_ROOT.
-        lists: text files with a path a line.
-        output: of submission.csv; the details go beside it, with .json.
-        fold: score the videos of this fold of DATA_ROOT, whose labels are known.
-        labels: a file of labels, see `prediction.inputs.read_labels`.
-        calibrate: fit a temperature, and write it here.
-        calibration: the file of a temperature to apply.
-        compile: "on", "off", or "auto": where it may pay, and only if it is faster.
-        report: folder of pages to write.
-        force: score again what an earlier run has scored.
-
-    The others are those of `prediction.Scorer`.
-    """
-
-    models: list[str]
+    models: list[str]  # names of checkpoints in `weights_dir`, or paths; @FILE: those named in FILE
     weights_dir: Path = Path("weights")
-    places: list[Path] = field(default_factory=list)
-    lists: list[Path] = field(default_factory=list)
-    recursive: bool = False
-    output: Path = Path("submission.csv")
-    fold: int | None = None
-    labels: Path | None = None
-    calibrate: Path | None = None
-    calibration: Path | None = None
+    places: list[Path] = field(default_factory=list)  # folders and single files; with `fold` the one DATA_ROOT
+    lists: list[Path] = field(default_factory=list)  # text files with a path a line
+    recursive: bool = False  # also the folders' own folders
+    output: Path = Path("submission.csv")  # the details go beside it, with .json
+    fold: int | None = None  # score the videos of this fold of DATA_ROOT, whose labels are known
+    labels: Path | None = None  # a file of labels, see `prediction.inputs.read_labels`
+    calibrate: Path | None = None  # fit a temperature, and write it here
+    calibration: Path | None = None  # the file of a temperature to apply
     detector_scale: DetectorScale = "auto"
     strategy: str = "confident"
     floors: Floors = field(default_factory=Floors)
     device: str = "auto"
     precision: str = "auto"
-    compile: str = "auto"
-    report: Path | None = None
-    force: bool = False
-
-    @property
-    def details(self) -> Path:
-        """The place of submission.json."""
-        return self.output.with_suffix(".json")
+    compile: str = "auto"  # "on", "off", or "auto": where it may pay, and only if it is faster
+    report: Path | None = None  # folder of pages to write
+    force: bool = False  # score again what an earlier run has scored
 
 
 @dataclass(frozen=True)

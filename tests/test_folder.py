@@ -19,8 +19,8 @@ from dfdc.layout import FOLDS_NAME
 from networks.files import model_names
 from prediction import FolderSettings, Status, folder, score_folder
 from prediction.conclusion import conclude
-from prediction.places import check_places
 from prediction.progress import program_version
+from prediction.results import check_places
 from prediction.settings import Floors
 from prediction.verdict import Face, Verdict
 

@@ -9,7 +9,7 @@ from scoring_runs import run
 from dfdc.command_line import UsageError
 from dfdc.video import write_video
 from prediction import folder as folder_module
-from prediction.places import is_result
+from prediction.results import is_result
 
 
 @pytest.fixture

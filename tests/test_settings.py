@@ -5,7 +5,7 @@ import pytest
 from dfdc import scoring
 from networks.files import ModelFile
 from prediction.results import plain
-from prediction.settings import STRATEGIES, Floors, FolderSettings, RunSettings
+from prediction.settings import STRATEGIES, Floors, RunSettings
 
 
 @pytest.mark.parametrize("floors", [(-1, 5), (8, -0.1), (8, float("nan")), (8, float("inf")), (float("nan"), 5)])
@@ -16,10 +16,6 @@ def test_floors_are_numbers(floors):
 
 def test_the_names_of_strategies_are_those_that_there_are():
     assert tuple(scoring.STRATEGIES) == STRATEGIES
-
-
-def test_the_details_lie_beside_the_output(tmp_path):
-    assert FolderSettings(["a"], output=tmp_path / "o.csv").details == tmp_path / "o.json"
 
 
 def test_a_temperature_stands_in_the_settings_where_there_is_one():

@@ -14,17 +14,12 @@ COLOURS = 6  # of style.css; further checkpoints take them again
 
 @dataclass(frozen=True)
 class Line:
-    """The scores of one checkpoint, or their mean, which has no colour of its own.
-
-    Attributes:
-        pieces: "x,y x,y ..." of dots that are joined.
-        dots: x and y.
-    """
+    """The scores of one checkpoint, or their mean, which has no colour of its own."""
 
     colour: str
     radius: float
-    pieces: Sequence[str]
-    dots: Sequence[Sequence[str]]
+    pieces: Sequence[str]  # "x,y x,y ..." of dots that are joined
+    dots: Sequence[Sequence[str]]  # x and y of each
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,7 @@ PACKAGES = ("torch", "torchvision", "timm", "facenet-pytorch", "numpy", "opencv-
 
 
 def make_report(
-    folder: Path,
-    verdicts: Sequence[Verdict],
-    settings: dict[str, Any],
-    ensemble: Ensemble,
-    files: Mapping[str, Any],
+    folder: Path, verdicts: Sequence[Verdict], settings: dict[str, Any], ensemble: Ensemble, files: Mapping[str, Any]
 ) -> Path:
     """Write the pages; the index comes last, so that what it links to is there.
 
@@ -60,7 +56,7 @@ def make_report(
         OSError: a page can't be written.
     """
     versions = {"Python": platform.python_version(), **package_versions(PACKAGES, "of unknown version")}
-    hashes = {name: artifacts.sha256_of(path) for name, path in zip(ensemble.names, ensemble.paths, strict=True)}
+    hashes = dict(zip(ensemble.names, map(artifacts.sha256_of, ensemble.paths), strict=True))
     made = Made(settings, hashes, versions)
     for place in (folder, folder / "videos"):
         artifacts.remove_leftovers(place)
@@ -68,19 +64,18 @@ def make_report(
     small: dict[str, bytes] = {}
     with contextlib.closing(Decoder()) as decoder:
         for verdict in tqdm(verdicts, desc="report", unit="video", disable=None):
-            pages[verdict.filename] = f"videos/{page_name(verdict.filename)}"
-            pictures = read_pictures(verdict, files.get(verdict.filename), ensemble, decoder)
+            name = verdict.filename
+            pages[name] = f"videos/{page_name(name)}"
+            pictures = read_pictures(verdict, files.get(name), ensemble, decoder)
             if pictures.thumbnails:
                 first = next(p.person for p in verdict.persons if p.person in pictures.thumbnails)
-                small[verdict.filename] = _smaller(pictures.thumbnails[first])
-            artifacts.write_bytes(
-                folder / pages[verdict.filename], views.build_video(verdict, pictures, made), durable=False
-            )
+                small[name] = _smaller(pictures.thumbnails[first])
+            artifacts.write_bytes(folder / pages[name], views.build_video(verdict, pictures, made), durable=False)
     index = folder / "index.html"
     artifacts.write_bytes(index, views.build_index(verdicts, pages, small, made))
-    for page in set((folder / "videos").glob("*.html")) - {folder / page for page in pages.values()}:
-        if _PAGE.fullmatch(page.name):
-            page.unlink()  # of an earlier report: no index leads to it any more
+    for old in set((folder / "videos").glob("*.html")) - {folder / page for page in pages.values()}:
+        if _PAGE.fullmatch(old.name):
+            old.unlink()  # of an earlier report: no index leads to it any more
     return index
 
 
@@ -90,14 +85,8 @@ def page_name(filename: str) -> str:
     return f"{plain or 'video'}-{hashlib.sha256(os.fsencode(filename)).hexdigest()[:12]}.html"
 
 
-# ------------------------------------------------------------------------------------------ the pictures
 def read_pictures(verdict: Verdict, recorded: Any, ensemble: Ensemble, decoder: Decoder) -> Pictures:
-    """The pictures of a video's page, read again from the file; with `fault` set where that can't be.
-
-    Args:
-        recorded: the file's fingerprint when it was scored; None where it is not known.
-        decoder: reads the file.
-    """
+    """The pictures of a video's page, read again; `recorded` is its file's fingerprint when it was scored."""
     if not verdict.faces:
         return Pictures()
     path = Path(verdict.path)

@@ -33,17 +33,13 @@ class Band:
     meaning: str
 
 
+_ALIKE = "the faces that count look like"
 BANDS = (
-    Band(
-        0.9,
-        "fake",
-        "Strong signs of a fake",
-        "the faces that count look like the fakes that the checkpoints learned from",
-    ),
+    Band(0.9, "fake", "Strong signs of a fake", f"{_ALIKE} the fakes that the checkpoints learned from"),
     Band(0.7, "fake", "Signs of a fake", "most of the evidence is for a fake, but not all of it"),
     Band(0.3, "open", "No clear answer", "the checkpoints can’t tell; treat it as not known"),
     Band(0.1, "real", "Few signs of a fake", "most of the evidence is for a real video, but not all of it"),
-    Band(0.0, "real", "Hardly any signs of a fake", "the faces that count look like those of real videos"),
+    Band(0.0, "real", "Hardly any signs of a fake", f"{_ALIKE} those of real videos"),
 )
 
 
@@ -127,7 +123,6 @@ class VideoPage:
 
     verdict: Verdict
     band: Band | None
-    meaning: str  # of the status
     doubts: list[str]
     thrown_away: list[str]
     persons: list[tuple[Person, Band, bytes | None]]  # the last a JPEG
@@ -146,7 +141,6 @@ def build_video(verdict: Verdict, pictures: Pictures, made: Made) -> bytes:
     page = VideoPage(
         verdict,
         None if verdict.score is None else band(verdict.score),
-        verdict.status.meaning,
         reasons_for_doubt(verdict, made.strategy),
         thrown_away(verdict, made.strategy),
         [(person, band(person.score), pictures.thumbnails.get(person.person)) for person in shown],
@@ -165,10 +159,9 @@ def build_index(
     """The index, UTF-8; `pages` has each video's page relative to it, `thumbnails` a JPEG where there is one."""
     rows = []
     for verdict in sorted(verdicts, key=lambda v: (v.score is None, -(v.score or 0.0), v.filename)):
-        found = None if verdict.score is None else band(verdict.score)
+        name, found = verdict.filename, None if verdict.score is None else band(verdict.score)
         told = verdict.status + (f": {verdict.reason}" if verdict.status != "ok" and verdict.reason else "")
-        thumbnail = thumbnails.get(verdict.filename)
-        rows.append(Row(verdict, found, pages[verdict.filename], thumbnail, "; ".join([told, *verdict.doubts])))
+        rows.append(Row(verdict, found, pages[name], thumbnails.get(name), "; ".join([told, *verdict.doubts])))
     kinds = Counter(row.band.kind if row.band else "none" for row in rows)
     return render(Path(__file__).with_name("index.html.j2"), Index(rows, kinds, made))
 
@@ -178,16 +171,12 @@ def _in_words(value: object) -> str:
     return " / ".join(map(str, items)) if isinstance(items, list) and items else str(value)
 
 
-# ------------------------------------------------------------------------------------------- the verdict
 def band(score: float) -> Band:
     return next(band for band in BANDS if score >= band.low)
 
 
 def main_persons(verdict: Verdict) -> list[Person]:
-    """The persons to show: without those who weigh nothing in `person-max` and `smooth`.
-
-    They are passers-by, and what the tracker or the detector took for a person.
-    """
+    """Those to show: without passers-by, and what was taken for a person, who weigh nothing."""
     return [person for person in verdict.persons if person.weight > 0]
 
 
@@ -253,7 +242,6 @@ def _scores(verdict: Verdict) -> np.ndarray:
     return np.array(scores, np.float64).reshape(len(scores), len(verdict.models))
 
 
-# ----------------------------------------------------------------------------------- persons, time, faces
 def _others(verdict: Verdict) -> list[str]:
     """Of persons who are not shown, and of scores that are not the video's."""
     main, notes = main_persons(verdict), []
@@ -262,10 +250,8 @@ def _others(verdict: Verdict) -> list[str]:
     brief = [person.score for person in verdict.persons if person not in main]
     if brief:
         span = f"{min(brief):.2f}" + (f" to {max(brief):.2f}" if len(brief) > 1 else "")
-        notes.append(
-            f"Not shown: {number(len(brief))} seen in a few frames only: passers-by, turned heads, what is no face; "
-            f"score {span}."
-        )
+        kinds = "passers-by, turned heads, what is no face"
+        notes.append(f"Not shown: {number(len(brief))} seen in a few frames only: {kinds}; score {span}.")
     if verdict.score_uncalibrated is not None:
         notes.append("These scores are not calibrated, other than the video’s.")
     return notes
@@ -298,14 +284,14 @@ def rule_in_words(rule: str, strategy: str, scores: np.ndarray) -> str:
         return "photo: the most suspicious of the faces that the detector is sure of"
     count, high, low = len(scores), int((scores > FAKE_ABOVE).sum()), int((scores < REAL_BELOW).sum())
     if strategy == "confident":
-        return {
+        counted = f"{high} above {FAKE_ABOVE}, {low} below {REAL_BELOW}, of {count}"
+        words = {
             "fake": f"fake: {high} of {count} are above {FAKE_ABOVE}; the mean of those",
             "real": f"real: {low} of {count} are below {REAL_BELOW}; the mean of those",
-            "mean": f"mean: neither fake nor real clearly ({high} above {FAKE_ABOVE}, {low} below {REAL_BELOW}, of "
-            f"{count}); the mean of all",
-        }.get(rule, rule)
-    if rule.startswith("person "):
+            "mean": f"mean: neither fake nor real clearly ({counted}); the mean of all",
+        }
+    elif rule.startswith("person "):
         return f"{rule}: the mean of that person’s faces, the highest of all who were seen often enough"
-    return {"mean": "mean: of all faces", "smooth": "smooth: high scores weigh more, without a threshold"}.get(
-        rule, rule
-    )
+    else:
+        words = {"mean": "mean: of all faces", "smooth": "smooth: high scores weigh more, without a threshold"}
+    return words.get(rule, rule)
