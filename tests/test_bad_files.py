@@ -106,23 +106,50 @@ def folder(tmp_path_factory):
 
 EXPECTED = {
     "ok": [
-        "face.png", "good.mp4", "joined.ts", "odd.avi", "phone.mp4", "preview.mp4", "ten bits.mkv", "uneven.MKV",
+        "face.png",
+        "good.mp4",
+        "joined.ts",
+        "odd.avi",
+        "phone.mp4",
+        "preview.mp4",
+        "ten bits.mkv",
+        "uneven.MKV",
         "web.webm",
     ],
     "too short": ["brief.mp4"],
     "partial": ["cut.mp4", "hole.avi"],
     "no face": ["nobody.mp4"],
     "unreadable": [
-        "half.png", "index gone.mp4", "letter.mp4", "link.mp4", "list.mp4", "noise.mp4", "song.mp4", "zero.mp4"
+        "half.png",
+        "index gone.mp4",
+        "letter.mp4",
+        "link.mp4",
+        "list.mp4",
+        "noise.mp4",
+        "song.mp4",
+        "zero.mp4",
     ],
-}  # fmt: skip
+}
 
 
 def test_t15_a_folder_of_every_kind_of_file(folder, tmp_path):
     make_checkpoint(tmp_path, "a", seed=1)
     output = tmp_path / "out.csv"
-    done = run_script("predict_folder.py", "--weights-dir", tmp_path, "--models", "a", "--test-dir", folder,
-                      "--output", output, "--device", "cpu", "--report", tmp_path / "report")  # fmt: skip
+    done = run_script(
+        "predict_folder.py",
+        "--weights-dir",
+        tmp_path,
+        "--models",
+        "a",
+        "--test-dir",
+        folder,
+        "--output",
+        output,
+        "--device",
+        "cpu",
+        "--report",
+        tmp_path / "report",
+    )
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     videos = {row["filename"]: row for row in json.loads(output.with_suffix(".json").read_text())["videos"]}

@@ -128,11 +128,15 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [({"weights": 1}, "no state_dict"), ({"state_dict": {}}, "no state_dict"), ([1, 2], "no state_dict"),
-     ({"state_dict": {"fc.weight": torch.zeros(1, 99)}}, "does not say what network"),
-     ({"state_dict": {"x": torch.zeros(1)}}, "does not say what network"),
-     ({"state_dict": {"x": torch.zeros(1)}, "model": {"network": "x"}}, "description of the model is broken")],
-)  # fmt: skip
+    [
+        ({"weights": 1}, "no state_dict"),
+        ({"state_dict": {}}, "no state_dict"),
+        ([1, 2], "no state_dict"),
+        ({"state_dict": {"fc.weight": torch.zeros(1, 99)}}, "does not say what network"),
+        ({"state_dict": {"x": torch.zeros(1)}}, "does not say what network"),
+        ({"state_dict": {"x": torch.zeros(1)}, "model": {"network": "x"}}, "description of the model is broken"),
+    ],
+)
 def test_t37_files_that_are_no_checkpoint_of_ours_are_named(tmp_path, content, said):
     path = tmp_path / "strange"
     torch.save(content, path)

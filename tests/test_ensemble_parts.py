@@ -26,9 +26,13 @@ def weights(tmp_path_factory):
     """Checkpoints `a`, `b` of one kind, `c` of another size, and `d` of another encoder; all with lively scores."""
     folder = tmp_path_factory.mktemp("weights")
     for seed, (name, encoder, size) in enumerate(
-        (("a", "test_efficientnet", 64), ("b", "test_efficientnet", 64), ("c", "test_efficientnet", 96),
-         ("d", "test_resnet", 64))
-    ):  # fmt: skip
+        (
+            ("a", "test_efficientnet", 64),
+            ("b", "test_efficientnet", 64),
+            ("c", "test_efficientnet", 96),
+            ("d", "test_resnet", 64),
+        )
+    ):
         make_checkpoint(folder, name, encoder, size=size, seed=seed, bias=0.3 * seed - 0.4)
     return folder
 

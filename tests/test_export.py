@@ -147,8 +147,23 @@ def test_predict_folder_scores_the_same_with_each_form(weights, tmp_path, monkey
     boxes = [[10, 10, 40, 50], [30, 5, 80, 60]]
     monkeypatch.setattr(scorer, "FaceDetector", lambda thresholds, device: FakeDetector(boxes))
     output = tmp_path / "submission.csv"
-    command = ["--weights-dir", weights, "--models", "a", "a.safetensors", "a.onnx", "b", "--test-dir",
-               tmp_path / "clip.mp4", "--output", output, "--device", "cpu", "--precision", "fp32"]  # fmt: skip
+    command = [
+        "--weights-dir",
+        weights,
+        "--models",
+        "a",
+        "a.safetensors",
+        "a.onnx",
+        "b",
+        "--test-dir",
+        tmp_path / "clip.mp4",
+        "--output",
+        output,
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    ]
     command = [str(value) for value in command]
     assert predict_folder.main(command) == 0
     (video,) = json.loads(output.with_suffix(".json").read_text())["videos"]
@@ -226,10 +241,14 @@ def test_t46_reading_safetensors_runs_no_pickle_code(weights, tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"version": "2"}, "version 2, later than the 1"), ({"model": "{}"}, "description of the model is broken"),
-     ({"metrics": "[]"}, "its description is broken"), ({"epoch": "x"}, "its description is broken"),
-     (None, "does not say what network")],
-)  # fmt: skip
+    [
+        ({"version": "2"}, "version 2, later than the 1"),
+        ({"model": "{}"}, "description of the model is broken"),
+        ({"metrics": "[]"}, "its description is broken"),
+        ({"epoch": "x"}, "its description is broken"),
+        (None, "does not say what network"),
+    ],
+)
 def test_safetensors_files_that_are_none_of_ours_are_named(weights, tmp_path, change, said):
     with safe_open(weights / "a.safetensors", "pt") as file:
         texts = file.metadata()
@@ -285,9 +304,11 @@ def test_bad_input_is_named(weights, tmp_path, capsys):
         ((a, "onnx", "--output", tmp_path / "no" / "x.onnx"), r"there is no folder .*no; make it first"),
         ((a, "onnx", "--output", tmp_path / "there.onnx"), r"there\.onnx is there already; --force"),
         ((a, "onnx", "--output", tmp_path / "x.bin"), r"x\.bin: the name of a file that ends in \.onnx"),
-        ((weights / "a.safetensors", "safetensors", "--output", weights / "a.safetensors", "--force"),
-         r"that is the checkpoint itself"),
-    ]  # fmt: skip
+        (
+            (weights / "a.safetensors", "safetensors", "--output", weights / "a.safetensors", "--force"),
+            r"that is the checkpoint itself",
+        ),
+    ]
     for arguments, said in cases:
         with pytest.raises(UserError, match=said):
             export(*arguments)

@@ -65,9 +65,14 @@ def test_a_file_says_what_it_needs_as_its_checkpoint_does(tmp_path, description,
 
 @pytest.mark.parametrize(
     "change",
-    [{"name": "pictures"}, {"output": "scores"}, {"shape": ("n", 3, 96, 96)}, {"shape": ("n", 1, SIZE, SIZE)},
-     {"logits": 3}],
-)  # fmt: skip
+    [
+        {"name": "pictures"},
+        {"output": "scores"},
+        {"shape": ("n", 3, 96, 96)},
+        {"shape": ("n", 1, SIZE, SIZE)},
+        {"logits": 3},
+    ],
+)
 def test_a_graph_of_another_form_is_refused(tmp_path, description, change):
     path = write(tmp_path / "m.onnx", description, **change)
     with pytest.raises(CheckpointError, match=r"m\.onnx: its input and output .* are not those of export_model\.py"):
@@ -130,9 +135,11 @@ def test_a_cpu_gets_the_threads_that_it_is_given_or_all(tmp_path, description, m
 
 @pytest.mark.parametrize(
     ("said", "kind"),
-    [("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer", torch.OutOfMemoryError),
-     ("another fault", RuntimeError)],
-)  # fmt: skip
+    [
+        ("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer", torch.OutOfMemoryError),
+        ("another fault", RuntimeError),
+    ],
+)
 def test_missing_memory_is_told_from_other_faults(tmp_path, description, said, kind):
     model = OnnxModel(write(tmp_path / "m.onnx", description), "cpu")
 

@@ -323,11 +323,16 @@ def test_same_names_in_two_folders_are_told_apart(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"--models": "nope"}, "nope: not in"), ({"--weights-dir": "/absent"}, "no checkpoint"),
-     ({"--test-dir": "/absent"}, "there is no such folder"),
-     ({"--output": "x.txt"}, "ends in .csv"), ({"--detector-scale": "9"}, "neither auto nor a factor"),
-     ({"--device": "tpu"}, "--device tpu"), ({"--labels": "/absent.csv"}, "--labels /absent.csv")],
-)  # fmt: skip
+    [
+        ({"--models": "nope"}, "nope: not in"),
+        ({"--weights-dir": "/absent"}, "no checkpoint"),
+        ({"--test-dir": "/absent"}, "there is no such folder"),
+        ({"--output": "x.txt"}, "ends in .csv"),
+        ({"--detector-scale": "9"}, "neither auto nor a factor"),
+        ({"--device": "tpu"}, "--device tpu"),
+        ({"--labels": "/absent.csv"}, "--labels /absent.csv"),
+    ],
+)
 def test_wrong_use_exits_2_and_names_it(weights, demo_videos, tmp_path, change, said):
     options = {
         "--weights-dir": weights,

@@ -189,8 +189,14 @@ def test_bad_videos_stand_in_the_ledger_and_the_others_go_on(demo_root, tmp_path
     zero.path.write_bytes(b"")
     cut.path.write_bytes((demo_root / cut.part / cut.path.name).read_bytes()[:2000])
     fake.path.write_text("not a video")
-    part = write_part(root / "extra", {"empty scene.mp4": {"label": "REAL"}, "absent.mp4": {"label": "REAL"},
-                                       "orphan.mp4": {"label": "FAKE", "original": "gone.mp4"}})  # fmt: skip
+    part = write_part(
+        root / "extra",
+        {
+            "empty scene.mp4": {"label": "REAL"},
+            "absent.mp4": {"label": "REAL"},
+            "orphan.mp4": {"label": "FAKE", "original": "gone.mp4"},
+        },
+    )
     write_video(part / "empty scene.mp4", numbered_frames(21))
     (part / "orphan.mp4").write_bytes(b"x")
 
@@ -395,9 +401,13 @@ def test_a_read_only_place_is_a_message(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [([], "preprocess_data.sh DATA_ROOT"), (["/absent"], "there is no folder '/absent'"), (["/tmp", "--wat"], "--wat"),
-     (["/tmp", "--workers"], "--workers needs a value")],
-)  # fmt: skip
+    [
+        ([], "preprocess_data.sh DATA_ROOT"),
+        (["/absent"], "there is no folder '/absent'"),
+        (["/tmp", "--wat"], "--wat"),
+        (["/tmp", "--workers"], "--workers needs a value"),
+    ],
+)
 def test_the_drivers_usage(arguments, said):
     done = subprocess.run([ROOT / "preprocess_data.sh", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2

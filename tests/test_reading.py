@@ -103,9 +103,19 @@ def test_a_person_stays_one_where_the_size_changes():
 
 @pytest.mark.parametrize(
     ("read", "lost", "status"),
-    [(32, 0, "ok"), (31, 0, "too short"), (31, 1, "partial"), (8, 24, "partial"), (7, 25, "damaged"),
-     (8, 1, "partial"), (7, 1, "damaged"), (9, 28, "damaged"), (10, 30, "partial"), (1, 0, "too short")],
-)  # fmt: skip
+    [
+        (32, 0, "ok"),
+        (31, 0, "too short"),
+        (31, 1, "partial"),
+        (8, 24, "partial"),
+        (7, 25, "damaged"),
+        (8, 1, "partial"),
+        (7, 1, "damaged"),
+        (9, 28, "damaged"),
+        (10, 30, "partial"),
+        (1, 0, "too short"),
+    ],
+)
 def test_the_status_says_how_much_could_be_read(read, lost, status):
     verdict, _ = find(Told(frames(read), lost=range(100, 100 + lost)), Finds(FACE))
     assert verdict.status == status

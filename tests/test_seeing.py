@@ -94,8 +94,18 @@ def seeing(tmp_path, monkeypatch):
 
 
 def score(folder, *more, models=("red", "green", "blue")):
-    arguments = ["--weights-dir", folder / "weights", "--test-dir", folder / "videos", "--output", folder / "o.csv",
-                 "--device", "cpu", "--models", *models]  # fmt: skip
+    arguments = [
+        "--weights-dir",
+        folder / "weights",
+        "--test-dir",
+        folder / "videos",
+        "--output",
+        folder / "o.csv",
+        "--device",
+        "cpu",
+        "--models",
+        *models,
+    ]
     status = predict_folder.main([str(value) for value in (*arguments, *more)])
     return status, json.loads((folder / "o.json").read_text())
 
@@ -190,8 +200,12 @@ def test_statuses_through_the_command(seeing, monkeypatch, capsys):
 
     monkeypatch.setattr(scorer, "FaceDetector", Moody)
     frames = list(known_video())
-    for name, chosen in (("short", frames[10:17]), ("nobody", frames[3:4] * 40), ("bug", frames[8:9] * 40),
-                         ("memory", frames[9:10] * 40)):  # fmt: skip
+    for name, chosen in (
+        ("short", frames[10:17]),
+        ("nobody", frames[3:4] * 40),
+        ("bug", frames[8:9] * 40),
+        ("memory", frames[9:10] * 40),
+    ):
         write_video(seeing / f"videos/{name}.mp4", chosen, crf=4)
     (seeing / "videos/no video.mp4").write_text("text")
     status, found = score(seeing)

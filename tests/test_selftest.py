@@ -109,12 +109,14 @@ def blind(original):
 
 @pytest.mark.parametrize(
     ("owner", "name", "change", "said"),
-    [(imaging, "isotropic_resize", nearest, "a score differs by"),
-     (Normalizer, "__init__", half_normal, "a score differs by"),
-     (ensemble.Ensemble, "_inputs", blue_first, "a score differs by"),
-     (faces.FaceDetector, "detect", moved(1.5), "a box differs by 1.50 pixels"),
-     (faces.FaceDetector, "detect", blind, "the clip got no scores (no face")],
-)  # fmt: skip
+    [
+        (imaging, "isotropic_resize", nearest, "a score differs by"),
+        (Normalizer, "__init__", half_normal, "a score differs by"),
+        (ensemble.Ensemble, "_inputs", blue_first, "a score differs by"),
+        (faces.FaceDetector, "detect", moved(1.5), "a box differs by 1.50 pixels"),
+        (faces.FaceDetector, "detect", blind, "the clip got no scores (no face"),
+    ],
+)
 def test_it_fails_where_a_step_does_something_else(stored, monkeypatch, capsys, owner, name, change, said):
     monkeypatch.setattr(owner, name, change(getattr(owner, name)))
     assert self_test(stored) == 1
@@ -151,14 +153,16 @@ def change_golden(path, change):
 
 @pytest.mark.parametrize(
     ("change", "status", "said"),
-    [(lambda c: c["faces"][0].update(score=c["faces"][0]["score"] + 0.004), 0, "passed"),
-     (lambda c: c["faces"][0].update(score=c["faces"][0]["score"] + 0.006), 1, "a score differs by 0.0060"),
-     (lambda c: c["faces"][1]["box"].__setitem__(2, c["faces"][1]["box"][2] + 0.9), 0, "passed"),
-     (lambda c: c["faces"][1]["box"].__setitem__(2, c["faces"][1]["box"][2] + 1.1), 1, "a box differs by 1.10"),
-     (lambda c: c["faces"].pop(), 1, "faces in frames [0, 1, 2, 3], stored were [0, 1, 2]"),
-     (lambda c: c["clip"].update(pixels_sha256="0"), 1, "the clip is drawn differently"),
-     (lambda c: c["libraries"].update(torch="1.0"), 0, "passed")],
-)  # fmt: skip
+    [
+        (lambda c: c["faces"][0].update(score=c["faces"][0]["score"] + 0.004), 0, "passed"),
+        (lambda c: c["faces"][0].update(score=c["faces"][0]["score"] + 0.006), 1, "a score differs by 0.0060"),
+        (lambda c: c["faces"][1]["box"].__setitem__(2, c["faces"][1]["box"][2] + 0.9), 0, "passed"),
+        (lambda c: c["faces"][1]["box"].__setitem__(2, c["faces"][1]["box"][2] + 1.1), 1, "a box differs by 1.10"),
+        (lambda c: c["faces"].pop(), 1, "faces in frames [0, 1, 2, 3], stored were [0, 1, 2]"),
+        (lambda c: c["clip"].update(pixels_sha256="0"), 1, "the clip is drawn differently"),
+        (lambda c: c["libraries"].update(torch="1.0"), 0, "passed"),
+    ],
+)
 def test_tolerances(stored, capsys, change, status, said):
     change_golden(selftest.golden_path(stored / "a"), change)
     assert self_test(stored) == status
@@ -192,8 +196,12 @@ def test_broken_sidecar_and_wrong_use(stored, tmp_path):
 
 
 def test_a_golden_file_with_half_a_box_is_broken(tmp_path):
-    stored = {"faces": [{"frame": 0, "score": 0.5, "box": [1, 2]}], "libraries": {}, "checkpoint_sha256": "",
-              "clip": {"pixels_sha256": "", "file_sha256": ""}}  # fmt: skip
+    stored = {
+        "faces": [{"frame": 0, "score": 0.5, "box": [1, 2]}],
+        "libraries": {},
+        "checkpoint_sha256": "",
+        "clip": {"pixels_sha256": "", "file_sha256": ""},
+    }
     selftest.golden_path(tmp_path / "m").write_text(json.dumps(stored))
     with pytest.raises(UsageError, match="is broken"):
         selftest.read_golden(tmp_path / "m")

@@ -152,11 +152,13 @@ def test_shell_scripts_parse_and_stop_at_errors(script):
 
 @pytest.mark.parametrize(
     ("python", "free_kb", "said"),
-    [(None, 99_000_000, "there is no 'python3'. Install Python 3.10"),
-     ('[ "$1" = -V ] && { echo Python 3.8.1; exit; }; exit 1', 99_000_000, "Python 3.8.1, but 3.10 or newer"),
-     ('case "$2" in *ensurepip*) exit 1;; esac', 99_000_000, "apt-get install python3-venv"),
-     ("exit 0", 1_000_000, "0 GB are free where")],
-)  # fmt: skip
+    [
+        (None, 99_000_000, "there is no 'python3'. Install Python 3.10"),
+        ('[ "$1" = -V ] && { echo Python 3.8.1; exit; }; exit 1', 99_000_000, "Python 3.8.1, but 3.10 or newer"),
+        ('case "$2" in *ensurepip*) exit 1;; esac', 99_000_000, "apt-get install python3-venv"),
+        ("exit 0", 1_000_000, "0 GB are free where"),
+    ],
+)
 def test_setup_says_what_to_install_or_free(tmp_path, python, free_kb, said):
     commands = {"df": f'echo header; echo "/dev/x 9 9 {free_kb} 9% /"'}
     if python:
