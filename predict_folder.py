@@ -21,7 +21,9 @@ from pathlib import Path
 from dfdc import command_line, layout
 from dfdc.command_line import UsageError, parse_detector_scale
 from dfdc.devices import DEVICE_HELP
+from networks.files import find_models
 from networks.precision import PRECISIONS
+from prediction.inputs import find_inputs
 from prediction.settings import STRATEGIES, Floors, FolderSettings
 
 
@@ -120,11 +122,13 @@ def _check(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     settings = FolderSettings(**{item.name: getattr(args, item.name) for item in fields(FolderSettings)})
+    inputs = None if args.self_test else find_inputs(settings)
+    find_models(settings.weights_dir, settings.models)
     from prediction import folder  # here: --help and wrong use must not wait for PyTorch
 
     if args.self_test:
         return folder.run_self_test(settings, store=args.store)
-    return 0 if all(verdict.judged for verdict in folder.score_folder(settings)) else 1
+    return 0 if all(verdict.judged for verdict in folder.score_folder(settings, inputs)) else 1
 
 
 if __name__ == "__main__":

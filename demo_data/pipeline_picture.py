@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 
 from dfdc import layout
 from dfdc.boxes import read_boxes
@@ -15,6 +13,7 @@ from dfdc.command_line import UsageError
 from dfdc.imaging import read_picture
 from dfdc.landmarks import read_landmarks
 from dfdc.layout import Dataset, Video
+from dfdc.plotting import Axes, plt
 from dfdc.video import VideoReader
 
 

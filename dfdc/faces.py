@@ -14,11 +14,6 @@ import torch
 
 from dfdc import mtcnn
 from dfdc.devices import run_halving
-from dfdc.imaging import box_iou
-
-DETECTOR_SETTINGS = mtcnn.SETTINGS  # all that decides which boxes come out, besides the thresholds
-
-MIDDLE_OVERLAP = 0.2  # IoU with the inner 3/5 of a crop that its own face has at least
 
 _CPU_PIXELS = 4 * 960 * 540  # a batch: on the CPU larger ones only take memory
 _GPU_PIXELS = 32 * 960 * 540
@@ -93,15 +88,3 @@ def _resize(picture: np.ndarray, scale: float) -> np.ndarray:
     colours_first = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
     resized = torch.nn.functional.interpolate(colours_first, size=size, mode="bicubic", antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
-
-
-def middle_face(faces: Faces, width: int, height: int) -> int | None:
-    """Index of the face that a crop of this size was cut for; None if no face lies in its middle."""
-    if not len(faces):
-        return None
-    # A crop is its face box with a third added on each side, so the box is the inner 3/5 of it. Its padding may hold
-    # a neighbour's face, even a larger one.
-    inner = np.array([[width / 5, height / 5, width * 4 / 5, height * 4 / 5]])
-    overlaps = box_iou(faces.boxes, inner)[:, 0]
-    best = int(np.argmax(overlaps))
-    return best if overlaps[best] > MIDDLE_OVERLAP else None

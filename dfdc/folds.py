@@ -29,8 +29,11 @@ class FoldsFileError(FoldsError):
     """A file that is not what step 5 writes; `reason` says why, without the file's name."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}; preprocessing step 5 (generate_folds.py) writes it")
-        self.reason = reason
+        super().__init__(path, reason)  # both, so that it can be pickled
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}; preprocessing step 5 (generate_folds.py) writes it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+MIDDLE_OVERLAP = 0.2  # IoU with the inner 3/5 of a crop that its own face has at least
 MARGIN_PART = 3  # a third of the box is added on each side; published weights were trained on such crops
 SSIM_WINDOW = 7  # pixels a side
 CHANGED = 20  # a mask value (0..255) over this is a changed pixel; below lies compression noise
@@ -40,6 +41,18 @@ def crop_face(frame: np.ndarray, box: Sequence[float], part: int = MARGIN_PART) 
     """The face in `box` with its margin, as a view into `frame`; None as in `margin_box`."""
     cut = margin_box(box, frame.shape[1], frame.shape[0], part)
     return None if cut is None else frame[cut[1] : cut[3], cut[0] : cut[2]]
+
+
+def middle_box(boxes: np.ndarray, width: int, height: int) -> int | None:
+    """Index of the box (float [n, 4]) that a crop of this size was cut for; None if none lies in its middle."""
+    if not len(boxes):
+        return None
+    # A crop is its face box with a third added on each side, so the box is the inner 3/5 of it. Its padding may hold
+    # a neighbour's face, even a larger one.
+    inner = np.array([[width / 5, height / 5, width * 4 / 5, height * 4 / 5]])
+    overlaps = box_iou(boxes, inner)[:, 0]
+    best = int(np.argmax(overlaps))
+    return best if overlaps[best] > MIDDLE_OVERLAP else None
 
 
 def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:

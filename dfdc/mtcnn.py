@@ -25,19 +25,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-MIN_FACE = 20  # pixels; a picture with a shorter side has no step in its pyramid
-_FACTOR = 0.709  # from one step of the pyramid to the next
-# Overlaps (IoU) over which the less sure box goes: in one step of the pyramid, between steps, after the second stage;
-# at the end it is the shared part of the smaller box.
-_STEP_NMS, _PYRAMID_NMS, _SECOND_NMS, _LAST_NMS = 0.5, 0.7, 0.7, 0.7
+from dfdc.detector_settings import LAST_NMS, MIN_FACE, PYRAMID_FACTOR, PYRAMID_NMS, SECOND_NMS, STEP_NMS
+
 _CELL, _STRIDE = 12, 2  # a place of the proposal network's map sees 12 x 12 pixels; the next lies 2 further
-# All that decides which boxes come out, besides thresholds and weights; for the stamps of what is made from them.
-SETTINGS = {
-    "weights": "facenet-pytorch 2.6.0",
-    "smallest_face": MIN_FACE,
-    "pyramid_factor": _FACTOR,
-    "nms": [_STEP_NMS, _PYRAMID_NMS, _SECOND_NMS, _LAST_NMS],
-}
 _TILE_PIXELS = 90_000  # of the pyramid in one pass on the CPU, so that the maps between the layers stay in the cache
 _BLOCKED_FROM = 12_000  # pixels of a pass
 _BOXES_AT_ONCE = 64
@@ -213,7 +203,7 @@ class Cascade:
             boxes, scores, points, image = self._decide(tables, *self._refine(tables, *self._propose(tables, smallest)))
         for index, number in enumerate(order):
             own = np.flatnonzero(image == index)
-            own = own[_nms_by_smaller(boxes[own], scores[own], _LAST_NMS)]
+            own = own[_nms_by_smaller(boxes[own], scores[own], LAST_NMS)]
             own = own[np.argsort((boxes[own, 2] - boxes[own, 0]) * (boxes[own, 3] - boxes[own, 1]))[::-1]]
             found[number] = boxes[own], scores[own], points[own]
         return found
@@ -230,9 +220,9 @@ class Cascade:
                     tile = _resize(sums[begin:end], height, width, size, top, bottom)
                     found.append(self._candidates(tile, scale, begin, top))
                 step = np.concatenate(found)
-                steps.append(step[_nms(step[:, :4], step[:, 4], step[:, 9], _STEP_NMS)])
+                steps.append(step[_nms(step[:, :4], step[:, 4], step[:, 9], STEP_NMS)])
             pyramid = np.concatenate(steps)
-            kept = pyramid[_nms(pyramid[:, :4], pyramid[:, 4], pyramid[:, 9], _PYRAMID_NMS)]
+            kept = pyramid[_nms(pyramid[:, :4], pyramid[:, 4], pyramid[:, 9], PYRAMID_NMS)]
             # In this stage alone, a side is the difference of the corners and not one pixel more.
             sides = np.tile(kept[:, 2:4] - kept[:, :2], 2)
             boxes.append(_square(kept[:, :4] + kept[:, 5:9] * sides))
@@ -252,7 +242,7 @@ class Cascade:
     def _refine(self, tables: _Tables, boxes: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Second stage: the boxes that stay, moved and squared [k, 4], and the picture of each."""
         boxes, image, scores, heads = self._look(self._rnet, self._thresholds[1], tables, boxes, image, 24)
-        kept = _nms(boxes, scores, image, _SECOND_NMS)
+        kept = _nms(boxes, scores, image, SECOND_NMS)
         return _square(_move(boxes[kept], heads[kept, 2:6])), image[kept]
 
     def _decide(
@@ -287,8 +277,8 @@ def _scales(height: int, width: int, smallest: float = 0.0) -> list[float]:
     scales = []
     while shorter >= _CELL:
         scales.append(scale)
-        scale *= _FACTOR
-        shorter *= _FACTOR
+        scale *= PYRAMID_FACTOR
+        shorter *= PYRAMID_FACTOR
     return [scale for scale in scales if _CELL / scale >= smallest * min(height, width)]
 
 

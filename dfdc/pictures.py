@@ -37,8 +37,11 @@ class PictureError(UserError, OSError):
     """A file that can't be read as a picture; `reason` says why, without the file's name."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} is no picture that can be read: {reason}")
-        self.reason = reason
+        super().__init__(path, reason)  # both, so that it can be pickled
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path} is no picture that can be read: {self.reason}"
 
 
 @dataclass

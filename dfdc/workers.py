@@ -6,6 +6,7 @@ at, and is replaced.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from concurrent import futures
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -151,6 +153,16 @@ def list_devices(name: str) -> list[str]:
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
 
+@contextlib.contextmanager
+def _in_own_folder() -> Generator[None]:
+    here = Path.cwd()
+    os.chdir(Path(__file__).resolve().parents[1])
+    try:
+        yield
+    finally:
+        os.chdir(here)
+
+
 @dataclass(frozen=True)
 class LocalWorkers:
     """The engine of one machine.
@@ -169,6 +181,8 @@ class LocalWorkers:
         # forkserver: no copy of this process's threads or CUDA state, and workers start with few imports.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", "pebble", "dfdc.artifacts", *task.preload])
+        with _in_own_folder():  # where the server looks for what it preloads; each worker goes back to ours
+            forkserver.ensure_running()
         # The largest first, so that at the end no worker waits for one that has a long video left.
         items = sorted(items, key=task.size, reverse=True)
         workers = min(self.workers, len(items))
@@ -181,8 +195,6 @@ class LocalWorkers:
             yield from _run_pool(pool, task, groups, threads, ahead=2 * workers)
             pool.close()
             pool.join()
-        except WorkersError:
-            raise
         except RuntimeError as error:  # BrokenProcessPool: they all died before they had begun
             advice = "; with fewer workers they need less memory" if workers > 1 else ""
             raise WorkersError(f"no worker can be started ({error}){advice}") from error

@@ -47,14 +47,14 @@ class Fit:
     """
 
     temperature: Annotated[float, Field(ge=LOWEST, le=HIGHEST)]
-    at_bound: Literal["lowest", "highest", ""]
-    videos: int
-    fakes: int
-    log_loss_before: float
-    log_loss_after: float
+    at_bound: Literal["lowest", "highest", ""] = ""
+    videos: int = 0
+    fakes: int = 0
+    log_loss_before: float = 0.0
+    log_loss_after: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TemperatureFile(Fit):
     """What --calibrate writes, and what its temperature holds for.
 

@@ -19,7 +19,8 @@ from networks.onnx_model import check_model
 from networks.precision import choose_precision
 from prediction.calibration import apply_temperature, check_enough, fit_to_file, read_temperature
 from prediction.conclusion import conclude
-from prediction.inputs import check_held_out, held_out_inputs, list_inputs, read_labels
+from prediction.held_out import check_held_out
+from prediction.inputs import Inputs, find_inputs
 from prediction.metrics_report import evaluate, print_report
 from prediction.pages.report import make_report
 from prediction.progress import Progress, only_run
@@ -30,10 +31,13 @@ from prediction.settings import FRAMES_PER_VIDEO, FolderSettings, RunSettings
 from prediction.verdict import Verdict
 
 
-def score_folder(settings: FolderSettings) -> list[Verdict]:
+def score_folder(settings: FolderSettings, inputs: Inputs | None = None) -> list[Verdict]:
     """Score videos and pictures, write what came out, and print how good it is.
 
     What an earlier run of the same settings has scored is taken over, see docs/scoring.md.
+
+    Args:
+        inputs: of `find_inputs`, where they are known already.
 
     Returns:
         the verdicts, in the order of submission.csv.
@@ -41,11 +45,7 @@ def score_folder(settings: FolderSettings) -> list[Verdict]:
     Raises:
         UserError: something that was asked for can't be used; nothing of it was written.
     """
-    if settings.fold is not None:
-        videos, labels = held_out_inputs(settings.places, settings.fold)
-    else:
-        videos = list_inputs(settings.places, settings.lists, recursive=settings.recursive)
-        labels = read_labels(settings.labels, videos) if settings.labels else None
+    videos, labels = inputs or find_inputs(settings)
     if settings.calibrate:
         check_enough(list((labels or {}).values()))
     check_places(settings, videos.values())

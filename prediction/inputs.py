@@ -5,23 +5,34 @@ from __future__ import annotations
 import csv
 import json
 import os
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dfdc import layout
 from dfdc.command_line import UsageError
 from dfdc.folds import read_video_folds
 from dfdc.text import TEXT, printable
-from networks.checkpoint import CheckpointError
-from networks.files import model_names
-from networks.onnx_model import check_model
-from prediction.results import Held
+from prediction.settings import FolderSettings
 
 _SUFFIXES = layout.VIDEO_SUFFIXES | layout.PICTURE_SUFFIXES
 _SHOWN = 8  # kinds of files that are named as left out
+
+
+class Inputs(NamedTuple):
+    """Videos and pictures by their names in the submission, and the labels of those that have one."""
+
+    videos: dict[str, Path]
+    labels: dict[str, int] | None
+
+
+def find_inputs(settings: FolderSettings) -> Inputs:
+    """What `settings` name; see the functions below for what is refused."""
+    if settings.fold is not None:
+        return Inputs(*held_out_inputs(settings.places, settings.fold))
+    videos = list_inputs(settings.places, settings.lists, recursive=settings.recursive)
+    return Inputs(videos, read_labels(settings.labels, videos) if settings.labels else None)
 
 
 def list_inputs(places: Sequence[Path], lists: Sequence[Path] = (), *, recursive: bool = False) -> dict[str, Path]:
@@ -126,50 +137,6 @@ def held_out_inputs(folders: Sequence[Path], fold: int) -> tuple[dict[str, Path]
         raise UsageError(f"--fold {fold}: {printable(path)} names videos that are not there: {first}; run step 5 again")
     videos = [dataset.videos[video] for video in wanted]
     return {v.path.name: v.path for v in videos}, {v.path.name: int(v.label == layout.FAKE) for v in videos}
-
-
-def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> list[Held]:
-    """See that no checkpoint was trained on the videos of a fold. One that does not say is named on stderr.
-
-    Args:
-        names: file names of the fold's videos.
-
-    Returns:
-        what each checkpoint says.
-
-    Raises:
-        UsageError: one may have been trained on some of them, or can't be read.
-    """
-    videos = [layout.video_id(name) for name in names]
-    said: list[Held] = []
-    faults, folds = [], set()
-    for path, name in zip(models, model_names(models), strict=True):
-        try:
-            _, holdout = check_model(path)
-        except CheckpointError as error:
-            raise UsageError(printable(error)) from error
-        if holdout is None:
-            unknown = "does not say what it was trained on; if on these videos, its scores flatter"
-            print(f"warning: {printable(name)} {unknown}", file=sys.stderr)
-            said.append(Held(name, "unknown"))
-            continue
-        learned = holdout.learned(videos)
-        if learned:
-            first = printable(", ".join(learned[:3])) + (", ..." if len(learned) > 3 else "")
-            share = f"{len(learned)} of {len(videos)} videos ({first})"
-            faults.append(f"{printable(name)}, which held out fold {holdout.fold}: {share}")
-            folds.add(holdout.fold)
-        said.append(Held(name, holdout.fold, holdout.folds_sha256, holdout.trained_on_videos))
-    if faults:
-        advice = " or ".join(f"Give --fold {own}" for own in sorted(folds))
-        advice += " (each checkpoint by itself)" if len(folds) > 1 else ""
-        if fold in folds:
-            kept = "if its first weights had not learned from them either"
-            advice = f"Score with the folds.csv it was trained with, {kept}"
-        lines = "\n  ".join([f"--fold {fold}: a checkpoint may have been trained on these videos", *faults])
-        otherwise = "if you mean to score what was learned, leave out --fold and give --labels"
-        raise UsageError(f"{lines}\n{advice}; or, {otherwise}")
-    return said
 
 
 def read_labels(path: Path, videos: Mapping[str, Path]) -> dict[str, int]:

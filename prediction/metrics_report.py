@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from dfdc.artifacts import atomic_file
 from dfdc.label_metrics import metrics
+from dfdc.plotting import Axes, Figure, MaxNLocator
 from dfdc.text import printable
 from prediction.results import Confusion, LabelCounts, Metrics, plain
 from prediction.verdict import Verdict

@@ -13,8 +13,7 @@ import numpy as np
 from dfdc import artifacts, layout
 from dfdc.artifacts import Stamp
 from dfdc.boxes import Boxes, BoxesError, FaceBox, read_boxes
-from dfdc.detector_settings import DETECT_THRESHOLDS, SCALE_LIMITS, detector_scale
-from dfdc.faces import DETECTOR_SETTINGS, FaceDetector
+from dfdc.detector_settings import DETECT_THRESHOLDS, DETECTOR_SETTINGS, SCALE_LIMITS, detector_scale
 from dfdc.identity import fingerprint, same_file, same_record
 from dfdc.layout import FRAME_STRIDE, Video
 from dfdc.tracking import Tracker, TrackerSettings
@@ -33,7 +32,7 @@ class DetectStep(PruningStep):
     version = VERSION
     labels = (layout.REAL,)
     uses_crops = False
-    preload = ("preprocessing.detect_step",)
+    preload = ("preprocessing.detect_step", "dfdc.faces")
 
     def __init__(self, root: Path, scale: str | float) -> None:
         super().__init__(root)
@@ -64,6 +63,8 @@ class DetectStep(PruningStep):
             return None  # of an earlier version, or broken: made anew
 
     def start(self, device: str) -> None:
+        from dfdc.faces import FaceDetector  # here: only workers wait for PyTorch
+
         self.detector = FaceDetector(DETECT_THRESHOLDS, device)
 
     def work(self, video: Video) -> Stamp:

@@ -6,7 +6,6 @@ folds of the first run are those of all later ones, until somebody asks for othe
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -86,7 +85,7 @@ def read_stamp(path: Path) -> Stamp | None:
         # All of them: a default in the place of what was lost would take a hold-out back.
         parts = (("options", Options), ("assignment", Assignment))
         whole = all(kept[part].keys() >= {key.name for key in fields(kind)} for part, kind in parts)
-        return _STAMP.validate_json(json.dumps(kept), strict=True) if whole and kept["version"] == VERSION else None
+        return _STAMP.validate_python(kept) if whole and kept["version"] == VERSION else None
     except (KeyError, TypeError, AttributeError, ValueError):
         return None
 

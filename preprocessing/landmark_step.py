@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dfdc import artifacts, layout
 from dfdc.artifacts import Stamp
-from dfdc.detector_settings import LANDMARK_THRESHOLDS
-from dfdc.faces import DETECTOR_SETTINGS, MIDDLE_OVERLAP, FaceDetector, Faces, middle_face
-from dfdc.imaging import read_picture
+from dfdc.detector_settings import DETECTOR_SETTINGS, LANDMARK_THRESHOLDS
+from dfdc.imaging import MIDDLE_OVERLAP, middle_box, read_picture
 from dfdc.landmarks import encode_landmarks
 from dfdc.layout import REAL, Video
 from preprocessing.orphans import PruningStep
+
+if TYPE_CHECKING:
+    from dfdc.faces import FaceDetector, Faces
 
 # Raised with every change that gives other points; tests/test_versions.py has those of a fixed clip for each version.
 VERSION = 2
@@ -35,7 +37,7 @@ class LandmarkStep(PruningStep):
     name = "generate_landmarks"
     version = VERSION
     labels = (REAL,)
-    preload = ("preprocessing.landmark_step",)
+    preload = ("preprocessing.landmark_step", "dfdc.faces")
 
     def obstacle(self, video: Video) -> str | None:
         if self.crops_of(video.id).is_dir():
@@ -50,6 +52,8 @@ class LandmarkStep(PruningStep):
         return {"settings": SETTINGS, "crops": artifacts.folder_identity(self.crops_of(video.id))}
 
     def start(self, device: str) -> None:
+        from dfdc.faces import FaceDetector  # here: only workers wait for PyTorch
+
         self.detector = FaceDetector(LANDMARK_THRESHOLDS, device)
 
     def work(self, video: Video) -> Stamp:
@@ -92,7 +96,7 @@ def find_landmarks(pictures: Sequence[np.ndarray], detector: FaceDetector) -> li
 
 def _middle_points(picture: np.ndarray, faces: Faces) -> np.ndarray | None:
     height, width = picture.shape[:2]
-    index = middle_face(faces, width, height)
+    index = middle_box(faces.boxes, width, height)
     if index is None:
         return None
     return np.rint(np.clip(faces.landmarks[index], 0, (width - 1, height - 1))).astype(np.int16)

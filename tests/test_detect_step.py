@@ -187,7 +187,7 @@ def test_boxes_of_an_earlier_version_are_made_anew_once(tmp_path):
 
 def test_the_detector_is_made_once_on_the_workers_device(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(detect_step, "FaceDetector", lambda *arguments: made.append(arguments) or "a detector")
+    monkeypatch.setattr("dfdc.faces.FaceDetector", lambda *arguments: made.append(arguments) or "a detector")
     step = DetectStep(tmp_path, "auto")
     step.start("cuda:3")
     assert made == [(DETECT_THRESHOLDS, "cuda:3")]

@@ -7,7 +7,7 @@ from facenet_pytorch import MTCNN
 from helpers import no_faces
 from PIL import Image
 
-from dfdc import detector_settings, faces
+from dfdc import detector_settings, faces, imaging
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +79,10 @@ def test_pictures_under_the_smallest_face_have_none(detector):
 def test_t26_the_face_in_the_middle_not_the_largest():
     boxes = np.array([[60, 0, 160, 120], [20, 20, 80, 80], [0, 0, 10, 10]], np.float32)
     found = faces.Faces(boxes, np.ones(3, np.float32), np.zeros((3, 5, 2), np.float32))
-    assert faces.middle_face(found, 100, 100) == 1
+    assert imaging.middle_box(found.boxes, 100, 100) == 1
     beside = faces.Faces(boxes[2:], np.ones(1, np.float32), np.zeros((1, 5, 2), np.float32))
-    assert faces.middle_face(beside, 100, 100) is None
-    assert faces.middle_face(no_faces(), 100, 100) is None
+    assert imaging.middle_box(beside.boxes, 100, 100) is None
+    assert imaging.middle_box(no_faces().boxes, 100, 100) is None
 
 
 @pytest.mark.parametrize(("part", "found"), [(0.21, 0), (0.19, None)])
@@ -92,7 +92,7 @@ def test_the_middle_is_the_inner_three_fifths(part, found):
     strips = [[20, 40, 20 + wide, 160], [80 - wide, 40, 80, 160], [20, 40, 80, 40 + high], [20, 160 - high, 80, 160]]
     for strip in strips:
         one = faces.Faces(np.array([strip], np.float32), np.ones(1, np.float32), np.zeros((1, 5, 2), np.float32))
-        assert faces.middle_face(one, 100, 200) == found
+        assert imaging.middle_box(one.boxes, 100, 200) == found
 
 
 @pytest.mark.skipif(not __import__("torch").cuda.is_available(), reason="needs a CUDA GPU")

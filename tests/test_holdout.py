@@ -17,7 +17,7 @@ from networks import checkpoint
 from networks.checkpoint import CheckpointError
 from networks.holdout import Holdout, common_holdout, describe_start, read_holdout
 from networks.onnx_model import check_model
-from prediction.inputs import check_held_out
+from prediction.held_out import check_held_out
 from training import average_checkpoints
 
 HELD_OUT = ("fake0", "fake3", "real0", "real3")  # of fold 0, see conftest.make_crops

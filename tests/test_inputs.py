@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +13,10 @@ from dfdc.command_line import UsageError
 from dfdc.imaging import encode_png, read_picture
 from dfdc.video import write_video
 from networks import files
-from networks.checkpoint import CheckpointError, ModelSpec
+from networks.checkpoint import CheckpointError
 from networks.ensemble import Ensemble
-from networks.holdout import Holdout
 from prediction import inputs
 from prediction.progress import Progress
-from prediction.results import Held
 
 
 def write(folder, *names, data=b"x"):
@@ -258,48 +255,6 @@ def test_labels_in_every_spelling(tmp_path):
 
 
 # Checkpoints
-
-
-def models(monkeypatch, **holdouts):
-    """Checkpoints of these names, each with what it held out, or None; an exception is raised."""
-
-    def look(path):
-        holdout = holdouts[path.name]
-        if isinstance(holdout, Exception):
-            raise holdout
-        return ModelSpec("DeepFakeClassifier", "test_resnet", 96), holdout
-
-    monkeypatch.setattr(inputs, "check_model", look)
-    return [Path("/w", name) for name in holdouts]
-
-
-def test_what_was_held_out_is_said_and_what_was_learned_is_refused(monkeypatch, capsys):
-    good = Holdout(1, "abc", ("a", "b"), 7)
-    said = inputs.check_held_out(["a.mp4", "b.mp4"], 1, models(monkeypatch, good=good, older=None))
-    assert said == [Held("good", 1, "abc", 7), Held("older", "unknown")]
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err == (
-        "warning: older does not say what it was trained on; if on these videos, its scores flatter\n"
-    )
-    videos = [f"{name}.mp4" for name in "vwxyz"]
-    for fold, holdouts, shown in (
-        (0, {"one": good}, "\n  one, which held out fold 1: 5 of 5 videos (v, w, x, ...)\nGive --fold 1; or, if"),
-        (0, {"one": Holdout(2, "", ("v",), 1)}, "fold 2: 4 of 5 videos (w, x, y, ...)\nGive"),
-        (0, {"one": Holdout(2, "", ("v", "w"), 1)}, "fold 2: 3 of 5 videos (x, y, z)\nGive --fold 2; or"),
-        (
-            0,
-            {"b": Holdout(2, "", (), 1), "a": good},
-            "\nGive --fold 1 or Give --fold 2 (each checkpoint by itself); or",
-        ),
-        (1, {"one": good}, "\nScore with the folds.csv it was trained with, if its first weights"),
-    ):
-        refusal = refused(inputs.check_held_out, videos, fold, models(monkeypatch, **holdouts))
-        assert refusal.startswith(f"--fold {fold}: a checkpoint may have been trained on these videos\n  ")
-        assert shown in refusal
-    assert "broken" in refused(
-        inputs.check_held_out, videos, 0, models(monkeypatch, bad=CheckpointError("it is broken"))
-    )
 
 
 def test_the_videos_of_a_fold(tmp_path):

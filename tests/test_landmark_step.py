@@ -146,7 +146,7 @@ def test_step_3_is_about_real_videos_only(cropped):
 
 def test_the_detector_is_made_once_on_the_workers_device(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(landmark_step, "FaceDetector", lambda *arguments: made.append(arguments) or "a detector")
+    monkeypatch.setattr("dfdc.faces.FaceDetector", lambda *arguments: made.append(arguments) or "a detector")
     step = LandmarkStep(tmp_path, "crops")
     step.start("cuda:3")
     assert made == [(LANDMARK_THRESHOLDS, "cuda:3")]

@@ -10,7 +10,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, run_script
+from helpers import ROOT, run_script, write_part
 
 SCRIPTS = ["predict_folder.py", "plot_loss.py", "export_model.py"]
 SCRIPTS += ["training/train_classifier.py", "training/average_checkpoints.py"]
@@ -208,3 +208,47 @@ def test_setup_again_does_nothing():
     environment = {**os.environ, "VENV": str(Path(sys.executable).parents[1])}
     done = subprocess.run([ROOT / "setup.sh"], capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["predict_folder.py", "--models", "a", "--test-dir", "absent"], "--test-dir absent: there is no such"),
+        (["training/train_classifier.py", "--config", "absent", "--data-dir", "."], "absent"),
+        (["preprocessing/detect_original_faces.py", "--root-dir", "absent"], "absent"),
+        (["preprocessing/generate_landmarks.py", "--root-dir", "absent"], "absent"),
+        (["preprocessing/extract_crops.py", "--root-dir", "absent"], "absent"),
+    ],
+)
+def test_wrong_use_is_told_before_pytorch_is_loaded(command, said, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, sys\natexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+    )
+    done = run_script(*command, env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.splitlines()[-1] == "False"
+
+
+@pytest.mark.slow
+def test_a_notebooks_own_backend_stops_no_command(tmp_path):
+    code = "import dfdc.plotting, matplotlib; print(matplotlib.get_backend())"
+    done = run_script("-c", code, env={"MPLBACKEND": "module://matplotlib_inline.backend_inline"})
+    assert done.stdout.strip().lower() == "agg", done.stderr
+    for path in MODULES:
+        names = {*imports_of(path)}
+        assert path.name == "plotting.py" or not any(name.split(".")[0] == "matplotlib" for name in names), path
+
+
+@pytest.mark.slow
+def test_workers_take_their_modules_from_this_folder(tmp_path):
+    """A package of the same name where the command is started is nobody's business."""
+    (tmp_path / "preprocessing").mkdir()
+    (tmp_path / "preprocessing/__init__.py").write_text("raise ImportError('the wrong one')")
+    write_part(tmp_path / "root/dfdc_train_part_0", {"a.mp4": {"label": "REAL"}})
+    shutil.copy(ROOT / "tests/data/clip/real.mp4", tmp_path / "root/dfdc_train_part_0/a.mp4")
+    step = ROOT / "preprocessing/detect_original_faces.py"
+    done = run_script(step, "--root-dir", tmp_path / "root", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "root/bboxes/a.json").is_file()

@@ -239,6 +239,8 @@ _KINDS |= {"string_type": "a text", "tuple_type": "a list of numbers"}
 
 def _fault(error: ErrorDetails, values: dict[str, Any]) -> str:
     """A fault that pydantic found in `values`, as a line for a person."""
+    if not error["loc"]:
+        return error["msg"]  # of all together: a text that is no UTF-8
     *above, name = (part for part in error["loc"] if isinstance(part, str))  # the place in a list is left out
     prefix = "".join(f"{part}." for part in above)
     kind: Any = reduce(lambda kind, part: kind.model_fields[part].annotation, above, TrainConfig)

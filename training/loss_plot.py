@@ -10,13 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 from dfdc.command_line import UserError
+from dfdc.plotting import Axes, Figure, MaxNLocator, plt
 from dfdc.scoring import selection_loss
 from training.records import EpochRecord, Metrics
 
@@ -150,7 +145,7 @@ def save_plot(
     """Write the picture of `draw` as a PNG, and show it where there is a display."""
     display = sys.platform in ("win32", "darwin") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
     if not display:
-        matplotlib.use("Agg")  # whatever MPLBACKEND says: a notebook's has no module here
+        plt.switch_backend("Agg")  # whatever MPLBACKEND says
     figure = draw(runs, best, fake_weight, first_epoch)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110, metadata={"Software": None})

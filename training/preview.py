@@ -8,11 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from dfdc import layout
 from dfdc.imaging import fit, read_picture
 from dfdc.landmarks import read_landmarks
+from dfdc.plotting import Figure
 from training import dataset, occlusions
 from training.arguments import RunSettings
 from training.config import OcclusionConfig, TrainConfig

@@ -14,13 +14,15 @@ from collections.abc import Sequence
 
 from dfdc import command_line
 from training.arguments import parse_arguments
+from training.config import resolve_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     settings = parse_arguments(__doc__, argv)
-    from training import trainer  # loads PyTorch, which --help does without
+    config = resolve_config(settings)
+    from training import trainer  # loads PyTorch: --help and wrong values do not wait for it
 
-    return trainer.run_training(settings)
+    return trainer.run_training(settings, config)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from networks.holdout import describe_start
 from networks.model import Classifier
 from training import distributed, engine, loading, optim, preview, resume, saving, wrapping
 from training.arguments import RunSettings
-from training.config import TrainConfig, resolve_config
+from training.config import TrainConfig
 from training.distributed import Ranks
 from training.engine import NotFiniteError, StopRequested, TrainingError
 from training.loading import Data
@@ -31,13 +31,12 @@ from training.runlog import RunLog
 from training.saving import History, RunFiles, Saver
 
 
-def run_training(settings: RunSettings) -> int:
+def run_training(settings: RunSettings, config: TrainConfig) -> int:
     """Do what the command line says; returns the exit status.
 
     Raises:
         UserError: it can't be done, or went wrong; with advice in terms of the command line.
     """
-    config = resolve_config(settings)
     if settings.augmentation_grid:
         preview.draw_grid(settings, config, settings.augmentation_grid)
         return 0
