@@ -16,11 +16,17 @@ from dfdc.text import TEXT, printable
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A checkpoint by what it holds. Not by its time of change: a copied checkpoint is the same one."""
+    """A checkpoint by what it holds. Not by its time of change: a copied checkpoint is the same one.
 
-    name: str  # see `model_names`
-    size: int  # in bytes
-    xxh3: str = ""  # checksum of the whole file, hexadecimal; "" in what earlier versions wrote
+    Attributes:
+        name: see `model_names`.
+        size: in bytes.
+        xxh3: checksum of the whole file, hexadecimal; "" in what earlier versions wrote.
+    """
+
+    name: str
+    size: int
+    xxh3: str = ""
 
 
 def describe_models(paths: Sequence[Path]) -> list[ModelFile]:
