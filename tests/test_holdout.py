@@ -20,7 +20,7 @@ from networks.onnx_model import check_model
 from prediction.held_out import check_held_out
 from training import average_checkpoints
 
-HELD_OUT = ("fake0", "fake3", "real0", "real3")  # of fold 0, see conftest.make_crops
+HELD_OUT = ("fake0", "fake3", "real0", "real3")  # of fold 0, see helpers.make_crops
 
 
 @pytest.fixture(scope="module")
