@@ -257,9 +257,9 @@ FLAGS = {
 FOLDS_0_AND_2 = {f"{kind}{number}" for kind in ("real", "fake") for number in (0, 2, 3, 5)}
 OTHER_TESTS = {
     "config": "all of this file",
-    "prefix": "test_saving.py: the names of the files",
-    "output_dir": "test_saving.py: the names of the files",
-    "log_dir": "test_saving.py: the names of the files",
+    "prefix": "test_trainer.py: the names of the files",
+    "output_dir": "test_trainer.py: the names of the files",
+    "log_dir": "test_trainer.py: the names of the files",
     "resume": "test_resume.py",
     "init_from": "test_resume.py",
     "local_rank": "test_distributed.py",
