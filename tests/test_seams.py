@@ -187,7 +187,7 @@ ELSEWHERE = {
 def test_every_key_of_the_configuration_arrives(monkeypatch, roots, tmp_path, changes, observers):
     given = BASE | changes
     seen = watched_run(monkeypatch, roots, tmp_path, given)
-    default = flatten(TrainConfig().to_dict())
+    default = flatten(TrainConfig().model_dump())
     expected = flatten(given)
     assert observers.keys() | ELSEWHERE.keys() == default.keys()  # a new key needs an observer
     for key, observe in observers.items():
