@@ -14,13 +14,14 @@ from collections.abc import Sequence
 
 from dfdc import command_line
 from training.arguments import parse_arguments
-from training.config import resolve_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     settings = parse_arguments(__doc__, argv)
+    from training.config import resolve_config  # loads pydantic: --help does not wait for it
+
     config = resolve_config(settings)
-    from training import trainer  # loads PyTorch: --help and wrong values do not wait for it
+    from training import trainer  # loads PyTorch: wrong values do not wait for it
 
     return trainer.run_training(settings, config)
 
