@@ -3,6 +3,7 @@
 import ast
 import re
 
+import pytest
 from helpers import ROOT
 from test_structure import PACKAGES
 
@@ -31,6 +32,7 @@ def trap_tests():
     return found
 
 
+@pytest.mark.slow
 def test_every_trap_has_a_test_and_every_number_of_a_test_its_trap():
     tests = trap_tests()
     lines = re.findall(r"^- T(\d+): .+ `(\w+)`$", PAGE, re.MULTILINE)

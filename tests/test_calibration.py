@@ -211,6 +211,7 @@ def portraits(tmp_path_factory):
     return folder, labels
 
 
+@pytest.mark.slow
 def test_calibrate_in_one_run_and_apply_in_the_next(portraits, tmp_path, capsys):
     folder, labels = portraits
     weights = tmp_path / "weights"

@@ -67,6 +67,7 @@ def test_t46_a_published_b7_loads_strictly_and_gives_the_same_output(published_b
         assert torch.equal(loaded(images), network(images))
 
 
+@pytest.mark.slow
 def test_t46_numpy_1s_name_of_a_scalar_loads_too(published_b7, tmp_path):
     path = tmp_path / "old"
     path.write_bytes(published_b7[1].read_bytes())
@@ -380,6 +381,7 @@ def test_weights_of_any_floating_type_become_the_networks_own(tmp_path, dtype, f
         assert torch.isfinite(loaded(torch.zeros(1, 3, 96, 96))).all()
 
 
+@pytest.mark.slow
 def test_the_winners_b7_in_half_precision_loads_as_well(published_b7, tmp_path):
     network, _ = published_b7
     weights = {f"module.{name}": half(torch.float16)(name, value) for name, value in network.state_dict().items()}

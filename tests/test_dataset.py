@@ -104,6 +104,7 @@ def test_validation_samples_are_the_crops_scaled_and_padded_alone(crops_root):
         assert sample["valid"]
 
 
+@pytest.mark.slow
 def test_training_samples_are_augmented_and_occluded(crops_root):
     table = dataset.read_folds(crops_root / "folds.csv")
     plain = dataset.CropDataset(table, crops_root, "crops", 60, train=False)
@@ -141,6 +142,7 @@ def test_no_oversample_is_every_crop_once():
     assert len(list(sampler)) == 8
 
 
+@pytest.mark.slow
 def test_t34_only_changed_frames_are_decided_after_the_occlusion(crops_root):
     table = dataset.read_folds(crops_root / "folds.csv")
     fakes = np.flatnonzero(table["label"] == 1)

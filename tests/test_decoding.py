@@ -55,6 +55,7 @@ def test_frames_are_the_readers_own(decoder, clip):
     assert reading.lost == []
 
 
+@pytest.mark.slow
 def test_one_child_reads_file_after_file_and_what_was_left_unread_is_not_the_next_ones(decoder, clip, tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
     photo = tmp_path / "p.png"
@@ -74,6 +75,7 @@ def test_one_child_reads_file_after_file_and_what_was_left_unread_is_not_the_nex
         assert len(list(reading.frames())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "status", "said"),
     [
@@ -102,6 +104,7 @@ def test_a_decoder_that_dies_costs_one_video(weights, faulty, clip, tmp_path, mo
     assert [len(verdict.faces) for verdict in verdicts] == [32, 0, 32]
 
 
+@pytest.mark.slow
 def test_time_that_the_caller_takes_does_not_count(faulty, decoder, clip, monkeypatch):
     monkeypatch.setattr(workers, "_LEAST_SECONDS", 2.0)
     frames = []
@@ -112,6 +115,7 @@ def test_time_that_the_caller_takes_does_not_count(faulty, decoder, clip, monkey
     assert len(frames) == 4
 
 
+@pytest.mark.slow
 def test_the_child_ends_with_its_parent_even_amid_an_endless_loop(tmp_path, clip):
     shutil.copy(clip, tmp_path / "hangs.mp4")
     code = (
@@ -143,6 +147,7 @@ def test_the_child_ends_with_its_parent_even_amid_an_endless_loop(tmp_path, clip
     raise AssertionError(f"the child still runs: {done.stdout} {done.stderr}")
 
 
+@pytest.mark.slow
 def test_a_child_that_cant_start_is_no_fault_of_the_video(weights, clip, tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "_CHILD", "no_such_module")
     (verdict,) = predict_with(FakeDetector([[10, 10, 40, 50]]), [clip], weights, tmp_path)

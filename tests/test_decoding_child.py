@@ -35,6 +35,7 @@ def clip(tmp_path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -67,6 +68,7 @@ def test_libraries_of_the_child_say_nothing_on_the_terminal(tmp_path, capfd, dec
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pipe.mp4", "pipe.png", "pipe.gif"])
 def test_a_pipe_is_not_waited_for(decoder, tmp_path, name):
     os.mkfifo(tmp_path / name)

@@ -67,6 +67,7 @@ def test_a_fake_that_was_turned_is_no_pair_and_is_named(root, turn):
     assert step.check(videos_of(root)["fake"]).failed == stamp.failed  # known: not looked at anew each time
 
 
+@pytest.mark.slow
 def test_a_few_frames_that_differ_are_told_and_no_more(root):
     frames = list(textured_frames(61, face=60))
     for number in (10, 20, 30):

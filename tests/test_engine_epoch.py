@@ -32,6 +32,7 @@ class CountScalars(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 def test_t49_numbers_are_read_now_and_then_only(monkeypatch):
     monkeypatch.setitem(engine.CHECK_EVERY, "cpu", 16)
     lists = []

@@ -135,6 +135,7 @@ def test_settling_copies_and_puts_the_channels_last():
     assert _settle(kept, torch.bfloat16, "cpu").count.dtype == torch.int64
 
 
+@pytest.mark.slow
 def test_compiled_networks_share_a_program_by_kind_and_keep_their_weights(ensemble, monkeypatch):
     crops = some_crops()
     expected = ensemble.score(crops)

@@ -64,6 +64,7 @@ def test_t26_arrays_are_numbers_also_in_ragged_batches(portrait, detector):
         assert item.landmarks.shape == (len(item), 5, 2)
 
 
+@pytest.mark.slow
 def test_a_batch_finds_what_single_pictures_do(portrait, detector):
     pictures = [np.roll(portrait, shift, axis=1) for shift in (0, 20, 40, 60, 80)]
     together = detector.detect(pictures)

@@ -253,6 +253,7 @@ def label_file(tmp_path, rows=("a.mp4,0", "b.mp4,1", "c.mp4,1")):
     return path
 
 
+@pytest.mark.slow
 def test_labels_give_metrics_and_a_picture(go, tmp_path, capsys):
     go("--labels", label_file(tmp_path))
     found = details(go.output)["summary"]
@@ -268,6 +269,7 @@ def test_labels_give_metrics_and_a_picture(go, tmp_path, capsys):
     assert not (tmp_path / "o_reliability.png").exists()
 
 
+@pytest.mark.slow
 def test_a_temperature_is_fitted_to_the_scores_and_applied_later(go, tmp_path, monkeypatch):
     monkeypatch.setattr("prediction.calibration.FEWEST_VIDEOS", 2)
     labels = label_file(tmp_path, ["a.mp4,0", "b.mp4,1"])

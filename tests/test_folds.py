@@ -278,6 +278,7 @@ def test_bits_that_are_none_are_refused(tmp_path, capsys, value):
     assert f"{value!r} is neither off nor a number of bits from 0 to 64" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_script_exits_2_without_a_traceback(tmp_path):
     root = make_root(tmp_path / "root", (0, 1))
     for arguments, said in ((["--n_splits", 1], "--n_splits 1"), (["--crops-dir", "nothing"], "holds no crops")):

@@ -62,6 +62,7 @@ def test_t23_leaks_are_seen_in_the_written_file(tmp_path, old, new, said):
     assert len(leaks) == 3
 
 
+@pytest.mark.slow
 def test_t64_a_donor_in_another_fold_leaks(tmp_path):
     root = make_root(tmp_path, (0, 1, 2))
     main(root)
@@ -72,6 +73,7 @@ def test_t64_a_donor_in_another_fold_leaks(tmp_path):
     assert leaks_of(root) == ["fakes link r0 and r1 and r2 by their donors; all these are in folds [0, 1, 2]"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [("r0", "r1"), ("f0a", "f1b"), ("f0a", "r1")])
 def test_t64_the_same_pixels_under_two_names_leak(tmp_path, capsys, first, second):
     root = make_root(tmp_path, (0, 1, 2))
@@ -116,6 +118,7 @@ def copy_crops(root, source, target):
     put_crops(root, target, pictures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [("r0", "r1"), ("f0a", "f1b"), ("r0", "f1a")])
 def test_t64_videos_that_look_alike_leak(tmp_path, capsys, first, second):
     root = make_root(tmp_path, (0, 1))
@@ -167,6 +170,7 @@ def test_looks_that_a_stamp_lacks_are_made(tmp_path, capsys):
         assert "r0 and r1 are the same video" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_many_leaks_are_counted(tmp_path, capsys):
     root = make_root(tmp_path, range(12))
     for part in range(1, 12):

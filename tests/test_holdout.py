@@ -62,6 +62,7 @@ def score(root, output, fold, weights, models, *more):
     return run(weights, root, output, "--fold", fold, *more, models=models)
 
 
+@pytest.mark.slow
 def test_every_file_of_a_run_says_what_was_held_out(trained, expected):
     for name in ("0", "0_ema", "1", "1_ema", "last", "before", "best"):
         assert read(trained, name).holdout == expected, name
@@ -80,6 +81,7 @@ def test_t63_scoring_the_held_out_fold_is_fine_and_says_so(root, trained, expect
     assert "is not known" not in printed.out
 
 
+@pytest.mark.slow
 def test_t63_scoring_a_fold_that_was_trained_on_is_refused(root, trained, tmp_path):
     weights, (name,) = model_of(trained, "best").values()
     done = run_script(
@@ -107,6 +109,7 @@ def test_t63_scoring_a_fold_that_was_trained_on_is_refused(root, trained, tmp_pa
     assert "held_out" not in details(tmp_path / "o.csv")["summary"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_say_is_warned_of(root, trained, tmp_path, capsys):
     weights, (name,) = model_of(trained, "1").values()
     make_checkpoint(weights, "older", size=32)
@@ -149,6 +152,7 @@ def test_what_to_do_follows_from_the_folds_of_the_checkpoints(tmp_path):
     assert "same, which held out fold 0: 1 of 2 videos (d.e)\n" in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["safetensors", "onnx"])
 def test_an_export_says_it_too(trained, expected, tmp_path, form):
     output = tmp_path / f"m.{form}"
@@ -156,6 +160,7 @@ def test_an_export_says_it_too(trained, expected, tmp_path, form):
     assert check_model(output)[1] == expected
 
 
+@pytest.mark.slow
 def test_a_mean_holds_out_what_all_its_parts_did(root, trained, expected, tmp_path):
     def average(out, *more):
         given = [path_of(trained, "0"), path_of(trained, "1"), "--data-dir", root, "--workers", 0, "--device", "cpu"]
@@ -181,6 +186,7 @@ def test_a_mean_holds_out_what_all_its_parts_did(root, trained, expected, tmp_pa
     assert average(tmp_path / "y", "--fold", 1, "--folds-csv", "other.csv") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "held_out"), [("another fold", ()), ("the same", HELD_OUT), ("older", None)])
 def test_a_run_that_began_with_other_weights_holds_out_no_more_than_they_did(
     root, trained, expected, tmp_path, monkeypatch, kind, held_out
@@ -213,6 +219,7 @@ def test_a_run_that_began_with_other_weights_holds_out_no_more_than_they_did(
             score(root, tmp_path / "o.csv", 1, last.parent, [last.name])
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_says_it_from_now_on(root, expected, tmp_path, monkeypatch):
     config = write_config(tmp_path)
     terminate_at(monkeypatch, 4)
@@ -226,6 +233,7 @@ def test_a_run_of_an_earlier_version_says_it_from_now_on(root, expected, tmp_pat
     assert read(tmp_path, "best").holdout == expected
 
 
+@pytest.mark.slow
 def test_a_changed_table_of_folds_is_still_refused(root, tmp_path):
     config = write_config(tmp_path, epochs=1)
     (root / "mine.csv").write_text((root / "folds.csv").read_text())

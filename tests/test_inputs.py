@@ -300,6 +300,7 @@ def test_a_picture_too_large_to_be_true_is_an_unreadable_one(tmp_path):
         read_picture(tmp_path / "huge.png")
 
 
+@pytest.mark.slow
 def test_t14_a_moved_folder_and_a_touched_checkpoint_cost_no_verdict(tmp_path, capsys):
     make_checkpoint(tmp_path, "a")
     (tmp_path / "here").mkdir()
@@ -315,6 +316,7 @@ def test_t14_a_moved_folder_and_a_touched_checkpoint_cost_no_verdict(tmp_path, c
     assert video["path"] == str(tmp_path / "there/v.mp4")
 
 
+@pytest.mark.slow
 def test_t14_a_broken_checkpoint_does_not_cost_what_was_scored(tmp_path):
     make_checkpoint(tmp_path, "a")
     (tmp_path / "broken").write_bytes(b"PK")

@@ -243,6 +243,7 @@ def test_epochs_are_drawn_in_order_and_counted_in_whole_numbers(tmp_path):
     assert all(float(tick).is_integer() for tick in axis.get_xticks())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [False, True], ids=["one run", "five runs"])
 def test_nothing_hides_behind_the_legend_or_leaves_the_picture(full_log, tmp_path, many):
     logs = [full_log]

@@ -50,6 +50,7 @@ def drawn(tmp_path, monkeypatch):
     return figure
 
 
+@pytest.mark.slow
 def test_each_checkpoint_has_a_line_of_score_and_share(drawn):
     upper, lower = drawn.axes
     diagonal, first, second, last = upper.lines
@@ -76,6 +77,7 @@ def test_each_checkpoint_has_a_line_of_score_and_share(drawn):
     assert lower.get_ylabel() == "videos"
 
 
+@pytest.mark.slow
 def test_bars_count_the_videos_of_each_bin_beside_each_other(drawn):
     upper, lower = drawn.axes
     bars = np.array([[bar.get_x(), bar.get_width(), bar.get_height()] for bar in lower.patches]).reshape(3, 10, 3)
@@ -95,6 +97,7 @@ def test_bars_count_the_videos_of_each_bin_beside_each_other(drawn):
     assert lower.get_xlim()[1] > 1
 
 
+@pytest.mark.slow
 def test_videos_that_all_score_low_have_empty_bins_above(tmp_path, capsys):
     metrics_report.print_report(labelled((0, 0.02), (1, 0.31)), tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
@@ -103,6 +106,7 @@ def test_videos_that_all_score_low_have_empty_bins_above(tmp_path, capsys):
     assert not (tmp_path / "none.png").exists()
 
 
+@pytest.mark.slow
 def test_the_figure_is_closed(drawn):
     assert plt.get_fignums() == []
 
@@ -144,6 +148,7 @@ def verdict(name, *scores):
     return Verdict(name, "ok", score=float(np.mean(scores)) if scores else None, models=models)
 
 
+@pytest.mark.slow
 def test_each_checkpoint_and_the_ensemble_are_measured(tmp_path, capsys):
     verdicts = [verdict("r1", 0.1, 0.3), verdict("r2", 0.2, 0.9), verdict("f1", 0.9, 0.6), verdict("f2", 0.4, 0.5)]
     verdicts += [verdict("no label", 0.5, 0.5), Verdict("no face", "no face"), Verdict("neither", "unreadable")]
@@ -169,6 +174,7 @@ def test_each_checkpoint_and_the_ensemble_are_measured(tmp_path, capsys):
     assert cv2.imread(str(tmp_path / "plot.png")).shape[0] > 400
 
 
+@pytest.mark.slow
 def test_one_class_has_the_metrics_that_exist(tmp_path, capsys):
     found = metrics_report.evaluate([verdict("a", 0.9), verdict("b", 0.2)], {"a": 1, "b": 1})
     assert "auc" not in plain(found.values[-1])
@@ -180,6 +186,7 @@ def test_one_class_has_the_metrics_that_exist(tmp_path, capsys):
     assert (tmp_path / "plot.png").is_file()
 
 
+@pytest.mark.slow
 def test_any_name_can_be_in_the_table_and_the_plot(tmp_path, capsys):
     names = ["a$b", r"$\frac$", "\x1b[31m\nred", "caf\udce9"]
     models = [ModelScore(name, 0.5, "mean") for name in names]

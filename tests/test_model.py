@@ -218,6 +218,7 @@ def assert_same(first, second):
             assert torch.allclose(value.float(), other[name].float(), atol=1e-6, rtol=1e-6), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", sorted(model.NETWORKS))
 @pytest.mark.parametrize("encoder", [TINY, "test_resnet"])
 def test_gradient_checkpointing_changes_no_gradient_and_no_statistics(network, encoder):

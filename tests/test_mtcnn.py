@@ -68,6 +68,7 @@ def test_faces_are_the_librarys_at_any_size(both, portrait, size):
     assert_same_faces(library, cascade.detect([picture])[0], picture)
 
 
+@pytest.mark.slow
 def test_pictures_of_different_sizes_share_a_batch(portrait):
     cascade = Cascade(detector_settings.LANDMARK_THRESHOLDS, "cpu")
     crops = [portrait[20 : 220 + step, 130 : 320 - step] for step in range(0, 40, 4)]
@@ -87,6 +88,7 @@ def test_nothing_but_noise_or_black():
         assert points.shape == (len(scores), 5, 2)
 
 
+@pytest.mark.slow
 def test_other_layouts_give_the_same(portrait, monkeypatch):
     expected = Cascade(detector_settings.DETECT_THRESHOLDS, "cpu").detect([portrait])[0]
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)

@@ -146,6 +146,7 @@ def test_the_outline_holds_the_face_and_not_the_whole_crop():
     assert np.abs(turned - straight).max() <= 1
 
 
+@pytest.mark.slow
 def test_t32_half_pictures_use_height_for_rows_and_width_for_columns():
     rows, columns = np.mgrid[:141, :60]
     upper, left = rows < 70, columns < 30
@@ -160,6 +161,7 @@ def test_t32_half_pictures_use_height_for_rows_and_width_for_columns():
         assert seen.count(kind) / 600 == pytest.approx(1 / 6, abs=4 * np.sqrt(5 / 36 / 600))
 
 
+@pytest.mark.slow
 def test_random_halves_are_of_any_direction_through_the_middle_fifth():
     halves = [hidden("random_half", seed, None) for seed in range(400)]
     for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):

@@ -20,6 +20,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_its_own_results_are_replaced(weights, folder):
     for _ in range(2):
         assert run(weights, folder / "v", folder / "o.csv", models=["a"]) == 1  # no face

@@ -36,6 +36,7 @@ def full_log(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_logs_without_an_epoch_are_an_error(tmp_path):
     path = tmp_path / "empty.log"
     path.write_text(f"epoch one\n{{broken\nepoch 0 on celeb fake 0.1000 real 0.1000 {TAIL}\n")
@@ -46,6 +47,7 @@ def test_logs_without_an_epoch_are_an_error(tmp_path):
     assert "absent.log: can't be read" in done.stderr
 
 
+@pytest.mark.slow
 def test_t51_the_plot_is_a_file_and_the_best_epochs_are_named(log, tmp_path):
     output = tmp_path / "very" / "deep" / "loss.png"
     backend = {"MPLBACKEND": "module://backend_of_a_notebook"}  # what a notebook leaves in the environment
@@ -73,6 +75,7 @@ def test_by_default_three_are_named_and_the_plot_lies_beside_the_log(log, full_l
     assert not (tmp_path / "weights").exists()
 
 
+@pytest.mark.slow
 def test_five_seeds_come_into_one_picture_and_their_best_into_a_file(log, full_log, tmp_path, capsys):
     other = tmp_path / "b7_555_net_tf_efficientnet_b7.ns_jft_in1k_0.log"
     other.write_text(LOG.replace("fake 0.2000", "fake 0.1000"))
@@ -98,6 +101,7 @@ def test_five_seeds_come_into_one_picture_and_their_best_into_a_file(log, full_l
     ]
 
 
+@pytest.mark.slow
 def test_early_epochs_are_drawn_but_never_chosen(full_log, tmp_path, capsys):
     chosen = tmp_path / "selected.txt"
     arguments = ["--log-file", full_log, "--first-epoch", 3, "--select", 5, "--select-file", chosen]
@@ -179,6 +183,7 @@ def test_the_png_is_the_same_each_time_and_of_a_fit_size(full_log):
     assert b"Matplotlib" not in picture  # a version in it would change the file with each update
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["DISPLAY", "WAYLAND_DISPLAY"])
 def test_t51_a_window_is_shown_where_there_is_a_display_after_the_file_is_written(log, monkeypatch, variable):
     shown = []
@@ -191,6 +196,7 @@ def test_t51_a_window_is_shown_where_there_is_a_display_after_the_file_is_writte
     assert shown == [True]
 
 
+@pytest.mark.slow
 def test_choices_that_are_not_there_are_named(tmp_path, capsys):
     log = tmp_path / "run.log"
     log.write_text(LOG)

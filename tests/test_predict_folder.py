@@ -40,6 +40,7 @@ def demo_videos(demo_root, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_steps_done_by_hand(weights, demo_videos, tmp_path, detector):
     output = tmp_path / "submission.csv"
     assert run(weights, demo_videos, output) == 0
@@ -94,6 +95,7 @@ def clip(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_t3_each_failure_has_its_own_status_and_no_score(tmp_path, clip):
     zero = tmp_path / "zero.mp4"
     zero.write_bytes(b"")
@@ -126,6 +128,7 @@ def test_t4_one_bad_box_costs_that_crop_only(clip):
     assert len(crops) == len(verdict.faces) == 32
 
 
+@pytest.mark.slow
 def test_t5_a_crowd_is_scored_to_its_last_frame(weights, tmp_path):
     clip = tmp_path / "still.mp4"
     write_video(clip, list(numbered_frames(40))[22:23] * 40)
@@ -149,6 +152,7 @@ def test_t11_lost_frames_make_it_partial(tmp_path):
     assert (verdict.status, verdict.frames_lost, verdict.frames_read) == ("partial", [0], 31)
 
 
+@pytest.mark.slow
 def test_a_folder_with_bad_files_gives_every_other_verdict_and_status_1(weights, demo_videos, tmp_path):
     folder = tmp_path / "videos"
     shutil.copytree(demo_videos, folder)
@@ -172,6 +176,7 @@ def test_a_folder_with_bad_files_gives_every_other_verdict_and_status_1(weights,
     assert details(output)["summary"]["statuses"] == {"no face": 1, "too short": 2, "unreadable": 2}
 
 
+@pytest.mark.slow
 def test_t14_a_stopped_run_goes_on_and_what_is_scored_is_not_scored_again(
     weights, demo_videos, tmp_path, monkeypatch, capsys
 ):
@@ -223,6 +228,7 @@ def test_t14_a_stopped_run_goes_on_and_what_is_scored_is_not_scored_again(
     assert len(calls) == 7
 
 
+@pytest.mark.slow
 def test_an_error_is_tried_again(clip, weights, tmp_path):
     (verdict,) = predict_with(FakeDetector([], KeyError("bug")), [clip], weights, tmp_path)
     assert verdict.status == "error"
@@ -230,6 +236,7 @@ def test_an_error_is_tried_again(clip, weights, tmp_path):
     assert verdict.status == "ok"
 
 
+@pytest.mark.slow
 def test_videos_share_batches_and_one_that_fails_costs_no_other(tmp_path, weights, monkeypatch):
     paths = []
     for name in ("a", "bad", "c", "d", "e"):
@@ -259,6 +266,7 @@ def test_videos_share_batches_and_one_that_fails_costs_no_other(tmp_path, weight
     assert [verdict.score for verdict in verdicts] == pytest.approx([verdict.score for verdict in alone], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_pictures_lists_and_single_files(weights, tmp_path, capsys):
     import skimage.data
 
@@ -288,6 +296,7 @@ def test_pictures_lists_and_single_files(weights, tmp_path, capsys):
     assert person["thumbnail"]["frame"] == 0
 
 
+@pytest.mark.slow
 def test_labels_give_log_loss_and_auc(weights, demo_videos, tmp_path, capsys):
     names = sorted(path.name for path in demo_videos.iterdir())
     listing = tmp_path / "labels.csv"
@@ -302,6 +311,7 @@ def test_labels_give_log_loss_and_auc(weights, demo_videos, tmp_path, capsys):
     assert f"log loss {found['log_loss']:.4f}, auc {found['auc']:.4f}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_fold_scores_the_held_out_videos(weights, preprocessed, tmp_path, capsys):
     output = tmp_path / "out.csv"
     assert run(weights, preprocessed, output, "--fold", 0, models=["a"]) == 0
@@ -321,6 +331,7 @@ def test_same_names_in_two_folders_are_told_apart(tmp_path):
     assert set(found) == {str(tmp_path / "one" / "same.mp4"), str(tmp_path / "two" / "same.mp4"), "other.mp4"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -364,6 +375,7 @@ def test_a_folder_without_videos_and_a_broken_checkpoint(weights, demo_videos, t
         run(tmp_path, demo_videos, tmp_path / "o.csv", models=["broken"])
 
 
+@pytest.mark.slow
 @on_both_kinds
 def test_videos_of_all_shapes_are_scored(kind, weights, face_clips, tmp_path):
     folder = tmp_path / "videos"

@@ -56,6 +56,7 @@ def test_a_file_that_cant_be_read_now_is_tried_again_and_its_verdict_waits(tmp_p
     assert Progress(tmp_path / "p", {}, videos).done == {}
 
 
+@pytest.mark.slow
 def test_a_video_out_of_reach_says_why_and_costs_no_other(tmp_path, capsys):
     make_checkpoint(tmp_path, "a")
     (tmp_path / "v").mkdir()
@@ -121,6 +122,7 @@ def test_lines_that_are_no_verdicts_cost_none(tmp_path, line):
     assert Progress(tmp_path / "p", {}, {"w.mp4": tmp_path / "v.mp4"}).done == {}
 
 
+@pytest.mark.slow
 def test_checkpoints_are_told_apart_by_their_whole_content(tmp_path, capsys):
     """The settings of an earlier version had the checksum of some blocks; a run with such a file begins anew."""
     make_checkpoint(tmp_path, "a")
@@ -139,6 +141,7 @@ def test_checkpoints_are_told_apart_by_their_whole_content(tmp_path, capsys):
     assert f"left by a run with other settings; kept as {aside}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_pages_of_a_moved_video_have_pictures(tmp_path):
     (tmp_path / "here").mkdir()
     path = tmp_path / "here/v.mp4"
@@ -214,6 +217,7 @@ def test_t67_results_of_another_version_of_the_program_do_not_count(tmp_path, mo
     assert Progress(tmp_path / "p", {}, videos).done == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["precision", "checkpoint", "scale"])
 def test_t67_what_moves_a_score_begins_anew(weights, tmp_path, capsys, change):
     (tmp_path / "v").mkdir()
@@ -309,6 +313,7 @@ def test_a_digest_that_is_none_names_no_file(tmp_path, capsys):
     assert len(list(tmp_path.glob("p.*"))) == 1
 
 
+@pytest.mark.slow
 def test_a_row_that_lacks_a_score_costs_its_video_only(weights, demo_root, tmp_path):
     (video, *_) = sorted(demo_root.rglob("*.mp4"))
     run(weights, video, tmp_path / "o.csv", models=["a"])

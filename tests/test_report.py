@@ -178,6 +178,7 @@ def test_the_same_data_give_the_same_bytes_wherever_they_lie(preprocessed, root)
     assert layout.report_path(root).read_bytes() == first
 
 
+@pytest.mark.slow
 def test_a_large_data_set_gives_a_small_page(tmp_path):
     make_nasty(tmp_path, "video", families=60)
     for index in range(40):

@@ -59,6 +59,7 @@ def rows_seen(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_half_the_batch_twice_is_the_same_run(stopped, crops_root, tmp_path, monkeypatch):
     """The advice after out of memory: each step must see the very crops that it would have seen."""
     whole = tmp_path / "whole"
@@ -73,6 +74,7 @@ def test_half_the_batch_twice_is_the_same_run(stopped, crops_root, tmp_path, mon
     assert [record["step"] for record in epochs_of(tmp_path)] == [record["step"] for record in epochs_of(whole)]
 
 
+@pytest.mark.slow
 def test_t57_a_finished_run_is_not_begun_again(crops_root, tmp_path, capsys):
     config = write_config(tmp_path, epochs=1)
     train(crops_root, tmp_path, config)
@@ -91,6 +93,7 @@ def test_t57_a_finished_run_is_not_begun_again(crops_root, tmp_path, capsys):
         assert same(before, weights(out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--resume", "--init-from"])
 def test_weights_of_a_given_checkpoint_begin_a_new_run(crops_root, tmp_path, flag, monkeypatch):
     config = write_config(tmp_path, epochs=1)
@@ -124,6 +127,7 @@ def test_weights_of_a_given_checkpoint_begin_a_new_run(crops_root, tmp_path, fla
         train(crops_root, second, config, "--resume", start, "--init-from", start)
 
 
+@pytest.mark.slow
 def test_a_stop_while_validating_loses_nothing(crops_root, tmp_path, monkeypatch):
     config = write_config(tmp_path)
     train(crops_root, tmp_path / "whole", config)
@@ -150,6 +154,7 @@ def test_a_stop_while_validating_loses_nothing(crops_root, tmp_path, monkeypatch
         assert first[key] == second[key], key
 
 
+@pytest.mark.slow
 def test_t55_the_last_state_and_the_one_before_are_good_and_the_advice_is_taken(crops_root, tmp_path, monkeypatch):
     config = write_config(tmp_path)
     original = engine.losses.class_sums
@@ -178,6 +183,7 @@ def test_t55_the_last_state_and_the_one_before_are_good_and_the_advice_is_taken(
     assert "as asked for" in log_text(tmp_path)
 
 
+@pytest.mark.slow
 def test_out_of_memory_says_what_to_change_and_it_is_taken(crops_root, tmp_path, monkeypatch):
     config = write_config(tmp_path)
     original = engine.losses.combine
@@ -248,6 +254,7 @@ def test_states_of_an_older_trainer_and_damaged_ones_say_what_to_do(crops_root, 
         train(crops_root, tmp_path, config, "--resume", "auto")
 
 
+@pytest.mark.slow
 def test_t50_a_run_does_not_overwrite_another(crops_root, tmp_path):
     config = write_config(tmp_path)
     train(crops_root, tmp_path, config)
@@ -276,6 +283,7 @@ def test_a_finished_run_is_finished_at_any_rate(crops_root, tmp_path, capsys):
         train(crops_root, tmp_path, config, "--resume", "auto", "--seed", 5)
 
 
+@pytest.mark.slow
 def test_another_type_to_compute_in_is_logged(crops_root, tmp_path):
     config = write_config(tmp_path)
     train(crops_root, tmp_path, config, "--epochs", 1)

@@ -1,5 +1,6 @@
 """The log of a run (training/runlog.py)."""
 
+import pytest
 from training_runs import (
     records,
     train,
@@ -10,6 +11,7 @@ from dfdc import layout
 from networks import checkpoint
 
 
+@pytest.mark.slow
 def test_a_run_leaves_checkpoints_and_logs(crops_root, tmp_path, capsys):
     config = write_config(tmp_path)
     assert train(crops_root, tmp_path, config) == 0
@@ -56,6 +58,7 @@ def test_t43_a_hold_out_with_one_class_trains_on(crops_root, tmp_path):
     assert "real - |" in next((tmp_path / "logs").glob("*.log")).read_text()
 
 
+@pytest.mark.slow
 def test_validation_is_not_trainings(crops_root, tmp_path):
     config = write_config(tmp_path, epochs=3)
     train(crops_root, tmp_path, config, "--test-every", 2)

@@ -26,6 +26,7 @@ def test_nothing_else_lies_there_and_the_command_writes_all(tmp_path, monkeypatc
     assert {path.stem for path in tmp_path.iterdir()} == schema.KINDS.keys()
 
 
+@pytest.mark.slow
 def test_a_run_writes_what_the_schema_says(weights, demo_root, tmp_path):
     """Keys of the file are those of the classes, with nothing over, and read back they are the same values."""
     (video, *_) = sorted(demo_root.rglob("*.mp4"))

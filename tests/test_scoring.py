@@ -216,6 +216,7 @@ def random_videos(seed, count=1500):
         yield most, scores[rng.integers(4)].astype(float)[order], people[order], rng
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STEADY)
 def test_t66_one_face_changes_little(name):
     """One face more, one less or one other score moves a score by at most max(10/3, 2.5 k) / n.

@@ -162,6 +162,7 @@ def test_checkpoints_of_one_name_are_told_apart_and_sure_ones_are_noted(tmp_path
     assert "note:" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_clip_is_scored_in_the_way_that_is_asked_for(tmp_path, monkeypatch):
     sensitive_checkpoint(tmp_path / "a")
     seen = {}

@@ -66,6 +66,7 @@ def test_t66_a_generated_video_with_two_people_and_two_cuts(shots, tmp_path):
     assert merged == [0] * 9, "by place alone all are one person: the cut is a hard one"
 
 
+@pytest.mark.slow
 def test_t66_a_dissolve_parts_two_people(shots):
     before, after = shots[0][:6], shots[1][:6]
     frames = [frame for frame, _ in before]

@@ -71,6 +71,7 @@ def imports_of(path, *, at_import_only=False):
             nodes += ast.iter_child_nodes(node)
 
 
+@pytest.mark.slow
 def test_arrows_point_down_only():
     (listed,) = re.findall(r"^packages = (\[[^\]]*\])", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     folders = {path.parent.relative_to(ROOT) for path in MODULES if path.parent != ROOT}
@@ -91,6 +92,7 @@ def test_no_modules_import_each_other_in_a_circle():
     TopologicalSorter(graph).prepare()  # CycleError names the circle
 
 
+@pytest.mark.slow
 def test_only_video_touches_a_decoder_and_only_faces_a_detector():
     for path in MODULES:
         names = {name.split(".")[0] for name in imports_of(path)}
@@ -99,6 +101,7 @@ def test_only_video_touches_a_decoder_and_only_faces_a_detector():
         assert "facenet_pytorch" not in names or path.name == "faces.py", path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_answers_at_once_without_heavy_libraries(script, tmp_path):
     code = (
@@ -126,6 +129,7 @@ def test_what_light_heads_import_is_light():
     assert done.stdout == "[]\n", done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_start_with_what_they_do_and_a_command(script):
     doc = ast.get_docstring(ast.parse((ROOT / script).read_text())) or ""
@@ -176,6 +180,7 @@ def test_setup_says_what_to_install_or_free(tmp_path, python, free_kb, said):
     assert said in done.stderr
 
 
+@pytest.mark.slow
 def test_each_skipped_test_is_named_with_its_reason(tmp_path):
     lines = [
         "import pytest",

@@ -55,6 +55,7 @@ def test_a_passer_by_does_not_become_the_next_one():
     assert tracker.update(30, np.array([box(10, 0)])) == [1]
 
 
+@pytest.mark.slow
 def test_a_long_track_is_one_person():
     """Ten minutes in which somebody walks about, comes nearer, goes away, and looks aside for a second at times."""
     tracker, rng = Tracker(), np.random.default_rng(0)

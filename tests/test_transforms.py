@@ -137,6 +137,7 @@ def test_t53_steps_are_drawn_independently_with_the_published_shares(samples):
         assert share(first, second) == near(expected), (first, second)
 
 
+@pytest.mark.slow
 def test_t53_parameters_are_drawn_independently(samples):
     values = {
         (step, key): [sample[step][key] if step in sample else np.nan for sample in samples]

@@ -90,6 +90,7 @@ def write(path, in_fields, together):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["ts", "mp4", "mkv"])
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("kind", ["fields", "mixed", "frames"])

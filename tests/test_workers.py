@@ -16,6 +16,7 @@ from dfdc.video import VideoError
 from dfdc.workers import LocalWorkers
 
 
+@pytest.mark.slow
 def test_a_video_that_takes_for_ever_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "_LEAST_SECONDS", 2.0)
     (tmp_path / "hangs-1.mp4").write_bytes(b"12345")
