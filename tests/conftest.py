@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before anything imports it
@@ -13,25 +14,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of most tests are 
 
 import numpy as np
 import pytest
-from helpers import (  # noqa: F401  (some test files still take them from here)
-    REAL_VIDEOS,
+from families import make_family
+from helpers import (
     ROOT,
     copy_dataset,
     make_crops,
-    needs_real_videos,
-    no_faces,
     numbered_frames,
-    on_both_kinds,
-    on_either_kind,
-    read_number,
-    run_script,
-    write_crop,
-    write_part,
 )
+from loss_logs import FULL_LOG, LOG
 
 from demo_data.demo_dataset import load_portraits, make_demo_dataset
 from demo_data.demo_faces import frames, make_person, make_scene
+from dfdc.plotting import plt
 from dfdc.video import write_video
+from prediction.decoding import Decoder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -100,3 +96,46 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_checkpoint(folder, "a", seed=1, bias=1.0)
     make_checkpoint(folder, "b", "test_resnet", size=96, seed=2, bias=-0.5)
     return folder
+
+
+@pytest.fixture
+def decoder() -> Iterator[Decoder]:
+    with contextlib.closing(Decoder()) as found:
+        yield found
+
+
+@pytest.fixture
+def clip(write_numbered: Callable[..., Path]) -> Path:
+    """40 frames whose numbers can be read."""
+    return write_numbered("clip.mp4")
+
+
+@pytest.fixture
+def no_display(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "run.log"
+    path.write_text(LOG)
+    return path
+
+
+@pytest.fixture
+def full_log(tmp_path: Path) -> Path:
+    path = tmp_path / "full.log"
+    path.write_text(FULL_LOG)
+    return path
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DATA_ROOT of families.make_family; not to be written to."""
+    root = tmp_path_factory.mktemp("family") / "root"
+    make_family(root)
+    return root

@@ -7,8 +7,11 @@ from dfdc import layout
 from dfdc.artifacts import Stamp
 from dfdc.boxes import Boxes, FaceBox
 from dfdc.identity import fingerprint
+from dfdc.rejections import load_rejections
 from dfdc.video import VideoReader, write_video
+from preprocessing.crop_step import CropStep
 from preprocessing.detect_step import DetectStep
+from preprocessing.diff_step import DiffStep
 
 SIZE = (120, 160)
 FACE = (60.0, 40.0, 100.0, 84.0)
@@ -51,3 +54,20 @@ def make_family(root, count=61, fps=25.0):
     dataset = layout.load_dataset(root)
     write_boxes(root, dataset.videos["real"])
     return dataset
+
+
+def step_of(root, **options):
+    return CropStep(root, "crops", load_rejections(root), **options)
+
+
+def videos_of(root):
+    return layout.load_dataset(root).videos
+
+
+def cut(root, *names):
+    videos = videos_of(root)
+    return [step_of(root).work(videos[name]) for name in names or videos]
+
+
+def compare(root):
+    return DiffStep(root, "crops").work(videos_of(root)["fake"])

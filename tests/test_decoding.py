@@ -1,6 +1,5 @@
 """Decoding in a process of its own (prediction/decoding.py, prediction/decoding_child.py)."""
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -10,27 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, numbered_frames, read_number
+from helpers import ROOT, read_number
 from scoring_runs import FakeDetector, predict_with
 
 from dfdc import workers
 from dfdc.imaging import encode_png
-from dfdc.video import VideoReader, write_video
+from dfdc.video import VideoReader
 from prediction import decoding
 from prediction.decoding import Decoder
-
-
-@pytest.fixture
-def decoder():
-    with contextlib.closing(Decoder()) as found:
-        yield found
-
-
-@pytest.fixture
-def clip(tmp_path):
-    path = tmp_path / "clip.mp4"
-    write_video(path, numbered_frames(40))
-    return path
 
 
 @pytest.fixture

@@ -1,15 +1,12 @@
 """The side of decoding that runs in a process of its own (prediction/decoding_child.py)."""
 
-import contextlib
 import os
 
 import cv2
 import numpy as np
 import pytest
-from helpers import numbered_frames
 
-from dfdc.video import VideoError, write_video
-from prediction.decoding import Decoder
+from dfdc.video import VideoError
 from prediction.decoding_child import frame_numbers
 
 
@@ -20,19 +17,6 @@ def test_t1_frames_are_spread_and_a_short_clip_is_read_whole(count, expected):
     assert (numbers[0], numbers[-1]) == (0, count - 1)
     if count >= 32:
         assert numbers == np.linspace(0, count - 1, 32).astype(int).tolist()
-
-
-@pytest.fixture
-def decoder():
-    with contextlib.closing(Decoder()) as found:
-        yield found
-
-
-@pytest.fixture
-def clip(tmp_path):
-    path = tmp_path / "clip.mp4"
-    write_video(path, numbered_frames(40))
-    return path
 
 
 @pytest.mark.slow

@@ -4,44 +4,18 @@ import shutil
 
 import numpy as np
 import pytest
-from families import make_family, textured_frames
+from families import compare, cut, textured_frames, videos_of
 
 from dfdc import layout
 from dfdc.imaging import encode_png, read_picture
-from dfdc.rejections import load_rejections
 from dfdc.video import write_video
-from preprocessing.crop_step import CropStep
 from preprocessing.diff_step import DiffStep
-
-
-@pytest.fixture(scope="module")
-def family(tmp_path_factory):
-    root = tmp_path_factory.mktemp("family") / "root"
-    make_family(root)
-    return root
 
 
 @pytest.fixture
 def root(family, tmp_path):
     shutil.copytree(family, tmp_path / "root")
     return tmp_path / "root"
-
-
-def step_of(root, **options):
-    return CropStep(root, "crops", load_rejections(root), **options)
-
-
-def videos_of(root):
-    return layout.load_dataset(root).videos
-
-
-def cut(root, *names):
-    videos = videos_of(root)
-    return [step_of(root).work(videos[name]) for name in names or videos]
-
-
-def compare(root):
-    return DiffStep(root, "crops").work(videos_of(root)["fake"])
 
 
 def rewrite_fake(root, frames, fps=25.0):

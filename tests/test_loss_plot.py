@@ -19,28 +19,7 @@ FULL_RUN = Run(
     },
 )
 
-
-@pytest.fixture(autouse=True)
-def no_display(monkeypatch):
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
-    matplotlib.use("Agg")
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def log(tmp_path):
-    path = tmp_path / "run.log"
-    path.write_text(LOG)
-    return path
-
-
-@pytest.fixture
-def full_log(tmp_path):
-    path = tmp_path / "full.log"
-    path.write_text(FULL_LOG)
-    return path
+pytestmark = pytest.mark.usefixtures("no_display")
 
 
 def test_t51_epochs_are_the_logs_own_also_after_a_resume(log):

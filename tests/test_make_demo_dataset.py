@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_script
 
 from demo_data import demo_dataset as demo
 from demo_data import demo_faces, demo_swaps, make_demo_dataset
@@ -242,8 +243,8 @@ def test_without_one_usable_face_nothing_is_begun(tmp_path):
 
 def test_help_loads_nothing_heavy():
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import demo_data.make_demo_dataset\n"
+        "import sys; import demo_data.make_demo_dataset\n"
         "print([name for name in ('torch', 'cv2', 'skimage', 'av') if name in sys.modules])"
     )
-    run = subprocess.run([sys.executable, "-c", code, SCRIPT.parents[1]], capture_output=True, text=True, check=True)
+    run = run_script("-c", code)
     assert run.stdout.strip() == "[]"

@@ -1,10 +1,9 @@
 """The command plot_loss.py."""
 
-import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 from helpers import ROOT, run_script
-from loss_logs import FULL_LOG, LOG, TAIL, lines_of, plotted, video, write_json_log
+from loss_logs import LOG, TAIL, lines_of, plotted, video, write_json_log
 
 import plot_loss
 from dfdc.command_line import UsageError
@@ -12,28 +11,7 @@ from dfdc.imaging import read_picture
 from training import loss_plot
 from training.loss_plot import LogError
 
-
-@pytest.fixture(autouse=True)
-def no_display(monkeypatch):
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
-    matplotlib.use("Agg")
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def log(tmp_path):
-    path = tmp_path / "run.log"
-    path.write_text(LOG)
-    return path
-
-
-@pytest.fixture
-def full_log(tmp_path):
-    path = tmp_path / "full.log"
-    path.write_text(FULL_LOG)
-    return path
+pytestmark = pytest.mark.usefixtures("no_display")
 
 
 @pytest.mark.slow

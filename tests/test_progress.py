@@ -240,11 +240,11 @@ def test_t67_what_moves_a_score_begins_anew(weights, tmp_path, capsys, change):
 def test_t67_one_output_has_one_run_which_is_named(tmp_path):
     output = tmp_path / "o.csv"
     code = (
-        f"import sys, time; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['the', 'other run']\n"
+        "import sys, time; sys.argv = ['the', 'other run']\n"
         "from pathlib import Path\nfrom prediction.progress import only_run\n"
         f"with only_run(Path({str(output)!r})):\n    print('held', flush=True); time.sleep(60)\n"
     )
-    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert other.stdout.readline() == "held\n"
         said = rf"process {other.pid} on .* since .*: the other run\); wait for its end"

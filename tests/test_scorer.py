@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, numbered_frames
+from helpers import numbered_frames, run_script
 from scoring_runs import details, run
 
 from dfdc.video import write_video
@@ -130,13 +128,12 @@ def test_a_script_without_a_guard_can_use_it(weights, tmp_path):
     write_video(tmp_path / "v.mp4", numbered_frames(3))
     script = tmp_path / "own.py"
     script.write_text(
-        "import json, sys\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "import json\n"
         "from prediction import score\n"
         f"found = score([{str(tmp_path / 'v.mp4')!r}], [{str(weights / 'a')!r}], device='cpu')\n"
         "print(json.dumps([verdict.status for verdict in found]))\n"
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
+    done = run_script(script, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == ["no face"]
 
