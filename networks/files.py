@@ -13,6 +13,8 @@ from dfdc import identity, layout
 from dfdc.command_line import UsageError
 from dfdc.text import TEXT, printable
 
+CHECKSUM_SUFFIX = ".sha256"  # of the file beside a downloaded checkpoint
+
 
 @dataclass(frozen=True)
 class ModelFile:
@@ -56,7 +58,7 @@ def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
     paths = [folder / name if (folder / name).is_file() else Path(name) for name in names]  # a path will do as well
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        present = [p.name for p in folder.glob("*") if p.suffix not in (".json", ".md", ".txt") and p.is_file()]
+        present = [path.name for path in checkpoints_in(folder)]
         present.sort(key=lambda name: (not name.endswith("_best"), layout.natural_key(name)))
         close = difflib.get_close_matches(missing[0], present, 3, 0.4)
         shown = "\n  ".join(map(printable, present[:20]))
@@ -66,6 +68,13 @@ def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
         raise UsageError(f"--models {given}: not in {printable(folder)}{like}, which holds\n  {shown}")
     refuse_twins(paths)
     return paths
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The files of a folder that may be checkpoints: not hidden ones, nor the texts that lie beside checkpoints."""
+    others = (".json", ".md", ".txt", CHECKSUM_SUFFIX)
+    files = [path for path in folder.glob("*") if path.suffix not in others and not path.name.startswith(".")]
+    return sorted((path for path in files if path.is_file()), key=lambda path: layout.natural_key(path.name))
 
 
 def refuse_twins(paths: Sequence[Path]) -> None:

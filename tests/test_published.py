@@ -1,0 +1,256 @@
+"""The winners' published checkpoints, from a server of this machine (networks/published.py)."""
+
+import hashlib
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from networks import published
+from networks.checkpoint import ModelSpec, save_checkpoint
+from networks.model import build_network
+from networks.published import DownloadError, download
+
+ENCODER = "test_resnet.r160_in1k"
+
+
+class Server(ThreadingHTTPServer):
+    """A server of files with ranges and ETags, and with the faults of real ones.
+
+    Attributes:
+        files: name -> content.
+        faults: for the next requests, one each: "cut" (half of what was asked for, then the connection ends), "busy"
+            (503), "shifted" (another range than the one asked for), "none" (no fault).
+        ranges: the Range headers that came.
+    """
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.faults, self.ranges = {}, [], []
+        self.content_type, self.etags, self.lengths = "application/octet-stream", True, Counter()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        server, name = self.server, self.path.strip("/")
+        fault = server.faults.pop(0) if server.faults else "none"
+        if name not in server.files:
+            self.send_error(404)
+            return
+        if fault == "busy":
+            self.send_error(503)
+            return
+        data = server.files[name]
+        etag = f'"{hashlib.md5(data).hexdigest()}"'
+        wanted = self.headers.get("Range")
+        server.ranges.append(wanted)
+        start = int(wanted[6:-1]) if wanted and self.headers.get("If-Range") == etag else 0
+        if start and start >= len(data):
+            self.send_error(416)
+            return
+        body = data[start:]
+        self.send_response(206 if start else 200)
+        if start:
+            first = start - 1 if fault == "shifted" else start
+            self.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Type", server.content_type)
+        self.send_header("Content-Length", str(len(body) + server.lengths[name]))
+        if server.etags:
+            self.send_header("ETag", etag)
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
+
+
+@pytest.fixture
+def server():
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    path = tmp_path_factory.mktemp("small") / "checkpoint"
+    spec = ModelSpec("DeepFakeClassifier", ENCODER, 64)
+    save_checkpoint(path, build_network(spec.network, ENCODER), spec, epoch=1, bce_best=0.5, metrics={})
+    return path.read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(published, "_ENCODER", ENCODER)
+    monkeypatch.setattr(published, "_WAIT_S", 0.0)
+
+
+def hidden(folder):
+    return sorted(path.name for path in folder.glob(".*") if path.name != ".download.lock")
+
+
+def test_the_five_are_one_of_each_seed_and_all_are_b7s():
+    assert len(published.SEVEN) == 7
+    assert [name.split("_")[1] for name in published.FIVE] == ["111", "555", "777", "888", "999"]
+    assert set(published.FIVE) < set(published.SEVEN)
+    assert published.SEVEN[0] == "final_111_DeepFakeClassifier_tf_efficientnet_b7_ns_0_36"
+
+
+def test_a_file_comes_whole_with_its_checksum(server, content, tmp_path, capsys):
+    server.files["one"] = content
+    download(["one"], tmp_path / "weights", server.url + "/")
+    target = tmp_path / "weights" / "one"
+    assert target.read_bytes() == content
+    assert (tmp_path / "weights" / "one.sha256").read_text() == f"{hashlib.sha256(content).hexdigest()}  one\n"
+    assert hidden(target.parent) == []
+    download(["one"], tmp_path / "weights", server.url)
+    assert server.ranges == [None]  # it was not asked for again
+    assert capsys.readouterr().out == (f"{target}: downloaded\n{target}: is there, with the SHA-256 of its download\n")
+
+
+def test_cut_connections_are_resumed_where_they_ended(server, content, tmp_path):
+    server.files["one"] = content
+    server.faults = ["cut", "cut", "busy", "cut"]
+    download(["one"], tmp_path, server.url)
+    assert (tmp_path / "one").read_bytes() == content
+    piece, half = published._PIECE, len(content) // 2
+    first = half // piece * piece
+    second = first + (len(content) - first) // 2 // piece * piece
+    assert server.ranges[:3] == [None, f"bytes={first}-", f"bytes={second}-"]
+
+
+def test_a_run_that_gave_up_is_resumed_by_the_next(server, content, tmp_path):
+    server.files["one"] = content
+    server.faults = ["cut"] + ["busy"] * published._ATTEMPTS
+    with pytest.raises(
+        DownloadError, match=r"503 Service Unavailable\. \d+ bytes are kept; run the same command again"
+    ):
+        download(["one"], tmp_path, server.url)
+    assert not (tmp_path / "one").exists()
+    kept = (tmp_path / ".one.part").read_bytes()
+    assert len(kept) > len(content) // 2 - published._PIECE
+    assert kept == content[: len(kept)]
+    download(["one"], tmp_path, server.url)
+    assert (tmp_path / "one").read_bytes() == content
+    assert server.ranges[-1] == f"bytes={len(kept)}-"
+
+
+@pytest.mark.parametrize("etags", [True, False])
+def test_two_versions_are_never_joined(server, content, tmp_path, etags):
+    server.files["one"], server.etags = b"another version" * 1000, etags
+    server.faults = ["cut"] + ["busy"] * published._ATTEMPTS
+    with pytest.raises(DownloadError):
+        download(["one"], tmp_path, server.url)
+    server.files["one"] = content
+    download(["one"], tmp_path, server.url)
+    assert (tmp_path / "one").read_bytes() == content
+
+
+def test_a_part_that_is_whole_or_too_long_begins_anew(server, content, tmp_path):
+    server.files["one"] = content
+    (tmp_path / ".one.part").write_bytes(content + b"more")
+    (tmp_path / ".one.etag").write_text(f'"{hashlib.md5(content).hexdigest()}"')
+    download(["one"], tmp_path, server.url)
+    assert (tmp_path / "one").read_bytes() == content
+    assert len(server.ranges) == 2
+
+
+def test_another_range_than_the_one_asked_for_is_not_appended(server, content, tmp_path):
+    server.files["one"] = content
+    server.faults = ["cut", "shifted"]
+    download(["one"], tmp_path, server.url)
+    assert (tmp_path / "one").read_bytes() == content
+
+
+def test_a_length_that_is_never_reached_is_an_error(server, content, tmp_path):
+    server.files["one"], server.lengths["one"] = content, 10
+    with pytest.raises(DownloadError, match=r"one: .*run the same command again"):
+        download(["one"], tmp_path, server.url)
+    assert not (tmp_path / "one").exists()
+
+
+def test_a_shortened_file_is_refused_and_leaves_nothing(server, content, tmp_path):
+    server.files["one"] = content[:-100]
+    with pytest.raises(DownloadError, match=r"not a checkpoint.* may not hold the file"):
+        download(["one"], tmp_path, server.url)
+    assert list(tmp_path.glob("*one*")) == []
+
+
+def test_a_flipped_bit_is_found(server, content, tmp_path):
+    place = len(content) // 2
+    server.files["one"] = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    with pytest.raises(DownloadError, match=r"the checksum of its part .* is wrong"):
+        download(["one"], tmp_path, server.url)
+
+
+def test_a_web_page_instead_of_a_file(server, tmp_path):
+    server.files["one"], server.content_type = b"<!DOCTYPE html><title>Sign in</title>", "text/html; charset=utf-8"
+    with pytest.raises(DownloadError, match="a web page came instead of a checkpoint"):
+        download(["one"], tmp_path, server.url)
+    server.content_type = "application/octet-stream"  # and one that does not say so
+    with pytest.raises(DownloadError, match="not a checkpoint"):
+        download(["one"], tmp_path, server.url)
+    assert list(tmp_path.glob("*one*")) == []
+
+
+def test_a_missing_file_and_a_wrong_address_end_at_once(server, tmp_path):
+    with pytest.raises(DownloadError, match="two: the server answered 404 Not Found; check the address"):
+        download(["two"], tmp_path, server.url)
+    with pytest.raises(DownloadError, match="no address of a web server"):
+        download(["two"], tmp_path, "ftp://x")
+    with pytest.raises(DownloadError, match="no address of a web server"):
+        download(["two"], tmp_path, "x")
+
+
+def test_no_server(server, tmp_path):
+    url = server.url
+    server.server_close()
+    with pytest.raises(DownloadError, match="0 bytes are kept"):
+        download(["one"], tmp_path, url)
+
+
+def test_a_checkpoint_of_another_network_is_refused(server, content, tmp_path, monkeypatch):
+    server.files["one"] = content
+    monkeypatch.setattr(published, "_ENCODER", "tf_efficientnet_b7.ns_jft_in1k")
+    with pytest.raises(DownloadError, match=f"a checkpoint of {ENCODER}, not of tf_efficientnet_b7"):
+        download(["one"], tmp_path, server.url)
+
+
+def test_a_file_that_changed_since_is_named(server, content, tmp_path):
+    server.files["one"] = content
+    download(["one"], tmp_path, server.url)
+    (tmp_path / "one").write_bytes(content + b"x")
+    with pytest.raises(DownloadError, match=r"one: its SHA-256 is not the one in one\.sha256\. Remove both"):
+        download(["one"], tmp_path, server.url)
+
+
+def test_a_file_that_was_put_there_by_hand_is_checked(server, content, tmp_path, capsys):
+    (tmp_path / "one").write_bytes(content)
+    download(["one"], tmp_path, server.url)
+    assert capsys.readouterr().out.endswith("one: is there, and is a B7 checkpoint\n")
+    assert (tmp_path / "one.sha256").read_text().startswith(hashlib.sha256(content).hexdigest())
+    (tmp_path / "two").write_bytes(b"text")
+    with pytest.raises(DownloadError, match=r"two is not a checkpoint.*remove it and run again"):
+        download(["two"], tmp_path, server.url)
+
+
+def test_two_downloads_into_one_folder(tmp_path, server):
+    with published._only_download(tmp_path), pytest.raises(DownloadError, match="another download writes there"):
+        download(["one"], tmp_path, server.url)
+
+
+def test_a_full_disk_is_an_error_before_anything_is_written(server, content, tmp_path, monkeypatch):
+    server.files["one"] = content
+    monkeypatch.setattr(published, "_SPARE", 1 << 60)
+    with pytest.raises(DownloadError, match=r"MB are free, but .* MB are needed"):
+        download(["one"], tmp_path, server.url)
+    assert list(tmp_path.glob("*one*")) == []
