@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from helpers import run_script
 
 import download_weights
-from helpers import run_script
 from networks import published
 
 
