@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, run_script, write_part
 
-SCRIPTS = ["predict_folder.py", "plot_loss.py", "export_model.py"]
+SCRIPTS = ["predict_folder.py", "plot_loss.py", "export_model.py", "download_weights.py"]
 SCRIPTS += ["training/train_classifier.py", "training/average_checkpoints.py"]
 SCRIPTS += [
     str(path.relative_to(ROOT))
@@ -50,6 +50,7 @@ ALLOWED = {
     "demo_data": {"dfdc", "demo_data"},
     "plot_loss": {"dfdc", "training"},
     "export_model": {"dfdc", "networks"},
+    "download_weights": {"dfdc", "networks"},
     "predict_folder": {"dfdc", "networks", "prediction"},
 }
 MODULES = [*ROOT.glob("*.py"), *(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))]
