@@ -198,7 +198,14 @@ def test_speed_and_waiting_are_told_by_the_clock(monkeypatch, bars):
     (bar,) = bars
     assert bar.texts == ["4.0 img/s, data wait 25%"] * 4
     assert bar.updates == 4
-    assert bar.options == {"desc": "epoch 0", "unit": "step", "total": 6, "initial": 2, "disable": False}
+    assert bar.options == {
+        "desc": "epoch 0",
+        "unit": "step",
+        "total": 6,
+        "initial": 2,
+        "disable": False,
+        "leave": False,
+    }
 
 
 def test_only_the_main_process_shows_bars_and_messages(bars, capsys):

@@ -1,5 +1,7 @@
 """Bars, and looking at many files (dfdc/progress.py)."""
 
+import io
+import re
 import sys
 import threading
 import time
@@ -46,18 +48,36 @@ def test_a_look_that_is_stopped_leaves_the_rest():
     assert len(begun) < 20_000
 
 
-@pytest.mark.parametrize(
-    ("terminal", "given", "expected"),
-    [
-        (True, {}, {"mininterval": 0.5}),
-        (False, {}, {"mininterval": 15.0}),
-        (False, {"mininterval": 2}, {"mininterval": 2}),
-        (False, {"leave": False}, {"mininterval": 15.0, "leave": False, "disable": True}),
-        (True, {"leave": False}, {"mininterval": 0.5, "leave": False}),
-        (False, {"leave": True}, {"mininterval": 15.0, "leave": True}),
-    ],
-)
-def test_a_log_file_gets_a_line_now_and_then(monkeypatch, terminal, given, expected):
-    monkeypatch.setattr(progress, "tqdm", lambda iterable=None, **options: (iterable, options))
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    assert progress.progress_bar([1], **given) == ([1], {"dynamic_ncols": True, **expected})
+def drawn(monkeypatch, *, terminal, interval=1e-9, steps=4, **options):
+    """What a bar of `steps` steps writes."""
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(progress, "_LOG_INTERVAL_S", interval)
+    with progress.progress_bar(total=steps, desc="work", unit="video", file=stream, miniters=1, **options) as bar:
+        for step in range(steps):
+            bar.update()
+            if step == 1:
+                bar.write("a message", file=stream)
+    return stream.getvalue()
+
+
+def test_a_log_file_gets_whole_lines_with_the_time_left_and_no_blank_ones(monkeypatch):
+    lines = drawn(monkeypatch, terminal=False).split("\n")
+    assert lines.pop() == ""
+    assert "a message" in lines
+    bars = [line for line in lines if line != "a message"]
+    assert [re.match(r"work: +(\d+)%", line)[1] for line in bars] == ["25", "50", "75", "100"]
+    assert all(re.search(r"\d/4 \[\d\d:\d\d<\d\d:\d\d", line) and "\r" not in line for line in bars)
+
+
+def test_a_log_file_gets_nothing_of_a_job_that_is_done_before_the_first_line_is_due(monkeypatch):
+    assert drawn(monkeypatch, terminal=False, interval=60.0) == "a message\n"
+
+
+@pytest.mark.parametrize(("leave", "last"), [(True, "work: 100%"), (False, "")])
+def test_a_terminal_gets_a_bar_in_place_which_may_vanish(monkeypatch, leave, last):
+    written = drawn(monkeypatch, terminal=True, leave=leave)
+    assert "\r" in written
+    assert written.rstrip().split("\r")[-1].startswith(last)
+    assert written.endswith("\n" if leave else "\r")

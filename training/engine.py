@@ -161,7 +161,8 @@ def train_epoch(
     set_training_mode(run.model)
     started, last = time.monotonic(), run.steps_per_epoch
     quiet = not run.ranks.is_main
-    with progress_bar(desc=f"epoch {epoch}", unit="step", total=last, initial=first_step, disable=quiet) as bar:
+    title = f"epoch {epoch}"
+    with progress_bar(desc=title, unit="step", total=last, initial=first_step, disable=quiet, leave=False) as bar:
         for step in range(first_step, last):
             asked = time.monotonic()
             window = _next_window(run, batches, errors)
