@@ -1,0 +1,26 @@
+"""What becomes of a screenshot: its empty end goes, and it becomes small enough for a repository."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dfdc.artifacts import write_bytes
+
+_EDGE = 24  # pixels of background to keep below the page
+
+
+def trim_page(source: Path, output: Path) -> None:
+    """Write the image `source` to `output`, without the rows below the page and with 256 colours."""
+    image = Image.open(source).convert("RGB")
+    pixels = np.asarray(image)
+    used = np.flatnonzero((pixels != pixels[-1, 0]).any(axis=(1, 2)))
+    end = min(image.height, int(used[-1]) + 1 + _EDGE) if used.size else image.height
+    cropped = image.crop((0, 0, image.width, end))
+    small = cropped.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+    data = io.BytesIO()
+    small.save(data, "PNG", optimize=True)
+    write_bytes(output, data.getvalue())

@@ -1,0 +1,67 @@
+"""Take a screenshot of an HTML page, for README.md and docs.
+
+    python demo_data/screenshot.py demo/submission_report/index.html --output images/index.png
+
+This needs Chromium or Chrome on the PATH. The image has 256 colours, and ends where the page ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from dfdc import command_line
+from dfdc.command_line import UsageError, UserError, whole_number
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_TIMEOUT_S = 120
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path, help="the HTML file")
+    parser.add_argument("--output", type=Path, required=True, metavar="PNG", help="the image to write")
+    parser.add_argument("--width", type=whole_number(200), default=1200, metavar="PIXELS", help="of the window (1200)")
+    height = "of the image at most (900)"
+    parser.add_argument("--height", type=whole_number(200), default=900, metavar="PIXELS", help=height)
+    parser.add_argument("--dark", action="store_true", help="use the dark colours")
+    args = parser.parse_args(argv)
+    if not args.page.is_file():
+        raise UsageError(f"{args.page}: no such page; predict_folder.py and preprocess_data.sh write pages")
+    from demo_data.page_image import trim_page  # here: --help must not wait for Pillow
+
+    with tempfile.TemporaryDirectory() as folder:
+        shot = Path(folder) / "shot.png"
+        take(args.page, shot, args.width, args.height, dark=args.dark)
+        trim_page(shot, args.output)
+    print(f"wrote {args.output}")
+    return 0
+
+
+def take(page: Path, output: Path, width: int, height: int, *, dark: bool = False) -> None:
+    """Write a window's view of a page, in pixels of the page.
+
+    Raises:
+        UserError: there is no browser, or it wrote no image.
+    """
+    found = [path for name in BROWSERS if (path := shutil.which(name))]
+    if not found:
+        raise UserError(
+            f"no browser found: install Chromium, which has to be on the PATH as one of {', '.join(BROWSERS)}"
+        )
+    options = ["--headless", "--disable-gpu", "--hide-scrollbars", "--no-sandbox", f"--window-size={width},{height}"]
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    command = [found[0], *options, scheme, f"--screenshot={output}", page.resolve().as_uri()]
+    with tempfile.TemporaryDirectory() as profile:
+        command.insert(1, f"--user-data-dir={profile}")
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    if not output.is_file():
+        raise UserError(f"{found[0]} wrote no image of {page}: {ran.stderr.strip()[-500:]}")
+
+
+if __name__ == "__main__":
+    command_line.run_main(main)
