@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from dfdc import artifacts, layout
 from dfdc.artifacts import Stamp
+from dfdc.command_line import setting
 from dfdc.layout import REJECTED_NAME, Dataset, Video
 from dfdc.ledger import Ledger
 from dfdc.progress import disk_map, progress_bar
@@ -184,9 +185,10 @@ class _Tally:
             print(f"  failed: {video}: {reason}", file=sys.stderr)
         if not self.videos or counts["failed"] <= max_failed * self.videos:
             return 0
+        flag = setting("max_failed")
         print(
-            f"{name}: {counts['failed']} of {self.videos} videos failed, more than --max-failed {max_failed:g} allows. "
-            f"Look at {self.ledger.path}; mend those videos, name them in {REJECTED_NAME}, or raise --max-failed",
+            f"{name}: {counts['failed']} of {self.videos} videos failed, more than {flag} {max_failed:g} allows. "
+            f"Look at {self.ledger.path}; mend those videos, name them in {REJECTED_NAME}, or raise {flag}",
             file=sys.stderr,
         )
         return 1

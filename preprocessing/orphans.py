@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dfdc import artifacts, layout
 from dfdc.boxes import BoxesError, read_boxes
-from dfdc.command_line import UsageError
+from dfdc.command_line import UsageError, setting
 from dfdc.layout import FAKE, REAL, Dataset
 from dfdc.rejections import Rejection, Rejections
 from dfdc.steps import VideoStep
@@ -85,10 +85,11 @@ class PruningStep(VideoStep):
         found = find_orphans(dataset, self.name, self.crops_dir)
         away = [part for part in absent_parts(dataset) if part not in gone]
         if found and away:
+            flag = setting("prune")
             raise UsageError(
-                f"--prune: {len(found)} artifacts would go, {found[0].name} for one, which may be of a part that had "
+                f"{flag}: {len(found)} artifacts would go, {found[0].name} for one, which may be of a part that had "
                 f"a fold and is not here now: {', '.join(away)}. Bring it back; or, if it is gone for good, name it: "
-                f"--prune {' '.join(away)} (preprocess_data.sh takes the names too)"
+                f"{flag} {' '.join(away)} (preprocess_data.sh takes the names too)"
             )
         for path in found:
             artifacts.remove(path)

@@ -134,7 +134,7 @@ def test_options_that_an_earlier_file_contradicts_are_refused(tmp_path, capsys):
     root = make_root(tmp_path, (0, 1, 2))
     old = {name: int(name[1]) + 1 for name in all_videos(0, 1, 2)}
     old_file(root, old)
-    refused(root, "--n_splits", 3, said="--n_splits from 16 to 3")
+    refused(root, "--n_splits", 3, said="--n-splits from 16 to 3")
     (tmp_path / "ids").write_text("r0\n")
     refused(root, "--val-ids", tmp_path / "ids", said="--val-ids from none to 1 video (r0)")
     assert main(root, "--n_splits", 4, "--crops-dir", "crops") == 0

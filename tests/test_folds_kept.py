@@ -33,7 +33,7 @@ def test_finished_folds_are_not_redone_and_stale_ones_are(tmp_path, capsys):
     assert (root / "folds.csv").stat().st_mtime == 1
     out = capsys.readouterr().out
     assert "folds.csv (was complete)" in out
-    assert "as before: --n_splits 16, --seed 777, --val-ids none, --crops-dir crops, --similar 10\n" in out
+    assert "as before: --n-splits 16, --seed 777, --val-ids none, --crops-dir crops, --similar 10\n" in out
     main(root, "--force")
     assert (root / "folds.csv").stat().st_mtime > 1
     assert (root / "folds.csv").read_bytes() == text
@@ -111,14 +111,14 @@ def test_t63_options_stay_until_somebody_says_otherwise(tmp_path, capsys):
     for arguments in ([], ["--force"], ["--seed", 5], ["--n-splits", 2]):
         assert main(root, *arguments) == 0
         assert (root / "folds.csv").read_bytes() == first
-        assert "as before: --n_splits 2, --seed 5, --val-ids 2 videos (f1a, r1)" in capsys.readouterr().out
+        assert "as before: --n-splits 2, --seed 5, --val-ids 2 videos (f1a, r1)" in capsys.readouterr().out
     ids.write_text("r1\nf1a.mp4\n")
     assert main(root, "--val-ids", ids) == 0
     assert (root / "folds.csv").read_bytes() == first
     ids.write_text("r0\nr2\nr3\nf3a\n")
     shutil.copytree(root / "crops", root / "crops2")
     for arguments, said in (
-        (["--n_splits", 3], ["--n_splits from 2 to 3.", "--force"]),
+        (["--n_splits", 3], ["--n-splits from 2 to 3.", "--force"]),
         (["--seed", 6], "--seed from 5 to 6."),
         (["--val-ids", ids], "--val-ids from 2 videos (f1a, r1) to 4 videos (f3a, r0, r2, ...)."),
         (["--val-ids", "none", "--seed", 777], "--seed from 5 to 777; --val-ids from 2 videos (f1a, r1) to none."),
@@ -130,7 +130,7 @@ def test_t63_options_stay_until_somebody_says_otherwise(tmp_path, capsys):
     assert (root / "folds.csv").read_bytes() != first
     main(root, "--crops-dir", "crops2", "--force")
     assert folds_of(root) == held
-    assert "from now on: --n_splits 2, --seed 6" in capsys.readouterr().out
+    assert "from now on: --n-splits 2, --seed 6" in capsys.readouterr().out
     assert main(root, "--crops-dir", "crops2") == 0
     assert "--crops-dir crops2" in capsys.readouterr().out
     refused(root, said="--crops-dir from crops2 to crops.")  # the other steps would work on these

@@ -10,7 +10,7 @@ from families import make_family
 from helpers import ROOT, write_part
 
 from dfdc import artifacts, layout, steps
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, UsageError
 from dfdc.rejections import load_rejections
 from preprocessing import detect_original_faces, extract_crops, generate_diffs, generate_landmarks
 from preprocessing.crop_step import CropStep
@@ -84,7 +84,7 @@ def test_crops_dir_arrives(root, seen, name):
     step, _, videos, _ = seen[0]
     assert step.crops_dir == "crops two"
     assert [video.id for video in videos] == VIDEOS[name]
-    with pytest.raises(layout.DataError, match="--crops-dir bboxes"):
+    with pytest.raises(SettingError, match="crops_dir bboxes"):
         run(name, root, "--crops-dir", "bboxes")
 
 
@@ -175,9 +175,9 @@ def test_t61_what_was_made_of_a_part_that_is_away_is_not_pruned(root, seen, name
     else:
         artifacts.write_json(gone / artifacts.STAMP_NAME, {})
     for flags in (["--prune"], ["--prune", "part_2"]):
-        with pytest.raises(UsageError, match=r"--prune: 1 artifacts would go, gone.* is not here now: .*part_1") as no:
+        with pytest.raises(UsageError, match=r"prune: 1 artifacts would go, gone.* is not here now: .*part_1") as no:
             run(name, root, *flags)
-    assert "--prune part_1 (preprocess_data.sh takes" in str(no.value)  # of the last attempt
+    assert "name it: prune part_1 (preprocess_data.sh takes" in str(no.value)  # of the last attempt
     assert gone.exists()
     assert run(name, root, "--prune", "part_1", "part_2") == 0
     assert not gone.exists()

@@ -62,7 +62,7 @@ def test_a_full_disk_stops_the_step_and_not_one_video_after_the_other(tmp_path, 
 def test_too_many_failures_exit_1_with_a_message(tmp_path, capsys):
     assert run(tmp_path, ["fails-1", *[f"good-{i}" for i in range(9)]], max_failed=0.1)[0] == 0
     assert run(tmp_path, ["fails-1", *[f"good-{i}" for i in range(9)]], max_failed=0.09)[0] == 1
-    assert "1 of 10 videos failed, more than --max-failed 0.09 allows" in capsys.readouterr().err
+    assert "1 of 10 videos failed, more than max_failed 0.09 allows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("skipped", [[], [("a", "not on disk")]])
