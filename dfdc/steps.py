@@ -129,8 +129,8 @@ class VideoStep(Step):
                 skipped.append((video.id, reason))
         return videos, skipped
 
-    def run(self, options: RunOptions) -> int:
-        """See `Step.run`."""
+    def run(self, options: RunOptions, engine: Engine | None = None) -> int:
+        """See `Step.run`; `engine` does the work, by default processes of this machine."""
         dataset = layout.load_dataset(self.root)
         if self.uses_crops:
             layout.check_crops_dir(self.crops_dir, dataset.parts)
@@ -138,7 +138,7 @@ class VideoStep(Step):
         artifacts.remove_leftovers(self.folder)
         if options.prune is not None:
             self.prune(dataset, options.prune)
-        return run_step(self, options, videos, skipped)
+        return run_step(self, options, videos, skipped, engine)
 
 
 @dataclass

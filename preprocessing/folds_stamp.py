@@ -48,7 +48,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Stamp:
+class FoldsStamp:
     """What stands beside a folds.csv.
 
     Attributes:
@@ -66,7 +66,7 @@ class Stamp:
         artifacts.write_json(path, {"version": VERSION, **asdict(self)})
 
 
-_STAMP = TypeAdapter(Stamp)
+_STAMP = TypeAdapter(FoldsStamp)
 
 
 def stamp_path(target: Path) -> Path:
@@ -74,7 +74,7 @@ def stamp_path(target: Path) -> Path:
     return target.with_name(f".{target.name}{artifacts.STAMP_NAME}")
 
 
-def read_stamp(path: Path) -> Stamp | None:
+def read_folds_stamp(path: Path) -> FoldsStamp | None:
     """The stamp; None if there is none, or it is not one that this version writes.
 
     Raises:

@@ -21,7 +21,15 @@ from preprocessing import folds_stamp
 from preprocessing.fold_assignment import Assignment, Listing, assign_folds, by_force, hold_out
 from preprocessing.folds_file import find_leaks, name_some, write_folds
 from preprocessing.folds_listing import Checks, list_crops, open_checks
-from preprocessing.folds_stamp import Options, Stamp, adopt, choose_options, listed_digest, read_stamp, stamp_path
+from preprocessing.folds_stamp import (
+    FoldsStamp,
+    Options,
+    adopt,
+    choose_options,
+    listed_digest,
+    read_folds_stamp,
+    stamp_path,
+)
 
 
 class LeakError(UserError):
@@ -40,7 +48,7 @@ class FoldsStep(Step):
         super().__init__(root)
         self.out, self.target, self.given = out, root / out, given
 
-    def check_options(self, *, force: bool) -> tuple[Dataset, Stamp | None, Options, Assignment]:
+    def check_options(self, *, force: bool) -> tuple[Dataset, FoldsStamp | None, Options, Assignment]:
         """The data set, what stands beside folds.csv, and the options and folds that follow from it.
 
         Raises:
@@ -54,7 +62,7 @@ class FoldsStep(Step):
             raise SettingError("out", self.out, f"{target} is no file; give the name of one")
         for path in (target, beside):
             artifacts.remove_leftovers(path.parent, of=path.name)
-        stamp = read_stamp(beside)
+        stamp = read_folds_stamp(beside)
         if stamp is None:
             if beside.exists() and not target.exists() and not force:
                 raise UsageError(
@@ -134,7 +142,7 @@ class FoldsStep(Step):
                 if leaks:
                     raise LeakError(layout.list_faults(leaks))
                 # Before the file has its name: a kill in between leaves a hold-out that is known, not one that is not.
-                Stamp(options, folds, digest, identity.fingerprint(temp)).write(stamp_path(target))
+                FoldsStamp(options, folds, digest, identity.fingerprint(temp)).write(stamp_path(target))
         except LeakError as error:
             ledger.add(target.name, "failed", f"it was not written, since folds leak into each other: {error}")
             ledger.finish()

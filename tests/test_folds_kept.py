@@ -20,7 +20,7 @@ from dfdc import artifacts, identity, layout
 from dfdc.command_line import UsageError
 from preprocessing import folds_step
 from preprocessing.fold_assignment import Assignment
-from preprocessing.folds_stamp import Options, Stamp, read_stamp, stamp_path
+from preprocessing.folds_stamp import FoldsStamp, Options, read_folds_stamp, stamp_path
 
 
 # --------------------------------------------------------------------------------------------------- what stays
@@ -62,7 +62,7 @@ def test_changed_crops_are_looked_through_again(tmp_path, monkeypatch, capsys):
         assert looked.pop() == used
         assert f"--similar {given}\n" in capsys.readouterr().out
         assert len(looked) == 2
-        assert read_stamp(stamp_path(root / "folds.csv")).options.similar == used
+        assert read_folds_stamp(stamp_path(root / "folds.csv")).options.similar == used
 
 
 def test_a_moved_data_set_is_the_same(tmp_path, monkeypatch, capsys):
@@ -146,8 +146,8 @@ def test_every_file_has_a_stamp_of_its_own(tmp_path):
     root = make_root(tmp_path, (0, 1))
     main(root, "--seed", 5)
     main(root, "--out", "b.csv")
-    assert read_stamp(root / ".folds.csv.stamp.json").options == Options(seed=5)
-    assert read_stamp(root / ".b.csv.stamp.json").options == Options()
+    assert read_folds_stamp(root / ".folds.csv.stamp.json").options == Options(seed=5)
+    assert read_folds_stamp(root / ".b.csv.stamp.json").options == Options()
 
 
 def test_a_stamp_without_its_file_still_counts(tmp_path, capsys):
@@ -215,13 +215,13 @@ def test_a_kill_between_stamp_and_file_loses_no_hold_out(tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
-    write = Stamp.write
+    write = FoldsStamp.write
 
     def killed(self, path):
         write(self, path)
         raise Killed
 
-    monkeypatch.setattr(Stamp, "write", killed)
+    monkeypatch.setattr(FoldsStamp, "write", killed)
     with pytest.raises(Killed):
         main(root, "--val-ids", ids)
     assert not (root / "folds.csv").exists()
@@ -229,7 +229,7 @@ def test_a_kill_between_stamp_and_file_loses_no_hold_out(tmp_path, monkeypatch):
     assert main(root) == 0
     assert {name for name, fold in folds_of(root).items() if fold == 0} == {"r1"}
     # The stamp was made before the file had its name, and fits it.
-    assert read_stamp(stamp_path(root / "folds.csv")).file == identity.fingerprint(root / "folds.csv")
+    assert read_folds_stamp(stamp_path(root / "folds.csv")).file == identity.fingerprint(root / "folds.csv")
 
 
 def test_what_a_killed_step_left_goes_and_nothing_else(tmp_path):
@@ -276,15 +276,15 @@ GOOD = {"n_splits": 16, "seed": 7, "val_ids": None, "crops_dir": "crops", "simil
 )
 def test_a_broken_stamp_is_none(tmp_path, change):
     path = tmp_path / "stamp.json"
-    stamp = Stamp(Options(val_ids=("a",), similar=None), Assignment({"p": 3}, {"r": 4}), "0", {"size": 1})
+    stamp = FoldsStamp(Options(val_ids=("a",), similar=None), Assignment({"p": 3}, {"r": 4}), "0", {"size": 1})
     stamp.write(path)
-    assert read_stamp(path) == stamp
+    assert read_folds_stamp(path) == stamp
     value = json.loads(path.read_text())
     path.write_text(json.dumps(value | change))
-    assert read_stamp(path) is None
-    assert read_stamp(tmp_path / "absent") is None
+    assert read_folds_stamp(path) is None
+    assert read_folds_stamp(tmp_path / "absent") is None
     path.write_text(json.dumps(value | {"options": GOOD}))
-    assert read_stamp(path).options == Options(seed=7)
+    assert read_folds_stamp(path).options == Options(seed=7)
 
 
 def test_t63_a_stamp_that_cant_be_understood_is_not_passed_over(tmp_path):

@@ -107,6 +107,20 @@ def test_another_engine_can_do_the_work(tmp_path):
     assert not list(tmp_path.glob("*.done"))
 
 
+def test_a_given_engine_does_the_work_of_a_whole_run(tmp_path):
+    part = write_part(tmp_path / "part_0", {"good-1.mp4": {"label": "REAL"}})
+    (part / "good-1.mp4").write_bytes(b"x")
+    asked = []
+
+    def engine(task, items):
+        asked.append((task.name, [item.id for item in items]))
+        yield from ((item, Stamp({}, {"things": 3})) for item in items)
+
+    assert Behaving(tmp_path).run(RunOptions(), engine) == 0
+    assert asked == [("a_step", ["good-1"])]
+    assert not list(tmp_path.glob("*.done"))
+
+
 def test_a_whole_run_selects_prunes_and_works(tmp_path):
     names = ("good-1", "obstacle-1", "rejected-1")
     part = write_part(tmp_path / "part_0", {f"{name}.mp4": {"label": "REAL"} for name in names})
