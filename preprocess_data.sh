@@ -4,13 +4,13 @@
 #
 #   ./preprocess_data.sh DATA_ROOT [--workers N] [--device auto|cpu|cuda] [--detector-scale auto|FACTOR]
 #                                  [--png-level 0..9] [--max-failed FRACTION] [--crops-dir NAME]
-#                                  [--n_splits N] [--seed N] [--val-ids FILE|FOLDER|none] [--similar BITS|off]
+#                                  [--n-splits N] [--seed N] [--val-ids FILE|FOLDER|none] [--similar BITS|off]
 #                                  [--force] [--force-folds] [--prune [PART ...]]
 #
 # Stopped or killed, the same command goes on where it was; what is finished is not done again. Folds stay as they were
 # made, hold-out and all; to change them takes --force-folds. --prune removes what was made of videos that are in no
 # metadata.json any more. --force redoes the first four steps. Each step can be run by itself as well, and has --help:
-# that of generate_folds.py explains --n_splits, --seed, --val-ids and --similar, that of extract_crops.py the others.
+# that of generate_folds.py explains --n-splits, --seed, --val-ids and --similar, that of extract_crops.py the others.
 # benchmarks/RESULTS.md says what a video costs.
 set -euo pipefail
 unset CDPATH

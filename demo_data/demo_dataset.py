@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from demo_data.demo_faces import ASTRONAUT_POINTS, Person, Portrait, frames, make_person, make_portrait, make_scene
 from demo_data.demo_swaps import GENERATORS, HELD_OUT, swapped_frames
 from dfdc import artifacts
-from dfdc.command_line import UsageError, UserError
+from dfdc.command_line import SettingError, UserError, setting
 from dfdc.detector_settings import DETECT_THRESHOLDS, detector_scale
 from dfdc.faces import FaceDetector
 from dfdc.identity import fingerprint
@@ -98,7 +98,7 @@ def plan(parts: int, people: int, fakes: int, portraits: int) -> list[Job]:
 
 # --- portraits ----------------------------------------------------------------------------------------------
 def load_portraits(faces: Path | None) -> list[Portrait]:
-    """The portraits of a folder's usable files (UsageError: it has none); without one, scikit-image's astronaut."""
+    """The portraits of a folder's usable files (SettingError: it has none); without one, scikit-image's astronaut."""
     if faces is None:
         return [make_portrait(skimage.data.astronaut(), np.array(ASTRONAUT_POINTS))]
 
@@ -113,16 +113,18 @@ def load_portraits(faces: Path | None) -> list[Portrait]:
             portraits.append(make_portrait(*found))
     if not portraits:
         why = "\n  ".join(reasons) or "the folder holds no files"
-        raise UsageError(
-            f"--faces {faces}: no usable face in it. Put pictures or videos there in which one person looks at the "
-            f"camera, or leave --faces out to use the portrait of scikit-image.\n  {why}"
+        raise SettingError(
+            "faces",
+            faces,
+            "no usable face in it. Put pictures or videos there in which one person looks at the camera, or leave "
+            f"{setting('faces')} out to use the portrait of scikit-image.\n  {why}",
         )
     return portraits
 
 
 def _face_files(faces: Path) -> list[Path]:
     if not faces.is_dir():
-        raise UsageError(f"--faces {faces} is not a folder; give one that holds pictures or videos of faces")
+        raise SettingError("faces", faces, "not a folder; give one that holds pictures or videos of faces")
     return sorted(path for path in faces.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
@@ -227,7 +229,7 @@ def make_demo_dataset(
         False if everything was there already.
 
     Raises:
-        UsageError: out holds something else, or faces no usable face.
+        SettingError: out holds something else, or faces no usable face.
         DemoError: a video could not be made.
     """
     marks = None if faces is None else {path.name: _identity(path) for path in _face_files(faces)}
@@ -263,26 +265,26 @@ def _identity(path: Path) -> dict:
 
 def _check_folder(out: Path, settings: dict) -> bool:
     """Whether out was begun with these settings; False for an absent or empty folder."""
-    again = "Choose another folder for --out, or remove this one"
+    again = f"Choose another folder for {setting('out')}, or remove this one"
     if not out.exists():
         return False
     if not out.is_dir():
-        raise UsageError(f"--out {out} is a file. Choose a folder that does not exist yet")
+        raise SettingError("out", out, "it is a file. Choose a folder that does not exist yet")
     marker = out / SETTINGS_NAME
     if not marker.is_file():
         # A kill while the very first file was written leaves nothing but its unfinished twin.
         if set(out.iterdir()) - set(out.glob(f".{SETTINGS_NAME}.*")):
-            raise UsageError(f"--out {out} holds other files, and no {SETTINGS_NAME} of an earlier run. {again}")
+            raise SettingError("out", out, f"it holds other files, and no {SETTINGS_NAME} of an earlier run. {again}")
         artifacts.remove_leftovers(out)
         return False
     try:
         there = json.loads(marker.read_text(encoding="utf-8"))["settings"]
         changed = [key for key in settings if there.get(key) != settings[key]]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"--out {out}: {marker} can't be read. {again}") from None
+        raise SettingError("out", out, f"{marker} can't be read. {again}") from None
     if changed:
         shown = ", ".join(f"{key} {_short(there.get(key))} instead of {_short(settings[key])}" for key in changed)
-        raise UsageError(f"--out {out} holds a dataset made with other settings ({shown}). {again}")
+        raise SettingError("out", out, f"it holds a dataset made with other settings ({shown}). {again}")
     return True
 
 

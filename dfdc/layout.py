@@ -35,7 +35,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dfdc.command_line import UserError
+from dfdc.command_line import SettingError, UserError
 
 FRAME_STRIDE = 10  # boxes and crops come from every 10th frame
 REAL, FAKE = "REAL", "FAKE"
@@ -358,11 +358,11 @@ def check_crops_dir(name: str, parts: Sequence[Path]) -> str:
     """`name`, if crops may be kept in that folder of DATA_ROOT.
 
     Raises:
-        DataError: it is not a plain name, or a folder that holds something else.
+        SettingError: it is not a plain name, or a folder that holds something else.
     """
     taken = {*ARTIFACT_FOLDERS, "weights", "logs", *(part.name for part in parts)}
     if _name_fault(name) or name in taken:
-        raise DataError(f"--crops-dir {name}: give the plain name of a folder of its own in DATA_ROOT, such as crops")
+        raise SettingError("crops_dir", name, "give the plain name of a folder of its own in DATA_ROOT, such as crops")
     return name
 
 

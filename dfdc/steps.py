@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from dfdc import artifacts, layout
 from dfdc.artifacts import Stamp
+from dfdc.command_line import setting
 from dfdc.layout import REJECTED_NAME, Dataset, Video
 from dfdc.ledger import Ledger
 from dfdc.progress import disk_map, progress_bar
@@ -128,8 +129,8 @@ class VideoStep(Step):
                 skipped.append((video.id, reason))
         return videos, skipped
 
-    def run(self, options: RunOptions) -> int:
-        """See `Step.run`."""
+    def run(self, options: RunOptions, engine: Engine | None = None) -> int:
+        """See `Step.run`; `engine` does the work, by default processes of this machine."""
         dataset = layout.load_dataset(self.root)
         if self.uses_crops:
             layout.check_crops_dir(self.crops_dir, dataset.parts)
@@ -137,7 +138,7 @@ class VideoStep(Step):
         artifacts.remove_leftovers(self.folder)
         if options.prune is not None:
             self.prune(dataset, options.prune)
-        return run_step(self, options, videos, skipped)
+        return run_step(self, options, videos, skipped, engine)
 
 
 @dataclass
@@ -184,9 +185,10 @@ class _Tally:
             print(f"  failed: {video}: {reason}", file=sys.stderr)
         if not self.videos or counts["failed"] <= max_failed * self.videos:
             return 0
+        flag = setting("max_failed")
         print(
-            f"{name}: {counts['failed']} of {self.videos} videos failed, more than --max-failed {max_failed:g} allows. "
-            f"Look at {self.ledger.path}; mend those videos, name them in {REJECTED_NAME}, or raise --max-failed",
+            f"{name}: {counts['failed']} of {self.videos} videos failed, more than {flag} {max_failed:g} allows. "
+            f"Look at {self.ledger.path}; mend those videos, name them in {REJECTED_NAME}, or raise {flag}",
             file=sys.stderr,
         )
         return 1

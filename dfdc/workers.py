@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 from pebble import ProcessExpired, ProcessPool
 
 from dfdc.artifacts import process_start
-from dfdc.command_line import UserError, reason_of
+from dfdc.command_line import UserError, reason_of, setting
 from dfdc.devices import available_cores, keep_freed_memory, limit_threads, resolve_device
 
 # What an item may take: ten minutes, and a second for each 10 KB of it. The slowest steps need a hundredth of it.
@@ -134,7 +134,7 @@ def worker_count(requested: int, devices: Sequence[str]) -> int:
     """
     cores = available_cores()
     if requested > cores:
-        print(f"workers {requested}: there are {cores} cores, so {cores} are used", file=sys.stderr)
+        print(f"{setting('workers')} {requested}: there are {cores} cores, so {cores} are used", file=sys.stderr)
     default = len(devices) if devices[0].startswith("cuda") else cores
     return max(1, min(requested or default, cores))
 

@@ -16,14 +16,17 @@ import numpy as np
 from pydantic import Field
 
 from dfdc import layout
-from dfdc.command_line import UsageError
+from dfdc.command_line import UsageError, setting
 from dfdc.layout import Dataset, Video
 from dfdc.text import plural
 from preprocessing.likeness import Look
 
-FORCE = "--force (preprocess_data.sh: --force-folds)"
-
 Fold = Annotated[int, Field(ge=0)]
+
+
+def by_force() -> str:
+    """How messages name the settings that change what folds.csv keeps."""
+    return f"{setting('force')} (preprocess_data.sh: {setting('force_folds')})"
 
 
 @dataclass
@@ -161,7 +164,7 @@ def assign_folds(
     if moved and not force:
         raise UsageError(
             "Donors in metadata.json link videos that are in different folds, one of which may have been held out. "
-            f"Take the donors out again, or move the videos with {FORCE}:\n  {layout.list_faults(moved)}"
+            f"Take the donors out again, or move the videos with {by_force()}:\n  {layout.list_faults(moved)}"
         )
     for part in present:
         if part not in parts:
@@ -208,11 +211,12 @@ def hold_out(listings: Sequence[Listing], val_ids: Sequence[str]) -> tuple[list[
     wanted = set(val_ids)
     unknown = sorted(wanted - {listing.video.id for listing in listings})
     if unknown:
+        flag = setting("val_ids")
         raise UsageError(
-            f"--val-ids: {len(unknown)} of {plural(len(wanted), 'video')} can't be listed, {', '.join(unknown[:5])} "
-            "among them. They must lie in a part of DATA_ROOT (any folder with a metadata.json), have gone through "
-            "step 2; failures/generate_folds.csv has the reasons of those that are in a metadata.json. Mend that, or "
-            f"give another hold-out (--val-ids FILE, or --val-ids none) with {FORCE}"
+            f"{flag}: {len(unknown)} of {plural(len(wanted), 'video')} can't be listed, {', '.join(unknown[:5])} among "
+            "them. They must lie in a part of DATA_ROOT (any folder with a metadata.json), and have gone through step "
+            "2; failures/generate_folds.csv has the reasons of those that are in a metadata.json. Mend that, or give "
+            f"another hold-out ({flag} FILE, or {flag} none) with {by_force()}"
         )
     families = {listing.family for listing in listings if listing.video.id in wanted}
     kept, dropped = [], []

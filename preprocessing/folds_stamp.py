@@ -15,11 +15,11 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from dfdc import artifacts, identity
-from dfdc.command_line import UsageError
+from dfdc.command_line import UsageError, setting
 from dfdc.folds import FoldsRow
 from dfdc.layout import CROPS_DIR, FAKE, Dataset
 from dfdc.text import plural
-from preprocessing.fold_assignment import FORCE, Assignment, Listing
+from preprocessing.fold_assignment import Assignment, Listing, by_force
 from preprocessing.likeness import NEAR_BITS
 
 VERSION = 1  # of the stamp, and of the way from crops to folds.csv
@@ -44,11 +44,11 @@ class Options:
     similar: Annotated[int, Field(ge=0, le=64)] | None = NEAR_BITS
 
     def __str__(self) -> str:
-        return ", ".join(f"{_flag(name)} {_shown(name, value)}" for name, value in asdict(self).items())
+        return ", ".join(f"{setting(name)} {_shown(name, value)}" for name, value in asdict(self).items())
 
 
 @dataclass(frozen=True)
-class Stamp:
+class FoldsStamp:
     """What stands beside a folds.csv.
 
     Attributes:
@@ -66,7 +66,7 @@ class Stamp:
         artifacts.write_json(path, {"version": VERSION, **asdict(self)})
 
 
-_STAMP = TypeAdapter(Stamp)
+_STAMP = TypeAdapter(FoldsStamp)
 
 
 def stamp_path(target: Path) -> Path:
@@ -74,7 +74,7 @@ def stamp_path(target: Path) -> Path:
     return target.with_name(f".{target.name}{artifacts.STAMP_NAME}")
 
 
-def read_stamp(path: Path) -> Stamp | None:
+def read_folds_stamp(path: Path) -> FoldsStamp | None:
     """The stamp; None if there is none, or it is not one that this version writes.
 
     Raises:
@@ -106,17 +106,13 @@ def choose_options(given: Mapping[str, Any], earlier: Options, *, force: bool) -
     old, new = asdict(earlier), asdict(options)
     # What looks alike decides whether folds.csv is written, not what stands in it.
     other = [name for name in old if old[name] != new[name] and name != "similar"]
-    changes = [f"{_flag(name)} from {_shown(name, old[name])} to {_shown(name, new[name])}" for name in other]
+    changes = [f"{setting(name)} from {_shown(name, old[name])} to {_shown(name, new[name])}" for name in other]
     if changes and not force:
         raise UsageError(
             f"folds.csv was made with other options, and a hold-out must not change by accident. This would change "
-            f"{'; '.join(changes)}. Leave that out to keep it, or do it with {FORCE}"
+            f"{'; '.join(changes)}. Leave that out to keep it, or do it with {by_force()}"
         )
     return options
-
-
-def _flag(name: str) -> str:
-    return "--n_splits" if name == "n_splits" else f"--{name.replace('_', '-')}"
 
 
 def _shown(name: str, value: Any) -> str:
@@ -156,7 +152,8 @@ def adopt(
     if zero and not split and 2 * left_out >= len(zero) and "val_ids" not in given:
         raise UsageError(
             f"folds.csv has no stamp of this version, and {plural(left_out, 'relative')} of the videos in its fold 0 "
-            "can be listed but are not in it. Was fold 0 made by --val-ids? Then give that again, else --val-ids none"
+            f"can be listed but are not in it. Was fold 0 made by {setting('val_ids')}? Then give that again, else "
+            f"{setting('val_ids')} none"
         )
     held = zero if zero and (split or given.get("val_ids") == zero) else None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dfdc import artifacts, identity, layout
-from dfdc.command_line import SettingError, UsageError, UserError
+from dfdc.command_line import SettingError, UsageError, UserError, setting
 from dfdc.folds import FoldsFileError, read_distinct
 from dfdc.layout import FAKE, REAL, Dataset
 from dfdc.ledger import Ledger
@@ -18,10 +18,18 @@ from dfdc.step_command import RunOptions
 from dfdc.steps import Step
 from dfdc.text import plural
 from preprocessing import folds_stamp
-from preprocessing.fold_assignment import FORCE, Assignment, Listing, assign_folds, hold_out
+from preprocessing.fold_assignment import Assignment, Listing, assign_folds, by_force, hold_out
 from preprocessing.folds_file import find_leaks, name_some, write_folds
 from preprocessing.folds_listing import Checks, list_crops, open_checks
-from preprocessing.folds_stamp import Options, Stamp, adopt, choose_options, listed_digest, read_stamp, stamp_path
+from preprocessing.folds_stamp import (
+    FoldsStamp,
+    Options,
+    adopt,
+    choose_options,
+    listed_digest,
+    read_folds_stamp,
+    stamp_path,
+)
 
 
 class LeakError(UserError):
@@ -40,7 +48,7 @@ class FoldsStep(Step):
         super().__init__(root)
         self.out, self.target, self.given = out, root / out, given
 
-    def check_options(self, *, force: bool) -> tuple[Dataset, Stamp | None, Options, Assignment]:
+    def check_options(self, *, force: bool) -> tuple[Dataset, FoldsStamp | None, Options, Assignment]:
         """The data set, what stands beside folds.csv, and the options and folds that follow from it.
 
         Raises:
@@ -54,12 +62,12 @@ class FoldsStep(Step):
             raise SettingError("out", self.out, f"{target} is no file; give the name of one")
         for path in (target, beside):
             artifacts.remove_leftovers(path.parent, of=path.name)
-        stamp = read_stamp(beside)
+        stamp = read_folds_stamp(beside)
         if stamp is None:
             if beside.exists() and not target.exists() and not force:
                 raise UsageError(
                     f"{beside} can't be understood, and {target} is not there: a hold-out may be lost. Bring either "
-                    f"back, or begin anew with {FORCE}"
+                    f"back, or begin anew with {by_force()}"
                 )
             return dataset, None, Options(**self.given), Assignment()  # unless the file itself tells more
         options, assignment = change_options(self.given, stamp.options, stamp.assignment, force=force)
@@ -134,15 +142,15 @@ class FoldsStep(Step):
                 if leaks:
                     raise LeakError(layout.list_faults(leaks))
                 # Before the file has its name: a kill in between leaves a hold-out that is known, not one that is not.
-                Stamp(options, folds, digest, identity.fingerprint(temp)).write(stamp_path(target))
+                FoldsStamp(options, folds, digest, identity.fingerprint(temp)).write(stamp_path(target))
         except LeakError as error:
             ledger.add(target.name, "failed", f"it was not written, since folds leak into each other: {error}")
             ledger.finish()
             print(
                 f"{self.name}: {target} was not written, since folds leak into each other:\n  {error}\n"
                 f"Remove one of the videos named, or put it into {self.root / layout.REJECTED_NAME} and run "
-                "preprocess_data.sh again. Where videos look alike and are not the same, give --similar a smaller "
-                "number, or off",
+                "preprocess_data.sh again. Where videos look alike and are not the same, give "
+                f"{setting('similar')} a smaller number, or off",
                 file=sys.stderr,
             )
             return False
@@ -167,7 +175,7 @@ def take_over(
     except ValueError as error:
         fault = f"{target} is not what this step makes ({error.reason if isinstance(error, FoldsFileError) else error})"
         if not force:
-            raise UsageError(f"{fault}. Move it away, or replace it with {FORCE}") from None
+            raise UsageError(f"{fault}. Move it away, or replace it with {by_force()}") from None
         print(f"{fault}; it is replaced")
         return Options(**given), Assignment()
     held = f"; fold 0, a hold-out of {plural(len(earlier.val_ids), 'video')}, stays one" if earlier.val_ids else ""
@@ -197,13 +205,15 @@ def check_nothing_is_lost(target: Path, away: Mapping[str, str]) -> None:
     try:
         rows = read_distinct(target) if target.exists() else []
     except FoldsFileError as error:
-        raise UsageError(f"{target} can't be understood any more ({error.reason}); {FORCE} makes it anew") from None
+        raise UsageError(
+            f"{target} can't be understood any more ({error.reason}); {by_force()} makes it anew"
+        ) from None
     lost = [name for name in dict.fromkeys(row.video for row in rows) if name in away]
     if lost:
         shown = "".join(f"\n  {name}: {away[name]}" for name in lost[:5])
         raise UsageError(
             f"{target} lists {plural(len(lost), 'video')} that can't be looked at now. Bring them back, or leave them "
-            f"out with {FORCE}. The first are:{shown}"
+            f"out with {by_force()}. The first are:{shown}"
         )
 
 
@@ -230,7 +240,7 @@ def print_notes(kept: Sequence[Listing], dropped: Sequence[Listing], notes: Sequ
     if len({listing.fold for listing in kept}) < 2:
         print(
             "only one fold has crops, so that nothing is left to train on when it is held out; add another part, "
-            "or name a hold-out with --val-ids"
+            f"or name a hold-out with {setting('val_ids')}"
         )
     first = Counter(listing.video.label for listing in kept if listing.fold == 0)
     lacking = [label for label in (REAL, FAKE) if not first[label]]

@@ -63,7 +63,7 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     add, unsaid = parser.add_argument, argparse.SUPPRESS
     out = "where to write; a relative path is taken in DATA_ROOT (folds.csv)"
     add("--out", type=Path, default=Path(layout.FOLDS_NAME), metavar="FILE", help=out)
-    add("--n_splits", "--n-splits", type=int, default=unsaid, help="number of folds, 2 or more (16)")
+    add("--n-splits", "--n_splits", type=int, default=unsaid, help="number of folds, 2 or more (16)")
     add("--seed", type=int, default=unsaid, help="decides the order of the rows (777)")
     one = "hold out just these: a file with one video id a line, or a folder of videos; none takes such a hold-out back"
     add("--val-ids", type=Path, default=unsaid, metavar="FILE", help=one)
@@ -79,7 +79,7 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     options = ("crops_dir", "n_splits", "seed", "similar", "val_ids")
     given = {name: getattr(args, name) for name in options if hasattr(args, name)}
     if given.get("n_splits", 2) < 2:
-        raise UsageError(f"--n_splits {args.n_splits}: two folds or more are needed, one of them to hold out")
+        raise UsageError(f"--n-splits {args.n_splits}: two folds or more are needed, one of them to hold out")
     if given.get("seed", 0) < 0:
         raise UsageError(f"--seed {args.seed}: give a number from 0 on")
     if "val_ids" in given:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from dfdc import artifacts, layout
 from dfdc.boxes import BoxesError, read_boxes
-from dfdc.command_line import UsageError
+from dfdc.command_line import UsageError, setting
 from dfdc.layout import FAKE, REAL, Dataset
 from dfdc.rejections import Rejection, Rejections
 from dfdc.steps import VideoStep
-from preprocessing.folds_stamp import read_stamp, stamp_path
+from preprocessing.folds_stamp import read_folds_stamp, stamp_path
 
 
 def find_orphans(dataset: Dataset, step: str, crops_dir: str = layout.CROPS_DIR) -> list[Path]:
@@ -68,7 +68,7 @@ def _has_face(root: Path, original: str, row: Rejection) -> bool:
 
 def absent_parts(dataset: Dataset) -> list[str]:
     """The parts that folds.csv was made from and that are not here now, in order."""
-    stamp = read_stamp(stamp_path(dataset.root / layout.FOLDS_NAME))
+    stamp = read_folds_stamp(stamp_path(dataset.root / layout.FOLDS_NAME))
     known = set() if stamp is None else set(stamp.assignment.parts)
     return sorted(known - {part.name for part in dataset.parts}, key=layout.natural_key)
 
@@ -85,10 +85,11 @@ class PruningStep(VideoStep):
         found = find_orphans(dataset, self.name, self.crops_dir)
         away = [part for part in absent_parts(dataset) if part not in gone]
         if found and away:
+            flag = setting("prune")
             raise UsageError(
-                f"--prune: {len(found)} artifacts would go, {found[0].name} for one, which may be of a part that had "
+                f"{flag}: {len(found)} artifacts would go, {found[0].name} for one, which may be of a part that had "
                 f"a fold and is not here now: {', '.join(away)}. Bring it back; or, if it is gone for good, name it: "
-                f"--prune {' '.join(away)} (preprocess_data.sh takes the names too)"
+                f"{flag} {' '.join(away)} (preprocess_data.sh takes the names too)"
             )
         for path in found:
             artifacts.remove(path)

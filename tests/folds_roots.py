@@ -10,7 +10,7 @@ from helpers import write_part
 
 from dfdc import artifacts, layout
 from dfdc.artifacts import Stamp
-from dfdc.command_line import UserError
+from dfdc.command_line import UserError, flags_shown
 from dfdc.imaging import encode_png
 from dfdc.workers import FailVideo
 from preprocessing import folds_step, generate_folds, likeness
@@ -95,7 +95,7 @@ def main(root, *arguments, rejected=(), stale=(), unreadable=(), unpaired=(), un
 
         return Checks(lambda video: f"rejected: {video.id}" if video.id in rejected else None, crops, pair)
 
-    with mock.patch.object(folds_step, "open_checks", open_checks):
+    with flags_shown(), mock.patch.object(folds_step, "open_checks", open_checks):
         return generate_folds.main(["--root-dir", str(root), *map(str, arguments)])
 
 
@@ -115,10 +115,11 @@ def refused(root, *arguments, said, **options):
     """The step refuses, for a reason that says `said`, and changes neither folds.csv nor its stamp."""
     files = [root / "folds.csv", stamp_path(root / "folds.csv")]
     before = [path.read_bytes() if path.exists() else None for path in files]
-    with pytest.raises(UserError) as refusal:
-        main(root, *arguments, **options)
-    for text in [said] if isinstance(said, str) else said:
-        assert text in str(refusal.value)
+    with flags_shown():
+        with pytest.raises(UserError) as refusal:
+            main(root, *arguments, **options)
+        for text in [said] if isinstance(said, str) else said:
+            assert text in str(refusal.value)
     assert [path.read_bytes() if path.exists() else None for path in files] == before
 
 

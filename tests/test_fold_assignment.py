@@ -180,7 +180,7 @@ def test_a_new_donor_joins_folds_where_most_crops_are_and_says_so():
         with pytest.raises(UsageError, match=r"Donors in metadata\.json link videos that are in different folds") as no:
             assign_folds(listings, dataset, 16, earlier, first=1)
         assert f"a donor links videos of folds [1, 3]: the family of r0.0 in fold {home + 1}" in str(no.value)
-        assert "--force-folds" in str(no.value)
+        assert "force (preprocess_data.sh: force_folds)" in str(no.value)
         assignment, notes = assign_folds(listings, dataset, 16, earlier, force=True)
         assert {folds_of(listings)[name] for name in ("r0.0", "r2.0", "f")} == {home}
         assert assignment.originals["r0.0"] == assignment.originals["r2.0"] == home

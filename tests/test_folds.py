@@ -258,13 +258,13 @@ def test_wrong_use_exits_2_and_names_it(tmp_path):
     (tmp_path / "empty").write_text("\n \n")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     for arguments, said in (
-        (["--n_splits", 1], "--n_splits 1"),
+        (["--n_splits", 1], "--n-splits 1"),
         (["--seed", -1], "--seed -1"),
         (["--val-ids", tmp_path / "absent"], "absent"),
         (["--val-ids", tmp_path / "empty"], "no video is named there"),
         (["--val-ids", tmp_path / "bytes"], "can't be read"),
         (["--crops-dir", "bboxes"], "--crops-dir bboxes"),
-        (["--out", "crops"], "out crops"),
+        (["--out", "crops"], "--out crops"),
     ):
         refused(root, *arguments, said=said)
     assert main(root, "--n_splits", 2, "--seed", 0, "--crops-dir", "crops") == 0
@@ -281,7 +281,7 @@ def test_bits_that_are_none_are_refused(tmp_path, capsys, value):
 @pytest.mark.slow
 def test_the_script_exits_2_without_a_traceback(tmp_path):
     root = make_root(tmp_path / "root", (0, 1))
-    for arguments, said in ((["--n_splits", 1], "--n_splits 1"), (["--crops-dir", "nothing"], "holds no crops")):
+    for arguments, said in ((["--n_splits", 1], "--n-splits 1"), (["--crops-dir", "nothing"], "holds no crops")):
         done = run_script(SCRIPT, "--root-dir", root, *arguments)
         assert done.returncode == 2, (arguments, done.stderr)
         assert said in done.stderr

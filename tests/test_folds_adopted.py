@@ -16,7 +16,7 @@ from folds_roots import (
 from helpers import write_part
 
 from preprocessing.fold_assignment import Assignment
-from preprocessing.folds_stamp import Options, read_stamp, stamp_path
+from preprocessing.folds_stamp import Options, read_folds_stamp, stamp_path
 
 
 def old_file(root, folds, stamp='["0123", 77]', **labels):
@@ -38,7 +38,7 @@ def test_folds_of_an_earlier_version_are_kept(tmp_path, capsys, stamp):
     assert main(root, "--seed", 3, "--similar", 4) == 0
     assert folds_of(root) == old | {"f2a": 5}
     assert "has no stamp of this version: the folds are taken from the file itself\n" in capsys.readouterr().out
-    kept = read_stamp(stamp_path(root / "folds.csv"))
+    kept = read_folds_stamp(stamp_path(root / "folds.csv"))
     assert kept.options == Options(seed=3, similar=4)
     assert kept.assignment == Assignment(
         {f"dfdc_train_part_{k}": v for k, v in ((0, 2), (1, 0), (2, 5))}, {"r0": 2, "r1": 0, "r2": 5}
@@ -76,7 +76,7 @@ def test_a_hold_out_of_an_earlier_version_stays_one(tmp_path, capsys, old, given
     out = capsys.readouterr().out
     videos = "1 video" if len(held or []) == 1 else f"{len(held or [])} videos"
     assert (f"fold 0, a hold-out of {videos}, stays one" in out) == bool(held)
-    options = read_stamp(stamp_path(root / "folds.csv")).options
+    options = read_folds_stamp(stamp_path(root / "folds.csv")).options
     assert options.val_ids == (tuple(sorted(held)) if held else None)
     assert main(root) == 0
     assert folds_of(root) == folds
@@ -104,7 +104,7 @@ def test_a_video_that_got_its_crops_since_makes_no_hold_out(tmp_path):
     old = {name: 0 for name in all_videos(0, 1) if name != "f1b"} | dict.fromkeys(all_videos(2), 2)
     old_file(root, old)
     assert main(root) == 0
-    assert read_stamp(stamp_path(root / "folds.csv")).options.val_ids is None
+    assert read_folds_stamp(stamp_path(root / "folds.csv")).options.val_ids is None
     assert folds_of(root) == old | {"f1b": 0}
 
 
@@ -122,7 +122,7 @@ def test_a_part_that_is_split_shows_a_hold_out(tmp_path, first, odd, second, hel
     old_file(root, old)
     main(root)
     assert folds_of(root) == old
-    kept = read_stamp(stamp_path(root / "folds.csv"))
+    kept = read_folds_stamp(stamp_path(root / "folds.csv"))
     assert kept.options.val_ids == held
     up = held is not None  # the numbers in the file are one higher
     home = odd - up if up else first  # of part 0, as far as it is not held out
@@ -134,18 +134,18 @@ def test_options_that_an_earlier_file_contradicts_are_refused(tmp_path, capsys):
     root = make_root(tmp_path, (0, 1, 2))
     old = {name: int(name[1]) + 1 for name in all_videos(0, 1, 2)}
     old_file(root, old)
-    refused(root, "--n_splits", 3, said="--n_splits from 16 to 3")
+    refused(root, "--n_splits", 3, said="--n-splits from 16 to 3")
     (tmp_path / "ids").write_text("r0\n")
     refused(root, "--val-ids", tmp_path / "ids", said="--val-ids from none to 1 video (r0)")
     assert main(root, "--n_splits", 4, "--crops-dir", "crops") == 0
     assert folds_of(root) == old
-    assert read_stamp(stamp_path(root / "folds.csv")).options == Options(n_splits=4)
+    assert read_folds_stamp(stamp_path(root / "folds.csv")).options == Options(n_splits=4)
     old_file(root, old)
     assert main(root, "--n_splits", 2, "--force") == 0
     assert folds_of(root) == {name: int(name[1] != "0") for name in old}
     old_file(root, {name: {"0": 0, "1": 30, "2": 31}[name[1]] for name in old})
     assert main(root) == 0
-    assert read_stamp(stamp_path(root / "folds.csv")).options == Options(n_splits=32)
+    assert read_folds_stamp(stamp_path(root / "folds.csv")).options == Options(n_splits=32)
 
 
 @pytest.mark.parametrize(
@@ -193,4 +193,4 @@ def test_a_video_that_is_away_counts_in_an_earlier_file_too(tmp_path):
     refused(root, said="lists 3 videos")
     assert main(root, "--force") == 0
     assert folds_of(root) == {name: fold for name, fold in old.items() if name[1] != "1"}
-    assert read_stamp(stamp_path(root / "folds.csv")).assignment.originals["r1"] == 2
+    assert read_folds_stamp(stamp_path(root / "folds.csv")).assignment.originals["r1"] == 2

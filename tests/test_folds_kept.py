@@ -20,7 +20,7 @@ from dfdc import artifacts, identity, layout
 from dfdc.command_line import UsageError
 from preprocessing import folds_step
 from preprocessing.fold_assignment import Assignment
-from preprocessing.folds_stamp import Options, Stamp, read_stamp, stamp_path
+from preprocessing.folds_stamp import FoldsStamp, Options, read_folds_stamp, stamp_path
 
 
 # --------------------------------------------------------------------------------------------------- what stays
@@ -33,7 +33,7 @@ def test_finished_folds_are_not_redone_and_stale_ones_are(tmp_path, capsys):
     assert (root / "folds.csv").stat().st_mtime == 1
     out = capsys.readouterr().out
     assert "folds.csv (was complete)" in out
-    assert "as before: --n_splits 16, --seed 777, --val-ids none, --crops-dir crops, --similar 10\n" in out
+    assert "as before: --n-splits 16, --seed 777, --val-ids none, --crops-dir crops, --similar 10\n" in out
     main(root, "--force")
     assert (root / "folds.csv").stat().st_mtime > 1
     assert (root / "folds.csv").read_bytes() == text
@@ -62,7 +62,7 @@ def test_changed_crops_are_looked_through_again(tmp_path, monkeypatch, capsys):
         assert looked.pop() == used
         assert f"--similar {given}\n" in capsys.readouterr().out
         assert len(looked) == 2
-        assert read_stamp(stamp_path(root / "folds.csv")).options.similar == used
+        assert read_folds_stamp(stamp_path(root / "folds.csv")).options.similar == used
 
 
 def test_a_moved_data_set_is_the_same(tmp_path, monkeypatch, capsys):
@@ -111,14 +111,14 @@ def test_t63_options_stay_until_somebody_says_otherwise(tmp_path, capsys):
     for arguments in ([], ["--force"], ["--seed", 5], ["--n-splits", 2]):
         assert main(root, *arguments) == 0
         assert (root / "folds.csv").read_bytes() == first
-        assert "as before: --n_splits 2, --seed 5, --val-ids 2 videos (f1a, r1)" in capsys.readouterr().out
+        assert "as before: --n-splits 2, --seed 5, --val-ids 2 videos (f1a, r1)" in capsys.readouterr().out
     ids.write_text("r1\nf1a.mp4\n")
     assert main(root, "--val-ids", ids) == 0
     assert (root / "folds.csv").read_bytes() == first
     ids.write_text("r0\nr2\nr3\nf3a\n")
     shutil.copytree(root / "crops", root / "crops2")
     for arguments, said in (
-        (["--n_splits", 3], ["--n_splits from 2 to 3.", "--force"]),
+        (["--n_splits", 3], ["--n-splits from 2 to 3.", "--force"]),
         (["--seed", 6], "--seed from 5 to 6."),
         (["--val-ids", ids], "--val-ids from 2 videos (f1a, r1) to 4 videos (f3a, r0, r2, ...)."),
         (["--val-ids", "none", "--seed", 777], "--seed from 5 to 777; --val-ids from 2 videos (f1a, r1) to none."),
@@ -130,7 +130,7 @@ def test_t63_options_stay_until_somebody_says_otherwise(tmp_path, capsys):
     assert (root / "folds.csv").read_bytes() != first
     main(root, "--crops-dir", "crops2", "--force")
     assert folds_of(root) == held
-    assert "from now on: --n_splits 2, --seed 6" in capsys.readouterr().out
+    assert "from now on: --n-splits 2, --seed 6" in capsys.readouterr().out
     assert main(root, "--crops-dir", "crops2") == 0
     assert "--crops-dir crops2" in capsys.readouterr().out
     refused(root, said="--crops-dir from crops2 to crops.")  # the other steps would work on these
@@ -146,8 +146,8 @@ def test_every_file_has_a_stamp_of_its_own(tmp_path):
     root = make_root(tmp_path, (0, 1))
     main(root, "--seed", 5)
     main(root, "--out", "b.csv")
-    assert read_stamp(root / ".folds.csv.stamp.json").options == Options(seed=5)
-    assert read_stamp(root / ".b.csv.stamp.json").options == Options()
+    assert read_folds_stamp(root / ".folds.csv.stamp.json").options == Options(seed=5)
+    assert read_folds_stamp(root / ".b.csv.stamp.json").options == Options()
 
 
 def test_a_stamp_without_its_file_still_counts(tmp_path, capsys):
@@ -215,13 +215,13 @@ def test_a_kill_between_stamp_and_file_loses_no_hold_out(tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
-    write = Stamp.write
+    write = FoldsStamp.write
 
     def killed(self, path):
         write(self, path)
         raise Killed
 
-    monkeypatch.setattr(Stamp, "write", killed)
+    monkeypatch.setattr(FoldsStamp, "write", killed)
     with pytest.raises(Killed):
         main(root, "--val-ids", ids)
     assert not (root / "folds.csv").exists()
@@ -229,7 +229,7 @@ def test_a_kill_between_stamp_and_file_loses_no_hold_out(tmp_path, monkeypatch):
     assert main(root) == 0
     assert {name for name, fold in folds_of(root).items() if fold == 0} == {"r1"}
     # The stamp was made before the file had its name, and fits it.
-    assert read_stamp(stamp_path(root / "folds.csv")).file == identity.fingerprint(root / "folds.csv")
+    assert read_folds_stamp(stamp_path(root / "folds.csv")).file == identity.fingerprint(root / "folds.csv")
 
 
 def test_what_a_killed_step_left_goes_and_nothing_else(tmp_path):
@@ -276,15 +276,15 @@ GOOD = {"n_splits": 16, "seed": 7, "val_ids": None, "crops_dir": "crops", "simil
 )
 def test_a_broken_stamp_is_none(tmp_path, change):
     path = tmp_path / "stamp.json"
-    stamp = Stamp(Options(val_ids=("a",), similar=None), Assignment({"p": 3}, {"r": 4}), "0", {"size": 1})
+    stamp = FoldsStamp(Options(val_ids=("a",), similar=None), Assignment({"p": 3}, {"r": 4}), "0", {"size": 1})
     stamp.write(path)
-    assert read_stamp(path) == stamp
+    assert read_folds_stamp(path) == stamp
     value = json.loads(path.read_text())
     path.write_text(json.dumps(value | change))
-    assert read_stamp(path) is None
-    assert read_stamp(tmp_path / "absent") is None
+    assert read_folds_stamp(path) is None
+    assert read_folds_stamp(tmp_path / "absent") is None
     path.write_text(json.dumps(value | {"options": GOOD}))
-    assert read_stamp(path).options == Options(seed=7)
+    assert read_folds_stamp(path).options == Options(seed=7)
 
 
 def test_t63_a_stamp_that_cant_be_understood_is_not_passed_over(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from helpers import write_part
 
 from dfdc import layout
+from dfdc.command_line import SettingError
 from dfdc.layout import DataError
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
@@ -37,7 +38,7 @@ def test_folders_that_the_steps_write_are_no_parts(tmp_path):
     dataset = layout.load_dataset(tmp_path)
     assert [part.name for part in dataset.parts] == ["part_0"]
     assert dataset.listed == {"part_0": 1}
-    with pytest.raises(DataError, match="--crops-dir report"):
+    with pytest.raises(SettingError, match="crops_dir report"):
         layout.check_crops_dir("report", dataset.parts)
 
 
@@ -288,7 +289,7 @@ def test_crop_names_there_and_back(tmp_path):
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".crops", "bboxes", "weights", "logs", "my part"])
 def test_crops_get_a_folder_of_their_own(name):
     assert layout.check_crops_dir("tight", [Path("my part")]) == "tight"
-    with pytest.raises(DataError, match=r"give the plain name of a folder of its own"):
+    with pytest.raises(SettingError, match=r"give the plain name of a folder of its own"):
         layout.check_crops_dir(name, [Path("my part")])
 
 

@@ -13,7 +13,7 @@ from helpers import run_script
 from demo_data import demo_dataset as demo
 from demo_data import demo_faces, demo_swaps, make_demo_dataset
 from dfdc import layout
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError
 from dfdc.detector_settings import DETECT_THRESHOLDS
 from dfdc.faces import FaceDetector
 from dfdc.video import VideoReader, write_video
@@ -180,13 +180,13 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
 
 
 def test_other_settings_are_refused_by_name(small):
-    with pytest.raises(UsageError, match="seed 0 instead of 7"):
+    with pytest.raises(SettingError, match="seed 0 instead of 7"):
         demo.make_demo_dataset(small, **SMALL, seed=7)
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="is a file"):
+    with pytest.raises(SettingError, match="is a file"):
         demo.make_demo_dataset(tmp_path / "file", **SMALL)
 
 
@@ -224,19 +224,19 @@ def test_the_users_faces_are_used_and_unusable_files_named(tmp_path, capsys):
     assert demo.make_demo_dataset(tmp_path / "out", faces=faces, **tiny)
     assert not demo.make_demo_dataset(tmp_path / "out", faces=faces, **tiny)
     (faces / "a.png").unlink()
-    with pytest.raises(UsageError, match="faces 5 files instead of 4 files"):
+    with pytest.raises(SettingError, match="faces 5 files instead of 4 files"):
         demo.make_demo_dataset(tmp_path / "out", faces=faces, **tiny)
 
 
 def test_without_one_usable_face_nothing_is_begun(tmp_path):
     faces = tmp_path / "faces"
     faces.mkdir()
-    with pytest.raises(UsageError, match="holds no files"):
+    with pytest.raises(SettingError, match="holds no files"):
         demo.make_demo_dataset(tmp_path / "out", faces=faces, **SMALL)
     (faces / "notes.txt").write_text("no picture")
-    with pytest.raises(UsageError, match=r"no usable face[\s\S]*notes\.txt"):
+    with pytest.raises(SettingError, match=r"no usable face[\s\S]*notes\.txt"):
         demo.make_demo_dataset(tmp_path / "out", faces=faces, **SMALL)
-    with pytest.raises(UsageError, match="is not a folder"):
+    with pytest.raises(SettingError, match="not a folder"):
         demo.make_demo_dataset(tmp_path / "out", faces=tmp_path / "absent", **SMALL)
     assert not (tmp_path / "out").exists()
 

@@ -10,12 +10,12 @@ from families import make_family
 from helpers import ROOT, write_part
 
 from dfdc import artifacts, layout, steps
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, UsageError
 from dfdc.rejections import load_rejections
 from preprocessing import detect_original_faces, extract_crops, generate_diffs, generate_landmarks
 from preprocessing.crop_step import CropStep
 from preprocessing.fold_assignment import Assignment
-from preprocessing.folds_stamp import Options, Stamp, stamp_path
+from preprocessing.folds_stamp import FoldsStamp, Options, stamp_path
 from preprocessing.orphans import find_orphans
 
 STEPS = {
@@ -43,7 +43,7 @@ def root(family, tmp_path):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """(step, options, videos, skipped) of each run."""
+    """(step, options, videos, skipped, engine) of each run."""
     calls = []
     monkeypatch.setattr(steps, "run_step", lambda *arguments: calls.append(arguments) or 0)
     return calls
@@ -69,7 +69,7 @@ VIDEOS = {
 @pytest.mark.parametrize("name", STEPS)
 def test_every_step_gets_its_root_videos_and_arguments(root, seen, name):
     assert run(name, root, "--workers", 3, "--max-failed", 0.3, "--force") == 0
-    step, options, videos, skipped = seen[0]
+    step, options, videos, skipped, _ = seen[0]
     assert step.root == root
     assert (options.workers, options.max_failed, options.force) == (3, 0.3, True)
     assert step.name == name
@@ -81,10 +81,10 @@ def test_every_step_gets_its_root_videos_and_arguments(root, seen, name):
 def test_crops_dir_arrives(root, seen, name):
     (root / "crops").rename(root / "crops two")
     run(name, root, "--crops-dir", "crops two")
-    step, _, videos, _ = seen[0]
+    step, _, videos, *_ = seen[0]
     assert step.crops_dir == "crops two"
     assert [video.id for video in videos] == VIDEOS[name]
-    with pytest.raises(layout.DataError, match="--crops-dir bboxes"):
+    with pytest.raises(SettingError, match="crops_dir bboxes"):
         run(name, root, "--crops-dir", "bboxes")
 
 
@@ -162,7 +162,7 @@ def test_what_belongs_to_no_video_any_more_is_kept_until_prune(root, seen, name,
 
 def folds_of(root, *parts):
     """The stamp of a folds.csv that was made from `parts`."""
-    stamp = Stamp(Options(), Assignment(dict.fromkeys(parts, 0), {}), "", {})
+    stamp = FoldsStamp(Options(), Assignment(dict.fromkeys(parts, 0), {}), "", {})
     stamp.write(stamp_path(root / layout.FOLDS_NAME))
 
 
@@ -175,9 +175,9 @@ def test_t61_what_was_made_of_a_part_that_is_away_is_not_pruned(root, seen, name
     else:
         artifacts.write_json(gone / artifacts.STAMP_NAME, {})
     for flags in (["--prune"], ["--prune", "part_2"]):
-        with pytest.raises(UsageError, match=r"--prune: 1 artifacts would go, gone.* is not here now: .*part_1") as no:
+        with pytest.raises(UsageError, match=r"prune: 1 artifacts would go, gone.* is not here now: .*part_1") as no:
             run(name, root, *flags)
-    assert "--prune part_1 (preprocess_data.sh takes" in str(no.value)  # of the last attempt
+    assert "name it: prune part_1 (preprocess_data.sh takes" in str(no.value)  # of the last attempt
     assert gone.exists()
     assert run(name, root, "--prune", "part_1", "part_2") == 0
     assert not gone.exists()
@@ -197,7 +197,7 @@ def test_crops_of_another_folder_are_pruned_there(root, seen):
 def test_rejected_videos_are_skipped_by_every_step(root, seen, name):
     (root / layout.REJECTED_NAME).write_text("video,frame,face,reason\nreal,,,two people\n")
     run(name, root)
-    _, _, videos, skipped = seen[0]
+    _, _, videos, skipped, _ = seen[0]
     assert videos == []
     reasons = {
         "real": "rejected in rejected.csv: two people",
@@ -219,7 +219,7 @@ def test_a_rejected_csv_that_cant_be_read_stops_every_step(root, seen, name):
 def test_videos_without_crops_are_skipped_with_the_reason(root, seen, name):
     shutil.rmtree(root / "crops" / "real")
     run(name, root)
-    _, _, videos, skipped = seen[0]
+    _, _, videos, skipped, _ = seen[0]
     assert videos == []
     assert (
         skipped

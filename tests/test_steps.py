@@ -62,7 +62,7 @@ def test_a_full_disk_stops_the_step_and_not_one_video_after_the_other(tmp_path, 
 def test_too_many_failures_exit_1_with_a_message(tmp_path, capsys):
     assert run(tmp_path, ["fails-1", *[f"good-{i}" for i in range(9)]], max_failed=0.1)[0] == 0
     assert run(tmp_path, ["fails-1", *[f"good-{i}" for i in range(9)]], max_failed=0.09)[0] == 1
-    assert "1 of 10 videos failed, more than --max-failed 0.09 allows" in capsys.readouterr().err
+    assert "1 of 10 videos failed, more than max_failed 0.09 allows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("skipped", [[], [("a", "not on disk")]])
@@ -104,6 +104,20 @@ def test_another_engine_can_do_the_work(tmp_path):
     assert status == 0
     assert asked == [("a_step", ["good-2", "good-3"])]
     assert ledger == {("good-2", "failed"): "no machine", ("elsewhere", "skipped"): "its original is not on disk"}
+    assert not list(tmp_path.glob("*.done"))
+
+
+def test_a_given_engine_does_the_work_of_a_whole_run(tmp_path):
+    part = write_part(tmp_path / "part_0", {"good-1.mp4": {"label": "REAL"}})
+    (part / "good-1.mp4").write_bytes(b"x")
+    asked = []
+
+    def engine(task, items):
+        asked.append((task.name, [item.id for item in items]))
+        yield from ((item, Stamp({}, {"things": 3})) for item in items)
+
+    assert Behaving(tmp_path).run(RunOptions(), engine) == 0
+    assert asked == [("a_step", ["good-1"])]
     assert not list(tmp_path.glob("*.done"))
 
 
