@@ -26,7 +26,7 @@ from training.config import TrainConfig
 from training.distributed import Ranks
 from training.engine import NotFiniteError, StopRequested, TrainingError
 from training.loading import Data
-from training.records import EpochRecord, Metrics
+from training.records import EpochRecord, Metrics, SetRecord
 from training.runlog import RunLog
 from training.saving import History, RunFiles, Saver
 
@@ -213,7 +213,9 @@ class Trainer:
             values |= {f"{kind}_ema": metrics for kind, metrics in average.metrics.items()}
         others = {other.name: engine.validate(run, run.model, other) for other in self.data.others}
         if others:
-            values["sets"] = {name: other.metrics | {"broken_crops": other.broken} for name, other in others.items()}
+            values["sets"] = {
+                name: SetRecord(**other.metrics, broken_crops=other.broken) for name, other in others.items()
+            }
         if self.log:
             self.log.most_wrong(record.epoch, self.data.crops, self.data.held_out.table, found.rows, found.scores)
         return dataclasses.replace(record, **values)
