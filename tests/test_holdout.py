@@ -11,7 +11,7 @@ from scoring_runs import details, make_checkpoint, run
 from training_runs import SCRIPT, arguments, log_text, path_of, read, terminate_at, train, write_config
 
 import export_model
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, UsageError
 from dfdc.video import write_video
 from networks import checkpoint
 from networks.checkpoint import CheckpointError
@@ -166,7 +166,7 @@ def test_a_mean_holds_out_what_all_its_parts_did(root, trained, expected, tmp_pa
         given = [path_of(trained, "0"), path_of(trained, "1"), "--data-dir", root, "--workers", 0, "--device", "cpu"]
         return average_checkpoints.main([str(value) for value in (*given, "--output", out, *more)])
 
-    with pytest.raises(UsageError, match=r"--fold 1: these checkpoints learned from it.* fold 0: give --fold 0"):
+    with pytest.raises(SettingError, match=r"^fold 1: these checkpoints learned from it.* fold 0: give fold 0"):
         average(tmp_path / "x", "--fold", 1)
     assert average(tmp_path / "x") == 0
     assert checkpoint.read_checkpoint(tmp_path / "x").holdout == expected
