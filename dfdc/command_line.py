@@ -7,14 +7,31 @@ ledger, whatever the error's class (`dfdc.workers.outcome_of`), or the status of
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from dfdc.text import printable
 
 USAGE_ERROR = 2
+_command_runs = False  # in this process, so that its user knows settings by their flags
+
+
+def setting(name: str) -> str:
+    """How a message names the setting `name`: by its flag while a command runs in this process, else as it is."""
+    return f"--{name.replace('_', '-')}" if _command_runs else name
+
+
+@contextlib.contextmanager
+def _flags_shown() -> Generator[None]:
+    global _command_runs
+    _command_runs = True
+    try:
+        yield
+    finally:
+        _command_runs = False
 
 
 class UserError(Exception):
@@ -28,14 +45,17 @@ class UsageError(UserError, ValueError):
 
 
 class SettingError(UserError, ValueError):
-    """A setting that can't have this value. Library code names the setting; a command shows it as its flag."""
+    """A setting that can't have this value. Library code names the setting; a command shows it as its flag.
+
+    What other messages say of a setting, and the `advice`, names it by `setting(name)`.
+    """
 
     def __init__(self, name: str, value: object, advice: str) -> None:
         super().__init__(name, value, advice)
 
     def __str__(self) -> str:
         name, value, advice = self.args
-        return f"{name} {value}: {advice}"
+        return f"{setting(name)} {value}: {advice}"
 
 
 def reason_of(error: Exception) -> str:
@@ -75,23 +95,26 @@ def run_main(main: Callable[[Sequence[str] | None], int]) -> None:
     for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    with _flags_shown():
+        status = _run(main)
+    sys.exit(status)
+
+
+def _run(main: Callable[[Sequence[str] | None], int]) -> int:
+    """What `main` returns, or the exit status of the error it raised, whose message is printed."""
     try:
-        status = main(None)
-    except SettingError as error:
-        name, value, advice = error.args
-        status = _end(f"--{name.replace('_', '-')} {value}: {advice}", error.status)
+        return main(None)
     except UserError as error:
-        status = _end(error, error.status)
+        return _end(error, error.status)
     except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError) as error:
         # Of places given on the command line; a video's own errors went to the ledger.
-        status = _end(f"{error.filename}: {error.strerror}; give a place that can be used", USAGE_ERROR)
+        return _end(f"{error.filename}: {error.strerror}; give a place that can be used", USAGE_ERROR)
     except OSError as error:
-        status = _end(reason_of(error), 1)
+        return _end(reason_of(error), 1)
     except KeyboardInterrupt:
         anew = " (without --force, which would begin anew)" if "--force" in sys.argv else ""
         print(f"\nstopped; run the same command again to go on{anew}", file=sys.stderr)
-        status = 130
-    sys.exit(status)
+        return 130
 
 
 def _end(error: object, status: int) -> int:

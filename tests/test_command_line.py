@@ -76,6 +76,18 @@ def test_library_code_names_a_setting_and_no_flag():
     error = SettingError("max_failed", 7, "give less")
     assert str(error) == "max_failed 7: give less"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert command_line.setting("max_failed") == "max_failed"
+
+
+def test_a_command_shows_settings_as_flags_until_it_ends(monkeypatch, capsys):
+    def main(argv):
+        raise UsageError(f"give less, or another {command_line.setting('crops_dir')}")
+
+    monkeypatch.setattr(sys, "argv", ["step.py"])
+    with pytest.raises(SystemExit, match="2"):
+        command_line.run_main(main)
+    assert capsys.readouterr().err == "step.py: give less, or another --crops-dir\n"
+    assert command_line.setting("crops_dir") == "crops_dir"
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1", "1.5", "x", "²"])
