@@ -9,7 +9,7 @@ import types
 from typing import ClassVar
 
 import pytest
-from helpers import write_part
+from helpers import run_script, write_part
 from scoring_runs import details
 
 import predict_folder
@@ -17,7 +17,7 @@ from dfdc import identity
 from dfdc.command_line import SettingError, UsageError
 from dfdc.layout import FOLDS_NAME
 from networks.files import model_names
-from prediction import FolderSettings, Status, folder, score_folder
+from prediction import FolderSettings, Status, folder, reports, score_folder
 from prediction.conclusion import conclude
 from prediction.progress import program_version
 from prediction.results import check_places
@@ -294,7 +294,7 @@ def test_labels_too_few_for_a_temperature_are_refused_before_anything_is_scored(
 
 def test_the_report_gets_the_networks_that_scored_or_loads_them(go, tmp_path, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(folder, "make_report", lambda *given: seen.append(given) or tmp_path / "r/index.html")
+    monkeypatch.setattr(reports, "make_report", lambda *given: seen.append(given) or tmp_path / "r/index.html")
     go("--report", tmp_path / "r")
     place, verdicts, settings, ensemble, files = seen[0]
     assert place == tmp_path / "r"
@@ -309,6 +309,14 @@ def test_the_report_gets_the_networks_that_scored_or_loads_them(go, tmp_path, mo
     assert seen[1][3].precision == details(go.output)["settings"]["precision"]
     go()
     assert len(seen) == 2
+
+
+@pytest.mark.slow
+def test_scoring_alone_loads_nothing_that_only_labels_or_pages_take():
+    listed = "import sys, prediction.folder; print({'sklearn', 'matplotlib', 'pytorch_grad_cam'} & sys.modules.keys())"
+    assert run_script("-c", listed).stdout == "set()\n"
+    loaded = run_script("-c", listed.replace("prediction.folder", "prediction.reports")).stdout
+    assert all(name in loaded for name in ("sklearn", "matplotlib", "pytorch_grad_cam"))
 
 
 def test_a_fold_has_its_labels_and_says_who_may_have_learned_from_it(go, tmp_path, capsys):
