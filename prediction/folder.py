@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dfdc.command_line import SettingError
+from dfdc.command_line import SettingError, setting
 from dfdc.devices import resolve_device
 from dfdc.imaging import MARGIN_PART
 from dfdc.progress import progress_bar
@@ -55,14 +55,14 @@ def score_folder(settings: FolderSettings, inputs: Inputs | None = None) -> list
 
 
 def run_self_test(settings: FolderSettings, *, store: bool) -> int:
-    """The exit status of --self-test, of the settings' checkpoints; with `force` all are stored anew.
+    """Self-test the settings' checkpoints, and return the exit status; with `force` all are stored anew.
 
     Raises:
         UserError: there is no such device, or a checkpoint can't be used.
     """
     way = {"device": resolve_device(settings.device), "precision": settings.precision}
     paths = find_models(settings.weights_dir, settings.models)
-    return self_test(paths, store=store, anew=settings.force, compile_=settings.compile == "on", **way)
+    return self_test(paths, store=store, force=settings.force, compile_=settings.compile == "on", **way)
 
 
 def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: dict[str, int] | None) -> list[Verdict]:
@@ -123,7 +123,7 @@ def _score(
     progress = Progress(place, kept, videos, anew=settings.force)
     _conclude_again(progress, names, settings)
     if progress.done:
-        print(f"{len(progress.done)} of {len(videos)} were scored before; --force scores them again")
+        print(f"{len(progress.done)} of {len(videos)} were scored before; {setting('force')} scores them again")
     todo = [path for name, path in videos.items() if name not in progress.done]
     ensemble = _score_rest(settings, device, paths, todo, progress) if todo else None
     if ensemble:
