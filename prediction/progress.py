@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from dfdc import artifacts, identity
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, setting
 from dfdc.devices import package_versions
 from dfdc.text import printable
 from prediction.verdict import Verdict
@@ -187,7 +187,7 @@ def only_run(output: Path) -> Generator[None]:
     """Hold the lock of an output while the block runs. It ends with the process, however that ends.
 
     Raises:
-        UsageError: another run holds it; the message names that run.
+        SettingError: another run holds it; the message names that run.
     """
     real = output.resolve()  # a link to a file is that file, and a.csv and a.CSV share a.json
     path = real.with_name(f".{real.stem}.lock")
@@ -206,8 +206,8 @@ def only_run(output: Path) -> Generator[None]:
         if not held:
             handle.seek(0)
             owner = printable(handle.read()) or "it has not said which"
-            place = f"--output {printable(output)}"
-            raise UsageError(f"{place}: another run writes to it ({owner}); wait for its end, or take another --output")
+            advice = f"another run writes to it ({owner}); wait for its end, or take another {setting('output')}"
+            raise SettingError("output", printable(output), advice)
         handle.truncate(0)
         began = time.strftime("%Y-%m-%d %H:%M:%S")
         handle.write(f"process {os.getpid()} on {platform.node()} since {began}: {' '.join(sys.argv)}")

@@ -12,7 +12,7 @@ from helpers import ROOT, numbered_frames
 from scoring_runs import details, make_checkpoint, run
 
 from dfdc import identity
-from dfdc.command_line import UsageError
+from dfdc.command_line import UserError
 from dfdc.video import write_video
 from networks.ensemble import Ensemble
 from networks.files import ModelFile, describe_models
@@ -248,7 +248,7 @@ def test_t67_one_output_has_one_run_which_is_named(tmp_path):
     try:
         assert other.stdout.readline() == "held\n"
         said = rf"process {other.pid} on .* since .*: the other run\); wait for its end"
-        with pytest.raises(UsageError, match=said), only_run(output):
+        with pytest.raises(UserError, match=said), only_run(output):
             raise AssertionError("two runs at once")
         with only_run(tmp_path / "p.csv"):
             pass
@@ -270,14 +270,14 @@ def test_t67_a_lock_whose_file_was_just_removed_is_none(tmp_path, monkeypatch):
         flock(handle, how)
 
     monkeypatch.setattr(progress_module.fcntl, "flock", late)
-    with pytest.raises(UsageError, match="it has not said which"), only_run(output):
+    with pytest.raises(UserError, match="it has not said which"), only_run(output):
         raise AssertionError("a lock on a file that nobody else sees")
 
 
 def test_t67_a_lock_in_a_new_folder_of_a_command_that_is_no_text_and_one_that_somebody_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["predict_folder.py", "caf\udce9.mp4"])
     output = tmp_path / "new" / "folder" / "o.csv"
-    with only_run(output), pytest.raises(UsageError, match=r"predict_folder\.py caf\?\.mp4"), only_run(output):
+    with only_run(output), pytest.raises(UserError, match=r"predict_folder\.py caf\?\.mp4"), only_run(output):
         raise AssertionError("two runs at once")
     with only_run(output):
         (output.parent / ".o.lock").unlink()
@@ -289,7 +289,7 @@ def test_t67_the_lock_is_of_the_file_and_of_the_details_beside_it(tmp_path):
     (tmp_path / "link.csv").symlink_to(tmp_path / "real/o.csv")
     with only_run(tmp_path / "real/o.csv"):
         for other in (tmp_path / "link.csv", tmp_path / "real/o.CSV"):
-            with pytest.raises(UsageError, match="another run writes to it"), only_run(other):
+            with pytest.raises(UserError, match="another run writes to it"), only_run(other):
                 raise AssertionError("two runs at once")
 
 
@@ -353,6 +353,6 @@ def test_a_disk_without_locks_is_said_to_be_one(tmp_path, monkeypatch, capsys):
 def test_t67_a_second_command_is_refused_while_the_first_scores(weights, tmp_path):
     (tmp_path / "v").mkdir()
     write_video(tmp_path / "v/v.mp4", numbered_frames(3))
-    with only_run(tmp_path / "o.csv"), pytest.raises(UsageError, match="another run writes to it"):
+    with only_run(tmp_path / "o.csv"), pytest.raises(UserError, match="another run writes to it"):
         run(weights, tmp_path / "v", tmp_path / "o.csv")
     assert not (tmp_path / "o.csv").exists()
