@@ -1,27 +1,30 @@
 """Score videos and pictures with an ensemble of checkpoints: which are fake, who in them, and how sure?
 
-    python predict_folder.py --weights-dir weights --models A B C D E --test-dir DIR --output submission.csv
+    python predict_folder.py --test-dir DIR
+    python predict_folder.py --test-dir DIR --weights-dir weights --models A B C D E --output submission.csv
 
-32 frames of each video are searched for faces, every checkpoint scores every face, the faces' scores give one
-score per checkpoint, and the mean of those is the video's probability of being fake. submission.csv holds
-filename,label,status,doubts,faces,frames; submission.json, beside it, says how each came about, person by person. A
-video without a verdict has an empty label and a status that says why, and the exit status is then 1. Doubts name what a
-score should not be trusted for: few, small or cut faces, and more. Results are kept as they come: the same command goes
-on where a stopped run was, and scores only what was added or changed since. With labels it says how good the verdicts
-are and can calibrate them; --self-test compares this machine's scores of a small clip with stored ones.
+32 frames of each video are searched for faces. Every checkpoint scores every face. The scores of the faces give one
+score per checkpoint, and the mean of these is the video's probability of being fake. A video without a score has an
+empty label and a status that says why; the exit status is then 1. Doubts name what weakens a score, such as few faces.
+
+submission.csv holds filename,label,status,doubts,faces,frames. submission.json holds every person, face and score.
+submission_report/index.html is a page for each video. Results are saved after each video, and re-running scores only
+new, changed or failed videos. With labels, the metrics are printed and the scores can be calibrated. --self-test checks
+that this machine computes the scores that were stored on another one.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from dfdc import command_line, layout
 from dfdc.command_line import UsageError, parse_detector_scale
 from dfdc.devices import DEVICE_HELP
-from networks.files import find_models
+from dfdc.text import printable
+from networks.files import SELECTED_NAME, find_models
 from networks.precision import PRECISIONS
 from prediction.inputs import find_inputs
 from prediction.settings import STRATEGIES, Floors, FolderSettings
@@ -37,14 +40,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         args.floors = Floors(args.few_faces, args.small_faces)
     except ValueError as error:
         raise UsageError(f"--few-faces and --small-faces: {error}") from error
+    if args.report is None and not args.no_report:
+        args.report = args.output.with_name(f"{args.output.stem}_report")
     return args
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("checkpoints").add_argument
     add("--weights-dir", type=Path, default=Path("weights"), help="folder of the checkpoints (weights)")
-    names = "checkpoints in it, ours or the winners' own, or files of export_model.py; paths will do"
-    add("--models", nargs="+", required=True, metavar="NAME", help=f"{names}; @FILE: those named in FILE")
+    names = "checkpoints in that folder, or paths; @FILE: those named in FILE"
+    default = f"@weights/{SELECTED_NAME} if it exists, else all of the folder; of a training run, its _best"
+    add("--models", nargs="+", default=[], metavar="NAME", help=f"{names} ({default})")
 
     add = parser.add_argument_group("what to score").add_argument
     files = "folders of videos and pictures, and single files"
@@ -94,7 +100,9 @@ def _add_way_and_results(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, default=Path("submission.csv"), help="(submission.csv)")
     fit = "with labels: fit a temperature to the scores, and write it to FILE (JSON)"
     add("--calibrate", type=Path, metavar="FILE", help=fit)
-    add("--report", type=Path, metavar="DIR", help="write a page to look at for each video, and DIR/index.html")
+    pages = "folder of the pages, a page for each video and index.html (submission_report, beside the output)"
+    add("--report", type=Path, metavar="DIR", help=pages)
+    add("--no-report", action="store_true", help="write no pages")
     add("--force", action="store_true", help="score again what an earlier run has scored")
 
 
@@ -117,6 +125,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--output {args.output}: {taken}; take another name")
     if args.report and args.report.exists() and not args.report.is_dir():
         raise UsageError(f"--report {args.report}: a folder is expected")
+    if args.report and args.no_report:
+        raise UsageError("--report and --no-report exclude each other; give one of them")
     if not (args.self_test or args.places or args.lists or args.fold is not None):
         raise UsageError("nothing to score: give --test-dir or --list")
 
@@ -125,7 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     settings = FolderSettings(**{item.name: getattr(args, item.name) for item in fields(FolderSettings)})
     inputs = None if args.self_test else find_inputs(settings)
-    find_models(settings.weights_dir, settings.models)
+    models = find_models(settings.weights_dir, settings.models)
+    if not settings.models:
+        print(f"checkpoints of {printable(settings.weights_dir)}: {printable(', '.join(path.name for path in models))}")
+        settings = replace(settings, models=list(map(str, models)))
     from prediction import folder  # here: --help and wrong use must not wait for PyTorch
 
     if args.self_test:

@@ -34,22 +34,32 @@ printf '\ntraining\n'
     --prefix quickstart_ --output-dir "$data_root/weights" --log-dir "$data_root/logs" --resume auto
 run=$(basename "$(ls "$data_root"/weights/quickstart_*_best)" _best)
 
-# 5. Its loss over the epochs.
-"$python" plot_loss.py --log-file "$data_root/logs/$run.log" --output "$data_root/loss.png"
+# 5. Its loss over the epochs, and the best epoch.
+"$python" plot_loss.py --log-file "$data_root/logs/$run.log" --output "$data_root/loss.png" \
+    --select 1 --select-file "$data_root/weights/selected.txt"
 
 # 6. The held-out videos, scored from the video files as any folder would be.
 printf '\nscoring the held-out videos\n'
-"$python" predict_folder.py --weights-dir "$data_root/weights" --models "${run}_best" \
-    --test-dir "$data_root" --fold 0 --output "$data_root/submission.csv"
+"$python" predict_folder.py --weights-dir "$data_root/weights" --test-dir "$data_root" --fold 0 \
+    --output "$data_root/submission.csv"
 
+# 7. The result.
+figures=$("$python" -c 'import json, sys
+found = json.load(open(sys.argv[1]))["summary"]["metrics"]
+print(found["count"], *("%.3f" % found.get(name, float("nan")) for name in ("log_loss", "auc")))' "$data_root/submission.json")
+read -r videos log_loss auc <<<"$figures"
 cat <<END
 
-Done in $((SECONDS - started)) s. The line "on ... labelled videos" above is the held-out log loss and AUC.
-  scores        $data_root/submission.csv   (how each came about: $data_root/submission.json)
-  faces, pairs  $data_root/report/index.html
-  loss plot     $data_root/loss.png
-  checkpoints   $data_root/weights/
-  training log  $data_root/logs/$run.log
-This small network shows that everything works; it can't judge videos of other people than it was trained on. For
-your own videos train the real thing, or take the winners' published weights: README.md, "Score your videos".
+Done in $((SECONDS - started)) s. This small network shows that everything works. It can't judge other people's faces.
+Detectors for your own videos: README.md, "Score your videos" and "Train your own". Also made:
+  faces and crops  $data_root/report/index.html
+  loss plot        $data_root/loss.png
+  scores           $data_root/submission.csv   (details: $data_root/submission.json)
+  training log     $data_root/logs/$run.log
+
+held-out videos   $videos
+log loss          $log_loss   (0.693 is chance, 0 is perfect)
+AUC               $auc   (0.5 is chance, 1 is perfect)
+verdict pages     $data_root/submission_report/index.html   (open it in a browser)
+your turn         $python predict_folder.py --weights-dir $data_root/weights --test-dir YOUR_FOLDER
 END

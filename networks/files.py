@@ -14,6 +14,9 @@ from dfdc.command_line import SettingError, setting
 from dfdc.text import TEXT, printable
 
 CHECKSUM_SUFFIX = ".sha256"  # of the file beside a downloaded checkpoint
+SELECTED_NAME = "selected.txt"  # names the checkpoints of a folder that are to be used, one a line
+_CONFIG_ENDING = "_config.json"  # of the file that each training run writes beside its checkpoints
+_EXPORTS = (".onnx", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,14 @@ def _read_checksum(path: Path, size: int, mtime_ns: int) -> str:
 def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
     """Paths of the checkpoints.
 
+    Args:
+        folder: where the names are looked for.
+        names: names or paths, and @FILE for those named in FILE; if empty, `default_models`.
+
     Raises:
-        SettingError: one is not there, and the message lists what is; or one is given twice.
+        SettingError: one is missing, and the message lists what is there; one is given twice; or there is no default.
     """
+    names = names or default_models(folder)
     names = [name for given in names for name in (_read_names(Path(given[1:])) if given.startswith("@") else [given])]
     paths = [folder / name if (folder / name).is_file() else Path(name) for name in names]  # a path will do as well
     missing = [path.name for path in paths if not path.is_file()]
@@ -68,6 +76,29 @@ def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
         raise SettingError("models", given, f"not in {printable(folder)}{like}, which holds\n  {shown}")
     refuse_twins(paths)
     return paths
+
+
+def default_models(folder: Path) -> list[str]:
+    """The checkpoints to take where none is named.
+
+    Returns:
+        @FILE of the folder's selected.txt; without one, the names of all its checkpoints. Of a training run that is
+        `_best` only. Exported networks are left out unless there is nothing else.
+
+    Raises:
+        SettingError: the folder holds no checkpoint; the message says how to get some.
+    """
+    selected = folder / SELECTED_NAME
+    if selected.is_file():
+        return [f"@{selected}"]
+    names = [path.name for path in checkpoints_in(folder)]
+    runs = [path.name.removesuffix(_CONFIG_ENDING) for path in folder.glob(f"*{_CONFIG_ENDING}")]
+    names = [name for name in names if name.endswith("_best") or not any(name.startswith(f"{run}_") for run in runs)]
+    names = [name for name in names if not name.endswith(_EXPORTS)] or names
+    if not names:
+        ways = "download the winners' with download_weights.py, or train your own with train.sh"
+        raise SettingError("weights_dir", printable(folder), f"no checkpoint is there; {ways} (README.md)")
+    return names
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

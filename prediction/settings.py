@@ -40,7 +40,7 @@ class Floors:
 class FolderSettings:
     """A run of `prediction.folder.score_folder`; settings without a comment are those of `prediction.Scorer`."""
 
-    models: list[str]  # names of checkpoints in `weights_dir`, or paths; @FILE: those named in FILE
+    models: list[str] = field(default_factory=list)  # as `networks.files.find_models` takes them
     weights_dir: Path = Path("weights")
     places: list[Path] = field(default_factory=list)  # folders and single files; with `fold` the one DATA_ROOT
     lists: list[Path] = field(default_factory=list)  # text files with a path a line

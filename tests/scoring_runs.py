@@ -41,7 +41,8 @@ def run(weights, videos, output, *more, models=("a", "b")):
         "--device",
         "cpu",
     ]
-    return predict_folder.main([str(value) for value in (*arguments, *more)])
+    pages = [] if "--report" in more else ["--no-report"]
+    return predict_folder.main([str(value) for value in (*arguments, *pages, *more)])
 
 
 def details(output):

@@ -95,6 +95,7 @@ def test_t60_scores_are_the_winners_within_the_agreed_bounds(kind, published, fa
             output,
             "--device",
             "cpu",
+            "--no-report",
             "--compile",
             "off",
             "--detector-scale",

@@ -163,6 +163,7 @@ def test_predict_folder_scores_the_same_with_each_form(weights, tmp_path, monkey
         "cpu",
         "--precision",
         "fp32",
+        "--no-report",
     ]
     command = [str(value) for value in command]
     assert predict_folder.main(command) == 0

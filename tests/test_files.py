@@ -118,3 +118,47 @@ def test_a_checkpoint_is_read_once_until_it_changes(tmp_path, monkeypatch):
     os.utime(tmp_path / "b", (1, 1))
     files.describe_models(paths)
     assert read == ["a", "b", "b"]
+
+
+def default_names(folder):
+    return [path.name for path in files.find_models(folder, [])]
+
+
+def test_without_names_selected_txt_decides_else_everything_does(tmp_path):
+    for name in (
+        "final_555_b7",
+        "final_111_b7",
+        "final_111_b7.sha256",
+        ".final_777_b7.part",
+        "README.md",
+        "a.golden.json",
+    ):
+        (tmp_path / name).write_text(name)
+    assert default_names(tmp_path) == ["final_111_b7", "final_555_b7"]
+    (tmp_path / "selected.txt").write_text("final_555_b7\n")
+    assert default_names(tmp_path) == ["final_555_b7"]
+    (tmp_path / "selected.txt").write_text("gone\n")
+    with pytest.raises(SettingError, match=r"models gone: not in [^\n]*\n  final_111_b7\n  final_555_b7$"):
+        default_names(tmp_path)
+
+
+def test_without_names_a_training_run_gives_its_best_and_an_export_nothing(tmp_path):
+    for name in ("run_1", "run_2", "run_last", "run_best", "run_before", "run_config.json", "runner", "m.onnx"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "run_2").unlink()
+    (tmp_path / "run_2").hardlink_to(tmp_path / "run_best")  # as training does
+    assert default_names(tmp_path) == ["run_best", "runner"]
+
+
+def test_without_names_exports_are_taken_where_there_is_nothing_else(tmp_path):
+    (tmp_path / "a.safetensors").write_text("a")
+    assert default_names(tmp_path) == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_without_any_checkpoint_the_error_says_the_two_ways_to_get_some(tmp_path, exists):
+    folder = tmp_path if exists else tmp_path / "none"
+    with pytest.raises(
+        SettingError, match=r"weights_dir .*: no checkpoint .*download_weights\.py, or train .* train\.sh"
+    ):
+        files.find_models(folder, [])

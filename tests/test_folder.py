@@ -93,6 +93,8 @@ def go(weights, tmp_path):
         given = ["--weights-dir", weights, "--models", *models, "--output", output, "--device", "cpu", *more]
         if videos is not None:
             given += ["--test-dir", videos]
+        if "--report" not in more:
+            given += ["--no-report"]
         return predict_folder.main([str(value) for value in given])
 
     run.output = tmp_path / "o.csv"
@@ -227,7 +229,8 @@ def test_compiling_that_fails_is_an_error_of_its_option(go, monkeypatch):
     assert StandIn.made[-1].asked[0] == "off"
 
 
-def test_checkpoints_are_counted_and_progress_is_shown(go, capsys):
+def test_checkpoints_are_counted_and_progress_is_shown(go, monkeypatch, capsys):
+    monkeypatch.setattr("dfdc.progress._LOG_INTERVAL_S", 1e-9)
     go(models=("a", "b"))
     said = capsys.readouterr()
     assert "loading 2 checkpoints\n" in said.out
@@ -290,6 +293,20 @@ def test_labels_too_few_for_a_temperature_are_refused_before_anything_is_scored(
     with pytest.raises(UserError, match="calibrate: a temperature takes"):
         go("--labels", label_file(tmp_path), "--calibrate", tmp_path / "t.json")
     assert StandIn.made == []
+
+
+def test_a_folder_of_videos_is_all_that_has_to_be_given(go, weights, tmp_path, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(reports, "make_report", lambda *given: seen.append(given) or given[0] / "index.html")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").symlink_to(weights)
+    assert predict_folder.main(["--test-dir", "v"]) == 1  # one video has no face
+    names = sorted(path.name for path in weights.iterdir())
+    out = capsys.readouterr().out
+    assert out.startswith(f"checkpoints of weights: {', '.join(names)}\n")
+    assert [path.name for path in StandIn.made[0].paths] == names
+    assert [str(given[0]) for given in seen] == ["submission_report"]
+    assert (tmp_path / "submission.csv").is_file()
 
 
 def test_the_report_gets_the_networks_that_scored_or_loads_them(go, tmp_path, monkeypatch, capsys):

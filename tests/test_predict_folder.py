@@ -412,6 +412,7 @@ def test_videos_of_all_shapes_are_scored(kind, weights, face_clips, tmp_path):
         (["--list", "l", "--few-faces", "-1"], "the floor of faces, -1"),
         (["--list", "l", "--small-faces", "nan"], "the floor of side, nan"),
         (["--report", "setup.sh"], "--report setup.sh: a folder is expected"),
+        (["--report", "r", "--no-report"], "--report and --no-report exclude each other"),
         ([], "nothing to score: give --test-dir or --list"),
     ],
 )
@@ -434,6 +435,8 @@ def test_options_that_go_together():
     assert parse("--calibrate", "t", "--fold", "0").fold == 0
     assert str(parse("--list", "l", "--calibrate", "t", "--labels", "l").calibrate) == "t"
     assert str(parse("--list", "l", "--report", "tests").report) == "tests"
+    assert str(parse("--test-dir", "v", "--output", "out/o.csv").report) == "out/o_report"
+    assert parse("--test-dir", "v", "--no-report").report is None
     got = parse("--test-dir", "v")
     assert (str(got.output), str(got.weights_dir), got.recursive, got.force) == (
         "submission.csv",

@@ -103,6 +103,7 @@ def score(folder, *more, models=("red", "green", "blue")):
         folder / "o.csv",
         "--device",
         "cpu",
+        "--no-report",
         "--models",
         *models,
     ]
