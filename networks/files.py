@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from dfdc import identity, layout
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, setting
 from dfdc.text import TEXT, printable
 
 
@@ -50,7 +50,7 @@ def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
     """Paths of the checkpoints.
 
     Raises:
-        UsageError: one is not there, and the message lists what is; or one is given twice.
+        SettingError: one is not there, and the message lists what is; or one is given twice.
     """
     names = [name for given in names for name in (_read_names(Path(given[1:])) if given.startswith("@") else [given])]
     paths = [folder / name if (folder / name).is_file() else Path(name) for name in names]  # a path will do as well
@@ -63,13 +63,13 @@ def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
         shown = shown or "no checkpoint; README.md, 'Score your videos', says where some are to be had"
         like = f" (like it: {printable(', '.join(close))})" if close else ""
         given = printable(" ".join(missing))
-        raise UsageError(f"--models {given}: not in {printable(folder)}{like}, which holds\n  {shown}")
+        raise SettingError("models", given, f"not in {printable(folder)}{like}, which holds\n  {shown}")
     refuse_twins(paths)
     return paths
 
 
 def refuse_twins(paths: Sequence[Path]) -> None:
-    """Raise UsageError where two are one file, or files of the same content: such a checkpoint would count twice.
+    """Raise SettingError where two are one file, or files of the same content: such a checkpoint would count twice.
 
     A file that is not there is for its reader to name.
     """
@@ -81,8 +81,8 @@ def refuse_twins(paths: Sequence[Path]) -> None:
         content = size, _checksum(path) if sizes[size] > 1 else ""
         first = known.setdefault(content, path)
         if first is not path:
-            said = "is given twice" if str(first) == str(path) else f"is the same checkpoint as {printable(first)}"
-            raise UsageError(f"models: {printable(path)} {said}, and would count twice; give it once")
+            said = "given twice" if str(first) == str(path) else f"the same checkpoint as {printable(first)}"
+            raise SettingError("models", printable(path), f"it is {said}, and would count twice; give it once")
 
 
 def model_names(paths: Sequence[Path]) -> list[str]:
@@ -102,8 +102,8 @@ def _read_names(path: Path) -> list[str]:
     try:
         names = [line.strip() for line in path.read_text(**TEXT).split("\n") if line.strip()]
     except OSError as error:
-        raise UsageError(f"--models @{printable(path)}: can't be read ({error.strerror})") from None
+        raise SettingError("models", f"@{printable(path)}", f"can't be read ({error.strerror})") from None
     if not names:
-        advice = "plot_loss.py --select writes such a file"
-        raise UsageError(f"--models @{printable(path)}: it names no checkpoint; {advice}")
+        advice = f"plot_loss.py with {setting('select')} writes such a file"
+        raise SettingError("models", f"@{printable(path)}", f"it names no checkpoint; {advice}")
     return names

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-from dfdc.command_line import UserError
+from dfdc.command_line import SettingError, UserError, setting
 
 
 class ModelError(UserError, ValueError):
@@ -250,7 +250,8 @@ def load_pretrained(model: Classifier, encoder: str) -> str:
     except Exception as error:  # the hub raises errors of several libraries
         raise ModelError(
             f"the pretrained weights of {encoder!r} can't be fetched ({type(error).__name__}: {error}). Without a "
-            'network, give them as a file with --pretrained-path FILE, or train from scratch with "pretrained": false'
+            f"network, give them as a file with {setting('pretrained_path')} FILE, or train from scratch with "
+            '"pretrained": false'
         ) from error
     _load_encoder(model, source.state_dict())
     return f"pretrained weights of timm's {encoder}"
@@ -260,7 +261,7 @@ def load_pretrained_file(model: Classifier, path: Path) -> str:
     """Load encoder weights from a local file (timm's or torchvision's form, or safetensors).
 
     Raises:
-        ModelError: the file can't be read, or does not hold all of the encoder's weights.
+        SettingError: the file can't be read, or does not hold all of the encoder's weights.
     """
     try:
         if path.suffix == ".safetensors":
@@ -269,12 +270,13 @@ def load_pretrained_file(model: Classifier, path: Path) -> str:
             content = torch.load(path, map_location="cpu", weights_only=True)
             weights = content.get("state_dict", content)
     except Exception as error:
-        raise ModelError(f"{path}: can't be read ({type(error).__name__}: {error})") from error
+        reason = f"can't be read ({type(error).__name__}: {error})"
+        raise SettingError("pretrained_path", path, reason) from error
     try:
         plain = {name.removeprefix("module.").removeprefix("encoder."): value for name, value in weights.items()}
         _load_encoder(model, plain)
     except RuntimeError as error:
-        raise ModelError(f"{path} does not fit the encoder: {error}") from None
+        raise SettingError("pretrained_path", path, f"it does not fit the encoder: {error}") from None
     return f"encoder weights from {path}"
 
 

@@ -21,7 +21,7 @@ from helpers import (
     make_crops,
     numbered_frames,
 )
-from loss_logs import FULL_LOG, LOG
+from loss_logs import FULL_LOG, LOG, write_log
 
 from demo_data.demo_dataset import load_portraits, make_demo_dataset
 from demo_data.demo_faces import frames, make_person, make_scene
@@ -121,16 +121,12 @@ def no_display(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    path = tmp_path / "run.log"
-    path.write_text(LOG)
-    return path
+    return write_log(tmp_path / "run.jsonl", *LOG)
 
 
 @pytest.fixture
 def full_log(tmp_path: Path) -> Path:
-    path = tmp_path / "full.log"
-    path.write_text(FULL_LOG)
-    return path
+    return write_log(tmp_path / "full.jsonl", *FULL_LOG)
 
 
 @pytest.fixture(scope="session")

@@ -1,40 +1,12 @@
 """Logs of made-up runs, and what a picture of them holds, for the tests of plot_loss.py."""
 
 import json
+import math
 
 import matplotlib.pyplot as plt
 import pytest
 
 import plot_loss
-
-TAIL = "| bce 0.4000 auc 0.9000 acc 0.8000"
-TRAIN = "| train 0.5 lr 0.01 | 10.0 img/s, data wait 3%, 9 s"
-# Three epochs, of which the second was trained again after a resume; one was not validated.
-LOG = f"""run: random weights; seed 1
-epoch 0 fake 0.7000 real 0.6000 {TAIL} {TRAIN}
-epoch 1 fake 0.3000 real 0.5000 {TAIL} {TRAIN}
-epoch 2 fake - real - | bce - auc - acc - {TRAIN}
-run: from epoch 1, step 0 weights of last
-epoch 1 fake 0.4000 real 0.2000 {TAIL} {TRAIN}
-epoch 3 fake 0.2000 real 0.5000 {TAIL} {TRAIN}
-"""
-# With an average of the weights and two further sets; the resume was without either.
-FULL_LOG = f"""run: random weights; seed 1
-epoch 0 fake 0.7000 real 0.6000 {TAIL} {TRAIN}
-epoch 0 average fake 0.9000 real 0.8000 {TAIL}
-epoch 0 on celeb fake 1.7000 real 1.4000 {TAIL}
-epoch 0 on phone-crops_2 fake 2.0000 real 2.5000 {TAIL}
-epoch 1 fake 0.3000 real 0.5000 {TAIL} {TRAIN}
-epoch 1 average fake 0.0100 real 0.0200 {TAIL}
-epoch 1 on celeb fake 0.0300 real 0.0400 {TAIL}
-epoch 3 fake 0.2000 real 0.5000 {TAIL} {TRAIN}
-epoch 3 average fake 0.1800 real 0.4000 {TAIL}
-epoch 3 on celeb fake 0.7000 real 0.4000 {TAIL}
-epoch 3 on phone-crops_2 fake 0.9000 real - | bce - auc - acc 0.8000
-run: from epoch 1, step 0 weights of last
-epoch 1 fake 0.4000 real 0.2000 {TAIL} {TRAIN}
-epoch 1 on celeb fake 0.5000 real 0.6000 {TAIL}
-"""
 
 
 def video(fake, real):
@@ -42,7 +14,32 @@ def video(fake, real):
     return {"log_loss_fake": fake, "log_loss_real": real, "auc": 0.9}
 
 
-def write_json_log(path, *records):
+def epoch(number, fake=None, real=None, average=None, **sets):
+    """The record of an epoch; without losses it was not validated. Of `average` and sets: their two losses."""
+    record = {"epoch": number, "train_loss": 0.5, "frame": video(9, 9)}
+    if fake is not None:
+        record["video"] = video(fake, real)
+    if average:
+        record |= {"video_ema": video(*average), "frame_ema": video(9, 9)}
+    if sets:
+        record["sets"] = {name: {"video": video(*losses), "frame": video(9, 9)} for name, losses in sets.items()}
+    return record
+
+
+# Three epochs, of which the second was trained again after a resume; one was not validated.
+LOG = [epoch(0, 0.7, 0.6), epoch(1, 0.3, 0.5), epoch(2), epoch(1, 0.4, 0.2), epoch(3, 0.2, 0.5)]
+# With an average of the weights and two further sets, one of which has no real video that could be read after epoch 3;
+# the resume was without either.
+FULL_LOG = [
+    epoch(0, 0.7, 0.6, (0.9, 0.8), **{"celeb": (1.7, 1.4), "phone-crops_2": (2.0, 2.5)}),
+    epoch(1, 0.3, 0.5, (0.01, 0.02), celeb=(0.03, 0.04)),
+    epoch(3, 0.2, 0.5, (0.18, 0.4), **{"celeb": (0.7, 0.4), "phone-crops_2": (0.9, math.nan)}),
+    epoch(1, 0.4, 0.2, celeb=(0.5, 0.6)),
+]
+
+
+def write_log(path, *records):
+    """A run's JSON lines: its start, these records, and a line that a kill cut."""
     rows = [{"event": "start", "config": {"epochs": 3}}, *({"event": "epoch", **record} for record in records)]
     path.write_text("\n".join(map(json.dumps, rows)) + '\n{"event": "epo')
     return path

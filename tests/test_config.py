@@ -433,7 +433,7 @@ def test_a_change_of_an_object_leaves_its_other_keys(write):
 
 
 def test_a_base_is_for_files(write):
-    assert fault_of(write({}), {"base": "b7.json"}) == "base: it belongs into a file; --config names the file"
+    assert fault_of(write({}), {"base": "b7.json"}) == "base: it belongs into a file; config names the file"
     assert "and the command line: 1 fault:" in fault_of(write({}), {"size": 1})
 
 

@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dfdc import layout
+from dfdc.command_line import SettingError
 from dfdc.imaging import encode_png
 from training import dataset, transforms
 from training.config import OcclusionConfig
@@ -216,7 +217,7 @@ def test_t30_crops_that_are_missing_are_named_before_training(crops_root):
     gone.unlink()
     with pytest.raises(FoldsError, match=f"names 1 crops that do not exist, {gone}"):
         dataset.check_crops(table, crops_root / "crops", path)
-    with pytest.raises(FoldsError, match="is not a folder; data_dir must be DATA_ROOT"):
+    with pytest.raises(FoldsError, match="is not a folder; data_dir must be DATA_ROOT, in which crops_dir "):
         dataset.check_crops(table, crops_root / "absent", path)
 
 
@@ -251,13 +252,13 @@ def test_names_that_look_like_numbers_or_nothing_stay_texts(tmp_path):
 
 def test_a_missing_fold_or_class_is_an_error(crops_root):
     table = dataset.read_folds(crops_root / "folds.csv")
-    with pytest.raises(FoldsError, match="has the folds 0, 1, 2"):
+    with pytest.raises(SettingError, match=r"^fold 9: .*has the folds 0, 1, 2"):
         dataset.split_folds(table, 9, crops_root)
     only_real = pd.concat([table[table["label"] == 0], table[table["fold"] == 0]])
-    with pytest.raises(FoldsError, match="24 real and 0 fake"):
+    with pytest.raises(SettingError, match="24 real and 0 fake"):
         dataset.split_folds(only_real, 0, crops_root)
     only_fake = pd.concat([table[table["label"] == 1], table[table["fold"] == 0]])
-    with pytest.raises(FoldsError, match="0 real and 24 fake"):
+    with pytest.raises(SettingError, match="0 real and 24 fake"):
         dataset.split_folds(only_fake, 0, crops_root)
 
 

@@ -5,10 +5,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_inputs import refused, write
+from test_inputs import write
 
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError
 from networks import files
+
+
+def refused(call, *arguments):
+    with pytest.raises(SettingError) as error:
+        call(*arguments)
+    return str(error.value)
 
 
 def test_checkpoints_by_name_or_path_and_what_is_like_a_wrong_name(tmp_path, monkeypatch):
@@ -17,7 +23,7 @@ def test_checkpoints_by_name_or_path_and_what_is_like_a_wrong_name(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     found = files.find_models(tmp_path / "absent", ["run_2"])
     assert [path.resolve() for path in found] == [tmp_path / "run_2"]
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(SettingError) as error:
         files.find_models(tmp_path, ["run_bets"])
     assert "like it: run_best" in str(error.value)
     assert str(error.value).splitlines()[1:] == ["  run_best", "  run_0", "  run_2", "  run_10"]
@@ -30,10 +36,11 @@ def test_a_checkpoint_given_twice_is_refused(tmp_path):
     folder = tmp_path / "w"
     (folder / "link").symlink_to("a")
     assert files.find_models(folder, ["a", "b", "d"]) == [folder / "a", folder / "b", folder / "d"]
-    assert f"{folder / 'a'} is given twice, and would count twice" in refused(files.find_models, folder, ["a", "a"])
+    said = refused(files.find_models, folder, ["a", "a"])
+    assert said == f"models {folder / 'a'}: it is given twice, and would count twice; give it once"
     for twin, first in (("c", "b"), ("link", "a")):
         said = refused(files.find_models, folder, ["d", first, twin])
-        assert f"{folder / twin} is the same checkpoint as {folder / first}, and would count twice" in said
+        assert f"models {folder / twin}: it is the same checkpoint as {folder / first}, and would count twice" in said
     shutil.copy(folder / "a", tmp_path / "a")
     assert "is the same checkpoint as" in refused(files.find_models, folder, ["a", str(tmp_path / "a")])
 
@@ -66,19 +73,19 @@ def test_checkpoints_named_in_a_file_and_what_is_there_instead(tmp_path):
     found = files.find_models(tmp_path, [f"@{tmp_path / 'names'}"])
     assert [path.name for path in found] == ["run_2", "run_1"]
     said = refused(files.find_models, tmp_path, ["run_3", "run_1", "other"])
-    assert said.startswith(f"--models run_3 other: not in {tmp_path} (like it: run_")
+    assert said.startswith(f"models run_3 other: not in {tmp_path} (like it: run_")
     assert len(said.splitlines()) == 21
     assert len(said.partition("like it: ")[2].partition(")")[0].split(", ")) == 3
     assert "x.json" not in said
     (tmp_path / "empty").mkdir()
     said = refused(files.find_models, tmp_path / "empty", ["absent"])
     assert said == (
-        f"--models absent: not in {tmp_path / 'empty'}, which holds\n  "
+        f"models absent: not in {tmp_path / 'empty'}, which holds\n  "
         "no checkpoint; README.md, 'Score your videos', says where some are to be had"
     )
     (tmp_path / "names").write_text("\n")
     said = refused(files.find_models, tmp_path, [f"@{tmp_path / 'names'}"])
-    assert said.endswith("names: it names no checkpoint; plot_loss.py --select writes such a file")
+    assert said.endswith("names: it names no checkpoint; plot_loss.py with select writes such a file")
     assert "can't be read (No such file" in refused(files.find_models, tmp_path, ["@absent"])
 
 

@@ -11,11 +11,10 @@ import pytest
 from helpers import ROOT, make_crops
 from training_runs import epochs_of, log_text, train, write_config
 
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, UsageError
 from training import dataset, loading
 from training.arguments import parse_arguments
 from training.config import resolve_config
-from training.dataset import FoldsError
 from training.distributed import Ranks
 
 USE_OPENCV_THEN_LOAD = """
@@ -183,6 +182,6 @@ def test_further_sets_are_validated_logged_and_named(crops_root, tmp_path):
     started = time.monotonic()
     with pytest.raises(UsageError, match="the same name is given twice"):
         train(crops_root, tmp_path / "twice", write_config(tmp_path), *more[:2], *more[:2])
-    with pytest.raises(FoldsError, match=r"set x: .*folds\.csv has no fold 9"):
+    with pytest.raises(SettingError, match=r"^validate_on x=.*:9: .*folds\.csv has no fold 9"):
         train(crops_root, tmp_path / "fold", write_config(tmp_path), "--validate-on", f"x={other}:9")
     assert time.monotonic() > started

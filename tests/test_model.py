@@ -10,6 +10,7 @@ import torch
 from scipy.signal import correlate2d
 from timm.layers import convert_sync_batchnorm
 
+from dfdc.command_line import SettingError
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
 from networks import model
 
@@ -35,7 +36,7 @@ def test_pretrained_without_network_says_what_to_do(monkeypatch):
         return real(name, **options)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(model.ModelError, match=r"can't be fetched .*--pretrained-path FILE"):
+    with pytest.raises(model.ModelError, match=r"can't be fetched .*pretrained_path FILE"):
         model.load_pretrained(tiny(), TINY)
 
 
@@ -63,7 +64,7 @@ def test_pretrained_from_a_file(tmp_path):
     assert "weights.pth" in model.load_pretrained_file(network, path)
     assert torch.equal(network.encoder.conv_stem.weight, source.conv_stem.weight)
     torch.save({"a": torch.zeros(1)}, path)
-    with pytest.raises(model.ModelError, match="does not fit the encoder"):
+    with pytest.raises(SettingError, match=r"^pretrained_path .*does not fit the encoder"):
         model.load_pretrained_file(network, path)
 
 
@@ -79,7 +80,7 @@ class Touches:
 
 def test_t46_a_file_of_pretrained_weights_runs_no_code(tmp_path):
     torch.save({"state_dict": Touches(tmp_path / "ran")}, tmp_path / "evil.pth")
-    with pytest.raises(model.ModelError, match=r"evil.pth: can't be read"):
+    with pytest.raises(SettingError, match=r"^pretrained_path .*evil.pth: can't be read"):
         model.load_pretrained_file(tiny(), tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()
 

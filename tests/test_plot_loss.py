@@ -3,26 +3,37 @@
 import matplotlib.pyplot as plt
 import pytest
 from helpers import ROOT, run_script
-from loss_logs import LOG, TAIL, lines_of, plotted, video, write_json_log
+from loss_logs import LOG, epoch, lines_of, plotted, write_log
 
 import plot_loss
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, UsageError
 from dfdc.imaging import read_picture
-from training import loss_plot
-from training.loss_plot import LogError
 
 pytestmark = pytest.mark.usefixtures("no_display")
 
 
+def test_a_log_without_an_epoch_is_an_error(tmp_path):
+    path = tmp_path / "empty.jsonl"
+    path.write_text('epoch one\n{broken\n{"event": "epoch", "epoch": 0, "sets": {"celeb": {"video": {}}}}\n')
+    with pytest.raises(SettingError, match=r"log_file .*empty\.jsonl: no epoch"):
+        plot_loss.main(["--log-file", str(path)])
+
+
 @pytest.mark.slow
-def test_logs_without_an_epoch_are_an_error(tmp_path):
-    path = tmp_path / "empty.log"
-    path.write_text(f"epoch one\n{{broken\nepoch 0 on celeb fake 0.1000 real 0.1000 {TAIL}\n")
-    with pytest.raises(LogError, match=r"empty\.log: no epoch"):
-        loss_plot.read_run(path)
-    done = run_script("plot_loss.py", "--log-file", tmp_path / "absent.log", cwd=ROOT)
+@pytest.mark.parametrize("suffix", [".log", ".jsonl"])
+def test_the_log_for_people_stands_for_the_lines_beside_it(log, tmp_path, capsys, suffix):
+    """Names of encoders have dots, so that only what ends the name is replaced."""
+    lines = log.rename(tmp_path / "run_tf_efficientnet_b7.ns_jft_in1k_0.jsonl")
+    given = lines.with_suffix(suffix)
+    lines.with_suffix(".log").write_text("lines for people\n")
+    assert plot_loss.main(["--log-file", str(given)]) == 0
+    assert capsys.readouterr().out.startswith("epoch 1: 0.3800")
+    assert lines.with_suffix(".png").exists()
+    lines.unlink()
+    done = run_script("plot_loss.py", "--log-file", given, cwd=ROOT)
     assert done.returncode == 2
-    assert "absent.log: can't be read" in done.stderr
+    assert f"--log-file {given}: {lines} can't be read (No such file" in done.stderr
+    assert "training writes it, and <run>.log" in done.stderr
 
 
 @pytest.mark.slow
@@ -55,14 +66,13 @@ def test_by_default_three_are_named_and_the_plot_lies_beside_the_log(log, full_l
 
 @pytest.mark.slow
 def test_five_seeds_come_into_one_picture_and_their_best_into_a_file(log, full_log, tmp_path, capsys):
-    other = tmp_path / "b7_555_net_tf_efficientnet_b7.ns_jft_in1k_0.log"
-    other.write_text(LOG.replace("fake 0.2000", "fake 0.1000"))
+    other = write_log(tmp_path / "b7_555_net_tf_efficientnet_b7.ns_jft_in1k_0.jsonl", *LOG, epoch(3, 0.1, 0.5))
     chosen = tmp_path / "weights" / "selected.txt"
     arguments = ["--log-file", log, other, full_log, "--select", 1, "--select-file", chosen, "--best", 2]
     assert plot_loss.main([*map(str, arguments)]) == 0
-    assert chosen.read_text() == f"run_1\n{other.name[:-4]}_3\nfull_3_ema\n"
+    assert chosen.read_text() == f"run_1\n{other.stem}_3\nfull_3_ema\n"
     said = capsys.readouterr().out.splitlines()
-    assert [line for line in said if not line.startswith("epoch")][:3] == ["run", other.name[:-4], "full"]
+    assert [line for line in said if not line.startswith("epoch")][:3] == ["run", other.stem, "full"]
     assert [line for line in said if "averaged" in line] == [said[7]]
     assert len(said) == 3 * 3 + 2
     assert (tmp_path / "run.png").exists()
@@ -72,8 +82,8 @@ def test_five_seeds_come_into_one_picture_and_their_best_into_a_file(log, full_l
     assert chosen.read_text().split() == [
         "run_1",
         "run_3",
-        f"{other.name[:-4]}_3",
-        f"{other.name[:-4]}_1",
+        f"{other.stem}_3",
+        f"{other.stem}_1",
         "full_3_ema",
         "full_1",
     ]
@@ -98,7 +108,7 @@ def test_early_epochs_are_drawn_but_never_chosen(full_log, tmp_path, capsys):
 
 
 def test_a_first_epoch_behind_the_logs_last_is_refused(log, full_log, tmp_path):
-    log.write_text(LOG.replace("epoch 3 ", "epoch 6 "))
+    write_log(log, *LOG[:-1], epoch(6, 0.2, 0.5))
     plotted("--log-file", log, "--first-epoch", 6)
     with pytest.raises(UsageError, match=r"--first-epoch 4: .* full is 3;"):
         plot_loss.main(["--log-file", str(log), str(full_log), "--first-epoch", "4"])
@@ -127,8 +137,7 @@ def test_values_that_cant_work_are_refused(log, arguments, said):
 
 
 def test_one_run_given_twice_is_refused(log, tmp_path):
-    twin = write_json_log(tmp_path / "run.jsonl", {"epoch": 0, "video": video(0.7, 0.6)})
-    for other in (log, twin):
+    for other in (log, tmp_path / "run.log"):
         with pytest.raises(UsageError, match="the same run is given twice"):
             plot_loss.main(["--log-file", str(log), str(other)])
 
@@ -136,7 +145,7 @@ def test_one_run_given_twice_is_refused(log, tmp_path):
 def test_ends_of_names_are_taken_as_they_come(log, tmp_path):
     plotted("--log-file", log, "--output", tmp_path / "A.PNG", "--fake-weight", 0.001)
     assert (tmp_path / "A.PNG").exists()
-    axis = plotted("--log-file", write_json_log(tmp_path / "other.jsonl", {"epoch": 0, "video": video(0.7, 0.6)}))
+    axis = plotted("--log-file", write_log(tmp_path / "other.jsonl", epoch(0, 0.7, 0.6)))
     assert axis.get_title() == "other"
     assert (tmp_path / "other.png").exists()
 
@@ -175,9 +184,7 @@ def test_t51_a_window_is_shown_where_there_is_a_display_after_the_file_is_writte
 
 
 @pytest.mark.slow
-def test_choices_that_are_not_there_are_named(tmp_path, capsys):
-    log = tmp_path / "run.log"
-    log.write_text(LOG)
+def test_choices_that_are_not_there_are_named(log, tmp_path, capsys):
     chosen = tmp_path / "weights" / "selected.txt"
     given = ["--log-file", str(log), "--select", "2", "--select-file", str(chosen)]
     for present, missing in (((), "run_1, run_3"), (("run_3",), "run_1"), (("run_1",), "")):

@@ -29,14 +29,14 @@ def choices(data=5, processes=2, **changes):
     ("changes", "said"),
     [
         ({"seed": 2}, "seed 1 -> 2"),
-        ({"fold": 1}, "--fold 0 -> 1"),
+        ({"fold": 1}, "fold 0 -> 1"),
         ({"data": 6}, "folds.csv (checksum) 5 -> 6"),
-        ({"crops_dir": "b"}, "--crops-dir crops -> b"),
-        ({"padding_part": 4}, "--padding-part 3 -> 4"),
-        ({"no_hardcore": True}, "--no-hardcore False -> True"),
-        ({"only_changed_frames": True}, "--only-changed-frames False -> True"),
-        ({"no_oversample": True}, "--no-oversample False -> True"),
-        ({"freeze_epochs": 1}, "--freeze-epochs 0 -> 1"),
+        ({"crops_dir": "b"}, "crops_dir crops -> b"),
+        ({"padding_part": 4}, "padding_part 3 -> 4"),
+        ({"no_hardcore": True}, "no_hardcore False -> True"),
+        ({"only_changed_frames": True}, "only_changed_frames False -> True"),
+        ({"no_oversample": True}, "no_oversample False -> True"),
+        ({"freeze_epochs": 1}, "freeze_epochs 0 -> 1"),
         ({"drop_path": 0.3}, "drop_path 0.2 -> 0.3"),
     ],
 )
@@ -86,7 +86,7 @@ def test_rate_and_length_change_for_those_who_ask():
     assert resume.compare(after, before, {"epochs"}) == ([], ["epochs 40 -> 50, as asked for"])
     faults, changed = resume.compare(after, before, ())
     assert (faults, changed) == (
-        ["epochs 40 -> 50 (to go on as before: --set epochs=40; to change it: --set epochs=50)"],
+        ["epochs 40 -> 50 (to go on as before: set epochs=40; to change it: set epochs=50)"],
         [],
     )
     assert resume.compare(after, before, (), finished=True) == ([], [])

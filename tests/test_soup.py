@@ -75,7 +75,7 @@ def test_it_is_put_beside_the_first_and_replaces_nothing(run):
     assert soup(run, "0", "1") == 0
     made = path_of(run[1], "soup")
     assert made.exists()
-    with pytest.raises(UserError, match="is there already; name another file by --output"):
+    with pytest.raises(UserError, match="is there already; name another file by output"):
         soup(run, "1", "2")
     made.unlink()
 

@@ -6,6 +6,7 @@ import signal
 
 import torch
 
+from dfdc import command_line
 from networks import checkpoint
 from training import engine, train_classifier
 
@@ -38,7 +39,9 @@ def arguments(root, out, config, *more):
 
 
 def train(root, out, config, *more):
-    return train_classifier.main([str(value) for value in arguments(root, out, config, *more)])
+    """The trainer's exit status. Its messages name settings by their flags, as for the user of the command."""
+    with command_line.flags_shown():
+        return train_classifier.main([str(value) for value in arguments(root, out, config, *more)])
 
 
 def path_of(out, name, encoder=ENCODER):

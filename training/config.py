@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from dfdc.command_line import UserError
+from dfdc.command_line import UserError, setting
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
 from training.arguments import RunSettings
 
@@ -143,7 +143,7 @@ def load_config(path: Path, changes: Mapping[str, Any] | None = None) -> TrainCo
     whose = f"{path} and the command line" if changes else str(path)
     for key, value in (changes or {}).items():
         if key == "base":
-            raise ConfigError("base: it belongs into a file; --config names the file")
+            raise ConfigError(f"base: it belongs into a file; {setting('config')} names the file")
         values = _overlay(values, reduce(lambda inner, name: {name: inner}, reversed(key.split(".")), value))
     try:
         return TrainConfig.model_validate_json(json.dumps(values))  # of JSON, a list may be a tuple
@@ -183,7 +183,8 @@ def changes_asked(settings: RunSettings) -> dict[str, Any]:
     for name, value in short.items():
         if value is not None:
             if name in changes:
-                raise ConfigError(f"--{name.replace('_', '-')} and --set {name}=... are the same; give one of them")
+                twins = f"{setting(name)} and {setting('set')} {name}=..."
+                raise ConfigError(f"{twins} are the same; give one of them")
             changes[name] = value
     return changes
 

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from dfdc import artifacts, layout
+from dfdc.command_line import SettingError, setting
 from dfdc.folds import COLUMNS, FoldsError, FoldsFileError, check_columns, read_columns
 from dfdc.imaging import MARGIN_PART, fit, read_picture, shows_change, tighten, tighten_offset
 from dfdc.landmarks import read_landmarks
@@ -56,19 +57,17 @@ def split_folds(table: pd.DataFrame, fold: int, path: Path) -> tuple[pd.DataFram
     """Rows to train on and rows held out (`fold`, every second sampled frame).
 
     Raises:
-        FoldsError: no such fold, nothing left to train on, or only one class to train on.
+        SettingError: no such fold, nothing left to train on, or only one class to train on.
     """
     folds = sorted(table["fold"].unique().tolist())
     if fold not in folds:
-        raise FoldsError(f"fold {fold}: {path} has the folds {', '.join(map(str, folds))}")
+        raise SettingError("fold", fold, f"{path} has the folds {', '.join(map(str, folds))}")
     held_out = (table["fold"] == fold).to_numpy()
     train = table[~held_out].reset_index(drop=True)
     reals, fakes = ((train["label"] == label).sum() for label in (0, 1))
     if not reals or not fakes:
-        raise FoldsError(
-            f"fold {fold}: without it {path} holds {reals} real and {fakes} fake crops, but both are needed to train; "
-            "hold out another fold, or preprocess more parts"
-        )
+        found = f"without it {path} holds {reals} real and {fakes} fake crops, but both are needed to train"
+        raise SettingError("fold", fold, f"{found}; hold out another fold, or preprocess more parts")
     return train, rows_to_validate(table[held_out])
 
 
@@ -84,7 +83,8 @@ def check_crops(table: pd.DataFrame, crops: Path, folds: Path) -> None:
     Folders are listed, not files opened: 4 million crops take a minute, not an hour.
     """
     if not crops.is_dir():
-        raise FoldsError(f"{crops} is not a folder; data_dir must be DATA_ROOT, in which crops_dir (crops) lies")
+        advice = f"{setting('data_dir')} must be DATA_ROOT, in which {setting('crops_dir')} (crops) lies"
+        raise FoldsError(f"{crops} is not a folder; {advice}")
     missing: list[Path] = []
     for video, rows in table.groupby("video", observed=True):
         folder = crops / str(video)

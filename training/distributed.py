@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from dfdc.command_line import SettingError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -37,15 +39,18 @@ def start(device: str, local_rank: int | None = None) -> Ranks:
     Args:
         device: "cpu" or "cuda" (each process takes the GPU of its local rank), or "cuda:N" for a single process.
         local_rank: from an old launcher's flag; the environment's LOCAL_RANK goes before it.
+
+    Raises:
+        SettingError: there are fewer GPUs than processes.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return Ranks(device="cuda:0" if device == "cuda" else device)
     local = int(os.environ.get("LOCAL_RANK", local_rank or 0))
     if device.startswith("cuda"):
         if local >= torch.cuda.device_count():
-            advice = "start fewer processes (--nproc_per_node), or use --device cpu"
-            there = f"{torch.cuda.device_count()} are there"
-            raise ValueError(f"process {local} of this machine has no GPU ({there}); {advice}")
+            found = f"process {local} of this machine has no GPU ({torch.cuda.device_count()} are there)"
+            advice = "start fewer processes (torchrun's nproc_per_node), or take cpu"
+            raise SettingError("device", device, f"{found}; {advice}")
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
     backend = "nccl" if device.startswith("cuda") else "gloo"

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from dfdc.command_line import UserError
+from dfdc.command_line import UserError, setting
 from dfdc.progress import progress_bar
 from networks.model import Classifier, Normalizer, set_training_mode
 from training import losses
@@ -295,8 +295,9 @@ def _check(run: Run, state: dict[str, float], epoch: int, errors: list[str]) -> 
     if state["broken"] > run.max_failed * crops:
         example = f", {errors[0]} for one" if errors else ""
         raise TrainingError(
-            f"{state['broken']:.0f} crops of epoch {epoch} could not be read{example}; that is more than max_failed "
-            f"{run.max_failed:g} of its {crops}. Look after the disk, or run preprocessing again"
+            f"{state['broken']:.0f} crops of epoch {epoch} could not be read{example}; that is more than "
+            f"{setting('max_failed')} {run.max_failed:g} of its {crops}. "
+            "Look after the disk, or run preprocessing again"
         )
 
 
@@ -339,7 +340,8 @@ def validate(run: Inference, model: nn.Module, held_out: ValidationSet) -> Score
     if len(broken) > run.max_failed * len(held_out.table) or not len(all_rows):
         raise TrainingError(
             f"{where}: {len(broken)} of {len(held_out.table)} crops could not be read, "
-            f"{broken[0] if broken else 'as there are none'} for one; that is more than max_failed {run.max_failed:g}"
+            f"{broken[0] if broken else 'as there are none'} for one; "
+            f"that is more than {setting('max_failed')} {run.max_failed:g}"
         )
     if not np.isfinite(all_scores).all():
         raise NotFiniteError(f"{where}: the network's scores are not finite")

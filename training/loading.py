@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from dfdc import layout
+from dfdc.command_line import SettingError
 from dfdc.devices import available_cores, limit_threads
 from networks.holdout import Holdout, read_holdout
 from training import dataset
@@ -129,7 +130,7 @@ def _sampler(
     if sampler.batches < config.accumulate:
         step = f"{config.batch_size} crops x {ranks.world_size} processes x {config.accumulate}"
         found = f"an epoch has {sampler.rows} crops, fewer than one step takes"
-        raise dataset.FoldsError(f"{found} ({step}); lower batch_size")
+        raise SettingError("batch_size", config.batch_size, f"{found} ({step}); lower it")
     return sampler
 
 
@@ -139,7 +140,8 @@ def _named_rows(named: NamedSet) -> pd.DataFrame:
     if named.fold is not None:
         table = table[table["fold"] == named.fold]
         if not len(table):
-            raise dataset.FoldsError(f"set {named.name}: {path} has no fold {named.fold}")
+            given = f"{named.name}={named.root}:{named.fold}"
+            raise SettingError("validate_on", given, f"{path} has no fold {named.fold}")
     return dataset.rows_to_validate(table)
 
 

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dfdc.command_line import UserError
+from dfdc.command_line import SettingError, setting
 from dfdc.plotting import Axes, Figure, MaxNLocator, plt
 from dfdc.scoring import selection_loss
-from training.records import EpochRecord, Metrics
-
-_NUMBER = r"(\d+\.\d+|-|nan|inf)"
-# The " |" at the end tells a whole line from one that was cut within a number.
-_LINE = re.compile(rf"epoch (\d+) (?:(average) |on ([A-Za-z0-9_-]+) )?fake {_NUMBER} real {_NUMBER} \|")
-
-
-class LogError(UserError, ValueError):
-    """A log that can't be read, or says nothing; the message names it."""
+from training.records import Metrics, read_epochs
 
 
 @dataclass(frozen=True)
@@ -79,62 +70,30 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Read a run's .log or .jsonl; a repeated epoch counts as it was last.
+    """Read a run's losses; a repeated epoch counts as it was last.
+
+    Args:
+        path: see `read_epochs`.
 
     Raises:
-        LogError: can't be read, or no epoch stands in it.
+        SettingError: it can't be read, or no epoch with both losses stands in it.
     """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise LogError(f"{path}: can't be read ({error.strerror})") from None
     run = Run()
-    for line in lines:
-        (_add_json if line.startswith("{") else _add_text)(run, line)
+    for record in read_epochs(path):
+        run.forget(record.epoch)
+        _add(run.held_out, record.epoch, record.video)
+        _add(run.average, record.epoch, record.video_ema)
+        for name, found in (record.sets or {}).items():
+            _add(run.sets.setdefault(name, {}), record.epoch, found.video)
     if not run.candidates():
-        advice = "training writes such lines to logs/<run>.log after each validation, if the hold-out has both classes"
-        raise LogError(f"{path}: no epoch with a held-out fake and real loss stands in it; {advice}")
+        advice = "no epoch with a held-out fake and real loss stands in it; training writes them after each validation"
+        raise SettingError("log_file", path, f"{advice}, if the hold-out has both classes")
     return run
 
 
-def _add_text(run: Run, line: str) -> None:
-    match = _LINE.match(line)
-    if not match:
-        return
-    epoch, fake, real = int(match[1]), *(float(number.replace("-", "nan")) for number in match.group(4, 5))
-    if match[2]:
-        _add(run.average, epoch, fake, real)
-    elif match[3]:
-        _add(run.sets.setdefault(match[3], {}), epoch, fake, real)
-    else:  # the line that an epoch begins with
-        run.forget(epoch)
-        _add(run.held_out, epoch, fake, real)
-
-
-def _add_json(run: Run, line: str) -> None:
-    try:
-        record = EpochRecord.from_line(line)
-        if record is None:
-            return
-        epoch, held_out, average = int(record.epoch), _losses(record.video), _losses(record.video_ema)
-        sets = {name: _losses(found["video"]) for name, found in (record.sets or {}).items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return  # a line that was cut by a kill, or is not of the trainer's
-    run.forget(epoch)
-    _add(run.held_out, epoch, *held_out)
-    _add(run.average, epoch, *average)
-    for name, losses in sets.items():
-        _add(run.sets.setdefault(name, {}), epoch, *losses)
-
-
-def _losses(video: Metrics | None) -> tuple[float, float]:
-    """Of the fakes and of the reals; nan where there is none."""
-    fake, real = ((video or {}).get(f"log_loss_{name}", math.nan) for name in ("fake", "real"))
-    return float(fake), float(real)
-
-
-def _add(series: dict[int, Losses], epoch: int, fake: float, real: float) -> None:
+def _add(series: dict[int, Losses], epoch: int, video: Metrics | None) -> None:
     """Add an epoch's losses, unless one of them is missing or not finite."""
+    fake, real = ((video or {}).get(f"log_loss_{name}", math.nan) for name in ("fake", "real"))
     if math.isfinite(fake) and math.isfinite(real):
         series[epoch] = Losses(fake, real)
 
@@ -173,7 +132,7 @@ def draw(
         axis.set_title(f"{len(runs)} runs")
     drawn = min(candidate.epoch for run in runs.values() for candidate in run.candidates())
     if drawn < first_epoch:
-        told = f"never chosen (--first-epoch {first_epoch})"
+        told = f"never chosen ({setting('first_epoch')} {first_epoch})"
         axis.axvspan(drawn - 0.5, first_epoch - 0.5, color="0.93", label=told)
     axis.set(xlabel="epoch", ylabel=f"log loss, ({fake_weight:g} x fake + real) / 2")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dfdc.artifacts import sha256_of
-from dfdc.command_line import UsageError
+from dfdc.command_line import UsageError, setting
 from networks import checkpoint
 from networks.checkpoint import Checkpoint
 from networks.holdout import Holdout, common_holdout
@@ -84,9 +84,10 @@ class State:
             UsageError: another version of the trainer wrote them.
         """
         if values.get("recipe") != RECIPE:
+            advice = f"Begin a new run by {setting('prefix')}; {setting('init_from')} {path} takes its weights"
             raise UsageError(
                 f"{path} was written by another version of the trainer (recipe {values.get('recipe', 1)}, here "
-                f"{RECIPE}), which trained otherwise. Begin a new run by --prefix; --init-from {path} takes its weights"
+                f"{RECIPE}), which trained otherwise. {advice}"
             )
         own = {field.name: values[field.name] for field in fields(cls)}
         own["history"] = History(**own["history"])
@@ -129,7 +130,7 @@ def compare(
     for name, value in now.items():
         if name not in then or value == then[name]:
             continue
-        change = f"{name} {then[name]} -> {value}"
+        change = f"{_shown(name)} {then[name]} -> {value}"
         if name in _STEP_CROPS and same_step:
             changes.append(change)
         elif name in _STEP_CROPS:
@@ -139,11 +140,17 @@ def compare(
         elif name in _ON_REQUEST and name in asked:
             changes.append(f"{change}, as asked for")
         elif name in _ON_REQUEST:
-            advice = f"to go on as before: --set {name}={then[name]}; to change it: --set {name}={value}"
+            given = f"{setting('set')} {name}"
+            advice = f"to go on as before: {given}={then[name]}; to change it: {given}={value}"
             faults.append(f"{change} ({advice})")
         else:
             faults.append(change)
     return faults, changes
+
+
+def _shown(name: str) -> str:
+    """A name of `choices_of` in a message; there flags stand for the settings, as checkpoints hold those names."""
+    return setting(name[2:].replace("-", "_")) if name.startswith("--") else name
 
 
 def _plain(value: Any) -> Any:
@@ -156,25 +163,24 @@ def find_start(settings: RunSettings, config: TrainConfig, files: RunFiles) -> C
 
     Start-up precedence: 1. the run's own `_last`, 2. --init-from, 3. pretrained, 4. scratch.
     """
+    another = f"another {setting('prefix')} or {setting('output_dir')} (train.sh: OUTPUT_DIR)"
     if files.last.exists():
         if settings.resume != "auto" and not settings.init_from:
-            raise UsageError(
-                f"{files.last} is there already, from a run of this name. Go on with it by --resume auto, or choose "
-                "another --prefix or --output-dir (train.sh: OUTPUT_DIR)"
-            )
+            advice = f"Go on with it by {setting('resume')} auto, or choose {another}"
+            raise UsageError(f"{files.last} is there already, from a run of this name. {advice}")
         try:
             found = checkpoint.read_checkpoint(files.last)
         except checkpoint.CheckpointError as error:
             if files.before.exists():
                 raise UsageError(f"{error}. The one before it goes on by: mv {files.before} {files.last}") from None
-            raise UsageError(f"{error}. Another --prefix with --init-from begins with an epoch's weights") from None
+            advice = f"Another {setting('prefix')} with {setting('init_from')} begins with an epoch's weights"
+            raise UsageError(f"{error}. {advice}") from None
         if found.training is None:
-            raise UsageError(f"{files.last} is no state of a run; choose another --prefix or --output-dir")
+            raise UsageError(f"{files.last} is no state of a run; choose {another}")
     elif leftovers := files.leftovers():
         raise UsageError(
             f"{leftovers[0]} is there, from a run of this name, but {files.last.name} is not, so that it can't go on. "
-            "Another --prefix or --output-dir (train.sh: OUTPUT_DIR) begins a new run; "
-            f"--init-from {leftovers[-1]} with its weights"
+            f"A{another[1:]} begins a new run; {setting('init_from')} {leftovers[-1]} with its weights"
             + (f". Or go on from the state before: mv {files.before} {files.last}" if files.before.exists() else "")
         )
     elif settings.init_from:
@@ -199,11 +205,11 @@ def check_state(settings: RunSettings, state: State, path: Path, choices: Choice
         changes.append(f"computes in {state.computes_in} -> {computes_now}")
     start = settings.init_from
     if start and start.exists() and sha256_of(start) != state.began_from:
-        faults.append(f"--init-from: the run did not begin with {start}")
+        faults.append(f"{setting('init_from')}: the run did not begin with {start}")
     if faults:
         raise UsageError(
             f"{path} is of another run:\n  " + "\n  ".join(faults) + "\n"
-            "Resume with the same, or begin a new run by another --prefix (train.sh: OUTPUT_DIR)"
+            f"Resume with the same, or begin a new run by another {setting('prefix')} (train.sh: OUTPUT_DIR)"
         )
     return changes
 
@@ -248,12 +254,12 @@ def agree(values: dict[str, Any]) -> None:
             by_value: dict[str, list[str]] = {}
             for rank, value in enumerate(found):
                 by_value.setdefault(repr(value), []).append(str(rank))
-            lines.append(f"{name}: " + ", ".join(f"{v} (rank {', '.join(who)})" for v, who in by_value.items()))
+            lines.append(f"{_shown(name)}: " + ", ".join(f"{v} (rank {', '.join(who)})" for v, who in by_value.items()))
     if lines:
         raise UsageError(
             "the processes of this run differ, so it does not begin:\n  " + "\n  ".join(lines) + "\n"
-            "All machines need the same code, configuration and flags, and DATA_ROOT and --output-dir must be the same "
-            "folders on all of them"
+            "All machines need the same code, configuration and flags, and DATA_ROOT and "
+            f"{setting('output_dir')} must be the same folders on all of them"
         )
 
 

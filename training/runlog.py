@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import subprocess
 import time
@@ -21,7 +20,7 @@ from training import preview
 from training.arguments import RunSettings
 from training.config import TrainConfig, flatten
 from training.dataset import CropDataset
-from training.records import EpochRecord, Metrics
+from training.records import EpochRecord, Metrics, StartRecord
 from training.saving import RunFiles
 
 
@@ -32,17 +31,16 @@ class RunLog:
         files.log_dir.mkdir(parents=True, exist_ok=True)
         self._text_path = files.log_dir / f"{files.name}.log"
         self._json_path = files.log_dir / f"{files.name}.jsonl"
-        record = {
-            "event": "start",
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "config": config.model_dump(),
-            "arguments": {name: str(v) if isinstance(v, Path) else v for name, v in asdict(settings).items()},
-            "versions": versions(),
-        }
-        self._write_line(json.dumps(record))
+        record = StartRecord(
+            time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            config=config.model_dump(),
+            arguments={name: str(v) if isinstance(v, Path) else v for name, v in asdict(settings).items()},
+            versions=versions(),
+        )
+        self._write_line(record.to_line())
         self._wrong_path = files.log_dir / f"{files.name}_wrong.png"
         self._board = SummaryWriter(str(files.log_dir / files.name), flush_secs=10)
-        write_json(files.output_dir / f"{files.name}_config.json", record, indent=2)
+        write_json(files.output_dir / f"{files.name}_config.json", record.to_dict(), indent=2)
 
     def say(self, line: str) -> None:
         """Print a line, and keep it."""
@@ -51,7 +49,7 @@ class RunLog:
             handle.write(line + "\n")
 
     def epoch(self, record: EpochRecord) -> None:
-        """Lines for people, which plot_loss.py reads as well, and one of JSON."""
+        """Lines for people, one of JSON, and TensorBoard's."""
         name = f"epoch {record.epoch}"
         self.say(
             f"{name} {_metrics_text(record.video or {})} | "
@@ -63,9 +61,10 @@ class RunLog:
         if record.video_ema is not None:
             self.say(f"{name} average {_metrics_text(record.video_ema)}")
         for other, found in (record.sets or {}).items():
-            self.say(f"{name} on {other} {_metrics_text(found['video'])}")
+            self.say(f"{name} on {other} {_metrics_text(found.video)}")
         self._write_line(record.to_line())
-        for tag, value in flatten(record.to_dict()).items():
+        numbers = {name: value for name, value in record.to_dict().items() if name != "event"}
+        for tag, value in flatten(numbers).items():
             self._board.add_scalar(tag.replace(".", "/") if "." in tag else f"run/{tag}", value, record.epoch)
         self._board.flush()
 

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from dfdc.artifacts import atomic_file
+from dfdc.command_line import setting
 from dfdc.scoring import selection_loss
 from networks import checkpoint
-from networks.checkpoint import CheckpointError, ModelSpec
+from networks.checkpoint import CheckpointError, ModelSpec, Normalize
 from networks.holdout import Holdout
 from training.arguments import RunSettings
 from training.config import TrainConfig
@@ -69,8 +70,8 @@ class History:
 
 def spec_of(config: TrainConfig, margin_part: int) -> ModelSpec:
     """What a checkpoint of a run needs to be used."""
-    norm = config.normalize
-    return ModelSpec(config.network, config.encoder, config.size, norm.mean, norm.std, margin_part)
+    normalize = Normalize(config.normalize.mean, config.normalize.std)
+    return ModelSpec(config.network, config.encoder, config.size, normalize, margin_part)
 
 
 def run_files(settings: RunSettings, config: TrainConfig) -> RunFiles:
@@ -195,6 +196,6 @@ def describe_disk(files: RunFiles, network: nn.Module, config: TrainConfig, keep
     need = max(0, need - sum(present.values()))
     free = shutil.disk_usage(files.output_dir).free
     kept = f"the newest {keep} and the best {keep}" if keep else f"all {config.epochs}"
-    advice = "; that is too little: --keep N keeps fewer" if need > free else ""
+    advice = f"; that is too little: {setting('keep')} N keeps fewer" if need > free else ""
     more = " more" if present else ""
     return f"checkpoints of {kept} epochs take {need / 1e9:.1f} GB{more}, {free / 1e9:.1f} GB are free{advice}"

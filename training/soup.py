@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dfdc.artifacts import sha256_of
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, UsageError, setting
 from dfdc.devices import resolve_device
 from networks import checkpoint
 from networks.checkpoint import Checkpoint, read_checkpoint
@@ -39,7 +39,7 @@ def make_soup(settings: SoupSettings) -> None:
     fold = fold_of(name) if settings.fold is None else settings.fold
     output = settings.output or settings.checkpoints[0].with_name(f"{name}_soup")
     if output.exists():
-        raise UsageError(f"{output} is there already; name another file by --output")
+        raise UsageError(f"{output} is there already; name another file by {setting('output')}")
     newest = max(members, key=lambda member: member.epoch)
     holdout = common_holdout([member.holdout for member in members])
     soup = replace(newest, path=output, state_dict=mean_weights(members), training=None, holdout=holdout)
@@ -91,7 +91,7 @@ def fold_of(name: str) -> int:
     """
     fold = name.rpartition("_")[2]
     if not fold.isdecimal():
-        raise UsageError(f"{name} does not say which fold the run held out; give --fold")
+        raise UsageError(f"{name} does not say which fold the run held out; give {setting('fold')}")
     return int(fold)
 
 
@@ -122,13 +122,13 @@ def validate(settings: SoupSettings, fold: int, soup: Checkpoint, model: nn.Modu
     _, rows = dataset.split_folds(dataset.read_folds(folds_path), fold, folds_path)
     if held and held.fold != fold and held.folds_sha256 == sha256_of(folds_path):
         known = f"these checkpoints learned from it; of {folds_path} they held out fold {held.fold}"
-        raise UsageError(f"--fold {fold}: {known}: give --fold {held.fold}")
+        raise SettingError("fold", fold, f"{known}: give {setting('fold')} {held.fold}")
     dataset.check_crops(rows, settings.data_dir / settings.crops_dir, folds_path)
     root, part = settings.data_dir, spec.margin_part
     crops = dataset.CropDataset(rows, root, settings.crops_dir, spec.size, train=False, margin_part=part)
     options = loading.loading_options(settings.workers, on_gpu=device.startswith("cuda"))
     loader = DataLoader(crops, batch_size=settings.batch_size, **options)
-    normalize = NormalizeConfig(mean=spec.mean, std=spec.std)
+    normalize = NormalizeConfig(mean=spec.normalize.mean, std=spec.normalize.std)
     inference = engine.Inference(normalize, Ranks(device=device), max_failed=settings.max_failed)
     model = model.to(device).to(memory_format=torch.channels_last)
     return engine.validate(inference, model, engine.ValidationSet("", rows, loader))

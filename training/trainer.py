@@ -14,7 +14,7 @@ import torch
 from timm.layers import convert_sync_batchnorm
 
 from dfdc.artifacts import sha256_of
-from dfdc.command_line import UsageError
+from dfdc.command_line import setting
 from dfdc.devices import is_out_of_memory, resolve_device
 from networks import checkpoint, model
 from networks.checkpoint import Checkpoint
@@ -26,7 +26,7 @@ from training.config import TrainConfig
 from training.distributed import Ranks
 from training.engine import NotFiniteError, StopRequested, TrainingError
 from training.loading import Data
-from training.records import EpochRecord, Metrics
+from training.records import EpochRecord, Metrics, SetRecord
 from training.runlog import RunLog
 from training.saving import History, RunFiles, Saver
 
@@ -63,10 +63,7 @@ def run_training(settings: RunSettings, config: TrainConfig) -> int:
 def train(settings: RunSettings, config: TrainConfig) -> None:
     """Join the other processes, look at the data, and train on it."""
     device = resolve_device(settings.device)
-    try:
-        ranks = distributed.start(device, settings.local_rank)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    ranks = distributed.start(device, settings.local_rank)
     with contextlib.closing(loading.prepare_data(settings, config, ranks)) as data:  # before anything slow happens
         trainer = prepare(data, settings, config, ranks)
         if trainer:
@@ -213,7 +210,9 @@ class Trainer:
             values |= {f"{kind}_ema": metrics for kind, metrics in average.metrics.items()}
         others = {other.name: engine.validate(run, run.model, other) for other in self.data.others}
         if others:
-            values["sets"] = {name: other.metrics | {"broken_crops": other.broken} for name, other in others.items()}
+            values["sets"] = {
+                name: SetRecord(**other.metrics, broken_crops=other.broken) for name, other in others.items()
+            }
         if self.log:
             self.log.most_wrong(record.epoch, self.data.crops, self.data.held_out.table, found.rows, found.scores)
         return dataclasses.replace(record, **values)
@@ -265,12 +264,12 @@ def watch_for_stop() -> Callable[[], bool]:
 
 def advise_after_not_finite(files: RunFiles, config: TrainConfig) -> str:
     """What to do after losses that were not finite."""
-    rate = f"--set optimizer.learning_rate={config.optimizer.learning_rate / 2:g}"
+    rate = f"{setting('set')} optimizer.learning_rate={config.optimizer.learning_rate / 2:g}"
     if not files.last.exists():
         return f"There is no checkpoint of this run yet; begin with a smaller rate: {rate}"
     earlier = f" The one before it is {files.before}." if files.before.exists() else ""
     good = f"The last good checkpoint is {files.last}.{earlier}"
-    return f"{good} Go on from it with a smaller rate: --resume auto {rate}"
+    return f"{good} Go on from it with a smaller rate: {setting('resume')} auto {rate}"
 
 
 def advise_after_out_of_memory(config: TrainConfig) -> str:
@@ -280,6 +279,7 @@ def advise_after_out_of_memory(config: TrainConfig) -> str:
     if part is None:
         return "A batch is one crop already: take gradient_checkpointing, a smaller size, or another encoder"
     return (
-        f"The same steps with less memory: --resume auto --batch-size {size // part} "
-        f"--set accumulate={config.accumulate * part} (or --set gradient_checkpointing=true for a new run)"
+        f"The same steps with less memory: {setting('resume')} auto {setting('batch_size')} {size // part} "
+        f"{setting('set')} accumulate={config.accumulate * part} "
+        f"(or {setting('set')} gradient_checkpointing=true for a new run)"
     )
