@@ -117,6 +117,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--output {args.output}: {taken}; take another name")
     if args.report and args.report.exists() and not args.report.is_dir():
         raise UsageError(f"--report {args.report}: a folder is expected")
+    if not (args.self_test or args.places or args.lists or args.fold is not None):
+        raise UsageError("nothing to score: give --test-dir or --list")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
 from dfdc import artifacts
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, UsageError, setting
 from dfdc.scoring import log_loss
 from dfdc.text import printable
 from networks.files import ModelFile
@@ -78,10 +78,9 @@ def check_enough(labels: Sequence[int]) -> None:
     fakes = int(sum(labels))
     reals = len(labels) - fakes
     if len(labels) < FEWEST_VIDEOS or not fakes or not reals:
-        raise UsageError(
-            f"--calibrate: a temperature takes {FEWEST_VIDEOS} or more videos with a label and a verdict, and both "
-            f"classes among them; there are {reals} real and {fakes} fake. Give more labelled videos"
-        )
+        needed = f"a temperature takes {FEWEST_VIDEOS} or more videos with a label and a verdict, and both classes"
+        there = f"there are {reals} real and {fakes} fake"
+        raise UsageError(f"{setting('calibrate')}: {needed} among them; {there}. Give more labelled videos")
 
 
 def calibrate(scores: Sequence[float] | np.ndarray, temperature: float) -> np.ndarray:
@@ -151,7 +150,7 @@ def fit_to_file(
         print(f"  {LOWEST} is the lowest that is tried: {told}. {advice}")
     elif fit.at_bound:
         print(f"  {HIGHEST} is the highest that is tried: the scores say little or the wrong thing about these videos")
-    print(f"written: {printable(path)}; a later run applies it: --calibration {printable(path)}")
+    print(f"written: {printable(path)}; a later run applies it: {setting('calibration')} {printable(path)}")
 
 
 def read_temperature(path: Path, models: Sequence[ModelFile], strategy: str) -> float:
@@ -161,25 +160,28 @@ def read_temperature(path: Path, models: Sequence[ModelFile], strategy: str) -> 
         models, strategy: of this run.
 
     Raises:
-        UsageError: can't be read, or was fitted for other checkpoints, another strategy or another SCORING_VERSION.
+        SettingError: can't be read, or was fitted for other checkpoints, another strategy or another SCORING_VERSION.
     """
-    place = f"--calibration {printable(path)}"
+    place, calibrate = printable(path), setting("calibrate")
     try:
         held = read_json_file(path, TemperatureFile)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{place}: not a file that --calibrate wrote ({printable(error)}); fit one by it") from None
+        advice = f"not a file that {calibrate} wrote ({printable(error)}); fit one by it"
+        raise SettingError("calibration", place, advice) from None
     if held.scoring != SCORING_VERSION:
         version = f"{'an earlier' if held.scoring is None else 'another'} version of this program, which may be others"
-        raise UsageError(f"{place}: was fitted to scores of {version}. Fit one again by --calibrate")
+        advice = f"was fitted to scores of {version}. Fit one again by {calibrate}"
+        raise SettingError("calibration", place, advice)
     # By content: the mean does not change when a checkpoint is renamed or comes in another place.
     fitted, given = (sorted((model.size, model.xxh3) for model in some) for some in (held.models, models))
     if fitted != given:
         old, new = (printable(", ".join(model.name for model in some)) for some in (held.models, models))
         other = f"other checkpoints ({old}) than {new}, or they were trained again since"
-        raise UsageError(f"{place}: was fitted for {other}. Fit one for these by --calibrate")
+        raise SettingError("calibration", place, f"was fitted for {other}. Fit one for these by {calibrate}")
     if held.strategy != strategy:
-        other = f"--strategy {printable(held.strategy)}, not {strategy}"
-        raise UsageError(f"{place}: was fitted for {other}; score with that, or fit one for this by --calibrate")
+        other = f"{setting('strategy')} {printable(held.strategy)}, not {strategy}"
+        advice = f"was fitted for {other}; score with that, or fit one for this by {calibrate}"
+        raise SettingError("calibration", place, advice)
     return held.temperature
 
 

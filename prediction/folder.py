@@ -6,29 +6,30 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dfdc.command_line import SettingError
+from dfdc.command_line import SettingError, setting
 from dfdc.devices import resolve_device
 from dfdc.imaging import MARGIN_PART
 from dfdc.progress import progress_bar
-from dfdc.text import plural, printable
+from dfdc.text import plural
 from networks.ensemble import Ensemble, common_thresholds
 from networks.files import ModelFile, describe_models, find_models
 from networks.onnx_model import check_model
 from networks.precision import choose_precision
-from prediction.calibration import apply_temperature, check_enough, fit_to_file, read_temperature
+from prediction.calibration import apply_temperature, check_enough, read_temperature
 from prediction.conclusion import conclude
 from prediction.held_out import check_held_out
 from prediction.inputs import Inputs, find_inputs
-from prediction.metrics_report import evaluate, print_report
-from prediction.pages.report import make_report
 from prediction.progress import Progress, only_run
-from prediction.results import HeldOut, Summary, check_places, plain, print_summary, write_results
+from prediction.results import HeldOut, Summary, check_places, print_summary, write_results
 from prediction.scorer import Scorer
 from prediction.selftest import self_test
 from prediction.settings import FRAMES_PER_VIDEO, FolderSettings, RunSettings
 from prediction.verdict import Verdict
+
+if TYPE_CHECKING:
+    from prediction.reports import Reports
 
 
 def score_folder(settings: FolderSettings, inputs: Inputs | None = None) -> list[Verdict]:
@@ -54,14 +55,14 @@ def score_folder(settings: FolderSettings, inputs: Inputs | None = None) -> list
 
 
 def run_self_test(settings: FolderSettings, *, store: bool) -> int:
-    """The exit status of --self-test, of the settings' checkpoints; with `force` all are stored anew.
+    """Self-test the settings' checkpoints, and return the exit status; with `force` all are stored anew.
 
     Raises:
         UserError: there is no such device, or a checkpoint can't be used.
     """
     way = {"device": resolve_device(settings.device), "precision": settings.precision}
     paths = find_models(settings.weights_dir, settings.models)
-    return self_test(paths, store=store, anew=settings.force, compile_=settings.compile == "on", **way)
+    return self_test(paths, store=store, force=settings.force, compile_=settings.compile == "on", **way)
 
 
 def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: dict[str, int] | None) -> list[Verdict]:
@@ -75,27 +76,32 @@ def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: 
     if temperature is not None:
         verdicts, made = apply_temperature(verdicts, temperature), replace(made, temperature=temperature)
 
-    evaluation = None if labels is None else evaluate(verdicts, labels)
+    reports = _reports(settings, verdicts, labels)
     summary = Summary(
         statuses=dict(Counter(verdict.status for verdict in verdicts)),
         doubts=dict(Counter(doubt for verdict in verdicts for doubt in verdict.doubts)),
         held_out=held_out,
-        **(evaluation.summary() if evaluation else {}),
+        **(reports.summary() if reports else {}),
     )
     write_results(settings.output, verdicts, made, summary)
     print_summary(settings.output, verdicts, summary)
     plot = settings.output.with_name(f"{settings.output.stem}_reliability.png")
     plot.unlink(missing_ok=True)  # of an earlier run
-    if evaluation:
-        print_report(evaluation, plot)
-        if settings.calibrate:
-            scores = evaluation.verdict_scores.tolist()
-            fit_to_file(settings.calibrate, evaluation.labels.tolist(), scores, models, settings.strategy)
-    if settings.report:
+    if reports:
+        reports.measure(plot, models)
+    if reports and settings.report:
         ensemble = ensemble or Ensemble(paths, resolve_device(settings.device), settings.precision)
-        page = make_report(settings.report, verdicts, plain(made), ensemble, progress.files)
-        print(printable(f"report: {page}"))
+        reports.show(settings.report, made, ensemble, progress.files)
     return verdicts
+
+
+def _reports(settings: FolderSettings, verdicts: list[Verdict], labels: dict[str, int] | None) -> Reports | None:
+    """None where nothing is asked for beyond the results."""
+    if labels is None and not settings.report:
+        return None
+    from prediction.reports import Reports  # here: scoring alone must not hold scikit-learn, Matplotlib and Grad-CAM
+
+    return Reports(settings, verdicts, labels)
 
 
 def _score(
@@ -117,7 +123,7 @@ def _score(
     progress = Progress(place, kept, videos, anew=settings.force)
     _conclude_again(progress, names, settings)
     if progress.done:
-        print(f"{len(progress.done)} of {len(videos)} were scored before; --force scores them again")
+        print(f"{len(progress.done)} of {len(videos)} were scored before; {setting('force')} scores them again")
     todo = [path for name, path in videos.items() if name not in progress.done]
     ensemble = _score_rest(settings, device, paths, todo, progress) if todo else None
     if ensemble:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dfdc import layout
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, UsageError, setting
 from dfdc.text import printable
 from networks.checkpoint import CheckpointError
 from networks.files import model_names
@@ -25,7 +25,8 @@ def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> l
         what each checkpoint says.
 
     Raises:
-        UsageError: one may have been trained on some of them, or can't be read.
+        SettingError: one may have been trained on some of them.
+        UsageError: one can't be read.
     """
     videos = [layout.video_id(name) for name in names]
     said: list[Held] = []
@@ -48,12 +49,12 @@ def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> l
             folds.add(holdout.fold)
         said.append(Held(name, holdout.fold, holdout.folds_sha256, holdout.trained_on_videos))
     if faults:
-        advice = " or ".join(f"Give --fold {own}" for own in sorted(folds))
+        advice = " or ".join(f"Give {setting('fold')} {own}" for own in sorted(folds))
         advice += " (each checkpoint by itself)" if len(folds) > 1 else ""
         if fold in folds:
             kept = "if its first weights had not learned from them either"
             advice = f"Score with the folds.csv it was trained with, {kept}"
-        lines = "\n  ".join([f"--fold {fold}: a checkpoint may have been trained on these videos", *faults])
-        otherwise = "if you mean to score what was learned, leave out --fold and give --labels"
-        raise UsageError(f"{lines}\n{advice}; or, {otherwise}")
+        lines = "\n  ".join(["a checkpoint may have been trained on these videos", *faults])
+        otherwise = f"to score what was learned, leave out {setting('fold')} and give {setting('labels')}"
+        raise SettingError("fold", fold, f"{lines}\n{advice}; or, {otherwise}")
     return said

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dfdc import layout
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, UsageError, setting
 from dfdc.folds import read_video_folds
 from dfdc.text import TEXT, printable
 from prediction.settings import FolderSettings
@@ -55,9 +55,9 @@ def list_inputs(places: Sequence[Path], lists: Sequence[Path] = (), *, recursive
         elif place.is_dir():
             paths += _look_into(place, recursive)
         else:
-            raise UsageError(f"--test-dir {printable(place)}: there is no such folder or file")
+            raise UsageError(f"{printable(place)}: there is no such folder or file")
     if not paths:
-        raise UsageError("nothing to score: give --test-dir or --list")
+        raise UsageError("nothing to score: no place and no list is given")
     once: dict[str, Path] = {}
     for path in sorted(paths, key=Path.is_symlink):  # of a file and a link to it, the file
         once.setdefault(os.path.realpath(path), path)  # Path.resolve raises at links that go round
@@ -78,9 +78,9 @@ def _look_into(place: Path, recursive: bool) -> list[Path]:
     files = layout.list_files(place, recursive=recursive, onerror=left_out)
     found = [path for path in files if _is_input(path)]
     if not found:
-        deeper = "" if recursive else "; --recursive looks into its folders as well"
+        deeper = "" if recursive else f"; {setting('recursive')} looks into its folders as well"
         kinds = ", ".join(sorted(_SUFFIXES))
-        raise UsageError(f"--test-dir {printable(place)}: no video or picture lies in it (looked for {kinds}){deeper}")
+        raise UsageError(f"{printable(place)}: no video or picture lies in it (looked for {kinds}){deeper}")
     others = Counter(path.suffix.lower() for path in set(files) - set(found))
     if others:
         shown = [f"{count} {printable(suffix or 'without a suffix')}" for suffix, count in others.most_common(_SHOWN)]
@@ -89,8 +89,8 @@ def _look_into(place: Path, recursive: bool) -> list[Path]:
     folders = [] if recursive else sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] != ".")
     for folder in folders:
         if any(map(_is_input, layout.list_files(folder, onerror=left_out))):  # one is enough: there may be thousands
-            name = printable(folder.name)
-            print(f"{printable(place)}: what lies in its folders is left out ({name}, ...); --recursive takes it")
+            left = f"what lies in its folders is left out ({printable(folder.name)}, ...)"
+            print(f"{printable(place)}: {left}; {setting('recursive')} takes it")
             break
     return found
 
@@ -100,7 +100,7 @@ def _is_input(path: Path) -> bool:
 
 
 def _read_list(path: Path) -> list[Path]:
-    place = f"--list {printable(path)}"
+    place = f"list {printable(path)}"
     try:
         lines = [line.strip() for line in path.read_text(**TEXT).split("\n")]
     except OSError as error:
@@ -118,23 +118,24 @@ def held_out_inputs(folders: Sequence[Path], fold: int) -> tuple[dict[str, Path]
     """The videos of one fold of DATA_ROOT/folds.csv, and their labels.
 
     Raises:
-        UsageError: more than one folder, no folds.csv, or no such fold.
+        SettingError: more than one folder, no folds.csv, or no such fold.
         FoldsFileError: folds.csv is not what step 5 writes.
     """
     if len(folders) != 1:
-        raise UsageError(f"--fold goes with one --test-dir, the DATA_ROOT; {len(folders)} are given")
+        raise SettingError("fold", fold, f"goes with one folder, the DATA_ROOT; {len(folders)} are given")
     dataset = layout.load_dataset(folders[0])
     path = folders[0] / layout.FOLDS_NAME
     if not path.is_file():
-        raise UsageError(f"--fold {fold}: there is no {printable(path)}; run ./preprocess_data.sh first")
+        raise SettingError("fold", fold, f"there is no {printable(path)}; run ./preprocess_data.sh first")
     folds = read_video_folds(path)
     wanted = sorted((video for video in folds if folds[video] == fold), key=layout.natural_key)
     if not wanted:
-        raise UsageError(f"--fold {fold}: {printable(path)} has the folds {sorted(set(folds.values()))}")
+        raise SettingError("fold", fold, f"{printable(path)} has the folds {sorted(set(folds.values()))}")
     gone = [video for video in wanted if video not in dataset.videos]
     if gone:
         first = printable(", ".join(gone[:5]))
-        raise UsageError(f"--fold {fold}: {printable(path)} names videos that are not there: {first}; run step 5 again")
+        fault = f"{printable(path)} names videos that are not there: {first}"
+        raise SettingError("fold", fold, f"{fault}; run step 5 again")
     videos = [dataset.videos[video] for video in wanted]
     return {v.path.name: v.path for v in videos}, {v.path.name: int(v.label == layout.FAKE) for v in videos}
 
@@ -149,7 +150,7 @@ def read_labels(path: Path, videos: Mapping[str, Path]) -> dict[str, int]:
         UsageError: can't be read, a label is neither, two rows disagree, or no row names a video.
     """
     words = {"FAKE": 1, "1": 1, "1.0": 1, "REAL": 0, "0": 0, "0.0": 0}
-    place = f"--labels {printable(path)}"
+    place = f"{setting('labels')} {printable(path)}"
     try:
         rows = [(str(name), str(label)) for name, label in _label_rows(path)]
     except KeyError as error:  # shown as repr shows it, which is printable

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dfdc import artifacts
-from dfdc.command_line import UsageError
+from dfdc.command_line import SettingError, setting
 from dfdc.text import printable
 from prediction.progress import program_version
 from prediction.settings import FolderSettings, RunSettings
@@ -158,24 +158,25 @@ def check_places(settings: FolderSettings, videos: Iterable[Path]) -> None:
     """See that nothing is written over a file that is not a result of this program.
 
     Raises:
-        UsageError: a place holds one, or is one of the files that are read or written as well.
+        SettingError: a place holds one, or is one of the files that are read or written as well.
     """
-    details, calibrate = settings.output.with_suffix(".json"), settings.calibrate
-    written = {"--output": settings.output, "the details of --output": details, "--calibrate": calibrate}
+    output, calibrate, report = settings.output, settings.calibrate, settings.report
+    details = output.with_suffix(".json")
     inputs = (settings.labels, settings.calibration, *settings.lists, *videos)
     read = {os.path.realpath(path) for path in inputs if path}
     if calibrate and os.path.realpath(calibrate) == os.path.realpath(details):
-        raise UsageError(f"--calibrate {calibrate}: the details of --output go there; take another name")
-    for option, path in written.items():
+        raise SettingError("calibrate", calibrate, f"the details of {setting('output')} go there; take another name")
+    for name, given, path in (("output", output, output), ("output", output, details), ("calibrate", *[calibrate] * 2)):
         if path is None:
             continue
+        which = "" if path == given else f"its details would go to {path.name}, which "
         if os.path.realpath(path) in read:
-            raise UsageError(f"{option} {path}: is one of the files that are read; take another name")
+            raise SettingError(name, given, f"{which}is one of the files that are read; take another name")
         if path.is_file() and path.stat().st_size and not is_result(path):
-            raise UsageError(f"{option} {path}: holds no result of this program; remove it or take another name")
-    index = settings.report and settings.report / "index.html"
+            raise SettingError(name, given, f"{which}holds no result of this program; remove it or take another name")
+    index = report and report / "index.html"
     if index and index.is_file() and "predict_folder.py --report" not in index.read_text(errors="replace"):
-        raise UsageError(f"--report {settings.report}: its index.html is no page of this program; take another folder")
+        raise SettingError("report", report, "its index.html is no page of this program; take another folder")
 
 
 def is_result(path: Path) -> bool:

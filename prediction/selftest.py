@@ -23,7 +23,7 @@ import skimage.data
 from scipy.special import logit
 
 from dfdc import artifacts
-from dfdc.command_line import UsageError
+from dfdc.command_line import UsageError, setting
 from dfdc.devices import package_versions
 from dfdc.faces import FaceDetector
 from dfdc.text import plural, printable
@@ -128,7 +128,7 @@ def self_test(
     paths: Sequence[Path],
     *,
     store: bool = False,
-    anew: bool = False,
+    force: bool = False,
     device: str = "cpu",
     precision: str = "auto",
     compile_: bool = False,
@@ -137,7 +137,7 @@ def self_test(
 
     Args:
         store: store the scores of checkpoints that have none yet, in fp32 on the CPU whatever follows.
-        anew: with `store`, of all.
+        force: with `store`, of all.
         device: a PyTorch device name.
         precision: of `networks.ensemble.PRECISIONS`.
         compile_: whether the networks are compiled.
@@ -149,12 +149,11 @@ def self_test(
         UsageError: a checkpoint or what is stored beside it can't be read, or it can't be scored in that way.
     """
     own = Way(device, choose_precision(precision, device), compile_)
-    golden = {path: None if store and anew else read_golden(path) for path in paths}
+    golden = {path: None if store and force else read_golden(path) for path in paths}
     ways = [REFERENCE] if own == REFERENCE else [REFERENCE, own]
     failed = {way: _test(paths, golden, way, store and way == REFERENCE) for way in ways}
     if not store and not any(golden.values()):
-        advice = "on a machine that you trust: --self-test --store"
-        print(f"self-test: nothing was compared, as no scores are stored; {advice}")
+        print(f"self-test: nothing was compared, as no scores are stored; {_advice('store them')}")
         return 1
     for way in ways:
         if failed[way]:
@@ -240,7 +239,7 @@ def read_golden(checkpoint: Path) -> Golden | None:
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{printable(path)}: is broken ({printable(error)}); fetch it again from where the checkpoint came from, "
-            "or store it anew on a machine that is trusted: --self-test --store --force"
+            f"or {_advice('store it anew', force=True)}"
         ) from None
 
 
@@ -249,15 +248,14 @@ def compare(
 ) -> list[str]:
     """What is wrong with `found`, in sentences; empty if nothing is."""
     if stored is None:
-        return ["no golden scores are stored; on a machine that you trust: --self-test --store"]
+        return [f"no golden scores are stored; {_advice('store them')}"]
     if stored.checkpoint_sha256 != found.checkpoint_sha256:
         fault = "the checkpoint is another file than the one that the scores were stored for"
-        advice = "if it was changed on purpose, store anew: --self-test --store --force"
+        advice = f"if it was changed on purpose, {_advice('store them anew', force=True)}"
         return [f"{fault}, so that they say nothing of the libraries; {advice}"]
     if stored.clip.pixels_sha256 != found.clip.pixels_sha256:
         fault = "the clip is drawn differently (other scikit-image or another version of this test)"
-        advice = "store anew on a machine that you trust: --self-test --store --force"
-        return [f"{fault}, so that the scores can't be compared; {advice}"]
+        return [f"{fault}, so that the scores can't be compared; {_advice('store them anew', force=True)}"]
     problems = []
     before, after = ([face.frame for face in golden.faces] for golden in (stored, found))
     if before != after:
@@ -273,6 +271,11 @@ def compare(
         elif not (off := np.max([abs(_logit(a) - _logit(b)) for a, b in pairs])) <= bounds.logit:
             problems.append(f"a score's logit differs by {off:.2f} (at most {bounds.logit:g} is allowed)")
     return [f"{'; '.join(problems)}; {_suspects(stored, found)}"] if problems else []
+
+
+def _advice(doing: str, *, force: bool = False) -> str:
+    settings = " and ".join(map(setting, ("store", "force") if force else ("store",)))
+    return f"{doing} on a machine that you trust, with {settings}"
 
 
 def _logit(face: GoldenFace) -> float:

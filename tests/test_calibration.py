@@ -9,7 +9,7 @@ from scoring_runs import details, make_checkpoint, run
 from scoring_runs import labels as csv_labels
 from test_metrics_report import verdict
 
-from dfdc.command_line import UsageError
+from dfdc.command_line import UserError
 from dfdc.scoring import log_loss
 from networks.files import ModelFile
 from prediction import calibration, metrics_report
@@ -156,13 +156,13 @@ def test_a_bound_is_said_and_nothing_near_it(tmp_path, capsys):
 
 def test_eight_videos_are_enough():
     assert calibration.fit_temperature([0, 1] * 4, [0.4, 0.6] * 4).videos == calibration.FEWEST_VIDEOS == 8
-    with pytest.raises(UsageError, match="there are 4 real and 3 fake"):
+    with pytest.raises(UserError, match="there are 4 real and 3 fake"):
         calibration.check_enough([0, 1, 0, 1, 0, 1, 0])
 
 
 @pytest.mark.parametrize("labels", [[0, 1] * 3, [1] * 20, [0] * 20, []])
 def test_too_few_videos_or_one_class(labels):
-    with pytest.raises(UsageError, match="8 or more videos with a label and a verdict, and both classes"):
+    with pytest.raises(UserError, match="8 or more videos with a label and a verdict, and both classes"):
         calibration.fit_temperature(labels, [0.5] * len(labels))
 
 
@@ -173,14 +173,14 @@ def test_a_temperature_is_refused_where_it_was_not_fitted_for(tmp_path):
     moved = [two, replace(one, name="renamed")]
     assert calibration.read_temperature(path, moved, "confident") == json.loads(path.read_text())["temperature"]
     for models in ([one], [one, one], [one, two, two], [replace(one, xxh3="5"), two]):
-        with pytest.raises(UsageError, match="other checkpoints"):
+        with pytest.raises(UserError, match="other checkpoints"):
             calibration.read_temperature(path, models, "confident")
-    with pytest.raises(UsageError, match="--strategy confident, not mean"):
+    with pytest.raises(UserError, match="strategy confident, not mean"):
         calibration.read_temperature(path, MODELS, "mean")
     good = path.read_text()
     for text in ("", "[]", "{}", good.replace('"temperature": ', '"temperature": -'), good.replace("models", "other")):
         path.write_text(text)
-        with pytest.raises(UsageError, match="not a file that --calibrate wrote"):
+        with pytest.raises(UserError, match="not a file that calibrate wrote"):
             calibration.read_temperature(path, MODELS, "confident")
     content = json.loads(good)
     assert (content["scoring"], content["version"]) == (calibration.SCORING_VERSION, 1)
@@ -188,9 +188,9 @@ def test_a_temperature_is_refused_where_it_was_not_fitted_for(tmp_path):
     assert calibration.read_temperature(path, MODELS, "confident") == content["temperature"]
     for scoring, said in ((1, "another version"), (None, "an earlier version"), (99, "another version")):
         path.write_text(json.dumps({**content, "scoring": scoring}))
-        with pytest.raises(UsageError, match=f"scores of {said} of this program"):
+        with pytest.raises(UserError, match=f"scores of {said} of this program"):
             calibration.read_temperature(path, MODELS, "confident")
-    with pytest.raises(UsageError, match=r"absent\.json"):
+    with pytest.raises(UserError, match=r"absent\.json"):
         calibration.read_temperature(tmp_path / "absent.json", MODELS, "confident")
 
 
@@ -245,13 +245,13 @@ def test_calibrate_in_one_run_and_apply_in_the_next(portraits, tmp_path, capsys)
     assert [video["score"] for video in details(output)["videos"]] == [video["score"] for video in before["videos"]]
 
     for more, models in ((["--strategy", "mean"], ("a", "b")), ([], ("a",))):
-        with pytest.raises(UsageError, match="was fitted for"):
+        with pytest.raises(UserError, match="was fitted for"):
             run(weights, folder, output, "--calibration", fitted, *more, models=models)
     few = tmp_path / "few.csv"
     few.write_text("filename,label\n1.png,1\n")
-    with pytest.raises(UsageError, match="0 real and 1 fake"):
+    with pytest.raises(UserError, match="0 real and 1 fake"):
         run(weights, folder, output, "--labels", few, "--calibrate", fitted)
-    with pytest.raises(UsageError, match="--calibrate takes labels"):
+    with pytest.raises(UserError, match="--calibrate takes labels"):
         run(weights, folder, output, "--calibrate", fitted)
-    with pytest.raises(UsageError, match="leave out --calibration"):
+    with pytest.raises(UserError, match="leave out --calibration"):
         run(weights, folder, output, "--labels", labels, "--calibrate", fitted, "--calibration", fitted)

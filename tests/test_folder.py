@@ -9,15 +9,15 @@ import types
 from typing import ClassVar
 
 import pytest
-from helpers import write_part
+from helpers import run_script, write_part
 from scoring_runs import details
 
 import predict_folder
 from dfdc import identity
-from dfdc.command_line import SettingError, UsageError
+from dfdc.command_line import SettingError, UserError
 from dfdc.layout import FOLDS_NAME
 from networks.files import model_names
-from prediction import FolderSettings, Status, folder, score_folder
+from prediction import FolderSettings, Status, folder, reports, score_folder
 from prediction.conclusion import conclude
 from prediction.progress import program_version
 from prediction.results import check_places
@@ -147,7 +147,7 @@ def test_the_second_run_scores_what_has_no_verdict_yet(go, capsys, tmp_path):
     assert go() == 1
     said = capsys.readouterr().out
     assert len(StandIn.made) == 1
-    assert "3 of 3 were scored before; --force scores them again" in said
+    assert "3 of 3 were scored before; force scores them again" in said
     assert "loading" not in said
     assert go.output.with_suffix(".json").read_text() == first
     (tmp_path / "v/b.mp4").write_bytes(b"another film")
@@ -287,14 +287,14 @@ def test_a_temperature_is_fitted_to_the_scores_and_applied_later(go, tmp_path, m
 
 
 def test_labels_too_few_for_a_temperature_are_refused_before_anything_is_scored(go, tmp_path):
-    with pytest.raises(UsageError, match="--calibrate: a temperature takes"):
+    with pytest.raises(UserError, match="calibrate: a temperature takes"):
         go("--labels", label_file(tmp_path), "--calibrate", tmp_path / "t.json")
     assert StandIn.made == []
 
 
 def test_the_report_gets_the_networks_that_scored_or_loads_them(go, tmp_path, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(folder, "make_report", lambda *given: seen.append(given) or tmp_path / "r/index.html")
+    monkeypatch.setattr(reports, "make_report", lambda *given: seen.append(given) or tmp_path / "r/index.html")
     go("--report", tmp_path / "r")
     place, verdicts, settings, ensemble, files = seen[0]
     assert place == tmp_path / "r"
@@ -309,6 +309,14 @@ def test_the_report_gets_the_networks_that_scored_or_loads_them(go, tmp_path, mo
     assert seen[1][3].precision == details(go.output)["settings"]["precision"]
     go()
     assert len(seen) == 2
+
+
+@pytest.mark.slow
+def test_scoring_alone_loads_nothing_that_only_labels_or_pages_take():
+    listed = "import sys, prediction.folder; print({'sklearn', 'matplotlib', 'pytorch_grad_cam'} & sys.modules.keys())"
+    assert run_script("-c", listed).stdout == "set()\n"
+    loaded = run_script("-c", listed.replace("prediction.folder", "prediction.reports")).stdout
+    assert all(name in loaded for name in ("sklearn", "matplotlib", "pytorch_grad_cam"))
 
 
 def test_a_fold_has_its_labels_and_says_who_may_have_learned_from_it(go, tmp_path, capsys):
@@ -346,10 +354,10 @@ def test_the_self_test_gets_its_options(go, weights, monkeypatch):
 
     monkeypatch.setattr(folder, "self_test", note)
     assert go("--self-test", "--store", "--force", "--precision", "bf16", "--compile", "on", videos=None) == 5
-    wanted = {"store": True, "anew": True, "device": "cpu", "precision": "bf16", "compile_": True}
+    wanted = {"store": True, "force": True, "device": "cpu", "precision": "bf16", "compile_": True}
     assert seen == {"paths": [weights / "a"], **wanted}
     go("--self-test", videos=None)
-    assert (seen["store"], seen["anew"], seen["compile_"]) == (False, False, False)
+    assert (seen["store"], seen["force"], seen["compile_"]) == (False, False, False)
     with pytest.raises(SettingError, match="device tpu"):
         go("--self-test", "--device", "tpu", videos=None)
 
@@ -364,7 +372,7 @@ def test_an_empty_file_may_be_written_to_and_one_that_is_read_not(go, tmp_path):
     assert go() == 1
     listing = tmp_path / "x.csv"
     listing.write_text("v/a.mp4\n")
-    with pytest.raises(UsageError, match=r"--output .*x.csv: is one of the files that are read"):
+    with pytest.raises(UserError, match=r"output .*x.csv: is one of the files that are read"):
         go("--list", listing, videos=None, output=listing)
     (tmp_path / "r").mkdir()
     (tmp_path / "r/index.html").write_text("<!-- predict_folder.py --report -->")
@@ -373,7 +381,7 @@ def test_an_empty_file_may_be_written_to_and_one_that_is_read_not(go, tmp_path):
 
 def test_an_output_has_one_run_at_a_time(go, monkeypatch):
     def second(self, progress, tell):
-        with pytest.raises(UsageError, match="another run writes to it"):
+        with pytest.raises(UserError, match="another run writes to it"):
             go()
         raise ArithmeticError("the first one goes no further")
 

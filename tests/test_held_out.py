@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dfdc.command_line import UsageError
+from dfdc.command_line import UserError
 from networks.checkpoint import CheckpointError, ModelSpec
 from networks.holdout import Holdout
 from prediction import held_out
@@ -12,7 +12,7 @@ from prediction.results import Held
 
 
 def refused(call, *arguments, **options):
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(UserError) as error:
         call(*arguments, **options)
     return str(error.value)
 
@@ -41,18 +41,18 @@ def test_what_was_held_out_is_said_and_what_was_learned_is_refused(monkeypatch, 
     )
     videos = [f"{name}.mp4" for name in "vwxyz"]
     for fold, holdouts, shown in (
-        (0, {"one": good}, "\n  one, which held out fold 1: 5 of 5 videos (v, w, x, ...)\nGive --fold 1; or, if"),
+        (0, {"one": good}, "\n  one, which held out fold 1: 5 of 5 videos (v, w, x, ...)\nGive fold 1; or, to"),
         (0, {"one": Holdout(2, "", ("v",), 1)}, "fold 2: 4 of 5 videos (w, x, y, ...)\nGive"),
-        (0, {"one": Holdout(2, "", ("v", "w"), 1)}, "fold 2: 3 of 5 videos (x, y, z)\nGive --fold 2; or"),
+        (0, {"one": Holdout(2, "", ("v", "w"), 1)}, "fold 2: 3 of 5 videos (x, y, z)\nGive fold 2; or"),
         (
             0,
             {"b": Holdout(2, "", (), 1), "a": good},
-            "\nGive --fold 1 or Give --fold 2 (each checkpoint by itself); or",
+            "\nGive fold 1 or Give fold 2 (each checkpoint by itself); or",
         ),
         (1, {"one": good}, "\nScore with the folds.csv it was trained with, if its first weights"),
     ):
         refusal = refused(held_out.check_held_out, videos, fold, models(monkeypatch, **holdouts))
-        assert refusal.startswith(f"--fold {fold}: a checkpoint may have been trained on these videos\n  ")
+        assert refusal.startswith(f"fold {fold}: a checkpoint may have been trained on these videos\n  ")
         assert shown in refusal
     assert "broken" in refused(
         held_out.check_held_out, videos, 0, models(monkeypatch, bad=CheckpointError("it is broken"))

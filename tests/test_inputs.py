@@ -9,7 +9,7 @@ import skimage.data
 from helpers import numbered_frames
 from scoring_runs import details, make_checkpoint, run
 
-from dfdc.command_line import UsageError
+from dfdc.command_line import UserError
 from dfdc.imaging import encode_png, read_picture
 from dfdc.video import write_video
 from networks import files
@@ -28,7 +28,7 @@ def write(folder, *names, data=b"x"):
 
 
 def refused(call, *arguments, **options):
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(UserError) as error:
         call(*arguments, **options)
     return str(error.value)
 
@@ -74,7 +74,7 @@ def test_text_files_may_begin_with_a_byte_order_mark(tmp_path):
 )
 def test_labels_that_say_nothing_are_refused(tmp_path, name, text, said):
     (tmp_path / name).write_text(text)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UserError, match=said):
         inputs.read_labels(tmp_path / name, {"a": tmp_path / "a"})
 
 
@@ -83,7 +83,7 @@ def test_folders_that_are_left_out_are_named(tmp_path, capsys):
     for path in (tmp_path / "a.png", tmp_path / "part/b.mp4"):
         path.write_bytes(b"x")
     assert list(inputs.list_inputs([tmp_path])) == ["a.png"]
-    assert "what lies in its folders is left out (part, ...); --recursive takes it" in capsys.readouterr().out
+    assert "what lies in its folders is left out (part, ...); recursive takes it" in capsys.readouterr().out
 
 
 def test_what_is_left_out_is_counted_by_suffix(tmp_path, capsys):
@@ -112,7 +112,7 @@ def test_single_files_of_any_name_lists_and_nothing(tmp_path):
     assert found == {"w.mp4": tmp_path / "deep/w.mp4", "v.xyz": tmp_path / "v.xyz"}
     both = inputs.list_inputs([tmp_path / "v.xyz", tmp_path / "deep/v.xyz"])
     assert both == {str(path): path for path in (tmp_path / "v.xyz", tmp_path / "deep/v.xyz")}
-    assert refused(inputs.list_inputs, []) == "nothing to score: give --test-dir or --list"
+    assert refused(inputs.list_inputs, []) == "nothing to score: no place and no list is given"
     assert refused(inputs.list_inputs, [tmp_path / "no"]).endswith("no: there is no such folder or file")
     (tmp_path / "bad.txt").write_text("v.xyz\nabsent.mp4\ngone.mp4\n")
     said = refused(inputs.list_inputs, [], [tmp_path / "bad.txt"])
@@ -127,7 +127,7 @@ def test_an_empty_folder_says_what_was_looked_for(tmp_path):
     said = refused(inputs.list_inputs, [tmp_path])
     assert "no video or picture lies in it (looked for .3gp, " in said
     assert ".heic, " in said
-    assert said.endswith("; --recursive looks into its folders as well")
+    assert said.endswith("; recursive looks into its folders as well")
     assert list(inputs.list_inputs([tmp_path], recursive=True)) == ["b.mp4"]
     (tmp_path / "deep/b.mp4").unlink()
     assert refused(inputs.list_inputs, [tmp_path], recursive=True).endswith(")")
@@ -141,7 +141,7 @@ def test_linked_folders_are_scored_with_recursive_and_named_without(tmp_path, ca
     (tmp_path / "away/round").symlink_to(tmp_path / "in")
     assert list(inputs.list_inputs([tmp_path / "in"])) == ["a.png"]
     said = capsys.readouterr().out.strip()
-    assert said == f"{tmp_path / 'in'}: what lies in its folders is left out (linked, ...); --recursive takes it"
+    assert said == f"{tmp_path / 'in'}: what lies in its folders is left out (linked, ...); recursive takes it"
     found = inputs.list_inputs([tmp_path / "in"], recursive=True)
     assert found == {"a.png": tmp_path / "in/a.png", "b.mp4": tmp_path / "in/linked/b.mp4"}
     assert capsys.readouterr().out.strip() == f"{tmp_path / 'in'}: left out: 2 .doc"
@@ -263,16 +263,16 @@ def test_the_videos_of_a_fold(tmp_path):
     part = write(tmp_path / "part", *entries)
     (part / "metadata.json").write_text(json.dumps(entries))
     said = refused(inputs.held_out_inputs, [tmp_path], 3)
-    assert said == f"--fold 3: there is no {tmp_path / 'folds.csv'}; run ./preprocess_data.sh first"
+    assert said == f"fold 3: there is no {tmp_path / 'folds.csv'}; run ./preprocess_data.sh first"
     lines = ["video,file,label,original,frame,fold", *(f"{v},0_0.png,0,{v},0,3" for v in ("r10", "r9", "f", "r9"))]
     table = tmp_path / "folds.csv"
     table.write_text("\n".join([*lines, "other,0_0.png,0,other,0,12", "gone,0_0.png,0,gone,0,5"]) + "\n")
     found, labels = inputs.held_out_inputs([tmp_path], 3)
     assert list(found.items()) == [(name, part / name) for name in ("f.mov", "r9.mp4", "r10.mp4")]
     assert labels == {"f.mov": 1, "r9.mp4": 0, "r10.mp4": 0}
-    assert refused(inputs.held_out_inputs, [tmp_path], 4) == f"--fold 4: {table} has the folds [3, 5, 12]"
+    assert refused(inputs.held_out_inputs, [tmp_path], 4) == f"fold 4: {table} has the folds [3, 5, 12]"
     assert refused(inputs.held_out_inputs, [tmp_path], 5) == (
-        f"--fold 5: {table} names videos that are not there: gone; run step 5 again"
+        f"fold 5: {table} names videos that are not there: gone; run step 5 again"
     )
     for folders in ([], [tmp_path, tmp_path]):
         assert f"the DATA_ROOT; {len(folders)} are given" in refused(inputs.held_out_inputs, folders, 3)
@@ -284,7 +284,7 @@ def test_labels_of_other_videos_are_refused_before_anything_is_scored(tmp_path):
     (tmp_path / "v").mkdir()
     write_video(tmp_path / "v/v.mp4", numbered_frames(3))
     (tmp_path / "l.csv").write_text("filename,label\nv,0\n")
-    with pytest.raises(UsageError, match=r"names none of the videos; it has v, and they are v\.mp4"):
+    with pytest.raises(UserError, match=r"names none of the videos; it has v, and they are v\.mp4"):
         run(tmp_path, tmp_path / "v", tmp_path / "o.csv", "--labels", tmp_path / "l.csv", models=["a"])
     assert not (tmp_path / "o.csv.progress").exists()
 

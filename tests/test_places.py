@@ -1,12 +1,14 @@
 """What predict_folder.py never writes over: files that are not its own results."""
 
 import json
+import sys
 
 import pytest
 from helpers import numbered_frames
 from scoring_runs import run
 
-from dfdc.command_line import UsageError
+import predict_folder
+from dfdc.command_line import UserError, run_main
 from dfdc.video import write_video
 from prediction import folder as folder_module
 from prediction.results import is_result
@@ -36,13 +38,17 @@ def test_a_result_of_an_earlier_version_is_replaced(weights, folder):
 @pytest.mark.parametrize(
     ("output", "more", "said"),
     [
-        ("l.csv", ["--labels", "l.csv"], "--output .*l.csv: is one of the files that are read"),
-        ("l.csv", [], "--output .*l.csv: holds no result of this program"),
-        ("notes.csv", [], "the details of --output .*notes.json: holds no result of this program"),
-        ("o.csv", ["--labels", "l.csv", "--calibrate", "l.csv"], "--calibrate .*l.csv: is one of the files that are"),
-        ("o.csv", ["--labels", "l.csv", "--calibrate", "o.json"], "--calibrate .*o.json: the details of --output go"),
-        ("o.csv", ["--labels", "l.csv", "--calibrate", "notes.json"], "--calibrate .*notes.json: holds no result"),
-        ("o.csv", ["--report", "site"], "--report .*site: its index.html is no page of this program"),
+        ("l.csv", ["--labels", "l.csv"], "output .*l.csv: is one of the files that are read"),
+        ("l.csv", [], "output .*l.csv: holds no result of this program"),
+        (
+            "notes.csv",
+            [],
+            "output .*notes.csv: its details would go to notes.json, which holds no result",
+        ),
+        ("o.csv", ["--labels", "l.csv", "--calibrate", "l.csv"], "calibrate .*l.csv: is one of the files that are"),
+        ("o.csv", ["--labels", "l.csv", "--calibrate", "o.json"], "calibrate .*o.json: the details of output go"),
+        ("o.csv", ["--labels", "l.csv", "--calibrate", "notes.json"], "calibrate .*notes.json: holds no result"),
+        ("o.csv", ["--report", "site"], "report .*site: its index.html is no page of this program"),
     ],
 )
 def test_what_is_no_result_of_ours_is_not_written_over(weights, folder, monkeypatch, output, more, said):
@@ -52,7 +58,7 @@ def test_what_is_no_result_of_ours_is_not_written_over(weights, folder, monkeypa
     (folder / "site/index.html").write_text("<p>mine")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     more = [option if option.startswith("-") else folder / option for option in more]
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UserError, match=said):
         run(weights, folder / "v", folder / output, *more, models=["a"])
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -82,3 +88,13 @@ def test_a_plot_of_an_earlier_run_does_not_stay_beside_other_scores(weights, fol
 def test_what_is_a_result_of_this_program(tmp_path, name, content, ours):
     (tmp_path / name).write_text(content)
     assert is_result(tmp_path / name) == ours
+
+
+def test_a_command_names_settings_by_their_flags(folder, monkeypatch, capsys):
+    (folder / "notes.csv").write_text("mine")
+    arguments = ["--models", folder / "w", "--test-dir", folder / "v", "--output", folder / "notes.csv"]
+    (folder / "w").write_bytes(b"PK")
+    monkeypatch.setattr(sys, "argv", ["predict_folder.py", *map(str, arguments)])
+    with pytest.raises(SystemExit, match="2"):
+        run_main(predict_folder.main)
+    assert capsys.readouterr().err.startswith(f"predict_folder.py: --output {folder / 'notes.csv'}: holds no result")

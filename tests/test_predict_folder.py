@@ -10,7 +10,7 @@ from scoring_runs import FakeDetector, details, find_faces, labels, predict_with
 
 import predict_folder
 from dfdc import layout
-from dfdc.command_line import UsageError
+from dfdc.command_line import UserError
 from dfdc.detector_settings import PREDICT_THRESHOLDS
 from dfdc.faces import FaceDetector, Faces
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
@@ -276,16 +276,16 @@ def test_pictures_lists_and_single_files(weights, tmp_path, capsys):
     folder.mkdir(parents=True)
     (folder / "Portrait.PNG").write_bytes(encode_png(skimage.data.astronaut()))
     (folder / "broken.jpg").write_bytes(b"no picture")
-    with pytest.raises(UsageError, match="--recursive looks into its folders"):
+    with pytest.raises(UserError, match="recursive looks into its folders"):
         inputs.list_inputs([tmp_path / "in"])
     assert set(inputs.list_inputs([tmp_path / "in"], recursive=True)) == {"Portrait.PNG", "broken.jpg"}
     listing = tmp_path / "list.txt"
     listing.write_text("in/deep/Portrait.PNG\n\n")
     assert list(inputs.list_inputs([folder / "Portrait.PNG"], [listing])) == ["Portrait.PNG"]
     listing.write_text("in/absent.mp4\n")
-    with pytest.raises(UsageError, match=r"1 of its files are not there, .*absent.mp4"):
+    with pytest.raises(UserError, match=r"1 of its files are not there, .*absent.mp4"):
         inputs.list_inputs([], [listing])
-    with pytest.raises(UsageError, match="nothing to score"):
+    with pytest.raises(UserError, match="nothing to score"):
         inputs.list_inputs([])
     output = tmp_path / "out.csv"
     assert run(weights, folder, output, models=["a"]) == 1
@@ -318,7 +318,7 @@ def test_fold_scores_the_held_out_videos(weights, preprocessed, tmp_path, capsys
     part = layout.load_dataset(preprocessed).parts[0]
     assert labels(output).keys() == {p.name for p in part.glob("*.mp4")}
     assert "auc" in capsys.readouterr().out
-    with pytest.raises(UsageError, match="has the folds"):
+    with pytest.raises(UserError, match="has the folds"):
         run(weights, preprocessed, output, "--fold", 99)
 
 
@@ -363,12 +363,12 @@ def test_checkpoints_named_in_a_file(weights, tmp_path):
     chosen.write_text("a\n\nb\n")
     assert files.find_models(weights, [f"@{chosen}"]) == [weights / "a", weights / "b"]
     chosen.write_text("\n")
-    with pytest.raises(UsageError, match="names no checkpoint"):
+    with pytest.raises(UserError, match="names no checkpoint"):
         files.find_models(weights, [f"@{chosen}"])
 
 
 def test_a_folder_without_videos_and_a_broken_checkpoint(weights, demo_videos, tmp_path):
-    with pytest.raises(UsageError, match="no video or picture lies in it"):
+    with pytest.raises(UserError, match="no video or picture lies in it"):
         run(weights, tmp_path, tmp_path / "o.csv")
     (tmp_path / "broken").write_bytes(b"PK")
     with pytest.raises(CheckpointError, match="broken is not a checkpoint"):
@@ -409,29 +409,32 @@ def test_videos_of_all_shapes_are_scored(kind, weights, face_clips, tmp_path):
         (["--fold", "0", "--labels", "l"], "give either --fold or --labels"),
         (["--output", "o.txt"], "ends in .csv"),
         (["--output", "metadata.CSV"], "take another name"),
-        (["--few-faces", "-1"], "the floor of faces, -1"),
-        (["--small-faces", "nan"], "the floor of side, nan"),
+        (["--list", "l", "--few-faces", "-1"], "the floor of faces, -1"),
+        (["--list", "l", "--small-faces", "nan"], "the floor of side, nan"),
         (["--report", "setup.sh"], "--report setup.sh: a folder is expected"),
+        ([], "nothing to score: give --test-dir or --list"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(more, said):
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UserError, match=said):
         predict_folder.parse_arguments(["--models", "a", *more])
 
 
 def test_an_output_that_is_a_folder_is_refused(tmp_path):
     (tmp_path / "o.csv").mkdir()
-    with pytest.raises(UsageError, match="the name of a file"):
+    with pytest.raises(UserError, match="the name of a file"):
         predict_folder.parse_arguments(["--models", "a", "--output", str(tmp_path / "o.csv")])
 
 
 def test_options_that_go_together():
-    parse = predict_folder.parse_arguments
-    assert parse(["--models", "a", "--self-test", "--store"]).store
-    assert parse(["--models", "a", "--calibrate", "t", "--fold", "0"]).fold == 0
-    assert str(parse(["--models", "a", "--calibrate", "t", "--labels", "l"]).calibrate) == "t"
-    assert str(parse(["--models", "a", "--report", "tests"]).report) == "tests"
-    got = parse(["--models", "a", "b"])
+    def parse(*arguments):
+        return predict_folder.parse_arguments(["--models", "a", "b", *arguments])
+
+    assert parse("--self-test", "--store").store
+    assert parse("--calibrate", "t", "--fold", "0").fold == 0
+    assert str(parse("--list", "l", "--calibrate", "t", "--labels", "l").calibrate) == "t"
+    assert str(parse("--list", "l", "--report", "tests").report) == "tests"
+    got = parse("--test-dir", "v")
     assert (str(got.output), str(got.weights_dir), got.recursive, got.force) == (
         "submission.csv",
         "weights",
@@ -440,4 +443,4 @@ def test_options_that_go_together():
     )
     assert (got.device, got.precision, got.compile, got.strategy) == ("auto", "auto", "auto", "confident")
     assert got.floors == Floors()
-    assert parse(["--models", "a", "--few-faces", "0", "--small-faces", "0"]).floors == Floors(0, 0.0)
+    assert parse("--test-dir", "v", "--few-faces", "0", "--small-faces", "0").floors == Floors(0, 0.0)

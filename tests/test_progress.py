@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import functools
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from helpers import ROOT, numbered_frames
 from scoring_runs import details, make_checkpoint, run
 
 from dfdc import identity
-from dfdc.command_line import UsageError
+from dfdc.command_line import UserError
 from dfdc.video import write_video
 from networks.ensemble import Ensemble
 from networks.files import ModelFile, describe_models
@@ -248,7 +250,7 @@ def test_t67_one_output_has_one_run_which_is_named(tmp_path):
     try:
         assert other.stdout.readline() == "held\n"
         said = rf"process {other.pid} on .* since .*: the other run\); wait for its end"
-        with pytest.raises(UsageError, match=said), only_run(output):
+        with pytest.raises(UserError, match=said), only_run(output):
             raise AssertionError("two runs at once")
         with only_run(tmp_path / "p.csv"):
             pass
@@ -270,14 +272,14 @@ def test_t67_a_lock_whose_file_was_just_removed_is_none(tmp_path, monkeypatch):
         flock(handle, how)
 
     monkeypatch.setattr(progress_module.fcntl, "flock", late)
-    with pytest.raises(UsageError, match="it has not said which"), only_run(output):
+    with pytest.raises(UserError, match="it has not said which"), only_run(output):
         raise AssertionError("a lock on a file that nobody else sees")
 
 
 def test_t67_a_lock_in_a_new_folder_of_a_command_that_is_no_text_and_one_that_somebody_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["predict_folder.py", "caf\udce9.mp4"])
     output = tmp_path / "new" / "folder" / "o.csv"
-    with only_run(output), pytest.raises(UsageError, match=r"predict_folder\.py caf\?\.mp4"), only_run(output):
+    with only_run(output), pytest.raises(UserError, match=r"predict_folder\.py caf\?\.mp4"), only_run(output):
         raise AssertionError("two runs at once")
     with only_run(output):
         (output.parent / ".o.lock").unlink()
@@ -289,7 +291,7 @@ def test_t67_the_lock_is_of_the_file_and_of_the_details_beside_it(tmp_path):
     (tmp_path / "link.csv").symlink_to(tmp_path / "real/o.csv")
     with only_run(tmp_path / "real/o.csv"):
         for other in (tmp_path / "link.csv", tmp_path / "real/o.CSV"):
-            with pytest.raises(UsageError, match="another run writes to it"), only_run(other):
+            with pytest.raises(UserError, match="another run writes to it"), only_run(other):
                 raise AssertionError("two runs at once")
 
 
@@ -300,6 +302,50 @@ def test_verdicts_of_videos_that_a_run_has_not_wait_for_one_that_has(tmp_path):
         assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.5
         assert Progress(tmp_path / "p", {}, other).done["w.mp4"].score == 0.5
     assert Progress(tmp_path / "p", {}, {**videos, **other}).done.keys() == {"v.mp4", "w.mp4"}
+
+
+def test_a_file_of_the_version_before_goes_on_and_one_of_a_later_version_is_set_aside(tmp_path):
+    videos = kept_verdict(tmp_path)
+    first, *rows = (tmp_path / "p").read_text().splitlines()
+    header = json.loads(first)
+    assert header.pop("version") == 1
+    (tmp_path / "p").write_text("\n".join([json.dumps(header), *rows]))  # as the earlier one wrote it
+    assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.5
+    later = "\n".join([json.dumps({**header, "version": 2}), *rows])
+    (tmp_path / "p").write_text(later)
+    progress = Progress(tmp_path / "p", {}, videos)
+    assert progress.done == {}
+    progress.begin("v.mp4")
+    progress.add(Verdict("v.mp4", "ok", score=0.7))
+    (aside,) = tmp_path.glob("p.*")
+    assert aside.read_text() == later
+
+
+def test_a_verdict_comes_back_from_its_line_and_from_no_other(tmp_path):
+    """A key more or less, at any depth, is another program's line."""
+    videos = {"v.mp4": tmp_path / "v.mp4"}
+    videos["v.mp4"].write_bytes(b"x" * 9)
+    faces = [Face(frame, frame % 2, [1.5, 2, 9, 8], 0.99, scores=[0.3]) for frame in range(9)]
+    verdict = Verdict("v.mp4", "ok", path=str(videos["v.mp4"]), sizes=[[0, 640, 360]], faces=faces)
+    conclude(verdict, ["a"], "confident")
+    progress = Progress(tmp_path / "p", {}, videos)
+    progress.begin("v.mp4")
+    progress.add(verdict)
+    assert Progress(tmp_path / "p", {}, videos).done == {"v.mp4": verdict}
+    header, line = (tmp_path / "p").read_text().splitlines()
+    whole = json.loads(line)
+    places = [(), ("verdict",), *(("verdict", name, 0) for name in ("models", "persons", "faces"))]
+    places += [("verdict", "grounds"), ("verdict", "persons", 0, "thumbnail")]
+    for place in places:
+        for key in ("more", *functools.reduce(operator.getitem, place, whole)):
+            other = json.loads(line)
+            part = functools.reduce(operator.getitem, place, other)
+            if key == "more":
+                part[key] = 1
+            else:
+                del part[key]
+            (tmp_path / "p").write_text(f"{header}\n{json.dumps(other)}\n")
+            assert Progress(tmp_path / "p", {}, videos).done == {}, (place, key)
 
 
 def test_a_digest_that_is_none_names_no_file(tmp_path, capsys):
@@ -353,6 +399,6 @@ def test_a_disk_without_locks_is_said_to_be_one(tmp_path, monkeypatch, capsys):
 def test_t67_a_second_command_is_refused_while_the_first_scores(weights, tmp_path):
     (tmp_path / "v").mkdir()
     write_video(tmp_path / "v/v.mp4", numbered_frames(3))
-    with only_run(tmp_path / "o.csv"), pytest.raises(UsageError, match="another run writes to it"):
+    with only_run(tmp_path / "o.csv"), pytest.raises(UserError, match="another run writes to it"):
         run(weights, tmp_path / "v", tmp_path / "o.csv")
     assert not (tmp_path / "o.csv").exists()

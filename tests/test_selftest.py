@@ -72,7 +72,7 @@ def test_checkpoints_without_stored_scores_fail_and_store_adds_only_theirs(store
     sensitive_checkpoint(stored / "b", "test_efficientnet", 64, seed=2)
     assert self_test(stored, models=("a", "b")) == 1
     out = capsys.readouterr().out
-    assert "no golden scores are stored; on a machine that you trust: --self-test --store" in out
+    assert "no golden scores are stored; store them on a machine that you trust, with store" in out
     assert "FAILED for 1 of 2" in out
     before = selftest.golden_path(stored / "a").stat().st_mtime_ns
     assert self_test(stored, "--store", models=("a", "b")) == 0

@@ -61,7 +61,7 @@ def test_scores_are_stored_in_fp32_on_the_cpu_and_both_ways_are_compared(tmp_pat
     own = {"device": "cuda:0", "precision": "bf16", "compile_": True}
     assert selftest.self_test(paths, **own) == 1
     out = capsys.readouterr().out
-    assert out.count("FAILED: no golden scores are stored; on a machine that you trust: --self-test --store") == 4
+    assert out.count("FAILED: no golden scores are stored; store them on a machine that you trust, with store") == 4
     assert "self-test: nothing was compared, as no scores are stored" in out
     assert selftest.self_test(paths, store=True, **own) == 0
     assert calls == [selftest.REFERENCE, selftest.Way("cuda:0", "bf16", True)] * 2
@@ -256,7 +256,7 @@ def test_stored_scores_are_replaced_only_by_force(tmp_path, monkeypatch, capsys)
     for more in ({}, {"store": True}):
         assert selftest.self_test([path], precision="fp32", **more) == 1
         assert "stored in" not in capsys.readouterr().out
-    assert selftest.self_test([path], precision="fp32", store=True, anew=True) == 0
+    assert selftest.self_test([path], precision="fp32", store=True, force=True) == 0
     assert selftest.read_golden(path).faces[0].score == 0.6
 
 
