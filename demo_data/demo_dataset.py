@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import skimage.data
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import TypeAdapter
 
 from demo_data.demo_faces import ASTRONAUT_POINTS, Person, Portrait, frames, make_person, make_portrait, make_scene
@@ -23,6 +23,7 @@ from dfdc.detector_settings import DETECT_THRESHOLDS, detector_scale
 from dfdc.faces import FaceDetector
 from dfdc.identity import fingerprint
 from dfdc.layout import FAKE, METADATA_NAME, REAL, VIDEO_SUFFIXES
+from dfdc.pictures import PictureError, read_photo
 from dfdc.progress import progress_bar
 from dfdc.video import VideoError, VideoReader, write_video
 from dfdc.workers import LocalWorkers, worker_count
@@ -199,10 +200,9 @@ def _best_face(path: Path, detector: FaceDetector) -> tuple[np.ndarray, np.ndarr
 
 def _read_picture(path: Path) -> list[np.ndarray] | str:
     try:
-        with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file).convert("RGB")  # phones store the turn beside the pixels
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"neither a picture nor a video that can be read ({error})"
+        upright = Image.fromarray(read_photo(path).pixels)
+    except PictureError as error:
+        return f"neither a picture nor a video that can be read ({error.reason})"
     upright.thumbnail((1600, 1600))
     return [np.array(upright)]
 
