@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import sys
 import zipfile
 from pathlib import Path
@@ -254,13 +255,29 @@ def test_descriptions_may_hold_more_than_ours(tmp_path):
     assert checkpoint.read_checkpoint(path).spec == source.spec
 
 
-@pytest.mark.parametrize(("key", "bad"), [("size", 0), ("margin_part", 0), ("network", "none"), ("mean", [1, 2])])
+@pytest.mark.parametrize(
+    ("key", "bad"),
+    [
+        ("size", 0),
+        ("size", "96"),
+        ("margin_part", 0),
+        ("network", "none"),
+        ("encoder", None),
+        ("mean", [1, 2]),
+        ("mean", "abc"),
+        ("mean", [math.nan, 0, 0]),
+        ("std", [1, 0, 1]),
+        ("std", [1, math.inf, 1]),
+        ("detector_thresholds", [0.7, 0.8]),
+        ("detector_thresholds", [0.7, 0.8, math.nan]),
+    ],
+)
 def test_specs_out_of_range_are_refused(tmp_path, key, bad):
     spec = ModelSpec("DeepFakeClassifier", TINY, 1, margin_part=1)
     values = plain_values(spec)
-    (values["normalize"] if key == "mean" else values)[key] = bad
+    (values["normalize"] if key in ("mean", "std") else values)[key] = bad
     path, _ = exported(tmp_path, model=json.dumps(values))
-    place = f"model.normalize.{key}" if key == "mean" else f"model.{key}"
+    place = f"model.normalize.{key}" if key in ("mean", "std") else f"model.{key}"
     with pytest.raises(CheckpointError, match=rf"its 'description' is broken \({place}"):
         checkpoint.read_checkpoint(path)
     path, _ = exported(tmp_path, model=json.dumps(plain_values(spec)))

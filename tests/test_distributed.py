@@ -16,6 +16,7 @@ import training_runs
 from helpers import ROOT, make_crops, run_script
 from training_runs import SCRIPT, arguments, epochs_of, log_text, train
 
+from dfdc.command_line import SettingError
 from networks import checkpoint
 from networks.model import build_network
 from training import average_checkpoints, distributed
@@ -164,6 +165,15 @@ def test_t47_an_old_launchers_flag_and_environment(crops_root, tmp_path):
     environment = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     done = run_script(SCRIPT, *arguments(crops_root, tmp_path, config, "--local_rank", 0), env=environment)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_process_without_a_gpu_of_its_own_says_what_to_do(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    said = r"^device cuda: process 1 of this machine has no GPU \(1 are there\); start fewer processes .*, or take cpu$"
+    with pytest.raises(SettingError, match=said):
+        distributed.start("cuda")
 
 
 @pytest.fixture(scope="module")
