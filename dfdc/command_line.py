@@ -25,13 +25,14 @@ def setting(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _flags_shown() -> Generator[None]:
+def flags_shown() -> Generator[None]:
+    """Inside, `setting` gives flags."""
     global _command_runs
-    _command_runs = True
+    before, _command_runs = _command_runs, True
     try:
         yield
     finally:
-        _command_runs = False
+        _command_runs = before
 
 
 class UserError(Exception):
@@ -95,7 +96,7 @@ def run_main(main: Callable[[Sequence[str] | None], int]) -> None:
     for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    with _flags_shown():
+    with flags_shown():
         status = _run(main)
     sys.exit(status)
 
