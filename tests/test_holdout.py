@@ -141,8 +141,8 @@ def test_what_to_do_follows_from_the_folds_of_the_checkpoints(tmp_path):
     same = save(tmp_path / "same", Holdout(0, "y", ("a",), 5))
     assert [said.fold for said in check_held_out(["a.mp4", "b.mp4"], 1, [one])] == [1]
     for models, advice in (
-        ([one], "\nGive --fold 1; or"),
-        ([two, one], "\nGive --fold 1 or Give --fold 2 (each checkpoint by itself); or"),
+        ([one], "\nGive fold 1; or"),
+        ([two, one], "\nGive fold 1 or Give fold 2 (each checkpoint by itself); or"),
         ([same, one], "\nScore with the folds.csv it was trained with"),
     ):
         with pytest.raises(UserError) as error:
