@@ -83,7 +83,7 @@ def test_arrows_point_down_only():
 
 
 # Folders whose library modules may still name flags in what they raise.
-NAMING_FLAGS = ("networks", "training", "prediction")
+NAMING_FLAGS = ()
 
 
 def test_library_code_raises_no_message_that_names_a_flag():
