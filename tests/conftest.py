@@ -25,6 +25,7 @@ from loss_logs import FULL_LOG, LOG
 
 from demo_data.demo_dataset import load_portraits, make_demo_dataset
 from demo_data.demo_faces import frames, make_person, make_scene
+from dfdc import steps
 from dfdc.plotting import plt
 from dfdc.video import write_video
 from prediction.decoding import Decoder
@@ -139,3 +140,17 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("family") / "root"
     make_family(root)
     return root
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """(step, options, videos, skipped) of each step that would have been run."""
+    calls: list[tuple] = []
+    monkeypatch.setattr(steps, "run_step", lambda *arguments: calls.append(arguments) or 0)
+    return calls
+
+
+@pytest.fixture
+def family_copy(family: Path, tmp_path: Path) -> Path:
+    """A DATA_ROOT of families.make_family that may be written to."""
+    return copy_dataset(family, tmp_path / "root")
