@@ -24,7 +24,7 @@ from helpers import (
 from loss_logs import FULL_LOG, LOG
 
 from demo_data.demo_dataset import load_portraits, make_demo_dataset
-from demo_data.demo_faces import frames, make_person, make_scene
+from demo_data.demo_faces import Portrait, frames, make_person, make_scene
 from dfdc import steps
 from dfdc.plotting import plt
 from dfdc.video import write_video
@@ -154,3 +154,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
 def family_copy(family: Path, tmp_path: Path) -> Path:
     """A DATA_ROOT of families.make_family that may be written to."""
     return copy_dataset(family, tmp_path / "root")
+
+
+@pytest.fixture(scope="session")
+def portrait() -> Portrait:
+    """The portrait that the demo's people are made of."""
+    return load_portraits(None)[0]
