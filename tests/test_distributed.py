@@ -8,15 +8,17 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
+import distributed_worker
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import ROOT, make_crops, run_script
+from helpers import ROOT, make_crops
 
 from networks import checkpoint
 from networks.model import build_network
-from training import average_checkpoints, distributed, train_classifier
+from training import average_checkpoints, distributed, losses, train_classifier
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +31,7 @@ ENCODER = "test_convnext"
 
 def write_config(path, batch_size, **changes):
     values = {
-        **{"encoder": ENCODER, "pretrained": False, "drop_path": 0.0, "size": 32, "epochs": 1, "batches_per_epoch": 5},
+        **{"encoder": ENCODER, "pretrained": False, "drop_path": 0.0, "size": 32, "epochs": 2, "batches_per_epoch": 5},
         "optimizer": {"type": "SGD", "learning_rate": 0.05, "clip_grad_norm": 0.0},
         "batch_size": batch_size,
         **changes,
@@ -155,8 +157,8 @@ def test_two_accumulated_batches_are_one_with_twice_the_batch(one_process, tmp_p
 def fixed_steps(tmp_path_factory):
     """What tests/distributed_worker.py's "steps" saves, by one process, and by each of two."""
     place = tmp_path_factory.mktemp("steps")
-    done = run_script(WORKER, "steps", place / "one")
-    assert done.returncode == 0, done.stderr
+    with mock.patch.dict(losses.CRITERIA):
+        distributed_worker.steps(place / "one")
     finish(torchrun("--standalone", "--nproc_per_node", 2, WORKER, "steps", place / "two"))
     return [torch.load(place / name, weights_only=True) for name in ("one0", "two0", "two1")]
 
@@ -182,26 +184,19 @@ def test_t55_an_infinite_loss_on_one_rank_skips_the_step_on_all(fixed_steps):
         assert first["overflow"]["result"][key] == second["overflow"]["result"][key] < 10
 
 
-def test_t47_an_old_launchers_flag_and_environment(crops_root, tmp_path):
-    arguments = train_arguments(crops_root, tmp_path, write_config(tmp_path / "c.json", 4))
+def test_t47_an_old_launchers_flag_and_environment(crops_root, tmp_path, monkeypatch):
+    arguments = train_arguments(crops_root, tmp_path, write_config(tmp_path / "c.json", 4, epochs=1))
     environment = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    done = run_script(SCRIPT, *arguments, "--local_rank", 0, env=environment)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture(scope="module")
-def three_epochs(tmp_path_factory):
-    """Two processes that nobody disturbs."""
-    root = make_crops(tmp_path_factory.mktemp("elastic") / "root")
-    config = write_config(root.parent / "c.json", 4, epochs=3)
-    arguments = train_arguments(root, root.parent / "whole", config)
-    finish(torchrun("--standalone", "--nproc_per_node", 2, SCRIPT, *arguments))
-    return root, config, result(root.parent / "whole")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert train_classifier.main([*map(str, arguments), "--local_rank", "0"]) == 0
+    assert not dist.is_initialized()  # it was, and is no more
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_t47_a_killed_rank_is_restarted_and_goes_on_from_the_last_checkpoint(three_epochs, tmp_path, nodes):
-    root, config, expected = three_epochs
+def test_t47_a_killed_rank_is_restarted_and_goes_on_from_the_last_checkpoint(one_process, tmp_path, nodes):
+    root, *expected = one_process
+    config = write_config(tmp_path / "c.json", 4)
     out, marker = tmp_path / "killed", tmp_path / "died"
     command = [WORKER, "die-once", marker, *train_arguments(root, out, config), "--resume", "auto"]
     options = ["--max_restarts", 1]
@@ -219,7 +214,7 @@ def test_t58_the_metrics_of_several_processes_are_those_of_the_file(one_process,
     """With batch norm, which has statistics of its own in each process here; and with an average of the weights."""
     root, *_ = one_process
     out = tmp_path / "two"
-    launch(root, out, 2, 2, encoder="test_efficientnet", ema_decay=0.5)
+    launch(root, out, 2, 2, encoder="test_efficientnet", ema_decay=0.5, epochs=1)
     for name in ("0", "0_ema"):
         (path,) = (out / "weights").glob(f"*_0_{name}")
         twin = path.with_name(path.name.replace("_0_0", "_0_1"))
@@ -232,7 +227,7 @@ def test_t58_the_metrics_of_several_processes_are_those_of_the_file(one_process,
 
 
 def test_t56_ranks_that_differ_do_not_begin(crops_root, tmp_path):
-    config = write_config(tmp_path / "c.json", 4)
+    config = write_config(tmp_path / "c.json", 4, epochs=1)
     arguments = train_arguments(crops_root, tmp_path, config)
     assert train_classifier.main([str(part) for part in arguments]) == 0
     more = [*arguments, "--epochs", 2, "--resume", "auto"]
