@@ -47,6 +47,12 @@ def test_blank_lines_say_nothing(path):
     assert folds.read_video_folds(path) == {}
 
 
+def test_commas_quotes_and_ends_of_lines_in_names_come_as_they_are(path):
+    with path.open("w", newline="") as handle:
+        handle.write(HEADER + '"a,""b""\r\nc",0_0.png,0,x,0,1\r\n')
+    assert folds.read_video_folds(path) == {'a,"b"\r\nc': 1}
+
+
 @pytest.mark.parametrize("at_once", [1, 2, 512])
 @pytest.mark.parametrize(
     ("old", "new", "said"),
