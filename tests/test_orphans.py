@@ -103,3 +103,15 @@ def test_rows_that_mean_nothing_are_named_as_they_stand_and_skipped_videos_are_k
     gone = Video("gone", Path("gone.mp4"), "part_0", "REAL", None)
     dataset = layout.Dataset(tmp_path, [], {"real": real}, {"gone": Skipped(gone, "it is not on disk")})
     assert rows_without_effect(dataset, rejections) == ["typo,,", "typo,0,0"]
+
+
+def test_rows_of_faces_that_the_boxes_do_not_have_are_named_where_boxes_can_be_read(root):
+    rows = [("real", 10, 0), ("fake", 60, None), ("real", None, 0)]  # there are such faces; and three that are none
+    rows += [("real", 10, 1), ("real", 70, 0), ("fake", None, 2)]
+    rejections = Rejections([Rejection(*row) for row in rows])
+    dataset, boxes = layout.load_dataset(root), layout.bboxes_path(root, "real")
+    assert rows_without_effect(dataset, rejections) == ["real,10,1", "real,70,0", "fake,,2"]
+    boxes.write_text("broken")
+    assert rows_without_effect(dataset, rejections) == []
+    boxes.unlink()
+    assert rows_without_effect(dataset, rejections) == []
