@@ -8,18 +8,20 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
+import distributed_worker
 import pytest
 import torch
 import torch.distributed as dist
 import training_runs
-from helpers import ROOT, make_crops, run_script
+from helpers import ROOT, make_crops
 from training_runs import SCRIPT, arguments, epochs_of, log_text, train
 
 from dfdc.command_line import SettingError
 from networks import checkpoint
 from networks.model import build_network
-from training import average_checkpoints, distributed
+from training import average_checkpoints, distributed, losses
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +34,7 @@ ENCODER = "test_convnext"
 def write_config(folder, batch_size, **changes):
     """Five steps an epoch."""
     optimizer = {"type": "SGD", "learning_rate": 0.05, "clip_grad_norm": 0.0}
-    settings = {"encoder": ENCODER, "drop_path": 0.0, "epochs": 1, "batches_per_epoch": 5, "optimizer": optimizer}
+    settings = {"encoder": ENCODER, "drop_path": 0.0, "epochs": 2, "batches_per_epoch": 5, "optimizer": optimizer}
     return training_runs.write_config(folder, **{**settings, "batch_size": batch_size, **changes})
 
 
@@ -133,8 +135,8 @@ def test_two_accumulated_batches_are_one_with_twice_the_batch(one_process, tmp_p
 def fixed_steps(tmp_path_factory):
     """What tests/distributed_worker.py's "steps" saves, by one process, and by each of two."""
     place = tmp_path_factory.mktemp("steps")
-    done = run_script(WORKER, "steps", place / "one")
-    assert done.returncode == 0, done.stderr
+    with mock.patch.dict(losses.CRITERIA):
+        distributed_worker.steps(place / "one")
     finish(torchrun("--standalone", "--nproc_per_node", 2, WORKER, "steps", place / "two"))
     return [torch.load(place / name, weights_only=True) for name in ("one0", "two0", "two1")]
 
@@ -160,11 +162,12 @@ def test_t55_an_infinite_loss_on_one_rank_skips_the_step_on_all(fixed_steps):
         assert first["overflow"]["result"][key] == second["overflow"]["result"][key] < 10
 
 
-def test_t47_an_old_launchers_flag_and_environment(crops_root, tmp_path):
-    config = write_config(tmp_path, 4)
+def test_t47_an_old_launchers_flag_and_environment(crops_root, tmp_path, monkeypatch):
     environment = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    done = run_script(SCRIPT, *arguments(crops_root, tmp_path, config, "--local_rank", 0), env=environment)
-    assert done.returncode == 0, done.stderr
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert train(crops_root, tmp_path, write_config(tmp_path, 4, epochs=1), "--local_rank", 0) == 0
+    assert not dist.is_initialized()  # it was, and is no more
 
 
 def test_a_process_without_a_gpu_of_its_own_says_what_to_do(monkeypatch):
@@ -176,19 +179,10 @@ def test_a_process_without_a_gpu_of_its_own_says_what_to_do(monkeypatch):
         distributed.start("cuda")
 
 
-@pytest.fixture(scope="module")
-def three_epochs(tmp_path_factory):
-    """Two processes that nobody disturbs."""
-    root = make_crops(tmp_path_factory.mktemp("elastic") / "root")
-    config = write_config(root.parent, 4, epochs=3)
-    whole = arguments(root, root.parent / "whole", config)
-    finish(torchrun("--standalone", "--nproc_per_node", 2, SCRIPT, *whole))
-    return root, config, result(root.parent / "whole")
-
-
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_t47_a_killed_rank_is_restarted_and_goes_on_from_the_last_checkpoint(three_epochs, tmp_path, nodes):
-    root, config, expected = three_epochs
+def test_t47_a_killed_rank_is_restarted_and_goes_on_from_the_last_checkpoint(one_process, tmp_path, nodes):
+    root, *expected = one_process
+    config = write_config(tmp_path, 4)
     out, marker = tmp_path / "killed", tmp_path / "died"
     command = [WORKER, "die-once", marker, *arguments(root, out, config, "--resume", "auto")]
     options = ["--max_restarts", 1]
@@ -205,7 +199,7 @@ def test_t58_the_metrics_of_several_processes_are_those_of_the_file(one_process,
     """With batch norm, which has statistics of its own in each process here; and with an average of the weights."""
     root, *_ = one_process
     out = tmp_path / "two"
-    launch(root, out, 2, 2, encoder="test_efficientnet", ema_decay=0.5)
+    launch(root, out, 2, 2, encoder="test_efficientnet", ema_decay=0.5, epochs=1)
     for name in ("0", "0_ema"):
         (path,) = (out / "weights").glob(f"*_0_{name}")
         twin = path.with_name(path.name.replace("_0_0", "_0_1"))
@@ -218,7 +212,7 @@ def test_t58_the_metrics_of_several_processes_are_those_of_the_file(one_process,
 
 
 def test_t56_ranks_that_differ_do_not_begin(crops_root, tmp_path):
-    config = write_config(tmp_path, 4)
+    config = write_config(tmp_path, 4, epochs=1)
     assert train(crops_root, tmp_path, config) == 0
     more = arguments(crops_root, tmp_path, config, "--epochs", 2, "--resume", "auto")
     process = torchrun("--standalone", "--nproc_per_node", 2, WORKER, "differ", *more)

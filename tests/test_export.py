@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors and ONNX files (export_model.py, networks/export.py), and back."""
+"""Checkpoints as safetensors and ONNX files, and back (networks/export.py)."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers import numbered_frames, run_script
+from helpers import numbered_frames
 from safetensors import safe_open
 from safetensors.torch import save_file
 from scoring_runs import FakeDetector
@@ -294,30 +294,21 @@ def test_without_the_cuda_provider_onnx_runs_on_the_cpu_and_says_so(weights, mon
     assert network(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, 1)
 
 
-def test_bad_input_is_named(weights, tmp_path, capsys):
-    (tmp_path / "text").write_text("hello")
-    (tmp_path / "there.onnx").write_text("something")
-    a = weights / "a"
-    cases = [
-        ((tmp_path / "absent", "onnx"), r"absent: there is no such checkpoint"),
-        ((tmp_path / "text", "onnx"), r"text is not a checkpoint that can be read"),
-        ((weights / "a.onnx", "safetensors", "--output", tmp_path / "x.safetensors"), r"a\.onnx is not a checkpoint"),
-        ((a, "onnx", "--output", tmp_path / "no" / "x.onnx"), r"there is no folder .*no; make it first"),
-        ((a, "onnx", "--output", tmp_path / "there.onnx"), r"there\.onnx is there already; --force"),
-        ((a, "onnx", "--output", tmp_path / "x.bin"), r"x\.bin: the name of a file that ends in \.onnx"),
-        (
-            (weights / "a.safetensors", "safetensors", "--output", weights / "a.safetensors", "--force"),
-            r"that is the checkpoint itself",
-        ),
-    ]
-    for arguments, said in cases:
-        with pytest.raises(UserError, match=said):
-            export(*arguments)
-    with pytest.raises(SystemExit) as stop:
-        export(a, "tflite")
-    assert stop.value.code == 2
-    assert "'tflite'" in capsys.readouterr().err
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["text", "there.onnx"]
+@pytest.mark.parametrize(("content", "form"), [(None, "safetensors"), (b"hello", "onnx")])
+def test_what_is_no_checkpoint_is_named(weights, tmp_path, content, form):
+    path = tmp_path / "given"
+    path.write_bytes((weights / "a.onnx").read_bytes() if content is None else content)
+    with pytest.raises(UserError, match="given is not a checkpoint"):
+        export(path, form)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_exported_form_is_exported_again(weights, tmp_path, capsys):
+    output = tmp_path / "again.onnx"
+    assert export(weights / "a.safetensors", "onnx", "--output", output) == 0
+    said = capsys.readouterr().out
+    assert f"opset {exporting.OPSET}" in said
+    assert f"written: {output}" in said
 
 
 def test_an_encoder_that_onnx_does_not_know_is_named(weights, tmp_path, monkeypatch):
@@ -328,14 +319,3 @@ def test_an_encoder_that_onnx_does_not_know_is_named(weights, tmp_path, monkeypa
     with pytest.raises(UserError, match="can't put test_efficientnet into ONNX"):
         export(weights / "a", "onnx", "--output", tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_as_a_command(weights, tmp_path):
-    done = run_script("export_model.py", tmp_path / "absent", "--format", "onnx")
-    assert done.returncode == 2
-    assert "absent: there is no such checkpoint" in done.stderr
-    output = tmp_path / "again.onnx"  # from the other exported form
-    done = run_script("export_model.py", weights / "a.safetensors", "--format", "onnx", "--output", output)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"opset {exporting.OPSET}" in done.stdout
-    assert f"written: {output}" in done.stdout
