@@ -72,12 +72,23 @@ def _make_boxes(root: Path, real: Video, keys: list[tuple[int, int]]) -> None:
     frames: dict[int, list[FaceBox]] = {}
     for frame, face in keys:
         frames.setdefault(frame, []).append(FaceBox(face, BOX, 0.99951))
-    made_from = {"source": fingerprint(real.path), "settings": DetectStep(root, "auto").settings}
-    stamp = Stamp(made_from, {"frames": len(frames), "faces": len(keys)})
     count = FRAME_STRIDE * len(frames)
-    times = {frame: frame / 30 for frame in frames}
-    boxes = Boxes(1920, 1080, count, 30.0, count / 30, times, frames, stamp)
-    boxes.write(layout.bboxes_path(root, real.id), real.path.name)
+    boxes = Boxes(
+        video=real.path.name,
+        width=1920,
+        height=1080,
+        frame_count=count,
+        rate=30.0,
+        duration=count / 30,
+        times={frame: frame / 30 for frame in frames},
+        source=fingerprint(real.path),
+        settings=DetectStep(root, "auto").settings,
+        made={"frames": len(frames), "faces": len(keys)},
+        failed=None,
+        notes=(),
+        frames=frames,
+    )
+    boxes.write(layout.bboxes_path(root, real.id))
 
 
 def _make_looks(family: int, keys: list[tuple[int, int]]) -> list[dict]:

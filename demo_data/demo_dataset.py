@@ -6,13 +6,14 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import skimage.data
-from PIL import Image, ImageOps
+from PIL import Image
+from pydantic import TypeAdapter
 
 from demo_data.demo_faces import ASTRONAUT_POINTS, Person, Portrait, frames, make_person, make_portrait, make_scene
 from demo_data.demo_swaps import GENERATORS, HELD_OUT, swapped_frames
@@ -22,6 +23,7 @@ from dfdc.detector_settings import DETECT_THRESHOLDS, detector_scale
 from dfdc.faces import FaceDetector
 from dfdc.identity import fingerprint
 from dfdc.layout import FAKE, METADATA_NAME, REAL, VIDEO_SUFFIXES
+from dfdc.pictures import PictureError, read_photo
 from dfdc.progress import progress_bar
 from dfdc.video import VideoError, VideoReader, write_video
 from dfdc.workers import LocalWorkers, worker_count
@@ -36,6 +38,51 @@ class DemoError(UserError):
     """A video that could not be made; the message says which and why."""
 
     status = 1
+
+
+@dataclass(frozen=True)
+class FaceMark:
+    """A file of a user's faces by its content: a copy has another time, but is the same face."""
+
+    size: int  # in bytes
+    xxh3: str
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the videos depend on.
+
+    Attributes:
+        version: see VERSION.
+        seed, parts, people, fakes, frames: see `make_demo_dataset`.
+        faces: the files of the user's faces by name; None for scikit-image's portrait.
+    """
+
+    version: int
+    seed: int
+    parts: int
+    people: int
+    fakes: int
+    frames: int
+    faces: dict[str, FaceMark] | None
+
+
+@dataclass(frozen=True)
+class DemoFile:
+    """What stands in demo.json.
+
+    Attributes:
+        generators: name -> how it makes a fake.
+        held_out: the generator that part 0 alone has.
+    """
+
+    made_by: str
+    generators: dict[str, str]
+    held_out: str
+    settings: DemoSettings
+
+
+_FILE = TypeAdapter(DemoFile)
 
 
 @dataclass(frozen=True)
@@ -153,10 +200,9 @@ def _best_face(path: Path, detector: FaceDetector) -> tuple[np.ndarray, np.ndarr
 
 def _read_picture(path: Path) -> list[np.ndarray] | str:
     try:
-        with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file).convert("RGB")  # phones store the turn beside the pixels
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"neither a picture nor a video that can be read ({error})"
+        upright = Image.fromarray(read_photo(path).pixels)
+    except PictureError as error:
+        return f"neither a picture nor a video that can be read ({error.reason})"
     upright.thumbnail((1600, 1600))
     return [np.array(upright)]
 
@@ -233,8 +279,7 @@ def make_demo_dataset(
         DemoError: a video could not be made.
     """
     marks = None if faces is None else {path.name: _identity(path) for path in _face_files(faces)}
-    numbers = {"seed": seed, "parts": parts, "people": people, "fakes": fakes, "frames": frames}
-    settings = {"version": VERSION, **numbers, "faces": marks}
+    settings = DemoSettings(VERSION, seed, parts, people, fakes, frames, marks)
     begun = _check_folder(out, settings)
     # A number of portraits is not needed to name the videos, so a complete dataset is recognised without a detector.
     folders = [out / part_name(part) for part in range(parts)]
@@ -246,8 +291,8 @@ def make_demo_dataset(
     portraits = load_portraits(faces)
     jobs = plan(parts, people, fakes, len(portraits))
     if not begun:
-        about = {"made_by": "make_demo_dataset.py", "generators": GENERATORS, "held_out": HELD_OUT}
-        artifacts.write_json(out / SETTINGS_NAME, {**about, "settings": settings}, indent=1)
+        content = DemoFile("make_demo_dataset.py", GENERATORS, HELD_OUT, settings)
+        artifacts.write_json(out / SETTINGS_NAME, asdict(content), indent=1)
     for folder in folders:
         folder.mkdir(exist_ok=True)
         artifacts.remove_leftovers(folder)
@@ -258,12 +303,12 @@ def make_demo_dataset(
     return True
 
 
-def _identity(path: Path) -> dict:
+def _identity(path: Path) -> FaceMark:
     mark = fingerprint(path)
-    return {"size": mark["size"], "xxh3": mark["xxh3"]}  # a copied file has another time, but is the same face
+    return FaceMark(mark["size"], mark["xxh3"])
 
 
-def _check_folder(out: Path, settings: dict) -> bool:
+def _check_folder(out: Path, settings: DemoSettings) -> bool:
     """Whether out was begun with these settings; False for an absent or empty folder."""
     again = f"Choose another folder for {setting('out')}, or remove this one"
     if not out.exists():
@@ -278,12 +323,13 @@ def _check_folder(out: Path, settings: dict) -> bool:
         artifacts.remove_leftovers(out)
         return False
     try:
-        there = json.loads(marker.read_text(encoding="utf-8"))["settings"]
-        changed = [key for key in settings if there.get(key) != settings[key]]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        there = _FILE.validate_python(json.loads(marker.read_bytes())).settings
+    except (ValueError, RecursionError):
         raise SettingError("out", out, f"{marker} can't be read. {again}") from None
+    pairs = [(key.name, getattr(there, key.name), getattr(settings, key.name)) for key in fields(DemoSettings)]
+    changed = [f"{name} {_short(old)} instead of {_short(new)}" for name, old, new in pairs if old != new]
     if changed:
-        shown = ", ".join(f"{key} {_short(there.get(key))} instead of {_short(settings[key])}" for key in changed)
+        shown = ", ".join(changed)
         raise SettingError("out", out, f"it holds a dataset made with other settings ({shown}). {again}")
     return True
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from dfdc import artifacts
 from dfdc.artifacts import Stamp
 from dfdc.command_line import UserError
+from dfdc.text import list_wrong
 
 
 class BoxesError(UserError, ValueError):
@@ -30,42 +33,50 @@ class FaceBox:
     score: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Boxes:
-    """The faces of a video.
+    """The faces of a video, and what they were made of; the fields are the keys of the file, in this order.
 
     Attributes:
+        video: its file name, for a person who looks into the file.
         width, height: of its frames, in pixels, upright.
         frame_count: of the video.
         rate: mean frames per second; 0.0 if unknown.
         duration: seconds; 0.0 if unknown.
         times: frame number -> seconds after the first frame, for the frames below; empty where the file does not say.
+        source: `identity.fingerprint` of the video.
+        settings: those of step 1.
+        made, failed, notes: see `dfdc.artifacts.Stamp`.
         frames: frame number -> its faces, for every frame that was searched.
-        stamp: made from `source` and `settings`.
     """
 
+    video: str
     width: int
     height: int
     frame_count: int
     rate: float
     duration: float
     times: dict[int, float]
+    source: dict[str, Any]
+    settings: dict[str, Any]
+    made: dict[str, Annotated[int, Field(ge=0)]]
+    failed: str | None
+    notes: tuple[str, ...]
     frames: dict[int, list[FaceBox]]
-    stamp: Stamp
 
     @property
     def faces(self) -> int:
         return sum(map(len, self.frames.values()))
 
-    def write(self, path: Path, name: str) -> None:
-        """Write the file; `name` is the video's, for a person who looks into it."""
-        content = asdict(self)
-        frames = content.pop("frames")
-        del content["stamp"]
-        artifacts.write_json(path, {"video": name, **content, **self.stamp.to_json(), "frames": frames})
+    @property
+    def stamp(self) -> Stamp:
+        return Stamp({"source": self.source, "settings": self.settings}, self.made, self.failed, self.notes)
+
+    def write(self, path: Path) -> None:
+        artifacts.write_json(path, asdict(self))
 
 
-STAMP_KEYS = ("source", "settings", "made", "failed", "notes")
+_FILE = TypeAdapter(Boxes)
 
 
 def read_boxes(path: Path) -> Boxes | None:
@@ -76,23 +87,8 @@ def read_boxes(path: Path) -> Boxes | None:
         BoxesError: it is not what step 1 writes.
     """
     try:
-        text = path.read_bytes()
+        return _FILE.validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError:
         return None
-    try:
-        content = json.loads(text)
-        frames = {int(number): [_face(row) for row in rows] for number, rows in content["frames"].items()}
-        times = {int(number): float(seconds) for number, seconds in content["times"].items()}
-        sizes = [int(content[key]) for key in ("width", "height", "frame_count")]
-        rates = [float(content[key]) for key in ("rate", "duration")]
-        stamp = Stamp.from_json({key: content[key] for key in STAMP_KEYS})
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise BoxesError(f"{path} is not what step 1 writes ({type(error).__name__}: {error})") from None
-    if stamp is None:
-        raise BoxesError(f"{path} is not what step 1 writes (made, failed or notes)")
-    return Boxes(*sizes, *rates, times, frames, stamp)
-
-
-def _face(row: dict) -> FaceBox:
-    x1, y1, x2, y2 = (float(corner) for corner in row["box"])
-    return FaceBox(int(row["face"]), (x1, y1, x2, y2), float(row["score"]))
+    except ValidationError as error:
+        raise BoxesError(f"{path} is not what step 1 writes ({list_wrong(error)})") from None

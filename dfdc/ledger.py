@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from dfdc import artifacts
 
@@ -33,6 +34,9 @@ class StepRun:
     finished: bool = False
 
 
+_RECORD = TypeAdapter(StepRun)
+
+
 def read_run(ledger: Path) -> StepRun | None:
     """The record beside a ledger; None if there is none, or it is not what a step writes.
 
@@ -40,11 +44,9 @@ def read_run(ledger: Path) -> StepRun | None:
         ledger: failures/<step>.csv.
     """
     try:
-        run = StepRun(**json.loads(ledger.with_suffix(".json").read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return _RECORD.validate_json(ledger.with_suffix(".json").read_bytes(), strict=True)
+    except (OSError, ValidationError):
         return None
-    numbers = (run.videos, run.looked_at)
-    return run if all(type(value) is int for value in numbers) and isinstance(run.finished, bool) else None
 
 
 def read_rows(path: Path) -> list[tuple[str, str, str]]:

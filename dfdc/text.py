@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 # UTF-8, with or without the mark that some editors and spreadsheets put first. Bytes that are no UTF-8 are read as
 # Python reads them in file names, so that such names are found.
@@ -23,6 +26,13 @@ def _visible(character: str) -> str:
     if character.isprintable() or unicodedata.category(character) == "Zs":
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def list_wrong(error: ValidationError) -> str:
+    """Where in a file wrong values stand, and why they are wrong: the first ten, and how many more there are."""
+    faults = [f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in error.errors()]
+    more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
+    return printable("; ".join([*faults[:10], *more]))
 
 
 def number(value: int) -> str:

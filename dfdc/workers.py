@@ -27,10 +27,8 @@ from pebble import ProcessExpired, ProcessPool
 from dfdc.artifacts import process_start
 from dfdc.command_line import UserError, reason_of, setting
 from dfdc.devices import available_cores, keep_freed_memory, limit_threads, resolve_device
+from dfdc.limits import time_limit
 
-# What an item may take: ten minutes, and a second for each 10 KB of it. The slowest steps need a hundredth of it.
-_LEAST_SECONDS = 600.0
-_BYTES_A_SECOND = 10_000
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")  # an item: a video, say
@@ -240,11 +238,6 @@ def _reason_of_end(end: Exception, size: int) -> str:
     if code is not None:
         return f"its worker process died (exit code {code})"
     return f"it took longer than {time_limit(size):.0f} s, and was given up"
-
-
-def time_limit(size: int) -> float:
-    """Seconds that the work on an item of `size` bytes may take, generously."""
-    return _LEAST_SECONDS + size / _BYTES_A_SECOND
 
 
 # ------------------------------------------------------------------------------------------- in a worker

@@ -14,12 +14,13 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import AfterValidator, Field
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -29,6 +30,7 @@ from dfdc.detector_settings import PREDICT_THRESHOLDS
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD, MARGIN_PART
 from networks.holdout import Holdout
 from networks.model import NETWORKS, build_network
+from networks.values import T, plain_values, read_values
 
 VERSION = 1
 EXPORT_VERSION = 1  # of the description in exported files
@@ -47,27 +49,35 @@ class CheckpointError(UserError, ValueError):
     """A checkpoint that can't be used; the message names the file and why."""
 
 
+def _known(network: str) -> str:
+    if network not in NETWORKS:
+        raise ValueError(f"there are {', '.join(NETWORKS)}")
+    return network
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """What pictures (0..1) are normalised with: of red, green and blue."""
+
+    mean: tuple[Finite, Finite, Finite] = IMAGENET_MEAN
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+
+
 @dataclass(frozen=True)
 class ModelSpec:
-    """What it takes to use a checkpoint."""
+    """What it takes to use a checkpoint: its "model"."""
 
-    network: str
-    encoder: str
-    size: int
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    margin_part: int = MARGIN_PART
-    detector_thresholds: tuple[float, float, float] = PREDICT_THRESHOLDS
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "network": self.network,
-            "encoder": self.encoder,
-            "size": self.size,
-            "normalize": {"mean": list(self.mean), "std": list(self.std)},
-            "margin_part": self.margin_part,
-            "detector_thresholds": list(self.detector_thresholds),
-        }
+    network: Annotated[str, AfterValidator(_known)]
+    encoder: str  # of timm's, by name
+    size: Count  # of a picture's sides, in pixels
+    normalize: Normalize = Normalize()
+    margin_part: Count = MARGIN_PART  # margin as a part 1/N of the face
+    detector_thresholds: tuple[Finite, Finite, Finite] = PREDICT_THRESHOLDS
 
 
 @dataclass
@@ -112,10 +122,11 @@ def save_checkpoint(
         "state_dict": {name: value.detach().cpu() for name, value in model.state_dict().items()},
         "bce_best": float(bce_best),
         "metrics": {name: float(value) for name, value in metrics.items()},
-        "model": spec.to_dict(),
+        "model": plain_values(spec),
         "version": VERSION,
     }
-    where_known = {"training": training, "data": holdout and holdout.to_dict(), "average_of": list(average_of) or None}
+    data = holdout and plain_values(holdout)
+    where_known = {"training": training, "data": data, "average_of": list(average_of) or None}
     content |= {name: value for name, value in where_known.items() if value is not None}
     try:
         with atomic_file(path) as temp:
@@ -143,8 +154,9 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
     weights = {str(name).removeprefix("module."): value for name, value in weights.items()}
     holdout = None
     if "model" in content:
-        spec = _read_spec(content["model"], path)
-        holdout = _read_holdout(content.get("data"), path)
+        spec = _read_section(ModelSpec, content["model"], path, "model")
+        if (data := content.get("data")) is not None:
+            holdout = _read_section(Holdout, data, path, "data")
     else:
         spec = _guess_spec(weights, path)
         # The winners' encoders kept the ImageNet classifier, which their network never called.
@@ -183,20 +195,29 @@ def _read_safetensors(path: Path) -> Checkpoint:
     return Checkpoint(path, state_dict=weights, **read_description(metadata, path))
 
 
-def describe(checkpoint: Checkpoint) -> dict[str, str]:
-    """What an exported file says of itself: name -> text, JSON each.
+@dataclass(frozen=True)
+class Description:
+    """What an exported file says of itself. A figure that is not finite is None, as JSON has no word for it."""
 
-    A figure that is not finite is null, as JSON has no word for it. What a run needs to go on is left out.
+    version: int  # EXPORT_VERSION of who wrote it
+    model: ModelSpec
+    epoch: int
+    bce_best: float | None
+    metrics: dict[str, float | None]
+    data: Holdout | None  # None: not known
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, str]:
+    """A `Description`, name -> JSON text; "data" is absent where it is not known.
+
+    What a run needs to go on is left out.
     """
-    values = {
-        "version": EXPORT_VERSION,
-        "model": checkpoint.spec.to_dict(),
-        "epoch": checkpoint.epoch,
-        "bce_best": _finite(checkpoint.bce_best),
-        "metrics": {name: _finite(value) for name, value in checkpoint.metrics.items()},
-    }
-    if checkpoint.holdout is not None:
-        values["data"] = checkpoint.holdout.to_dict()
+    best, figures = checkpoint.bce_best, checkpoint.metrics
+    metrics = {name: _finite(value) for name, value in figures.items()}
+    said = Description(EXPORT_VERSION, checkpoint.spec, checkpoint.epoch, _finite(best), metrics, checkpoint.holdout)
+    values = plain_values(said)
+    if said.data is None:
+        del values["data"]
     return {name: json.dumps(value, allow_nan=False) for name, value in values.items()}
 
 
@@ -215,24 +236,22 @@ def read_description(texts: Mapping[str, str], path: Path) -> dict[str, Any]:
     """
     if not {"version", "model"} <= texts.keys():
         raise CheckpointError(f"{path} does not say what network it is for; export_model.py writes files that do")
+    names = [field.name for field in fields(Description)]
     try:
-        version = int(json.loads(texts["version"]))
-        values = {name: json.loads(texts[name]) for name in ("model", "epoch", "bce_best", "metrics")}
-        data = json.loads(texts.get("data", "null"))
-        known = {
-            "epoch": int(values["epoch"]),
-            "bce_best": _number(values["bce_best"]),
-            "metrics": {str(name): _number(value) for name, value in values["metrics"].items()},
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: its description is broken ({error!r})") from None
+        values: dict[str, Any] = {"data": None} | {name: json.loads(texts[name]) for name in names if name in texts}
+        version = int(values["version"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its description is broken ({error})") from None
     if version > EXPORT_VERSION:
         raise CheckpointError(f"{path} has version {version}, later than the {EXPORT_VERSION} that is known here")
-    return {"spec": _read_spec(values["model"], path), "holdout": _read_holdout(data, path), **known}
+    found = _read_section(Description, values, path, "description")
+    metrics = {name: _number(value) for name, value in found.metrics.items()}
+    known = {"epoch": found.epoch, "bce_best": _number(found.bce_best), "metrics": metrics}
+    return {"spec": found.model, "holdout": found.data, **known}
 
 
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def read_file(path: Path, *, mapped: bool = False) -> Any:
@@ -259,30 +278,11 @@ def _numpy_scalars() -> list:
     return [*names, np.dtype, _codecs.encode, *kinds]  # encode: how pickle's protocol 2 writes bytes
 
 
-def _read_spec(values: Any, path: Path) -> ModelSpec:
+def _read_section(kind: type[T], values: Any, path: Path, name: str) -> T:
     try:
-        spec = ModelSpec(
-            network=values["network"],
-            encoder=values["encoder"],
-            size=int(values["size"]),
-            mean=tuple(values["normalize"]["mean"]),
-            std=tuple(values["normalize"]["std"]),
-            margin_part=int(values["margin_part"]),
-            detector_thresholds=tuple(values["detector_thresholds"]),
-        )
-        sound = min(spec.size, spec.margin_part) >= 1 and len(spec.mean) == len(spec.std) == 3
-        if spec.network not in NETWORKS or not sound:
-            raise ValueError(f"{spec} is none of ours")
-        return spec
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its description of the model is broken ({error!r})") from None
-
-
-def _read_holdout(values: Any, path: Path) -> Holdout | None:
-    try:
-        return None if values is None else Holdout.from_dict(values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its description of the data it was trained on is broken ({error!r})") from None
+        return read_values(kind, values)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its {name!r} is broken ({error})") from None
 
 
 def _guess_spec(weights: dict[str, torch.Tensor], path: Path) -> ModelSpec:

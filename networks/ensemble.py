@@ -67,7 +67,7 @@ class Ensemble:
             release_freed_memory()  # what was read; the next checkpoint's weights come beside ours otherwise
             self.models.append(model)
             self.specs.append(spec)
-            self._normalizers.append(Normalizer(spec.mean, spec.std, device))
+            self._normalizers.append(Normalizer(spec.normalize.mean, spec.normalize.std, device))
         if not self._on_gpu:
             keep_freed_memory()
         limit = None if self._on_gpu else (lambda: torch.set_num_threads(self._cores_each))

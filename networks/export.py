@@ -110,7 +110,7 @@ def largest_differences(
     spots = [torch.rand(1, 3, count, count, generator=generator) for count in _FINENESS]
     pictures = [torch.nn.functional.interpolate(coarse, (spec.size, spec.size)) for coarse in spots]
     as_bytes = torch.cat(pictures).mul(255).byte().permute(0, 2, 3, 1)
-    images = Normalizer(spec.mean, spec.std, "cpu")(as_bytes)
+    images = Normalizer(spec.normalize.mean, spec.normalize.std, "cpu")(as_bytes)
     with torch.inference_mode():
         ours, theirs = (torch.cat([network(images[:1]), network(images[1:])]) for network in (original, exported))
         probability = (torch.sigmoid(ours) - torch.sigmoid(theirs)).abs().max()

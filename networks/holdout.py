@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dfdc.artifacts import sha256_of
 
@@ -21,23 +21,6 @@ class Holdout:
     folds_sha256: str  # of the folds.csv that it read
     held_out: tuple[str, ...]  # ids of videos that these weights have not learned from, sorted; at most the fold's
     trained_on_videos: int  # how many
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in files."""
-        return {**asdict(self), "held_out": list(self.held_out)}
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Holdout:
-        """The other way round from `to_dict`.
-
-        Raises:
-            KeyError, TypeError, ValueError: they are not what it writes.
-        """
-        videos = values["held_out"]
-        if not isinstance(videos, list) or not all(isinstance(video, str) for video in videos):
-            raise ValueError(f"held_out is no list of names: {str(videos)[:40]}")
-        numbers = {name: int(values[name]) for name in ("fold", "trained_on_videos")}
-        return cls(folds_sha256=str(values["folds_sha256"]), held_out=tuple(sorted(videos)), **numbers)
 
     def learned(self, videos: Iterable[str]) -> list[str]:
         """Those of the video ids that these weights may have learned from, in their order."""

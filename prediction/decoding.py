@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from dfdc import workers
+from dfdc import limits
 from dfdc.video import VideoError
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -156,7 +156,7 @@ class Reading:
             size = path.stat().st_size
         except OSError:  # that is for the child to say
             size = 0
-        self._limit = self._left = workers.time_limit(size)  # seconds that the child may take, and still may
+        self._limit = self._left = limits.time_limit(size)  # seconds that the child may take, and still may
         self._ended = False  # the child has no more to say of this file
         self.lost: list[int] = []  # wanted frames that could not be decoded, when `frames` has ended
         numbers = wanted if isinstance(wanted, int) else sorted({int(number) for number in wanted})

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from dfdc import layout
 from dfdc.devices import keep_freed_memory, limit_threads
 from dfdc.identity import regular
-from dfdc.pictures import PictureError, is_still, read_photo
 from dfdc.video import VideoError, VideoReader
 from prediction.decoding import Opened
 
@@ -62,14 +62,17 @@ def _send_frames(connection: Connection, path: Path, wanted: int | list[int]) ->
         regular(path)  # of a pipe there would be no end
     except OSError as error:
         raise VideoError(path, f"can't be opened: {error.strerror}") from error
-    if is_still(path):
-        try:
-            photo = read_photo(path)
-        except PictureError as error:
-            raise VideoError(path, f"not a readable picture: {error.reason}") from error
-        begin(True, 1, 0.0, 1, photo.notes)
-        send(0, photo.pixels)
-        return []
+    if layout.is_picture(path):
+        from dfdc import pictures  # here: it takes 8 MiB that videos need not
+
+        if pictures.is_still(path):
+            try:
+                photo = pictures.read_photo(path)
+            except pictures.PictureError as error:
+                raise VideoError(path, f"not a readable picture: {error.reason}") from error
+            begin(True, 1, 0.0, 1, photo.notes)
+            send(0, photo.pixels)
+            return []
     with VideoReader(path, any_size=True, as_shown=True) as reader:
         numbers = frame_numbers(reader.frame_count, wanted) if isinstance(wanted, int) else wanted
         fps = reader.fps if math.isfinite(reader.fps) else 0.0

@@ -55,6 +55,6 @@ def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> l
             kept = "if its first weights had not learned from them either"
             advice = f"Score with the folds.csv it was trained with, {kept}"
         lines = "\n  ".join(["a checkpoint may have been trained on these videos", *faults])
-        otherwise = f"to score what was learned, leave out {setting('fold')} and give {setting('labels')}"
+        otherwise = f"if you mean to score what was learned, leave out {setting('fold')} and give {setting('labels')}"
         raise SettingError("fold", fold, f"{lines}\n{advice}; or, {otherwise}")
     return said

@@ -133,8 +133,7 @@ def held_out_inputs(folders: Sequence[Path], fold: int) -> tuple[dict[str, Path]
         raise SettingError("fold", fold, f"{printable(path)} has the folds {sorted(set(folds.values()))}")
     gone = [video for video in wanted if video not in dataset.videos]
     if gone:
-        first = printable(", ".join(gone[:5]))
-        fault = f"{printable(path)} names videos that are not there: {first}"
+        fault = f"in {printable(path)} {len(gone)} of its videos are not there, {printable(gone[0])} for one"
         raise SettingError("fold", fold, f"{fault}; run step 5 again")
     videos = [dataset.videos[video] for video in wanted]
     return {v.path.name: v.path for v in videos}, {v.path.name: int(v.label == layout.FAKE) for v in videos}

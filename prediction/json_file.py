@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from dfdc.text import printable
+from dfdc.text import list_wrong
 
 T = TypeVar("T")
 
@@ -26,5 +26,4 @@ def read_json_file(path: Path, kind: type[T]) -> T:
     except RecursionError:
         raise ValueError("its brackets are nested too deep") from None
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in error.errors()]
-        raise ValueError(printable("; ".join(faults))) from None
+        raise ValueError(list_wrong(error)) from None

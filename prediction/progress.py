@@ -8,15 +8,14 @@ import fcntl
 import json
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from dfdc import artifacts, identity
 from dfdc.command_line import SettingError, setting
@@ -38,15 +37,24 @@ def program_version() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A line: the digest of the settings, the file's fingerprint when it was read, and its verdict."""
+class ProgressHeader:
+    """The first line: the settings and their digest; `version` is of this layout. An earlier program wrote none."""
+
+    run: Annotated[str, Field(pattern="^[0-9a-f]{12,}$")]
+    settings: dict[str, Any]
+    version: Literal[1] = 1
+
+
+@dataclass(frozen=True)
+class ProgressRow:
+    """Any other line: the digest of the settings, the file's fingerprint when it was read, and its verdict."""
 
     run: str
     file: dict[str, Any] | None
     verdict: Verdict
 
 
-_ROWS = TypeAdapter(_Row)
+_HEADERS, _ROWS = TypeAdapter(ProgressHeader), TypeAdapter(ProgressRow)
 
 
 class Results:
@@ -82,12 +90,15 @@ class Progress(Results):
         self.path = path
         self._settings = {**settings, "program": program_version()}
         self._digest = identity.digest_of(self._settings)
-        self._waiting: list[_Row] = []  # rows of files that can't be read now, and of videos that this run has not
+        self._waiting: list[
+            ProgressRow
+        ] = []  # rows of files that can't be read now, and of videos that this run has not
         self._aside: Path | None = None  # where the file that is there goes before ours is written
         lines, own = _lines(path), self._place_of(self._digest)
-        if lines and _digest_of_first(lines) != self._digest:
-            self._aside = self._place_of(_digest_of_first(lines))
-            differs = _difference(lines[0], self._settings)
+        header = _read_header(lines[0]) if lines else None
+        if lines and (header is None or header.run != self._digest):
+            self._aside = self._place_of(header.run if header else identity.digest_of(lines[0]))
+            differs = _difference(header, self._settings)
             lines = _lines(own)
         rows = [row for row in map(_read_row, lines[1:]) if row and row.run == self._digest and row.file is not None]
         for name, row in {row.verdict.filename: row for row in rows}.items():  # the last is of the newest file
@@ -103,7 +114,7 @@ class Progress(Results):
     def _place_of(self, digest: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{digest[:12]}")
 
-    def _take(self, row: _Row) -> None:
+    def _take(self, row: ProgressRow) -> None:
         verdict = row.verdict
         if verdict.status.passing:
             return
@@ -115,8 +126,8 @@ class Progress(Results):
         except OSError:  # not known to be another: the video is tried again, and its new verdict says why that fails
             self._waiting.append(row)
 
-    def _row(self, verdict: Verdict) -> _Row:
-        return _Row(self._digest, self.files[verdict.filename], verdict)
+    def _row(self, verdict: Verdict) -> ProgressRow:
+        return ProgressRow(self._digest, self.files[verdict.filename], verdict)
 
     def begin(self, name: str) -> None:
         """Note what a video is like before it is read; it may be replaced meanwhile."""
@@ -129,7 +140,7 @@ class Progress(Results):
         if not self._begun:  # not earlier: a run that can't even begin must not cost what an earlier one left
             if self._aside is not None:
                 self.path.replace(self._aside)
-            first = json.dumps({"run": self._digest, "settings": self._settings}) + "\n"
+            first = _line(ProgressHeader(self._digest, self._settings))
             rows = [*self._waiting, *map(self._row, self.done.values())]
             artifacts.write_bytes(self.path, (first + "".join(map(_line, rows))).encode())
             self._place_of(self._digest).unlink(missing_ok=True)  # it is in ours now
@@ -143,11 +154,19 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
-def _line(row: _Row) -> str:
-    return json.dumps(asdict(row)) + "\n"
+def _line(part: ProgressHeader | ProgressRow) -> str:
+    return json.dumps(asdict(part)) + "\n"
 
 
-def _read_row(line: str) -> _Row | None:
+def _read_header(line: str) -> ProgressHeader | None:
+    """None for a line that this version can't tell the digest of."""
+    try:
+        return _HEADERS.validate_python(_parse(line))
+    except ValidationError:
+        return None
+
+
+def _read_row(line: str) -> ProgressRow | None:
     """None for a line that is not just as `_line` writes it: one that a kill cut, or that somebody edited."""
     values = _parse(line)
     try:
@@ -166,19 +185,12 @@ def _parse(line: str) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _digest_of_first(lines: list[str]) -> str:
-    """The digest of the settings in a file's first line; of the line itself, where an earlier version wrote it."""
-    digest = _parse(lines[0]).get("run")
-    named = isinstance(digest, str) and re.fullmatch("[0-9a-f]{12,}", digest)
-    return digest if named else identity.digest_of(lines[0])
-
-
-def _difference(line: str, settings: dict[str, Any]) -> str:
+def _difference(earlier: ProgressHeader | None, settings: dict[str, Any]) -> str:
     """Which settings differ, as an addition to a sentence; nothing where that can't be told."""
-    earlier = _parse(line).get("settings")
-    if not isinstance(earlier, dict):
+    if earlier is None:
         return ""
-    names = sorted(name for name in earlier.keys() | settings.keys() if earlier.get(name) != settings.get(name))
+    old = earlier.settings
+    names = sorted(name for name in old.keys() | settings.keys() if old.get(name) != settings.get(name))
     return f" ({', '.join(names)})"
 
 

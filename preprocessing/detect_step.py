@@ -54,7 +54,7 @@ class DetectStep(PruningStep):
         boxes = self._stored(video)
         if boxes is None or not boxes.stamp.is_fresh({"settings": self.settings}):
             return None
-        return boxes.stamp if same_file(boxes.stamp.made_from["source"], video.path) else None
+        return boxes.stamp if same_file(boxes.source, video.path) else None
 
     def _stored(self, video: Video) -> Boxes | None:
         try:
@@ -76,10 +76,10 @@ class DetectStep(PruningStep):
         except VideoError:
             # Boxes of another video must not be taken for this one's. Those of this very video are no worse for it.
             stored = self._stored(video)
-            if stored is None or not same_record(stored.stamp.made_from["source"], source):
+            if stored is None or not same_record(stored.source, source):
                 artifacts.remove(target)
             raise
-        boxes.write(target, video.path.name)
+        boxes.write(target)
         return boxes.stamp
 
     def _detect(self, video: Video, source: dict[str, Any]) -> Boxes:
@@ -93,14 +93,21 @@ class DetectStep(PruningStep):
                 frames.update(self._detect_batch(tracker, batch, scale))
             shown = reader.times()
         faces, lost = sum(map(len, frames.values())), reader.lost
-        stamp = Stamp(
-            made_from={"source": source, "settings": self.settings},
+        return Boxes(
+            video=video.path.name,
+            width=reader.width,
+            height=reader.height,
+            frame_count=reader.frame_count,
+            rate=reader.fps,
+            duration=reader.duration,
+            times={} if shown is None else {number: float(shown[number]) for number in frames if number < len(shown)},
+            source=source,
+            settings=self.settings,
             made={"frames": len(frames), "faces": faces},
             failed=None if faces else f"no face found in {len(frames)} frames; is one to be seen?",
             notes=(f"{len(lost)} frames can't be decoded, the first is {lost[0]}",) if lost else (),
+            frames=frames,
         )
-        times = {} if shown is None else {number: float(shown[number]) for number in frames if number < len(shown)}
-        return Boxes(reader.width, reader.height, reader.frame_count, reader.fps, reader.duration, times, frames, stamp)
 
     def _detect_batch(
         self, tracker: Tracker, batch: Sequence[tuple[int, np.ndarray]], scale: float

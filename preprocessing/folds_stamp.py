@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -22,7 +22,7 @@ from dfdc.text import plural
 from preprocessing.fold_assignment import Assignment, Listing, by_force
 from preprocessing.likeness import NEAR_BITS
 
-VERSION = 1  # of the stamp, and of the way from crops to folds.csv
+VERSION: Final = 1  # of the stamp, and of the way from crops to folds.csv
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,20 @@ class FoldsStamp:
     """What stands beside a folds.csv.
 
     Attributes:
+        version: of this layout.
         assignment: the folds given out; where `val_ids` are held out, those in the file are one higher.
         digest: of what the file lists, without a path: a data set that is moved is the same.
         file: `identity.fingerprint` of the file.
     """
 
+    version: Literal[1] = field(default=VERSION, kw_only=True)
     options: Options
     assignment: Assignment
     digest: str
     file: dict[str, Any]
 
     def write(self, path: Path) -> None:
-        artifacts.write_json(path, {"version": VERSION, **asdict(self)})
+        artifacts.write_json(path, asdict(self))
 
 
 _STAMP = TypeAdapter(FoldsStamp)
@@ -83,9 +85,9 @@ def read_folds_stamp(path: Path) -> FoldsStamp | None:
     kept = artifacts.read_json(path)
     try:
         # All of them: a default in the place of what was lost would take a hold-out back.
-        parts = (("options", Options), ("assignment", Assignment))
-        whole = all(kept[part].keys() >= {key.name for key in fields(kind)} for part, kind in parts)
-        return _STAMP.validate_python(kept) if whole and kept["version"] == VERSION else None
+        parts = ((kept, FoldsStamp), (kept["options"], Options), (kept["assignment"], Assignment))
+        whole = all(part.keys() >= {key.name for key in fields(kind)} for part, kind in parts)
+        return _STAMP.validate_python(kept) if whole else None
     except (KeyError, TypeError, AttributeError, ValueError):
         return None
 

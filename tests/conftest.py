@@ -24,7 +24,8 @@ from helpers import (
 from loss_logs import FULL_LOG, LOG, write_log
 
 from demo_data.demo_dataset import load_portraits, make_demo_dataset
-from demo_data.demo_faces import frames, make_person, make_scene
+from demo_data.demo_faces import Portrait, frames, make_person, make_scene
+from dfdc import steps
 from dfdc.plotting import plt
 from dfdc.video import write_video
 from prediction.decoding import Decoder
@@ -135,3 +136,23 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("family") / "root"
     make_family(root)
     return root
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """(step, options, videos, skipped) of each step that would have been run."""
+    calls: list[tuple] = []
+    monkeypatch.setattr(steps, "run_step", lambda *arguments: calls.append(arguments) or 0)
+    return calls
+
+
+@pytest.fixture
+def family_copy(family: Path, tmp_path: Path) -> Path:
+    """A DATA_ROOT of families.make_family that may be written to."""
+    return copy_dataset(family, tmp_path / "root")
+
+
+@pytest.fixture(scope="session")
+def portrait() -> Portrait:
+    """The portrait that the demo's people are made of."""
+    return load_portraits(None)[0]

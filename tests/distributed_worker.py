@@ -14,51 +14,25 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import tiny_runs
 import torch
 
 from dfdc import command_line
 from networks.model import build_network
 from training import distributed, engine, losses, saving, train_classifier, wrapping
-from training.config import OptimizerConfig, ScheduleConfig, TrainConfig
-from training.optim import build_optimizer
 
-LABELS = torch.tensor([1.0, 1, 1, 1, 1, 0, 0, 0])  # the first rank has fakes only
+LABELS = (1.0, 1, 1, 1, 1, 0, 0, 0)  # the first rank has fakes only
 
 
-def make_run(ranks: distributed.Ranks, steps: int = 1, **options: float) -> tuple[engine.Run, dict]:
-    """A run of `steps` steps with a rate of 1 and no momentum, and this rank's share of the crops."""
-    settings = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "clip_grad_norm": 0.0, "learning_rate": 1.0}
-    config = TrainConfig(
-        encoder="test_convnext",
-        size=32,
-        epochs=1,
-        schedule=ScheduleConfig(type="constant"),
-        optimizer=OptimizerConfig(**{**settings, **options}),
-    )
-    torch.manual_seed(0)
-    network = build_network("DeepFakeClassifier", "test_convnext")
-    images = torch.randint(
-        0, 256, (len(LABELS), 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+def make_run(ranks: distributed.Ranks, steps: int = 1, **optimizer: float) -> tuple[engine.Run, dict]:
+    """A run of `steps` steps, and this rank's share of the crops."""
+    network = partial(build_network, "DeepFakeClassifier", "test_convnext")
+    run = tiny_runs.make_run(steps, optimizer=optimizer, network=network, ranks=ranks)
     share = slice(ranks.rank * len(LABELS) // ranks.world_size, (ranks.rank + 1) * len(LABELS) // ranks.world_size)
-    labels = LABELS[share]
-    every = torch.ones(len(labels), dtype=torch.bool)
-    batch = {"image": images[share], "label": labels, "row": torch.arange(len(labels)), "error": []}
-    batch |= {"valid": every, "readable": every}
-    optimizer, _ = build_optimizer(network, config.optimizer, "cpu")
-    run = engine.Run(
-        normalize=config.normalize,
-        ranks=ranks,
-        config=config,
-        seed=0,
-        model=network,
-        optimizer=optimizer,
-        scaler=engine.make_scaler("cpu", None),
-        steps_per_epoch=steps,
-    )
-    return run, batch
+    return run, {name: values[share] for name, values in tiny_runs.make_batch(1, LABELS, size=32).items()}
 
 
 def steps(out: Path) -> None:

@@ -4,7 +4,6 @@ import numpy as np
 from helpers import write_part
 
 from dfdc import layout
-from dfdc.artifacts import Stamp
 from dfdc.boxes import Boxes, FaceBox
 from dfdc.identity import fingerprint
 from dfdc.rejections import load_rejections
@@ -35,13 +34,22 @@ def write_boxes(root, video, *, boxes=None):
         numbers = range(0, reader.frame_count, layout.FRAME_STRIDE)
         shown = reader.times()
     faces = {number: [FaceBox(0, FACE, 0.999)] for number in numbers} if boxes is None else boxes
-    stamp = Stamp(
-        made_from={"source": fingerprint(video.path), "settings": DetectStep(root, "auto").settings},
+    found = Boxes(
+        video=video.path.name,
+        width=reader.width,
+        height=reader.height,
+        frame_count=reader.frame_count,
+        rate=reader.fps,
+        duration=reader.duration,
+        times={number: float(shown[number]) for number in numbers},
+        source=fingerprint(video.path),
+        settings=DetectStep(root, "auto").settings,
         made={"frames": len(numbers), "faces": sum(map(len, faces.values()))},
+        failed=None,
+        notes=(),
+        frames=faces,
     )
-    times = {number: float(shown[number]) for number in numbers}
-    size = reader.width, reader.height, reader.frame_count, reader.fps, reader.duration
-    Boxes(*size, times, faces, stamp).write(layout.bboxes_path(root, video.id), video.path.name)
+    found.write(layout.bboxes_path(root, video.id))
 
 
 def make_family(root, count=61, fps=25.0):

@@ -12,8 +12,11 @@ from PIL import Image
 
 import predict_folder
 from networks.checkpoint import load_model
+from prediction import reading
 
 pytestmark = pytest.mark.slow
+
+FRAMES = 16  # of a video; the winners' 32 take twice as long and go the same way
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def transcription(path, network):
     """Frames, faces, crops and the rule as the published solution has them, one face at a time in fp32."""
     capture = cv2.VideoCapture(str(path))
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    wanted = set(np.linspace(0, count - 1, 32).astype(int).tolist())
+    wanted = set(np.linspace(0, count - 1, FRAMES).astype(int).tolist())
     detector = MTCNN(margin=0, thresholds=[0.7, 0.8, 0.8], device="cpu")
     scores = []
     for number in range(count):
@@ -74,7 +77,8 @@ def transcription(path, network):
 
 
 @on_either_kind
-def test_t60_scores_are_the_winners_within_the_agreed_bounds(kind, published, face_clips, tmp_path):
+def test_t60_scores_are_the_winners_within_the_agreed_bounds(kind, published, face_clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "FRAMES_PER_VIDEO", FRAMES)
     real = [REAL_VIDEOS / "faces" / name for name in ("d3.mp4",)]
     videos, folder = (real, published) if kind == "real" else ([face_clips / "square.mp4"], tmp_path)
     if kind == "generated":  # all scores of the made-up face are near 0, where a difference hardly shows
@@ -113,7 +117,7 @@ def test_t60_scores_are_the_winners_within_the_agreed_bounds(kind, published, fa
         name = path.name
         scores, expected = transcription(path, network)
         spread.append(np.ptp(scores))
-        assert len(found["fp32"][name]["faces"]) == len(scores)
+        assert len(found["fp32"][name]["faces"]) == len(scores) >= FRAMES - 1
         assert abs(found["fp32"][name]["score"] - expected) < 0.005
         assert abs(found["bf16"][name]["score"] - expected) < 0.02
     assert max(spread) > 0.05  # else anything would agree

@@ -22,6 +22,13 @@ def test_the_tree_lists_every_module_and_every_one_that_is_listed_exists():
         assert not missing, f"docs/architecture.md does not list {missing} of {name}/"
 
 
+def test_every_module_has_a_test_file_of_its_name():
+    modules = [path for room in PACKAGES for path in (ROOT / room.replace(".", "/")).glob("*.py")]
+    names = {path.stem for path in (*modules, *ROOT.glob("*.py"))} - {"__init__"}
+    missing = {name for name in names if not (ROOT / "tests" / f"test_{name}.py").is_file()}
+    assert not missing, f"tests/ has no test file of {missing}"
+
+
 def trap_tests():
     """Names of the tests that bear the number of a trap -> these numbers."""
     found = {}

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import sys
 import zipfile
 from pathlib import Path
@@ -12,7 +13,8 @@ import timm
 import torch
 
 from networks import checkpoint, model
-from networks.checkpoint import CheckpointError, ModelSpec
+from networks.checkpoint import CheckpointError, ModelSpec, Normalize
+from networks.values import plain_values
 
 TINY = "test_efficientnet"
 
@@ -95,7 +97,7 @@ def tiny(**options):
 
 
 def test_t45_a_checkpoint_says_what_it_needs(tmp_path):
-    spec = ModelSpec("DeepFakeClassifier", TINY, 96, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    spec = ModelSpec("DeepFakeClassifier", TINY, 96, Normalize((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
     network = tiny()
     path = tmp_path / "a"
     checkpoint.save_checkpoint(path, network, spec, epoch=3, bce_best=0.25, metrics={"auc": 0.9})
@@ -135,7 +137,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, monkeypatch)
         ([1, 2], "no state_dict"),
         ({"state_dict": {"fc.weight": torch.zeros(1, 99)}}, "does not say what network"),
         ({"state_dict": {"x": torch.zeros(1)}}, "does not say what network"),
-        ({"state_dict": {"x": torch.zeros(1)}, "model": {"network": "x"}}, "description of the model is broken"),
+        ({"state_dict": {"x": torch.zeros(1)}, "model": {"network": "x"}}, "its 'model' is broken .network: "),
     ],
 )
 def test_t37_files_that_are_no_checkpoint_of_ours_are_named(tmp_path, content, said):
@@ -235,10 +237,11 @@ def test_safetensors_are_known_by_name_or_content(tmp_path):
         ({"model": None}, "does not say what network it is for"),
         ({"version": "2"}, "has version 2, later than the 1"),
         ({"version": "x"}, "its description is broken"),
-        ({"epoch": None}, "its description is broken"),
-        ({"epoch": None, "bce_best": None, "metrics": None}, "its description is broken"),
-        ({"metrics": "3"}, "its description is broken"),
-        ({"model": '{"network": "x"}'}, "its description of the model is broken"),
+        ({"version": "null"}, "its description is broken"),
+        ({"epoch": None}, "its 'description' is broken .epoch: "),
+        ({"epoch": None, "bce_best": None, "metrics": None}, "epoch: .*; bce_best: .*; metrics: "),
+        ({"metrics": "3"}, "its 'description' is broken .metrics: "),
+        ({"model": '{"network": "x"}'}, "model.network: .*there are DeepFakeClassifier, .*; model.encoder: "),
     ],
 )
 def test_descriptions_that_cant_be_used_are_named(tmp_path, changes, said):
@@ -252,15 +255,32 @@ def test_descriptions_may_hold_more_than_ours(tmp_path):
     assert checkpoint.read_checkpoint(path).spec == source.spec
 
 
-@pytest.mark.parametrize(("key", "bad"), [("size", 0), ("margin_part", 0), ("network", "none"), ("mean", [1, 2])])
+@pytest.mark.parametrize(
+    ("key", "bad"),
+    [
+        ("size", 0),
+        ("size", "96"),
+        ("margin_part", 0),
+        ("network", "none"),
+        ("encoder", None),
+        ("mean", [1, 2]),
+        ("mean", "abc"),
+        ("mean", [math.nan, 0, 0]),
+        ("std", [1, 0, 1]),
+        ("std", [1, math.inf, 1]),
+        ("detector_thresholds", [0.7, 0.8]),
+        ("detector_thresholds", [0.7, 0.8, math.nan]),
+    ],
+)
 def test_specs_out_of_range_are_refused(tmp_path, key, bad):
-    spec = ModelSpec("DeepFakeClassifier", TINY, 1, margin_part=1).to_dict()
-    (spec["normalize"] if key == "mean" else spec)[key] = bad
-    path, _ = exported(tmp_path, model=json.dumps(spec))
-    with pytest.raises(CheckpointError, match="description of the model is broken"):
+    spec = ModelSpec("DeepFakeClassifier", TINY, 1, margin_part=1)
+    values = plain_values(spec)
+    (values["normalize"] if key in ("mean", "std") else values)[key] = bad
+    path, _ = exported(tmp_path, model=json.dumps(values))
+    place = f"model.normalize.{key}" if key in ("mean", "std") else f"model.{key}"
+    with pytest.raises(CheckpointError, match=rf"its 'description' is broken \({place}"):
         checkpoint.read_checkpoint(path)
-    spec = ModelSpec("DeepFakeClassifier", TINY, 1, margin_part=1)  # the least that is one
-    path, _ = exported(tmp_path, model=json.dumps(spec.to_dict()))
+    path, _ = exported(tmp_path, model=json.dumps(plain_values(spec)))
     assert checkpoint.read_checkpoint(path).spec == spec
 
 

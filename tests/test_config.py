@@ -440,3 +440,8 @@ def test_a_base_is_for_files(write):
 def test_flatten_joins_keys_with_dots():
     assert flatten({"a": 1, "b": {"c": (2, 3), "d": {"e": None}}}) == {"a": 1, "b.c": (2, 3), "b.d.e": None}
     assert flatten({}) == {}
+
+
+def test_a_text_in_a_list_of_numbers_is_a_fault_of_the_list(write):
+    said = fault_of(write({"normalize": {"mean": [0.5, "x", 0.5]}}))
+    assert said.endswith("1 fault:\n  normalize.mean: a list of numbers is expected, not [0.5, 'x', 0.5]")

@@ -78,7 +78,7 @@ def test_the_level_of_the_png_changes_bytes_and_no_pixel(root):
     assert masks[0][1] == masks[1][1]
 
 
-def test_boxes_that_hold_no_picture_and_frames_that_are_lost_are_told(root):
+def test_t4_boxes_that_hold_no_picture_and_frames_that_are_lost_are_told(root):
     videos = videos_of(root)
     outside = FaceBox(0, (9000.0, 9000.0, 9100.0, 9100.0), 1.0)
     boxes = {n: [FaceBox(0, FACE, 1.0)] for n in (0, 10, 20)} | {30: [outside], 40: [], 1000: [FaceBox(0, FACE, 1.0)]}
@@ -284,10 +284,12 @@ def test_boxes_of_an_earlier_version_are_named(root):
 
 
 def test_a_fake_of_another_size_is_a_named_failure(root):
+    cut(root)
     rewrite_fake(root, [np.zeros((64, 64, 3), np.uint8)] * 61)
     size = f"{SIZE[1]}x{SIZE[0]}"
     with pytest.raises(FailVideo, match=rf"it has 64x64 pixels, but real has {size}, and they share boxes"):
         cut(root, "fake")
+    assert not layout.crops_path(root, "fake").exists()
 
 
 def test_boxes_know_when_frames_are_shown(root):

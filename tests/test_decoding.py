@@ -12,7 +12,7 @@ import pytest
 from helpers import ROOT, read_number
 from scoring_runs import FakeDetector, predict_with
 
-from dfdc import workers
+from dfdc import limits
 from dfdc.imaging import encode_png
 from dfdc.video import VideoReader
 from prediction import decoding
@@ -79,7 +79,7 @@ def test_one_child_reads_file_after_file_and_what_was_left_unread_is_not_the_nex
     ],
 )
 def test_a_decoder_that_dies_costs_one_video(weights, faulty, clip, tmp_path, monkeypatch, name, status, said):
-    monkeypatch.setattr(workers, "_LEAST_SECONDS", 2.0)
+    monkeypatch.setattr(limits, "_LEAST_SECONDS", 2.0)
     paths = [tmp_path / "a.mp4", tmp_path / name, tmp_path / "z.mp4"]
     for path in paths:
         shutil.copy(clip, path)
@@ -92,7 +92,7 @@ def test_a_decoder_that_dies_costs_one_video(weights, faulty, clip, tmp_path, mo
 
 @pytest.mark.slow
 def test_time_that_the_caller_takes_does_not_count(faulty, decoder, clip, monkeypatch):
-    monkeypatch.setattr(workers, "_LEAST_SECONDS", 2.0)
+    monkeypatch.setattr(limits, "_LEAST_SECONDS", 2.0)
     frames = []
     with decoder.read(clip, 4) as reading:
         for number, _ in reading.frames():

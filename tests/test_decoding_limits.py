@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from dfdc import workers
+from dfdc import limits
 from dfdc.video import VideoError
 from prediction import decoding
 from prediction.decoding import Decoder, DecoderMemoryError, DecodingError, Reading
@@ -86,7 +86,7 @@ FRAME = said(number=4, height=1, width=2), bytes(range(6))
 
 
 def test_the_callers_own_time_does_not_count(clock, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "time_limit", lambda path: 9.0)
+    monkeypatch.setattr(limits, "time_limit", lambda path: 9.0)
     stub = Stub(clock, OPENED, *FRAME, said(lost=[7]))
     with Reading(stub, tmp_path / "v.mp4", [7, 4, 4]) as reading:
         assert stub.request == {"path": str(tmp_path / "v.mp4"), "wanted": [4, 7]}
@@ -107,7 +107,7 @@ def test_what_is_left_unread_ends_the_child(clock, tmp_path):
 
 
 def test_too_long_is_said_with_the_limit(clock, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "time_limit", lambda path: 9.0)
+    monkeypatch.setattr(limits, "time_limit", lambda path: 9.0)
     stub = Stub(clock, OPENED, fault=TimeoutError)
     with pytest.raises(TimeoutError, match="decoding took longer than 9 s"), Reading(stub, tmp_path, 2) as reading:
         list(reading.frames())

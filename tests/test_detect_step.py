@@ -10,12 +10,13 @@ from helpers import no_faces, numbered_frames, read_number, write_part
 
 from dfdc import layout
 from dfdc.boxes import read_boxes
-from dfdc.detector_settings import DETECT_THRESHOLDS
+from dfdc.detector_settings import DETECT_THRESHOLDS, LANDMARK_THRESHOLDS
 from dfdc.faces import Faces
 from dfdc.identity import fingerprint
 from dfdc.video import VideoError, write_video
 from preprocessing import detect_step
 from preprocessing.detect_step import DetectStep
+from preprocessing.landmark_step import LandmarkStep
 
 
 def one_real(root, frames=45):
@@ -185,10 +186,11 @@ def test_boxes_of_an_earlier_version_are_made_anew_once(tmp_path):
     assert step.check(video) is not None
 
 
-def test_the_detector_is_made_once_on_the_workers_device(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("kind", "thresholds"), [(DetectStep, DETECT_THRESHOLDS), (LandmarkStep, LANDMARK_THRESHOLDS)])
+def test_the_detector_is_made_once_on_the_workers_device(tmp_path, monkeypatch, kind, thresholds):
     made = []
     monkeypatch.setattr("dfdc.faces.FaceDetector", lambda *arguments: made.append(arguments) or "a detector")
-    step = DetectStep(tmp_path, "auto")
+    step = kind(tmp_path, "auto")
     step.start("cuda:3")
-    assert made == [(DETECT_THRESHOLDS, "cuda:3")]
+    assert made == [(thresholds, "cuda:3")]
     assert step.detector == "a detector"

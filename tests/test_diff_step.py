@@ -73,7 +73,7 @@ def test_a_fake_without_partners_failed_and_is_not_done_again(root):
     assert DiffStep(root, "crops").check(videos_of(root)["fake"]) is not None
 
 
-def test_pairs_that_cant_be_compared_or_show_no_change_are_told(root):
+def test_t19_missing_and_mismatching_partners_are_counted(root):
     cut(root)
     real, fake = (layout.crops_path(root, name) for name in ("real", "fake"))
     picture = read_picture(fake / "20_0.png")

@@ -8,53 +8,34 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
+import distributed_worker
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import ROOT, make_crops, run_script
+import training_runs
+from helpers import ROOT, make_crops
+from training_runs import SCRIPT, arguments, epochs_of, log_text, train
 
+from dfdc.command_line import SettingError
 from networks import checkpoint
 from networks.model import build_network
-from training import average_checkpoints, distributed, train_classifier
+from training import average_checkpoints, distributed, losses
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = "training/train_classifier.py"
 WORKER = "tests/distributed_worker.py"
 
 # test_convnext has no BatchNorm, so that two ranks are one large batch to the last gradient.
 ENCODER = "test_convnext"
 
 
-def write_config(path, batch_size, **changes):
-    values = {
-        **{"encoder": ENCODER, "pretrained": False, "drop_path": 0.0, "size": 32, "epochs": 1, "batches_per_epoch": 5},
-        "optimizer": {"type": "SGD", "learning_rate": 0.05, "clip_grad_norm": 0.0},
-        "batch_size": batch_size,
-        **changes,
-    }
-    path.write_text(json.dumps(values))
-    return path
-
-
-def train_arguments(root, out, config):
-    return [
-        "--config",
-        config,
-        "--data-dir",
-        root,
-        "--output-dir",
-        out / "weights",
-        "--log-dir",
-        out / "logs",
-        "--prefix",
-        "t_",
-        "--device",
-        "cpu",
-        "--workers",
-        0,
-    ]
+def write_config(folder, batch_size, **changes):
+    """Five steps an epoch."""
+    optimizer = {"type": "SGD", "learning_rate": 0.05, "clip_grad_norm": 0.0}
+    settings = {"encoder": ENCODER, "drop_path": 0.0, "epochs": 2, "batches_per_epoch": 5, "optimizer": optimizer}
+    return training_runs.write_config(folder, **{**settings, "batch_size": batch_size, **changes})
 
 
 def torchrun(*arguments):
@@ -105,17 +86,16 @@ def two_nodes(*command, options=()):
 
 def launch(root, out, processes, batch_size, **changes):
     """Train on the CPU, under torchrun if there are several processes; return the text it printed."""
-    arguments = train_arguments(root, out, write_config(out.with_suffix(".json"), batch_size, **changes))
+    config = write_config(out, batch_size, **changes)
     if processes == 1:
-        assert train_classifier.main([str(part) for part in arguments]) == 0
+        assert train(root, out, config) == 0
         return ""
-    return finish(torchrun("--standalone", "--nproc_per_node", processes, SCRIPT, *arguments))
+    return finish(torchrun("--standalone", "--nproc_per_node", processes, SCRIPT, *arguments(root, out, config)))
 
 
 def result(out):
     path = next((out / "weights").glob("*_last"))
-    (log,) = (out / "logs").glob("*.jsonl")
-    return checkpoint.read_checkpoint(path).state_dict, json.loads(log.read_text().splitlines()[-1])
+    return checkpoint.read_checkpoint(path).state_dict, epochs_of(out)[-1]
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +135,8 @@ def test_two_accumulated_batches_are_one_with_twice_the_batch(one_process, tmp_p
 def fixed_steps(tmp_path_factory):
     """What tests/distributed_worker.py's "steps" saves, by one process, and by each of two."""
     place = tmp_path_factory.mktemp("steps")
-    done = run_script(WORKER, "steps", place / "one")
-    assert done.returncode == 0, done.stderr
+    with mock.patch.dict(losses.CRITERIA):
+        distributed_worker.steps(place / "one")
     finish(torchrun("--standalone", "--nproc_per_node", 2, WORKER, "steps", place / "two"))
     return [torch.load(place / name, weights_only=True) for name in ("one0", "two0", "two1")]
 
@@ -182,28 +162,29 @@ def test_t55_an_infinite_loss_on_one_rank_skips_the_step_on_all(fixed_steps):
         assert first["overflow"]["result"][key] == second["overflow"]["result"][key] < 10
 
 
-def test_t47_an_old_launchers_flag_and_environment(crops_root, tmp_path):
-    arguments = train_arguments(crops_root, tmp_path, write_config(tmp_path / "c.json", 4))
+def test_t47_an_old_launchers_flag_and_environment(crops_root, tmp_path, monkeypatch):
     environment = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    done = run_script(SCRIPT, *arguments, "--local_rank", 0, env=environment)
-    assert done.returncode == 0, done.stderr
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert train(crops_root, tmp_path, write_config(tmp_path, 4, epochs=1), "--local_rank", 0) == 0
+    assert not dist.is_initialized()  # it was, and is no more
 
 
-@pytest.fixture(scope="module")
-def three_epochs(tmp_path_factory):
-    """Two processes that nobody disturbs."""
-    root = make_crops(tmp_path_factory.mktemp("elastic") / "root")
-    config = write_config(root.parent / "c.json", 4, epochs=3)
-    arguments = train_arguments(root, root.parent / "whole", config)
-    finish(torchrun("--standalone", "--nproc_per_node", 2, SCRIPT, *arguments))
-    return root, config, result(root.parent / "whole")
+def test_a_process_without_a_gpu_of_its_own_says_what_to_do(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    said = r"^device cuda: process 1 of this machine has no GPU \(1 are there\); start fewer processes .*, or take cpu$"
+    with pytest.raises(SettingError, match=said):
+        distributed.start("cuda")
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_t47_a_killed_rank_is_restarted_and_goes_on_from_the_last_checkpoint(three_epochs, tmp_path, nodes):
-    root, config, expected = three_epochs
+def test_t47_a_killed_rank_is_restarted_and_goes_on_from_the_last_checkpoint(one_process, tmp_path, nodes):
+    root, *expected = one_process
+    config = write_config(tmp_path, 4)
     out, marker = tmp_path / "killed", tmp_path / "died"
-    command = [WORKER, "die-once", marker, *train_arguments(root, out, config), "--resume", "auto"]
+    command = [WORKER, "die-once", marker, *arguments(root, out, config, "--resume", "auto")]
     options = ["--max_restarts", 1]
     if nodes == 1:
         finish(torchrun("--standalone", "--nproc_per_node", 2, *options, *command))
@@ -211,15 +192,14 @@ def test_t47_a_killed_rank_is_restarted_and_goes_on_from_the_last_checkpoint(thr
         finish(*two_nodes(*command, options=options))
     assert marker.exists()
     assert_same_run(expected, result(out))
-    (log,) = (out / "logs").glob("*.log")
-    assert "from epoch 1, step 0" in log.read_text()
+    assert "from epoch 1, step 0" in log_text(out)
 
 
 def test_t58_the_metrics_of_several_processes_are_those_of_the_file(one_process, tmp_path):
     """With batch norm, which has statistics of its own in each process here; and with an average of the weights."""
     root, *_ = one_process
     out = tmp_path / "two"
-    launch(root, out, 2, 2, encoder="test_efficientnet", ema_decay=0.5)
+    launch(root, out, 2, 2, encoder="test_efficientnet", ema_decay=0.5, epochs=1)
     for name in ("0", "0_ema"):
         (path,) = (out / "weights").glob(f"*_0_{name}")
         twin = path.with_name(path.name.replace("_0_0", "_0_1"))
@@ -232,10 +212,9 @@ def test_t58_the_metrics_of_several_processes_are_those_of_the_file(one_process,
 
 
 def test_t56_ranks_that_differ_do_not_begin(crops_root, tmp_path):
-    config = write_config(tmp_path / "c.json", 4)
-    arguments = train_arguments(crops_root, tmp_path, config)
-    assert train_classifier.main([str(part) for part in arguments]) == 0
-    more = [*arguments, "--epochs", 2, "--resume", "auto"]
+    config = write_config(tmp_path, 4, epochs=1)
+    assert train(crops_root, tmp_path, config) == 0
+    more = arguments(crops_root, tmp_path, config, "--epochs", 2, "--resume", "auto")
     process = torchrun("--standalone", "--nproc_per_node", 2, WORKER, "differ", *more)
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0
@@ -252,10 +231,10 @@ def test_a_stop_on_one_rank_saves_and_all_leave_together(one_process, tmp_path):
     """DDP x accumulation x a stop within an epoch x a resume, in two launches: as one process with the whole batch."""
     root, *expected = one_process
     out = tmp_path / "stopped"
-    config = write_config(tmp_path / "c.json", 2, accumulate=2)
-    arguments = [*train_arguments(root, out, config), "--resume", "auto"]
+    config = write_config(tmp_path, 2, accumulate=2)
+    again = arguments(root, out, config, "--resume", "auto")
     options = ["--standalone", "--nproc_per_node", 2]
-    printed = finish(torchrun(*options, WORKER, "stop-at", 2, *arguments))
+    printed = finish(torchrun(*options, WORKER, "stop-at", 2, *again))
     left = {
         words[1]: (float(words[4]), words[6]) for words in map(str.split, printed.splitlines()) if words[0] == "rank"
     }
@@ -263,7 +242,7 @@ def test_a_stop_on_one_rank_saves_and_all_leave_together(one_process, tmp_path):
     assert abs(left["0"][0] - left["1"][0]) < 0.8  # though rank 0 saved for a second
     (last,) = (out / "weights").glob("*_last")
     assert checkpoint.read_checkpoint(last).training["step"] == 3
-    finish(torchrun(*options, SCRIPT, *arguments))
+    finish(torchrun(*options, SCRIPT, *again))
     assert_same_run(expected, result(out))
 
 

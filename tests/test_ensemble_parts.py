@@ -48,8 +48,9 @@ def by_hand(ensemble, index, crop):
     """Of one crop, without batches, threads or types."""
     spec = ensemble.specs[index]
     images = torch.from_numpy(fit(crop, spec.size)[None])
+    normalizer = Normalizer(spec.normalize.mean, spec.normalize.std, "cpu")
     with torch.inference_mode():
-        return torch.sigmoid(ensemble.models[index](Normalizer(spec.mean, spec.std, "cpu")(images)))[0, 0].item()
+        return torch.sigmoid(ensemble.models[index](normalizer(images)))[0, 0].item()
 
 
 @pytest.mark.slow

@@ -15,7 +15,21 @@ WANTED = [0, 10, 100, 290]
 
 def original(count=300, rate=30.0, times=None):
     shown = np.arange(count) / rate if times is None else times
-    return Boxes(640, 480, count, rate, count / rate, {n: float(shown[n]) for n in range(0, count, 10)}, {}, {})
+    return Boxes(
+        video="a.mp4",
+        width=640,
+        height=480,
+        frame_count=count,
+        rate=rate,
+        duration=count / rate,
+        times={n: float(shown[n]) for n in range(0, count, 10)},
+        source={},
+        settings={},
+        made={},
+        failed=None,
+        notes=(),
+        frames={},
+    )
 
 
 def reader(count=300, rate=30.0, times="even"):

@@ -7,7 +7,7 @@ import torch
 from scoring_runs import make_checkpoint
 
 from dfdc.imaging import tighten
-from networks.checkpoint import ModelSpec, save_checkpoint
+from networks.checkpoint import ModelSpec, Normalize, save_checkpoint
 from networks.ensemble import Ensemble
 from networks.model import NETWORKS, build_network
 from prediction.pages import heatmap, report
@@ -20,7 +20,8 @@ def ensemble(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     make_checkpoint(folder, "wide")
     torch.manual_seed(1)
-    spec = ModelSpec("DeepFakeClassifier", "test_resnet", 96, (0.2, 0.3, 0.4), (0.5, 0.6, 0.7), margin_part=8)
+    colours = Normalize((0.2, 0.3, 0.4), (0.5, 0.6, 0.7))
+    spec = ModelSpec("DeepFakeClassifier", "test_resnet", 96, colours, margin_part=8)
     save_checkpoint(
         folder / "tight", build_network("DeepFakeClassifier", "test_resnet"), spec, epoch=0, bce_best=1, metrics={}
     )
@@ -45,8 +46,9 @@ def test_a_map_lies_on_the_crop_as_the_network_saw_it(ensemble, monkeypatch, sha
 
     def make_heatmap(model, images):
         given.append((model, images))
-        spec = ensemble.specs[index]
-        return (images[0] * torch.tensor(spec.std)[:, None, None] + torch.tensor(spec.mean)[:, None, None])[0].numpy()
+        colours = ensemble.specs[index].normalize
+        mean, std = (torch.tensor(values)[:, None, None] for values in (colours.mean, colours.std))
+        return (images[0] * std + mean)[0].numpy()
 
     monkeypatch.setattr(heatmap, "make_heatmap", make_heatmap)
     crop = gradient(*shape)

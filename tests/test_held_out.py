@@ -41,7 +41,7 @@ def test_what_was_held_out_is_said_and_what_was_learned_is_refused(monkeypatch, 
     )
     videos = [f"{name}.mp4" for name in "vwxyz"]
     for fold, holdouts, shown in (
-        (0, {"one": good}, "\n  one, which held out fold 1: 5 of 5 videos (v, w, x, ...)\nGive fold 1; or, to"),
+        (0, {"one": good}, "\n  one, which held out fold 1: 5 of 5 videos (v, w, x, ...)\nGive fold 1; or, if"),
         (0, {"one": Holdout(2, "", ("v",), 1)}, "fold 2: 4 of 5 videos (w, x, y, ...)\nGive"),
         (0, {"one": Holdout(2, "", ("v", "w"), 1)}, "fold 2: 3 of 5 videos (x, y, z)\nGive fold 2; or"),
         (

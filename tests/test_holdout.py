@@ -11,12 +11,13 @@ from scoring_runs import details, make_checkpoint, run
 from training_runs import SCRIPT, arguments, log_text, path_of, read, terminate_at, train, write_config
 
 import export_model
-from dfdc.command_line import SettingError, UsageError
+from dfdc.command_line import SettingError, UserError
 from dfdc.video import write_video
 from networks import checkpoint
 from networks.checkpoint import CheckpointError
 from networks.holdout import Holdout, common_holdout, describe_start, read_holdout
 from networks.onnx_model import check_model
+from networks.values import read_values
 from prediction.held_out import check_held_out
 from training import average_checkpoints
 
@@ -121,10 +122,10 @@ def test_a_checkpoint_that_does_not_say_is_warned_of(root, trained, tmp_path, ca
     by = details(tmp_path / "o.csv")["summary"]["held_out"]["by"]
     assert [said["fold"] for said in by] == [0, "unknown"]
     assert by[1] == {"name": "older", "fold": "unknown"}
-    with pytest.raises(UsageError, match=r"held out fold 0: 4 of 4 videos"):  # one is enough
+    with pytest.raises(UserError, match=r"held out fold 0: 4 of 4 videos"):  # one is enough
         score(root, tmp_path / "p.csv", 2, weights, ["older", name])
     (weights / "broken").write_bytes(b"PK")
-    with pytest.raises(UsageError, match="broken is not a checkpoint"):
+    with pytest.raises(UserError, match="broken is not a checkpoint"):
         check_held_out([], 0, [weights / "broken"])
 
 
@@ -141,11 +142,11 @@ def test_what_to_do_follows_from_the_folds_of_the_checkpoints(tmp_path):
     same = save(tmp_path / "same", Holdout(0, "y", ("a",), 5))
     assert [said.fold for said in check_held_out(["a.mp4", "b.mp4"], 1, [one])] == [1]
     for models, advice in (
-        ([one], "\nGive --fold 1; or"),
-        ([two, one], "\nGive --fold 1 or Give --fold 2 (each checkpoint by itself); or"),
+        ([one], "\nGive fold 1; or"),
+        ([two, one], "\nGive fold 1 or Give fold 2 (each checkpoint by itself); or"),
         ([same, one], "\nScore with the folds.csv it was trained with"),
     ):
-        with pytest.raises(UsageError) as error:
+        with pytest.raises(UserError) as error:
             check_held_out(["a.mp4", "d.e.mp4"], 0, models)
         assert advice in str(error.value)
         assert str(error.value).count("which held out") == len(models)
@@ -215,7 +216,7 @@ def test_a_run_that_began_with_other_weights_holds_out_no_more_than_they_did(
         assert (found and (found.fold, found.held_out)) == (held_out if held_out is None else (fold, held_out))
         assert train(root, tmp_path, config, "--fold", fold, "--resume", "auto") == 0
     if kind == "another fold":
-        with pytest.raises(UsageError, match="Score with the folds"):
+        with pytest.raises(UserError, match="Score with the folds"):
             score(root, tmp_path / "o.csv", 1, last.parent, [last.name])
 
 
@@ -226,7 +227,7 @@ def test_a_run_of_an_earlier_version_says_it_from_now_on(root, expected, tmp_pat
     assert train(root, tmp_path, config) == 143
     monkeypatch.undo()
     content = torch.load(path_of(tmp_path, "last"), weights_only=True)
-    assert Holdout.from_dict(content.pop("data")) == expected
+    assert read_values(Holdout, content.pop("data")) == expected
     torch.save(content, path_of(tmp_path, "last"))
     assert read(tmp_path).holdout is None
     assert train(root, tmp_path, config, "--resume", "auto") == 0
@@ -281,5 +282,5 @@ def test_a_broken_section_is_named(tmp_path, change, form):
         found = checkpoint.read_checkpoint(path)
         path = tmp_path / "m.safetensors"
         save_file(found.state_dict, path, checkpoint.describe(found) | {"data": json.dumps(bad)})
-    with pytest.raises(CheckpointError, match="the data it was trained on is broken"):
+    with pytest.raises(CheckpointError, match=r"its '(data|description)' is broken"):
         checkpoint.read_checkpoint(path)

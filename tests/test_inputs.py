@@ -272,7 +272,7 @@ def test_the_videos_of_a_fold(tmp_path):
     assert labels == {"f.mov": 1, "r9.mp4": 0, "r10.mp4": 0}
     assert refused(inputs.held_out_inputs, [tmp_path], 4) == f"fold 4: {table} has the folds [3, 5, 12]"
     assert refused(inputs.held_out_inputs, [tmp_path], 5) == (
-        f"fold 5: {table} names videos that are not there: gone; run step 5 again"
+        f"fold 5: in {table} 1 of its videos are not there, gone for one; run step 5 again"
     )
     for folders in ([], [tmp_path, tmp_path]):
         assert f"the DATA_ROOT; {len(folders)} are given" in refused(inputs.held_out_inputs, folders, 3)

@@ -4,13 +4,18 @@ import json
 
 import numpy as np
 import pytest
+import skimage.data
 from detectors import Detector, faces_of
+from facenet_pytorch import MTCNN
 from families import make_family
-from helpers import no_faces
+from helpers import REAL_VIDEOS, no_faces, on_both_kinds
 
 from dfdc import artifacts, layout
-from dfdc.detector_settings import LANDMARK_THRESHOLDS
+from dfdc.detector_settings import DETECT_THRESHOLDS, LANDMARK_THRESHOLDS
+from dfdc.faces import FaceDetector
+from dfdc.imaging import crop_face
 from dfdc.rejections import load_rejections
+from dfdc.video import VideoReader
 from preprocessing import landmark_step
 from preprocessing.crop_step import CropStep
 from preprocessing.landmark_step import LandmarkStep
@@ -103,27 +108,19 @@ def test_a_broken_crop_is_named_and_costs_itself(cropped):
     assert step.check(video) is None
 
 
-def test_landmarks_of_other_crops_go_before_new_ones_are_made(cropped):
+@pytest.mark.parametrize("changed", [True, False])
+def test_at_a_failure_landmarks_of_other_crops_go_and_those_of_these_stay(cropped, changed):
     find(cropped, middle_of)
-    (layout.crops_path(cropped, "real") / "20_0.png").unlink()
+    if changed:
+        (layout.crops_path(cropped, "real") / "20_0.png").unlink()
 
     def refuse(picture):
         raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError):
         find(cropped, refuse)
-    assert not layout.landmarks_path(cropped, "real").exists()
-
-
-def test_landmarks_of_these_crops_outlive_a_failure(cropped):
-    find(cropped, middle_of)
-
-    def refuse(picture):
-        raise RuntimeError("no memory")
-
-    with pytest.raises(RuntimeError):
-        find(cropped, refuse)
-    assert len(list(layout.landmarks_path(cropped, "real").glob("*.npy"))) == 5
+    assert len(list(layout.landmarks_path(cropped, "real").glob("*.npy"))) == (0 if changed else 5)
+    assert layout.landmarks_path(cropped, "real").exists() is not changed
 
 
 def test_step_3_is_about_real_videos_only(cropped):
@@ -144,10 +141,33 @@ def test_step_3_is_about_real_videos_only(cropped):
     assert reasons["out"] == "rejected in rejected.csv"
 
 
-def test_the_detector_is_made_once_on_the_workers_device(tmp_path, monkeypatch):
-    made = []
-    monkeypatch.setattr("dfdc.faces.FaceDetector", lambda *arguments: made.append(arguments) or "a detector")
-    step = LandmarkStep(tmp_path, "crops")
-    step.start("cuda:3")
-    assert made == [(LANDMARK_THRESHOLDS, "cuda:3")]
-    assert step.detector == "a detector"
+@pytest.mark.slow
+@on_both_kinds
+def test_landmarks_are_those_of_the_library_one_crop_at_a_time(kind, face_clips):
+    finder, detector = FaceDetector(DETECT_THRESHOLDS), FaceDetector(LANDMARK_THRESHOLDS)
+    library = MTCNN(margin=0, thresholds=list(LANDMARK_THRESHOLDS), device="cpu")
+    crops = []
+    real = [REAL_VIDEOS / "faces" / f"{name}.mp4" for name in ("d10", "d18", "s32")]
+    paths, stride, scale = (real, 60, 0.5) if kind == "real" else (sorted(face_clips.iterdir()), 20, 1.0)
+    for path in paths:
+        with VideoReader(path) as reader:
+            for _, frame in reader.frames(stride=stride):
+                crops += [crop_face(frame, box) for box in finder.detect([frame], scale)[0].boxes]
+    found = landmark_step.find_landmarks(crops, detector)
+    assert len(crops) >= 8
+    for crop, points in zip(crops, found, strict=True):
+        _, _, expected = library.detect(np.ascontiguousarray(crop), landmarks=True)
+        assert np.array_equal(points, np.rint(expected[0].astype(float)).astype(np.int16))
+
+
+def test_t26_landmarks_of_the_middle_face(monkeypatch):
+    detector = FaceDetector(LANDMARK_THRESHOLDS)
+    picture = skimage.data.astronaut()[20:240, 130:320]
+    nobody = np.zeros((90, 90, 3), np.uint8)
+    points, none, tighter = landmark_step.find_landmarks([picture, nobody, picture[10:-10, 10:-10]], detector)
+    assert points.dtype == np.int16
+    assert points.shape == (5, 2)
+    assert none is None
+    assert np.abs(points - tighter - 10).max() <= 2
+    monkeypatch.setattr(detector, "detect", lambda pictures, **more: [no_faces()] * len(pictures))
+    assert landmark_step.find_landmarks([picture], detector) == [None]

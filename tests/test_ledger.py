@@ -84,7 +84,6 @@ def test_a_ledger_that_is_none_is_told_and_written_anew(path, text):
         {"videos": "1", "looked_at": 1, "finished": True},
         {"videos": 1, "looked_at": 1.5},
         {"videos": 1, "looked_at": 1, "finished": 1},
-        {"videos": 1, "surprise": 2},
     ],
 )
 def test_a_record_that_is_none_says_nothing(path, content):

@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import functools
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -300,6 +302,50 @@ def test_verdicts_of_videos_that_a_run_has_not_wait_for_one_that_has(tmp_path):
         assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.5
         assert Progress(tmp_path / "p", {}, other).done["w.mp4"].score == 0.5
     assert Progress(tmp_path / "p", {}, {**videos, **other}).done.keys() == {"v.mp4", "w.mp4"}
+
+
+def test_a_file_of_the_version_before_goes_on_and_one_of_a_later_version_is_set_aside(tmp_path):
+    videos = kept_verdict(tmp_path)
+    first, *rows = (tmp_path / "p").read_text().splitlines()
+    header = json.loads(first)
+    assert header.pop("version") == 1
+    (tmp_path / "p").write_text("\n".join([json.dumps(header), *rows]))  # as the earlier one wrote it
+    assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.5
+    later = "\n".join([json.dumps({**header, "version": 2}), *rows])
+    (tmp_path / "p").write_text(later)
+    progress = Progress(tmp_path / "p", {}, videos)
+    assert progress.done == {}
+    progress.begin("v.mp4")
+    progress.add(Verdict("v.mp4", "ok", score=0.7))
+    (aside,) = tmp_path.glob("p.*")
+    assert aside.read_text() == later
+
+
+def test_a_verdict_comes_back_from_its_line_and_from_no_other(tmp_path):
+    """A key more or less, at any depth, is another program's line."""
+    videos = {"v.mp4": tmp_path / "v.mp4"}
+    videos["v.mp4"].write_bytes(b"x" * 9)
+    faces = [Face(frame, frame % 2, [1.5, 2, 9, 8], 0.99, scores=[0.3]) for frame in range(9)]
+    verdict = Verdict("v.mp4", "ok", path=str(videos["v.mp4"]), sizes=[[0, 640, 360]], faces=faces)
+    conclude(verdict, ["a"], "confident")
+    progress = Progress(tmp_path / "p", {}, videos)
+    progress.begin("v.mp4")
+    progress.add(verdict)
+    assert Progress(tmp_path / "p", {}, videos).done == {"v.mp4": verdict}
+    header, line = (tmp_path / "p").read_text().splitlines()
+    whole = json.loads(line)
+    places = [(), ("verdict",), *(("verdict", name, 0) for name in ("models", "persons", "faces"))]
+    places += [("verdict", "grounds"), ("verdict", "persons", 0, "thumbnail")]
+    for place in places:
+        for key in ("more", *functools.reduce(operator.getitem, place, whole)):
+            other = json.loads(line)
+            part = functools.reduce(operator.getitem, place, other)
+            if key == "more":
+                part[key] = 1
+            else:
+                del part[key]
+            (tmp_path / "p").write_text(f"{header}\n{json.dumps(other)}\n")
+            assert Progress(tmp_path / "p", {}, videos).done == {}, (place, key)
 
 
 def test_a_digest_that_is_none_names_no_file(tmp_path, capsys):

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from dfdc import layout
-from dfdc.layout import DataError, Skipped, Video
+from dfdc.layout import DataError, Video
 from dfdc.rejections import Rejection, Rejections, load_rejections
-from preprocessing.orphans import rows_without_effect
 
 REAL = Video("real", Path("real.mp4"), "part_0", "REAL", None)
 FAKE = Video("fake", Path("fake.mp4"), "part_0", "FAKE", "real")
@@ -79,13 +78,6 @@ def test_names_with_and_without_suffix_and_in_either_unicode_form(tmp_path):
     text = f"a.mp4,,,\nb.MOV,,,\nc.d,,,\ne.d.mp4,,,\n{decomposed}.mp4,,,\n.mp4,,,\npart_0/a.mp4,,,\n"
     names = [row.video for row in load(tmp_path, text).rows]
     assert names == ["a", "b", "c.d", "e.d", unicodedata.normalize("NFC", "café"), ".mp4", "part_0/a"]
-
-
-def test_rows_that_mean_nothing_are_named_as_they_stand_and_skipped_videos_are_known(tmp_path):
-    rejections = load(tmp_path, "real,,,\ntypo,,,\ngone,,,\ntypo.mp4,0,0,\n")
-    gone = Video("gone", Path("gone.mp4"), "part_0", "REAL", None)
-    dataset = layout.Dataset(tmp_path, [], {"real": REAL}, {"gone": Skipped(gone, "it is not on disk")})
-    assert rows_without_effect(dataset, rejections) == ["typo,,", "typo,0,0"]
 
 
 def test_what_spreadsheets_write_is_read(tmp_path):

@@ -3,7 +3,17 @@
 import pytest
 from scoring_runs import details
 
-from prediction.results import Summary, print_summary, write_results
+from prediction.results import (
+    Confusion,
+    Held,
+    HeldOut,
+    LabelCounts,
+    Metrics,
+    Summary,
+    plain,
+    print_summary,
+    write_results,
+)
 from prediction.settings import Floors, RunSettings
 from prediction.verdict import Status, Verdict
 
@@ -34,3 +44,29 @@ def test_of_many_videos_only_those_with_a_fault_are_listed(count, shown, capsys,
     assert "  partial: part.mp4: lost frames\n" in said
     assert said.index("  ok ") < said.index("  partial        1  scored")
     assert "doubts: 3 partial, 1 few faces" in said
+    assert "labelled" not in said
+    assert "learned" not in said
+
+
+def test_what_is_not_known_is_absent_and_what_labels_say_is_printed(capsys, tmp_path):
+    metrics = Metrics(
+        count=3,
+        reals=0,
+        fakes=3,
+        log_loss=0.25,
+        accuracy=1.0,
+        expected_calibration_error=0,
+        confusion=Confusion(0, 0, 0, 3),
+    )
+    held_out = HeldOut(2, [Held("a", 2, "sha", 7), Held("b", "unknown")])
+    summary = Summary({Status.OK: 3}, {}, held_out, LabelCounts(3, 0, 0), metrics)
+    written = plain(summary)
+    assert written.keys() == {"statuses", "doubts", "held_out", "labels", "metrics"}
+    assert written["held_out"]["by"][1] == {"name": "b", "fold": "unknown"}
+    assert "auc" not in written["metrics"]
+    print_summary(tmp_path / "o.csv", [Verdict("v", "ok", score=0.5, doubts=["few faces", "partial"])], summary)
+    said = capsys.readouterr().out
+    assert said.startswith("  0.5000 v  (few faces, partial)\n")
+    assert "on 3 labelled videos (3 fake): log loss 0.2500, accuracy 1.0000\n" in said
+    assert "  (whether b learned from these videos is not known)\n" in said
+    assert "doubts:" not in said

@@ -1,29 +1,55 @@
-"""JSON Schema of the files that scoring writes (prediction/schema.py, docs/schema)."""
+"""JSON Schema of the files that the project writes (schemas.py, docs/schema)."""
 
 import json
 
 import pytest
+import schemas
 from helpers import numbered_frames, run_script
 from pydantic import TypeAdapter
 from scoring_runs import run
 
 from dfdc.video import write_video
-from prediction import schema
 from prediction.results import Submission
 
 
-@pytest.mark.parametrize("name", schema.KINDS)
+@pytest.mark.parametrize("name", schemas.KINDS)
 def test_the_files_are_what_the_classes_say(name):
-    path = schema.FOLDER / f"{name}.json"
-    assert path.read_text() == schema.schema_of(name), "python -m prediction.schema writes it anew"
+    path = schemas.FOLDER / f"{name}.json"
+    assert path.read_text() == schemas.schema_of(name), "python tests/schemas.py writes it anew"
     assert json.loads(path.read_text())["type"] == "object"
 
 
 def test_nothing_else_lies_there_and_the_command_writes_all(tmp_path, monkeypatch):
-    assert {path.stem for path in schema.FOLDER.glob("*.json")} >= schema.KINDS.keys()
-    monkeypatch.setattr(schema, "FOLDER", tmp_path)
-    schema.main()
-    assert {path.stem for path in tmp_path.iterdir()} == schema.KINDS.keys()
+    assert {path.stem for path in schemas.FOLDER.glob("*.json")} == schemas.KINDS.keys()
+    monkeypatch.setattr(schemas, "FOLDER", tmp_path)
+    schemas.main()
+    assert {path.stem for path in tmp_path.iterdir()} == schemas.KINDS.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("boxes", "bboxes/*.json"),
+        ("stamp", "crops/*/.stamp.json"),
+        ("stamp", "landmarks/*/.stamp.json"),
+        ("stamp", "diffs/*/.stamp.json"),
+        ("step", "failures/*.json"),
+        ("folds_stamp", ".folds.csv.stamp.json"),
+        ("demo", "demo.json"),
+    ],
+)
+def test_the_steps_write_what_the_schema_says(preprocessed, name, pattern):
+    schema = json.loads((schemas.FOLDER / f"{name}.json").read_text())
+    paths = sorted(preprocessed.glob(pattern))
+    assert paths
+    for path in paths:
+        text = path.read_bytes()
+        TypeAdapter(schemas.KINDS[name]).validate_json(text, strict=True)
+        keys = json.loads(text).keys()
+        assert keys >= {*schema["required"]}, path
+        if name != "stamp":
+            assert keys == schema["properties"].keys(), path
 
 
 @pytest.mark.slow
@@ -52,6 +78,8 @@ def test_a_run_writes_what_the_schema_says(weights, demo_root, tmp_path):
 def test_what_a_program_needs_is_light(tmp_path):
     """A process that decodes, and --help, must not wait for PyTorch."""
     code = (
-        "import sys, prediction.decoding_child, prediction.settings, networks.precision; print('torch' in sys.modules)"
+        "import sys, prediction.decoding_child; heavy = 'pebble', 'PIL', 'pydantic', 'torch'; "
+        "print([name for name in heavy if name in sys.modules]); "
+        "import prediction.settings, networks.precision; print('torch' in sys.modules)"
     )
-    assert run_script("-c", code).stdout == "False\n"
+    assert run_script("-c", code).stdout == "[]\nFalse\n"

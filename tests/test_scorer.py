@@ -6,7 +6,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from helpers import numbered_frames, run_script
+from helpers import ROOT, numbered_frames, run_script
+from PIL import Image
 from scoring_runs import details, run
 
 from dfdc.video import write_video
@@ -150,3 +151,30 @@ def test_compiling_is_asked_for_by_the_number_of_faces_to_come(weights, monkeypa
         assert not scorer.should_compile("off", paths * 99)
         monkeypatch.setattr(type(scorer.ensemble), "compilable", [])  # ONNX files only
         assert not scorer.should_compile("on", paths)
+
+
+def test_the_examples_of_the_documentation_run_as_typed(weights, clips, tmp_path):
+    section = (ROOT / "docs/scoring.md").read_text().split("## From another program")[1]
+    first, *others = [block.split("```")[0] for block in section.split("```python\n")[1:]]
+    assert len(others) == 2
+    (tmp_path / "weights").mkdir()
+    for name, source in (("one", "a"), ("two", "b")):
+        shutil.copy(weights / source, tmp_path / "weights" / name)
+    shutil.copy(clips[0], tmp_path / "a.mp4")
+    Image.new("RGB", (64, 64)).save(tmp_path / "b.jpg")
+    (tmp_path / "videos").mkdir()
+    shutil.copy(clips[0], tmp_path / "videos/c.mp4")
+    before = set(tmp_path.rglob("*"))
+
+    def typed(text):
+        done = run_script("-c", text, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    *names, scored, unscored = typed(first)
+    assert sorted(names) == ["a.mp4", "b.jpg"]
+    assert 0 <= float(scored.split()[0]) <= 1
+    assert unscored.startswith("no face ")
+    assert set(tmp_path.rglob("*")) == before
+    assert typed("".join(others))[-1] == "{<Status.TOO_SHORT: 'too short'>: 1} True"
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"submission.csv", "submission.json"}

@@ -202,7 +202,7 @@ def test_every_key_of_the_configuration_arrives(monkeypatch, roots, tmp_path, ch
     assert {call.total_steps for call in seen.calls["learning_rate"]} == {6}
     assert [call.step for call in seen.calls["learning_rate"]] == list(range(6))
     spec = seen.calls["save_checkpoint"][-1].spec
-    assert (spec.network, spec.size, spec.mean) == ("DeepFakeClassifierGWAP", 48, (0.1, 0.2, 0.3))
+    assert (spec.network, spec.size, spec.normalize.mean) == ("DeepFakeClassifierGWAP", 48, (0.1, 0.2, 0.3))
 
 
 def test_another_optimizer_arrives(monkeypatch, roots, tmp_path):

@@ -14,6 +14,10 @@ def test_floors_are_numbers(floors):
         Floors(*floors)
 
 
+def test_a_floor_of_0_is_none():
+    assert Floors(0, 0.0) == Floors(faces=0, side=0)
+
+
 def test_the_names_of_strategies_are_those_that_there_are():
     assert tuple(scoring.STRATEGIES) == STRATEGIES
 

@@ -8,22 +8,12 @@ import subprocess
 import pytest
 from families import make_family
 from helpers import ROOT, write_part
+from step_commands import FOLDERS, STEPS, run
 
-from dfdc import artifacts, layout, steps
-from dfdc.command_line import SettingError, UsageError
+from dfdc import layout
+from dfdc.command_line import SettingError
 from dfdc.rejections import load_rejections
-from preprocessing import detect_original_faces, extract_crops, generate_diffs, generate_landmarks
 from preprocessing.crop_step import CropStep
-from preprocessing.fold_assignment import Assignment
-from preprocessing.folds_stamp import FoldsStamp, Options, stamp_path
-from preprocessing.orphans import find_orphans
-
-STEPS = {
-    "detect_original_faces": detect_original_faces,
-    "extract_crops": extract_crops,
-    "generate_landmarks": generate_landmarks,
-    "generate_diffs": generate_diffs,
-}
 
 
 @pytest.fixture(scope="module")
@@ -41,23 +31,6 @@ def root(family, tmp_path):
     return tmp_path / "root"
 
 
-@pytest.fixture
-def seen(monkeypatch):
-    """(step, options, videos, skipped, engine) of each run."""
-    calls = []
-    monkeypatch.setattr(steps, "run_step", lambda *arguments: calls.append(arguments) or 0)
-    return calls
-
-
-def run(name, root, *flags):
-    return STEPS[name].main(["--root-dir", str(root), *map(str, flags)])
-
-
-def put_folder(path):
-    with artifacts.atomic_folder(path) as folder:
-        folder.stamp = artifacts.Stamp({}, {})
-
-
 VIDEOS = {
     "detect_original_faces": ["real"],
     "extract_crops": ["real", "fake"],
@@ -67,9 +40,9 @@ VIDEOS = {
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_every_step_gets_its_root_videos_and_arguments(root, seen, name):
+def test_every_step_gets_its_root_videos_and_arguments(root, started, name):
     assert run(name, root, "--workers", 3, "--max-failed", 0.3, "--force") == 0
-    step, options, videos, skipped, _ = seen[0]
+    step, options, videos, skipped, _ = started[0]
     assert step.root == root
     assert (options.workers, options.max_failed, options.force) == (3, 0.3, True)
     assert step.name == name
@@ -78,43 +51,18 @@ def test_every_step_gets_its_root_videos_and_arguments(root, seen, name):
 
 
 @pytest.mark.parametrize("name", ["extract_crops", "generate_landmarks", "generate_diffs"])
-def test_crops_dir_arrives(root, seen, name):
+def test_crops_dir_arrives(root, started, name):
     (root / "crops").rename(root / "crops two")
     run(name, root, "--crops-dir", "crops two")
-    step, _, videos, *_ = seen[0]
+    step, _, videos, *_ = started[0]
     assert step.crops_dir == "crops two"
     assert [video.id for video in videos] == VIDEOS[name]
     with pytest.raises(SettingError, match="crops_dir bboxes"):
         run(name, root, "--crops-dir", "bboxes")
 
 
-@pytest.mark.parametrize("name", ["extract_crops", "generate_diffs"])
-def test_png_level_arrives(root, seen, name):
-    run(name, root)
-    run(name, root, "--png-level", 7)
-    assert [call[0].png_level for call in seen] == [1, 7]
-
-
-def test_detector_scale_and_device_arrive(root, seen):
-    run("detect_original_faces", root)
-    run("detect_original_faces", root, "--detector-scale", 0.5, "--device", "cpu")
-    run("generate_landmarks", root, "--device", "cuda:1")
-    assert [call[0].scale for call in seen[:2]] == ["auto", 0.5]
-    assert [call[1].device for call in seen] == ["auto", "cpu", "cuda:1"]
-    with pytest.raises(SystemExit):
-        run("detect_original_faces", root, "--detector-scale", 5)
-
-
-FOLDERS = {
-    "detect_original_faces": "bboxes",
-    "extract_crops": "crops",
-    "generate_landmarks": "landmarks",
-    "generate_diffs": "diffs",
-}
-
-
 @pytest.mark.parametrize("name", STEPS)
-def test_leftovers_of_a_killed_step_go(root, seen, name):
+def test_leftovers_of_a_killed_step_go(root, started, name):
     (root / FOLDERS[name]).mkdir(exist_ok=True)
     left = root / FOLDERS[name] / ".real.part-99999999-1"
     left.mkdir()
@@ -123,81 +71,10 @@ def test_leftovers_of_a_killed_step_go(root, seen, name):
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_what_belongs_to_no_video_any_more_is_kept_until_prune(root, seen, name, capsys):
-    part = root / "part_0"
-    metadata = json.loads((part / "metadata.json").read_text())
-    metadata["away.mp4"] = {"label": "REAL"}  # named, but not on disk just now
-    metadata["away_fake.mp4"] = {"label": "FAKE", "original": "away.mp4"}
-    (part / "metadata.json").write_text(json.dumps(metadata))
-    folder = root / FOLDERS[name]
-    for video in ("away", "away_fake", "gone", "real", "fake"):
-        if name == "detect_original_faces":
-            folder.mkdir(exist_ok=True)
-            (folder / f"{video}.json").write_text("{}")
-        else:
-            put_folder(folder / video)
-    (folder / "a folder of somebody").mkdir()
-    (folder / ".hidden.json").write_text("{}")
-    (folder / "notes.txt").write_text("")
-    before = {path.name for path in folder.iterdir()}
-    ending = ".json" if name == "detect_original_faces" else ""
-    orphans = {f"gone{ending}"}
-    if name in ("detect_original_faces", "generate_landmarks"):  # of a fake there are neither boxes nor landmarks
-        orphans |= {f"fake{ending}", f"away_fake{ending}"}
-    if name == "generate_diffs":
-        orphans |= {"real", "away"}
-    assert {path.name for path in find_orphans(layout.load_dataset(root), name)} == orphans
-    run(name, root)
-    assert {path.name for path in folder.iterdir()} == before
-    capsys.readouterr()
-    run(name, root, "--prune")
-    assert {path.name for path in folder.iterdir()} == before - orphans
-    first = min(orphans)
-    assert capsys.readouterr().out == (
-        f"{name}: {len(orphans)} removed that belong to no video any more, {first} for one\n"
-    )
-    run(name, root, "--prune")
-    assert capsys.readouterr().out == ""
-
-
-def folds_of(root, *parts):
-    """The stamp of a folds.csv that was made from `parts`."""
-    stamp = FoldsStamp(Options(), Assignment(dict.fromkeys(parts, 0), {}), "", {})
-    stamp.write(stamp_path(root / layout.FOLDS_NAME))
-
-
-@pytest.mark.parametrize("name", STEPS)
-def test_t61_what_was_made_of_a_part_that_is_away_is_not_pruned(root, seen, name):
-    folds_of(root, "part_0", "part_1", "part_2")
-    gone = root / FOLDERS[name] / ("gone.json" if name == "detect_original_faces" else "gone")
-    if name == "detect_original_faces":
-        gone.write_text("{}")
-    else:
-        artifacts.write_json(gone / artifacts.STAMP_NAME, {})
-    for flags in (["--prune"], ["--prune", "part_2"]):
-        with pytest.raises(UsageError, match=r"prune: 1 artifacts would go, gone.* is not here now: .*part_1") as no:
-            run(name, root, *flags)
-    assert "name it: prune part_1 (preprocess_data.sh takes" in str(no.value)  # of the last attempt
-    assert gone.exists()
-    assert run(name, root, "--prune", "part_1", "part_2") == 0
-    assert not gone.exists()
-    assert run(name, root, "--prune") == 0  # nothing is left that could go
-
-
-def test_crops_of_another_folder_are_pruned_there(root, seen):
-    for folder in ("crops", "crops2"):
-        put_folder(root / folder / "gone")
-    run("extract_crops", root, "--crops-dir", "crops2", "--prune")
-    assert (root / "crops" / "gone").exists()
-    assert not (root / "crops2" / "gone").exists()
-    assert find_orphans(layout.load_dataset(root), "generate_diffs") == []  # there is no folder of masks yet
-
-
-@pytest.mark.parametrize("name", STEPS)
-def test_rejected_videos_are_skipped_by_every_step(root, seen, name):
+def test_rejected_videos_are_skipped_by_every_step(root, started, name):
     (root / layout.REJECTED_NAME).write_text("video,frame,face,reason\nreal,,,two people\n")
     run(name, root)
-    _, _, videos, skipped, _ = seen[0]
+    _, _, videos, skipped, _ = started[0]
     assert videos == []
     reasons = {
         "real": "rejected in rejected.csv: two people",
@@ -208,37 +85,22 @@ def test_rejected_videos_are_skipped_by_every_step(root, seen, name):
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_rejected_csv_that_cant_be_read_stops_every_step(root, seen, name):
+def test_a_rejected_csv_that_cant_be_read_stops_every_step(root, started, name):
     (root / layout.REJECTED_NAME).write_text("film,frame,face\n")
     with pytest.raises(layout.DataError, match=r"rejected\.csv"):
         run(name, root)
-    assert seen == []
-
-
-@pytest.mark.parametrize("name", ["generate_landmarks", "generate_diffs"])
-def test_videos_without_crops_are_skipped_with_the_reason(root, seen, name):
-    shutil.rmtree(root / "crops" / "real")
-    run(name, root)
-    _, _, videos, skipped, _ = seen[0]
-    assert videos == []
-    assert (
-        skipped
-        == {
-            "generate_landmarks": [("real", "it has no crops; step 2 (extract_crops.py) makes them, or says why not")],
-            "generate_diffs": [("fake", "real without crops; step 2 (extract_crops.py) makes them, or says why not")],
-        }[name]
-    )
+    assert started == []
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_what_the_data_set_lacks_is_skipped(tmp_path, seen, name):
+def test_what_the_data_set_lacks_is_skipped(tmp_path, started, name):
     part = write_part(
         tmp_path / "part",
         {"absent.mp4": {"label": "REAL"}, "orphan.mp4": {"label": "FAKE", "original": "absent.mp4"}},
     )
     (part / "orphan.mp4").write_bytes(b"x")
     run(name, tmp_path)
-    skipped = dict(seen[0][3])
+    skipped = dict(started[0][3])
     real, fake = {"absent"}, {"orphan"}
     about = {"detect_original_faces": real, "generate_landmarks": real, "generate_diffs": fake}
     assert skipped.keys() == about.get(name, real | fake)
@@ -353,10 +215,10 @@ def test_an_old_page_does_not_outlive_the_beginning_of_a_run(driver, tmp_path):
     assert page.exists()  # it has not begun
 
 
-def test_what_the_driver_passes_on_the_steps_take(monkeypatch, root, seen):
+def test_what_the_driver_passes_on_the_steps_take(monkeypatch, root, started):
     """The options above, given to the real scripts."""
     for name in STEPS:
         run(name, root, "--workers", 1, "--max-failed", 1, "--force", "--prune")
     for name in ("extract_crops", "generate_landmarks", "generate_diffs"):
         run(name, root, "--crops-dir=crops")
-    assert len(seen) == 7
+    assert len(started) == 7

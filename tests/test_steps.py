@@ -15,6 +15,7 @@ from dfdc.command_line import SettingError
 from dfdc.ledger import StepRun, read_rows, read_run
 from dfdc.step_command import RunOptions
 from dfdc.workers import Failed
+from preprocessing import detect_original_faces
 
 
 def test_one_bad_video_never_stops_the_others(tmp_path, capsys):
@@ -195,3 +196,8 @@ def test_pytorch_is_loaded_only_where_there_is_something_to_do(tmp_path, monkeyp
     seconds = [float(text) for text in re.findall(r"incomplete; (\d+\.\d) s", capsys.readouterr().out)]
     assert len(seconds) == 3
     assert max(seconds) < 300
+
+
+def test_a_step_without_crops_does_not_ask_where_they_are(tmp_path):
+    write_part(tmp_path / layout.CROPS_DIR, {"a.mp4": {"label": "REAL"}})
+    assert detect_original_faces.main(["--root-dir", str(tmp_path)]) == 0

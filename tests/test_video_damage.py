@@ -3,7 +3,7 @@
 import av
 import pytest
 from test_video import GOP, encode
-from test_video_odd import read
+from test_video_source import read
 
 from dfdc.video import VideoReader
 

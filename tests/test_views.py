@@ -7,6 +7,7 @@ from test_verdict_report import a_verdict
 
 from prediction.pages import views
 from prediction.pages.views import Made, Pictures
+from prediction.verdict import Verdict
 
 
 def test_t7_faces_that_were_thrown_away_are_named(tmp_path):
@@ -35,3 +36,76 @@ def test_words_of_scores_and_rules():
     scores = np.array([0.9] * 14 + [0.5] * 6)
     assert views.rule_in_words("fake", "confident", scores) == "fake: 14 of 20 are above 0.8; the mean of those"
     assert "person 3: the mean" in views.rule_in_words("person 3", "person-max", scores)
+
+
+def test_a_score_on_the_edge_is_not_above_it(tmp_path):
+    verdict = a_verdict(tmp_path / "v.mp4", [[0.8]] + [[0.1]] * 31, names=["a"])
+    assert verdict.models[0].rule == "real"
+    assert views.thrown_away(verdict, "confident") == []
+
+
+def test_doubts_have_their_figures_where_there_are_grounds(tmp_path):
+    verdict = a_verdict(tmp_path / "v.mp4", [[0.9, 0.1]] * 3)
+    assert {"few faces", "checkpoints differ"} <= set(verdict.doubts)
+    said = views.reasons_for_doubt(verdict, "confident")
+    assert "Few frames show a face that decides: 3 of the 32 frames that were read." in said
+    assert "The checkpoints do not agree: from 0.10 to 0.90." in said
+    assert "Only one checkpoint was asked." not in said
+    verdict.grounds = None
+    assert "Few frames show a face that decides." in views.reasons_for_doubt(verdict, "confident")
+    alone = a_verdict(tmp_path / "v.mp4", [[0.9]] * 3, names=["a"])
+    assert "Only one checkpoint was asked." in views.reasons_for_doubt(alone, "confident")
+
+
+def build(monkeypatch, make, *arguments):
+    """The view model that goes to the template."""
+    seen = []
+    monkeypatch.setattr(views, "render", lambda template, page: seen.append(page) or b"")
+    make(*arguments)
+    return seen[0]
+
+
+MADE = Made({"strategy": "confident"}, {}, {})
+
+
+def test_a_person_has_a_course_and_passers_by_a_note(tmp_path, monkeypatch):
+    people = [0] * 15 + [1] * 15 + [2]
+    scores = [[0.9]] * 15 + [[0.6]] * 15 + [[0.3]]
+    page = build(monkeypatch, views.build_video, a_verdict(tmp_path / "v", scores, people, ["a"]), Pictures(), MADE)
+    assert [person.person for person, _, _ in page.persons] == [0, 1]
+    assert [chart.name for chart in page.courses.charts] == ["Person 0", "Person 1"]
+    assert (page.courses.unit, page.courses.more) == ("seconds", False)
+    assert page.courses.legend == [("var(--m0)", "a")]
+    (note,) = page.others
+    assert note.startswith("Not shown: 1 seen in a few frames only")
+    assert note.endswith("; score 0.30.")
+    more = a_verdict(tmp_path / "v", [*scores, [0.4]], [*people, 3], ["a"])
+    assert views._others(more)[0].endswith("; score 0.30 to 0.40.")
+
+
+def test_every_person_who_weighs_anything_is_shown(tmp_path):
+    verdict = a_verdict(tmp_path / "v", [[0.9]] * 20 + [[0.6]] * 5, [0] * 20 + [1] * 5, ["a"])
+    assert [0 < person.weight < 1 for person in verdict.persons].count(True) == 1
+    assert len(views.main_persons(verdict)) == 2
+
+
+def test_one_frame_or_no_score_has_no_course(tmp_path, monkeypatch):
+    one = a_verdict(tmp_path / "v", [[0.9]], names=["a"])
+    for verdict in (one, Verdict("v", "no face")):
+        assert build(monkeypatch, views.build_video, verdict, Pictures(), MADE).courses is None
+    two = a_verdict(tmp_path / "v", [[0.9]] * 2, names=["a"])
+    assert build(monkeypatch, views.build_video, two, Pictures(), MADE).courses is not None
+
+
+def test_the_index_has_all_videos_and_counts_their_kinds(tmp_path, monkeypatch):
+    verdicts = [Verdict("none", "damaged", reason="a reason")]
+    for name, score in (("real", 0.05), ("open", 0.5), ("fake", 0.95), ("also", 0.95)):
+        verdicts.append(a_verdict(tmp_path / name, [[score]] * 32, names=["a"]))
+    pages = {verdict.filename: f"videos/{verdict.filename}.html" for verdict in verdicts}
+    index = build(monkeypatch, views.build_index, verdicts, pages, {"fake": b"jpeg"}, MADE)
+    assert [row.verdict.filename for row in index.rows] == ["also", "fake", "open", "real", "none"]
+    assert [row.band and row.band.kind for row in index.rows] == ["fake", "fake", "open", "real", None]
+    assert index.kinds == {"fake": 2, "open": 1, "real": 1, "none": 1}
+    assert [row.thumbnail for row in index.rows] == [None, b"jpeg", None, None, None]
+    assert [row.page for row in index.rows] == [pages[row.verdict.filename] for row in index.rows]
+    assert [row.status for row in index.rows] == ["ok; small faces"] * 4 + ["damaged: a reason"]

@@ -8,7 +8,7 @@ import sys
 import pytest
 from behaving import Behaving, run
 
-from dfdc import steps, workers
+from dfdc import limits, steps, workers
 from dfdc.boxes import BoxesError
 from dfdc.command_line import SettingError
 from dfdc.layout import Video
@@ -18,7 +18,7 @@ from dfdc.workers import LocalWorkers
 
 @pytest.mark.slow
 def test_a_video_that_takes_for_ever_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "_LEAST_SECONDS", 2.0)
+    monkeypatch.setattr(limits, "_LEAST_SECONDS", 2.0)
     (tmp_path / "hangs-1.mp4").write_bytes(b"12345")
     status, ledger = run(tmp_path, ["hangs-1", *[f"good-{index}" for index in range(6)]])
     assert status == 0
@@ -29,10 +29,10 @@ def test_a_video_that_takes_for_ever_is_given_up(tmp_path, monkeypatch):
 def test_a_videos_time_is_generous_and_grows_with_its_length(tmp_path):
     video = Video("a", tmp_path / "a.mp4", "part", "REAL", None)
     step = Behaving(tmp_path)
-    assert workers.time_limit(step.size(video)) == 600
+    assert limits.time_limit(step.size(video)) == 600
     with video.path.open("wb") as handle:
         handle.truncate(50_000_000)  # ten minutes of video
-    assert workers.time_limit(step.size(video)) == 600 + 5000
+    assert limits.time_limit(step.size(video)) == 600 + 5000
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_cores_and_videos_are_shared_out(videos, workers_, cores, expected):
 
 def test_an_outcome_comes_as_soon_as_it_is_known(tmp_path, monkeypatch):
     """A long video holds up nobody: what is done beside it is counted, and in the ledger, at once."""
-    monkeypatch.setattr(workers, "_LEAST_SECONDS", 60.0)
+    monkeypatch.setattr(limits, "_LEAST_SECONDS", 60.0)
     videos = [Video(name, tmp_path / f"{name}.mp4", "part", "REAL", None) for name in ("waits-1", "good-1", "good-2")]
     (tmp_path / "waits-1.mp4").write_bytes(b"the largest: it is begun first")
     outcomes = LocalWorkers(2)(Behaving(tmp_path), videos)

@@ -33,17 +33,18 @@ class Tiny(torch.nn.Module):
         return self.fc(self.encoder(images).flatten(1))
 
 
-def make_run(steps=1, amp=None, optimizer=None, **changes):
+def make_run(steps=1, amp=None, optimizer=None, network=Tiny, ranks=None, **changes):
+    """A run with a rate of 1 and no momentum, unless `optimizer` says otherwise; `changes`: of the configuration."""
     torch.manual_seed(0)
     clip = (optimizer or {}).pop("clip_grad_norm", 0.0)
     settings = OptimizerConfig(**{**PLAIN, **(optimizer or {}), "clip_grad_norm": clip})
     values = {"epochs": 1, "batch_size": 4, "label_smoothing": 0.0, "schedule": ScheduleConfig(type="constant")}
     config = TrainConfig(optimizer=settings, **values).model_copy(update=changes)  # sizes no user may take, too
-    model = Tiny()
+    model = network()
     built, _ = build_optimizer(model, config.optimizer, "cpu")
     return engine.Run(
         normalize=config.normalize,
-        ranks=Ranks(),
+        ranks=ranks or Ranks(),
         amp_type=amp,
         config=config,
         seed=0,
@@ -55,10 +56,10 @@ def make_run(steps=1, amp=None, optimizer=None, **changes):
     )
 
 
-def make_batch(seed, labels=(1.0, 0, 1, 0), valid=None, broken=()):
+def make_batch(seed, labels=(1.0, 0, 1, 0), valid=None, broken=(), size=SIZE):
     rng = torch.Generator().manual_seed(seed)
     count = len(labels)
-    images = torch.randint(1, 256, (count, SIZE, SIZE, 3), dtype=torch.uint8, generator=rng)
+    images = torch.randint(1, 256, (count, size, size, 3), dtype=torch.uint8, generator=rng)
     readable = torch.tensor([place not in broken for place in range(count)])
     images[~readable] = 0
     return {
@@ -97,7 +98,7 @@ def assert_equal(first, second):
 
 
 def at_step(run, bad_steps, act):
-    """Call `act` in the forward pass of the given steps."""
+    """A hook that does `act` in the given steps, and nothing in the others."""
     calls = []
 
     def hook(*_):
@@ -107,15 +108,10 @@ def at_step(run, bad_steps, act):
     return hook
 
 
-def break_gradient(run, bad_steps):
-    """An infinite gradient with a finite loss."""
-    calls = []
-
-    def hook(gradient):
-        calls.append(1)
-        return torch.full_like(gradient, math.inf) if len(calls) - 1 in bad_steps else None
-
-    run.model.fc.weight.register_hook(hook)
+def break_gradient(run, bad_steps, value=math.inf):
+    """Gradients that are `value`, with a finite loss."""
+    broken = at_step(run, bad_steps, lambda gradient: torch.full_like(gradient, value))
+    run.model.fc.weight.register_hook(broken)
 
 
 def break_activation(run, bad_steps):
@@ -125,13 +121,7 @@ def break_activation(run, bad_steps):
 
 def break_norm(run, bad_steps):
     """Finite gradients whose norm is not."""
-    calls = []
-
-    def hook(gradient):
-        calls.append(1)
-        return torch.full_like(gradient, 3e38) if len(calls) - 1 in bad_steps else None
-
-    run.model.fc.weight.register_hook(hook)
+    break_gradient(run, bad_steps, 3e38)
 
 
 BREAK = {"gradient": break_gradient, "activation": break_activation, "norm": break_norm}

@@ -40,7 +40,7 @@ def arguments(root, out, config, *more):
 
 def train(root, out, config, *more):
     """The trainer's exit status. Its messages name settings by their flags, as for the user of the command."""
-    with command_line._flags_shown():
+    with command_line.flags_shown():
         return train_classifier.main([str(value) for value in arguments(root, out, config, *more)])
 
 

@@ -101,8 +101,7 @@ def read_epochs(path: Path) -> list[EpochRecord]:
     try:
         lines = lines_path.read_bytes().splitlines()
     except OSError as error:
-        beside = " beside it" if lines_path != path else ""
-        advice = f"{lines_path} can't be read ({error.strerror}); training writes it, and <run>.log{beside}"
+        advice = f"{lines_path} can't be read ({error.strerror}); training writes it, and <run>.log beside it"
         raise SettingError("log_file", path, advice) from None
     return [record for line in lines if (record := _read_epoch(line))]
 

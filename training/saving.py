@@ -18,7 +18,7 @@ from dfdc.artifacts import atomic_file
 from dfdc.command_line import setting
 from dfdc.scoring import selection_loss
 from networks import checkpoint
-from networks.checkpoint import CheckpointError, ModelSpec
+from networks.checkpoint import CheckpointError, ModelSpec, Normalize
 from networks.holdout import Holdout
 from training.arguments import RunSettings
 from training.config import TrainConfig
@@ -70,8 +70,8 @@ class History:
 
 def spec_of(config: TrainConfig, margin_part: int) -> ModelSpec:
     """What a checkpoint of a run needs to be used."""
-    norm = config.normalize
-    return ModelSpec(config.network, config.encoder, config.size, norm.mean, norm.std, margin_part)
+    normalize = Normalize(config.normalize.mean, config.normalize.std)
+    return ModelSpec(config.network, config.encoder, config.size, normalize, margin_part)
 
 
 def run_files(settings: RunSettings, config: TrainConfig) -> RunFiles:

@@ -128,7 +128,7 @@ def validate(settings: SoupSettings, fold: int, soup: Checkpoint, model: nn.Modu
     crops = dataset.CropDataset(rows, root, settings.crops_dir, spec.size, train=False, margin_part=part)
     options = loading.loading_options(settings.workers, on_gpu=device.startswith("cuda"))
     loader = DataLoader(crops, batch_size=settings.batch_size, **options)
-    normalize = NormalizeConfig(mean=spec.mean, std=spec.std)
+    normalize = NormalizeConfig(mean=spec.normalize.mean, std=spec.normalize.std)
     inference = engine.Inference(normalize, Ranks(device=device), max_failed=settings.max_failed)
     model = model.to(device).to(memory_format=torch.channels_last)
     return engine.validate(inference, model, engine.ValidationSet("", rows, loader))

@@ -1,6 +1,5 @@
-"""What stays of folds.csv from run to run: options, hold-outs, fold numbers, and files of earlier versions."""
+"""Step 5 from run to run: what stays, what is refused, what is said (preprocessing/folds_step.py)."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -8,7 +7,9 @@ import sys
 
 import pytest
 from folds_roots import (
+    all_videos,
     folds_of,
+    ledger_of,
     main,
     make_part,
     make_root,
@@ -19,7 +20,6 @@ from folds_roots import (
 from dfdc import artifacts, identity, layout
 from dfdc.command_line import UsageError
 from preprocessing import folds_step
-from preprocessing.fold_assignment import Assignment
 from preprocessing.folds_stamp import FoldsStamp, Options, read_folds_stamp, stamp_path
 
 
@@ -247,46 +247,6 @@ def test_what_a_killed_step_left_goes_and_nothing_else(tmp_path):
     assert left >= set(stays)
 
 
-GOOD = {"n_splits": 16, "seed": 7, "val_ids": None, "crops_dir": "crops", "similar": 10}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"options": None},
-        {"options": {"seed": 1}},
-        {"assignment": {"parts": [], "originals": {}}},
-        {"assignment": {"parts": {}}},
-        {"assignment": {"parts": {"a": "x"}, "originals": {}}},
-        {"digest": None},
-        {"options": GOOD | {"n_splits": 1}},
-        {"options": GOOD | {"n_splits": True}},
-        {"options": GOOD | {"seed": -1}},
-        {"options": GOOD | {"seed": None}},
-        {"options": GOOD | {"val_ids": "a"}},
-        {"options": GOOD | {"val_ids": []}},
-        {"options": GOOD | {"val_ids": [7]}},
-        {"options": GOOD | {"similar": 65}},
-        {"options": GOOD | {"similar": "x"}},
-        {"options": GOOD | {"crops_dir": 5}},
-        {"assignment": {"parts": {"a": -1}, "originals": {}}},
-        {"assignment": {"parts": {}, "originals": {"a": 1.5}}},
-        {"version": 2},
-    ],
-)
-def test_a_broken_stamp_is_none(tmp_path, change):
-    path = tmp_path / "stamp.json"
-    stamp = FoldsStamp(Options(val_ids=("a",), similar=None), Assignment({"p": 3}, {"r": 4}), "0", {"size": 1})
-    stamp.write(path)
-    assert read_folds_stamp(path) == stamp
-    value = json.loads(path.read_text())
-    path.write_text(json.dumps(value | change))
-    assert read_folds_stamp(path) is None
-    assert read_folds_stamp(tmp_path / "absent") is None
-    path.write_text(json.dumps(value | {"options": GOOD}))
-    assert read_folds_stamp(path).options == Options(seed=7)
-
-
 def test_t63_a_stamp_that_cant_be_understood_is_not_passed_over(tmp_path):
     """Without the file, it is all that knew of a hold-out."""
     root = make_root(tmp_path, (0, 1))
@@ -306,3 +266,67 @@ def test_parts_that_are_not_here_now_are_named(tmp_path, capsys):
     (root / "dfdc_train_part_0").rename(tmp_path / "away")
     assert main(root) == 0
     assert "not here now, and their folds are kept for them: dfdc_train_part_0\n" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------- what a person is told
+def test_many_parts_are_shown_by_the_first_and_the_last(tmp_path, capsys):
+    root = make_root(tmp_path, range(5))
+    main(root, "--n_splits", 2, "--out", "a.csv")
+    assert "dfdc_train_part_0, dfdc_train_part_1" in capsys.readouterr().out
+    main(root, "--val-ids", "none", "--out", "b.csv")
+    for part in range(5, 9):
+        make_part(root, part)
+    main(root, "--n_splits", 2, "--out", "c.csv")
+    table = capsys.readouterr().out
+    assert "dfdc_train_part_0, dfdc_train_part_1, dfdc_train_part_2, dfdc_train_part_3\n" in table
+    assert "dfdc_train_part_4 ... dfdc_train_part_8 (5 parts)" in table
+
+
+def test_a_rejected_video_leaves_the_hold_out_with_a_line(tmp_path, capsys):
+    root = make_root(tmp_path / "root", (0, 1, 2))
+    ids = tmp_path / "ids"
+    ids.write_text("r0\nr1\n")
+    main(root, "--val-ids", ids)
+    capsys.readouterr()
+    assert main(root, rejected=["r1"]) == 0
+    assert [video for video, fold in folds_of(root).items() if fold == 0] == ["r0"]
+    out = capsys.readouterr().out
+    assert "rejected, and so not held out: r1\n" in out
+    assert "has no FAKE video" in out
+    assert main(root) == 0  # and it comes back
+    assert {video for video, fold in folds_of(root).items() if fold == 0} == {"r0", "r1"}
+
+
+def test_a_hold_out_that_cannot_be_listed_changes_nothing(tmp_path):
+    root = make_root(tmp_path / "root", (0, 1, 2))
+    ids = tmp_path / "ids"
+    ids.write_text("r1\n")
+    main(root, "--val-ids", ids)
+    refused(root, stale=["r1"], said=["1 of 1 video can't be listed, r1 among them", "--force-folds"])
+    refused(root, "--force", stale=["r1"], said="r1 among them")
+    assert ledger_of(root)["folds.csv"][0] == "failed"
+    ids.write_text("r1\nstranger")
+    refused(root, "--val-ids", ids, "--force", said="1 of 2 videos can't be listed, stranger among them")
+    ids.write_text("r1\n")
+    (root / "dfdc_train_part_1" / "r1.mp4").rename(tmp_path / "r1.mp4")
+    refused(root, said="lists 1 video that can't be looked at now. Bring them back")
+    refused(root, "--force", said="1 of 1 video can't be listed, r1 among them")
+    (tmp_path / "r1.mp4").rename(root / "dfdc_train_part_1" / "r1.mp4")
+    assert main(root, "--val-ids", "none", "--force", stale=["r1"]) == 0
+    assert folds_of(root) == {name: int(name[1]) for name in all_videos(0, 1, 2) if name != "r1"}
+
+
+def test_one_fold_is_named(tmp_path, capsys):
+    root = make_root(tmp_path, (0,))
+    assert main(root) == 0
+    assert "only one fold has crops" in capsys.readouterr().out
+    make_part(root, 1)
+    assert main(root) == 0
+    assert "only one fold has crops" not in capsys.readouterr().out
+
+
+def test_donors_that_link_all_are_named(tmp_path, capsys):
+    root = make_root(tmp_path, (0, 1), f0a="r1")
+    assert main(root) == 0
+    assert set(folds_of(root).values()) == {0}
+    assert "donors link all 6 videos into one family" in capsys.readouterr().out

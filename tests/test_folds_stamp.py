@@ -1,4 +1,4 @@
-"""A folds.csv without a stamp of this version: what step 5 takes from it (preprocessing/folds_stamp.py)."""
+"""The stamp of a folds.csv, and what step 5 takes from a file without one (preprocessing/folds_stamp.py)."""
 
 import json
 
@@ -16,7 +16,7 @@ from folds_roots import (
 from helpers import write_part
 
 from preprocessing.fold_assignment import Assignment
-from preprocessing.folds_stamp import Options, read_folds_stamp, stamp_path
+from preprocessing.folds_stamp import FoldsStamp, Options, read_folds_stamp, stamp_path
 
 
 def old_file(root, folds, stamp='["0123", 77]', **labels):
@@ -194,3 +194,43 @@ def test_a_video_that_is_away_counts_in_an_earlier_file_too(tmp_path):
     assert main(root, "--force") == 0
     assert folds_of(root) == {name: fold for name, fold in old.items() if name[1] != "1"}
     assert read_folds_stamp(stamp_path(root / "folds.csv")).assignment.originals["r1"] == 2
+
+
+GOOD = {"n_splits": 16, "seed": 7, "val_ids": None, "crops_dir": "crops", "similar": 10}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"options": None},
+        {"options": {"seed": 1}},
+        {"assignment": {"parts": [], "originals": {}}},
+        {"assignment": {"parts": {}}},
+        {"assignment": {"parts": {"a": "x"}, "originals": {}}},
+        {"digest": None},
+        {"options": GOOD | {"n_splits": 1}},
+        {"options": GOOD | {"n_splits": True}},
+        {"options": GOOD | {"seed": -1}},
+        {"options": GOOD | {"seed": None}},
+        {"options": GOOD | {"val_ids": "a"}},
+        {"options": GOOD | {"val_ids": []}},
+        {"options": GOOD | {"val_ids": [7]}},
+        {"options": GOOD | {"similar": 65}},
+        {"options": GOOD | {"similar": "x"}},
+        {"options": GOOD | {"crops_dir": 5}},
+        {"assignment": {"parts": {"a": -1}, "originals": {}}},
+        {"assignment": {"parts": {}, "originals": {"a": 1.5}}},
+        {"version": 2},
+    ],
+)
+def test_a_broken_stamp_is_none(tmp_path, change):
+    path = tmp_path / "stamp.json"
+    stamp = FoldsStamp(Options(val_ids=("a",), similar=None), Assignment({"p": 3}, {"r": 4}), "0", {"size": 1})
+    stamp.write(path)
+    assert read_folds_stamp(path) == stamp
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(value | change))
+    assert read_folds_stamp(path) is None
+    assert read_folds_stamp(tmp_path / "absent") is None
+    path.write_text(json.dumps(value | {"options": GOOD}))
+    assert read_folds_stamp(path).options == Options(seed=7)

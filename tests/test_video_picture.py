@@ -11,7 +11,7 @@ import skimage.data
 from av.bitstream import BitStreamFilterContext
 from helpers import numbered_frames, read_number
 from test_video import GOP, _set_display_matrix, encode
-from test_video_odd import SMALL, join, write
+from test_video_source import SMALL, join, write
 
 from dfdc.video import VideoReader
 from dfdc.video_picture import hlg_light, pq_light, to_sdr
