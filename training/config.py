@@ -76,7 +76,7 @@ class ScheduleConfig(_Settings):
         (), title="epochs of the drops of multistep"
     )
     lowest: Fraction = Field(0.0, title="lowest rate of cyclic and linear, as a part of learning_rate")
-    warmup_steps: Number = Field(0, title="steps over which the rate rises from 0")
+    warmup_steps: Number = Field(0, title="steps in which the rate rises to learning_rate")
 
 
 class NormalizeConfig(_Settings):
