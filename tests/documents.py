@@ -51,10 +51,6 @@ def blocks(text: str) -> list[tuple[str, str]]:
     return _BLOCK.findall(text)
 
 
-def python_blocks(page: Path) -> list[str]:
-    return [content for language, content in blocks(read(page)) if language == "python"]
-
-
 def commands(page: Path) -> list[Command]:
     """The commands of the shell blocks, those without a language that hold a command included."""
     found = []
