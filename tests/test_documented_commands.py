@@ -139,7 +139,7 @@ def test_sentences_are_short(page):
     assert not long
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_links_lead_to_files_and_headings(page):
     for file, anchor in documents.links(documents.read(page)):
         target = page.parent / file if file else page
