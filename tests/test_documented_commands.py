@@ -26,7 +26,7 @@ MOST_WORDS = 25
 
 # Not run here. quickstart.sh takes minutes, and each of its steps is run below; test.sh, which makes sure of setup.sh,
 # runs this test; the fixture `preprocessed` runs preprocess_data.sh; tests/test_step_flags.py has --prune PART.
-# tests/test_config_table.py and tests/test_schema.py have the last two, which write into the project.
+# tests/test_config_table.py has the last one, which writes into the project.
 ELSEWHERE = (
     "./quickstart.sh",
     "./test.sh",
@@ -35,7 +35,6 @@ ELSEWHERE = (
     "./preprocess_data.sh DATA_ROOT",
     "./preprocess_data.sh DATA_ROOT --prune dfdc_train_part_3",
     "python -m training.config_table",
-    "python -m prediction.schema",
 )
 # Added to a command that is run, so that it takes seconds: by its script.
 SMALLER = {
