@@ -79,7 +79,7 @@ def _add_way_and_results(parser: argparse.ArgumentParser) -> None:
     scale = f"resize frames by this before face detection; the winners used 0.5 ({auto})"
     add("--detector-scale", type=parse_detector_scale, default="auto", metavar="auto|FACTOR", help=scale)
     ways = "the winners' rule, the mean, the most suspicious person's mean, or smooth, without thresholds"
-    strategy = f"how faces' scores become a video's: {ways} (confident); see README"
+    strategy = f"how faces' scores become a video's: {ways} (confident); see docs/scoring.md"
     add("--strategy", choices=STRATEGIES, default="confident", help=strategy)
     floors = Floors()
     few = f"a video with faces in fewer frames than this gets the doubt 'few faces' ({floors.faces})"

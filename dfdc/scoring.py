@@ -123,7 +123,7 @@ def faces_that_count(detector_scores: Sequence[float] | np.ndarray) -> np.ndarra
 
 
 Strategy = Callable[[np.ndarray, np.ndarray], VideoScore]  # of scores and people
-# What each gives in five cases is in the README's table, which tests/test_scoring.py computes.
+# What each gives in five cases is in the table of docs/scoring.md, which tests/test_scoring.py computes.
 STRATEGIES: dict[str, Strategy] = {
     "confident": lambda scores, people: confident_score(scores),
     "mean": lambda scores, people: VideoScore(float(checked_scores(scores).mean()), "mean"),

@@ -61,7 +61,7 @@ class OnnxModel:
             reason = str(error).partition("\n")[0]
             raise CheckpointError(f"{path} is not an ONNX file that can be run ({reason})") from error
         if device.startswith("cuda") and _CUDA not in self._session.get_providers():
-            said = f"{printable(path.name)} runs on the CPU: ONNX Runtime has no {_CUDA} here (see README)"
+            said = f"{printable(path.name)} runs on the CPU: ONNX Runtime has no {_CUDA} here (see docs/export.md)"
             warnings.warn(said, stacklevel=2)
         description = read_description(self._session.get_modelmeta().custom_metadata_map, path)
         self.spec: ModelSpec = description["spec"]

@@ -48,9 +48,3 @@ def test_every_trap_has_a_test_and_every_number_of_a_test_its_trap():
     for number, name in lines:
         assert int(number) in tests.get(name, ()), f"T{number}: there is no test {name}"
     assert set.union(*tests.values()) == {int(number) for number, _ in lines}
-
-
-def test_links_of_the_docs_lead_somewhere():
-    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"

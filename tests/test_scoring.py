@@ -80,7 +80,7 @@ def faces_of(*persons):
 
 
 FAKE_FACES = np.r_[np.full(3, 0.95), np.full(29, 0.1)]
-# What the columns of the README's table stand for.
+# What the columns of the table in docs/scoring.md stand for.
 CASES = {
     "one person of three fake (0.9, others 0.1)": faces_of((32, 0.9), (32, 0.1), (32, 0.1)),
     "3 faces of 0.95 among 29 of 0.1": (FAKE_FACES, np.zeros(32, int)),
@@ -92,14 +92,14 @@ STEADY = {"mean": 1, "person-max": 1, "smooth": 3}  # strategies without a cliff
 
 
 def strategy_table():
-    """The cells of the README's table, without the words that say what a rule does."""
+    """The cells of the table in docs/scoring.md, without the words that say what a rule does."""
     yield ["strategy", *CASES]
     for name, rule in scoring.STRATEGIES.items():
         yield [f"`{name}`", *(f"{rule(*case).score:.2f}" for case in CASES.values())]
 
 
-def test_t6_t7_t66_the_readmes_table_is_computed():
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").split("\n")
+def test_t6_t7_t66_the_table_of_strategies_is_computed():
+    lines = (ROOT / "docs/scoring.md").read_text(encoding="utf-8").split("\n")
     start = next(number for number, line in enumerate(lines) if line.startswith("| strategy |"))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start : lines.index("", start)]]
     header, ruler, *rest = rows

@@ -33,7 +33,7 @@ def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
-# The description of a range is what a message says was expected.
+# The description of a range is what a message says was expected; the title of a field is its meaning (config_table.py).
 Positive = Annotated[float, Field(gt=0, description="a number over 0")]
 Count = Annotated[int, Field(gt=0, description="a number over 0")]
 NotNegative = Annotated[float, Field(ge=0, description="0 or more")]
@@ -51,33 +51,43 @@ class _Settings(BaseModel):
 class OptimizerConfig(_Settings):
     """`learning_rate` is of the whole batch over all ranks; it is not scaled by anything."""
 
-    type: Literal["SGD", "Adam", "AdamW", "RMSprop"] = "SGD"
-    learning_rate: Positive = 0.01
-    momentum: Fraction = 0.9  # SGD's and RMSprop's; Adam and AdamW keep PyTorch's betas
-    nesterov: bool = True  # SGD's
-    weight_decay: NotNegative = 1e-4
-    clip_grad_norm: NotNegative = 1.0  # 0: no clipping
+    type: Literal["SGD", "Adam", "AdamW", "RMSprop"] = Field(
+        "SGD", title="optimizer; RMSprop waits for the GPU at each step"
+    )
+    learning_rate: Positive = Field(0.01, title="of a step, whatever the number of GPUs")
+    momentum: Fraction = Field(0.9, title="of SGD and RMSprop; Adam and AdamW keep PyTorch's betas")
+    nesterov: bool = Field(True, title="Nesterov momentum, of SGD")
+    weight_decay: NotNegative = Field(1e-4, title="weight decay")
+    clip_grad_norm: NotNegative = Field(1.0, title="largest norm of the gradient; 0: no clipping")
 
 
 class ScheduleConfig(_Settings):
     """The learning rate as a function of the step, over all steps of all epochs; see optim.learning_rate."""
 
-    type: Literal["poly", "step", "multistep", "exponential", "linear", "cyclic", "constant", "cosine"] = "poly"
-    power: Positive = 0.9  # poly's
-    gamma: float = Field(0.1, gt=0, le=1, description="over 0, up to 1")  # step's, multistep's, exponential's
-    every_epochs: Positive = 10.0  # step's; of cyclic, the length of a cycle
-    milestones: Annotated[tuple[float, ...], AfterValidator(_rising), Field(description="rising epochs")] = ()
-    lowest: Fraction = 0.0  # cyclic's and linear's, as a part of learning_rate
-    warmup_steps: Number = 0
+    type: Literal["poly", "step", "multistep", "exponential", "linear", "cyclic", "constant", "cosine"] = Field(
+        "poly", title="course of the learning rate"
+    )
+    power: Positive = Field(0.9, title="exponent of poly")
+    gamma: float = Field(
+        0.1, gt=0, le=1, title="factor of step, multistep and exponential", description="over 0, up to 1"
+    )
+    every_epochs: Positive = Field(10.0, title="epochs between the drops of step; length of a cycle of cyclic")
+    milestones: Annotated[tuple[float, ...], AfterValidator(_rising), Field(description="rising epochs")] = Field(
+        (), title="epochs of the drops of multistep"
+    )
+    lowest: Fraction = Field(0.0, title="lowest rate of cyclic and linear, as a part of learning_rate")
+    warmup_steps: Number = Field(0, title="steps in which the rate rises to learning_rate")
 
 
 class NormalizeConfig(_Settings):
     """What the pictures (0..1) are normalised with, RGB."""
 
     mean: tuple[OverMinus1, OverMinus1, OverMinus1] = Field(
-        IMAGENET_MEAN, description="three numbers over -1: red, green, blue"
+        IMAGENET_MEAN, title="subtracted from the image (0..1)", description="three numbers over -1: red, green, blue"
     )
-    std: tuple[Over0, Over0, Over0] = Field(IMAGENET_STD, description="three numbers over 0: red, green, blue")
+    std: tuple[Over0, Over0, Over0] = Field(
+        IMAGENET_STD, title="the result is divided by it", description="three numbers over 0: red, green, blue"
+    )
 
 
 class OcclusionConfig(_Settings):
@@ -86,12 +96,12 @@ class OcclusionConfig(_Settings):
     The first four need landmarks, so that they never happen to a crop without them.
     """
 
-    eyes: Share = 0.35
-    mouth: Share = 0.175
-    nose: Share = 0.0875
-    half_face: Share = 0.06  # of the face's outline: left, right, above or below its middle
-    half_picture: Share = 0.024  # left, right, upper, lower, or two quadrants across from each other
-    random_half: Share = 0.0  # all on one side of a random line through the middle
+    eyes: Share = Field(0.35, title="share of the crops with both eyes blacked out; needs landmarks")
+    mouth: Share = Field(0.175, title="the mouth; needs landmarks")
+    nose: Share = Field(0.0875, title="the nose; needs landmarks")
+    half_face: Share = Field(0.06, title="half of the face's outline: left, right, upper or lower; needs landmarks")
+    half_picture: Share = Field(0.024, title="half of the crop: left, right, upper, lower, or two opposite quadrants")
+    random_half: Share = Field(0.0, title="one side of a random line through the centre")
 
     @model_validator(mode="after")
     def _check_total(self) -> OcclusionConfig:
@@ -104,25 +114,40 @@ class OcclusionConfig(_Settings):
 class TrainConfig(_Settings):
     """A run's settings; the seed, the fold and the paths are command-line arguments."""
 
-    network: Literal["DeepFakeClassifier", "DeepFakeClassifierGWAP", "DeepFakeClassifierSRM"] = "DeepFakeClassifier"
-    encoder: str = "tf_efficientnet_b7.ns_jft_in1k"  # any of timm's by name
-    pretrained: bool = True
-    drop_path: Fraction = 0.2
-    # null: model.DROPOUT
-    dropout: float | None = Field(None, ge=0, lt=1, description="0 or more, and under 1, or null")
-    size: int = Field(380, ge=32, le=2048, description="32 to 2048 pixels")
-    epochs: Count = 40
-    batches_per_epoch: Count = 2500  # optimizer steps, at most; fewer where the crops run out
-    batch_size: Count = 12  # crops that a GPU takes at once
-    accumulate: Count = 1  # how often it does so in a step, which sees batch_size * accumulate * GPUs crops
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    label_smoothing: float = Field(0.01, ge=0, lt=0.5, description="0 or more, and under 0.5")
-    loss: Literal["bce", "focal"] = "bce"
-    loss_normalization: Literal["global", "rank"] = "global"  # by class counts over all ranks, or each by its own
-    ohem_samples: Number = 0  # of each class in a batch only the hardest count; 0: all
-    ema_decay: Fraction = 0.0  # of an average of the weights, validated beside them; 0: none
-    compile: Literal["off", "on", "auto"] = "off"  # torch.compile; auto: if it is faster on this machine
-    gradient_checkpointing: bool = False  # computes the encoder's maps again instead of keeping them: less memory
+    network: Literal["DeepFakeClassifier", "DeepFakeClassifierGWAP", "DeepFakeClassifierSRM"] = Field(
+        "DeepFakeClassifier", title="GWAP pools with learned weights; SRM sees the noise residual of the image"
+    )
+    encoder: str = Field("tf_efficientnet_b7.ns_jft_in1k", title="an encoder of timm, by name")
+    pretrained: bool = Field(True, title="starts from the pretrained weights of the encoder")
+    drop_path: Fraction = Field(0.2, title="drop path rate of the encoder's blocks")
+    dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        title="dropout before the last layer; null: that of the network",
+        description="0 or more, and under 1, or null",
+    )
+    size: int = Field(380, ge=32, le=2048, title="side of the network's input", description="32 to 2048 pixels")
+    epochs: Count = Field(40, title="number of epochs")
+    batches_per_epoch: Count = Field(2500, title="steps per epoch, at most; fewer if the crops run out")
+    batch_size: Count = Field(12, title="crops that a GPU processes at once")
+    accumulate: Count = Field(1, title="batches per step; a step uses batch_size x accumulate x GPUs crops")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", title="auto: bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU; fp32 on a GPU uses TF32"
+    )
+    label_smoothing: float = Field(
+        0.01, ge=0, lt=0.5, title="distance of the targets from 0 and 1", description="0 or more, and under 0.5"
+    )
+    loss: Literal["bce", "focal"] = Field("bce", title="binary cross entropy or focal loss")
+    loss_normalization: Literal["global", "rank"] = Field(
+        "global", title="divides by the class counts of all processes, or (rank) of each one as the winners did"
+    )
+    ohem_samples: Number = Field(0, title="number of hardest crops of each class in a batch that count; 0: all")
+    ema_decay: Fraction = Field(0.0, title="decay of a moving average of the weights; 0: none")
+    compile: Literal["off", "on", "auto"] = Field("off", title="torch.compile; auto: if it is faster on this machine")
+    gradient_checkpointing: bool = Field(
+        False, title="computes the encoder's feature maps again instead of keeping them: less memory, more time"
+    )
     occlusions: OcclusionConfig = OcclusionConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
