@@ -1,7 +1,7 @@
 """Download the winners' published EfficientNet-B7 checkpoints.
 
     python download_weights.py --five    # one checkpoint of each seed, 1.3 GB
-    python download_weights.py           # all seven that the winners submitted, 1.8 GB
+    python download_weights.py           # all seven that the winners submitted, 1.9 GB
 
 Each file is opened and checked as a B7 checkpoint before it appears under its name, with its SHA-256 beside it. Run the
 command again to resume a stopped download, or to compare the files with their checksums.

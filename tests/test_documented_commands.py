@@ -11,7 +11,7 @@ from pathlib import Path
 
 import documents
 import pytest
-from documents import PAGES, Command
+from documents import PAGES
 from helpers import ROOT, copy_dataset
 from scoring_runs import make_checkpoint
 from training_runs import write_config
@@ -19,8 +19,7 @@ from training_runs import write_config
 from dfdc import layout
 from training import train_classifier
 
-# Merged with README.md and with the new flags, these two go: see `is_coming`.
-NOT_YET = ("README.md", "architecture.md")
+NOT_YET = ("architecture.md",)
 READ = [page for page in PAGES if page.name not in NOT_YET]
 MOST_WORDS = 25
 
@@ -48,18 +47,7 @@ RUN = "b7_111_DeepFakeClassifier_test_efficientnet_0"
 NAMES = {"<run>": RUN, "RUN_30": f"{RUN}_0", "RUN_34": f"{RUN}_1", "RUN_38": f"{RUN}_2"}
 
 
-def test_what_is_coming_is_not_there_yet():
-    """Once it is, `is_coming` and NOT_YET go, and this test."""
-    assert not (ROOT / "download_weights.py").exists()
-
-
-def is_coming(command: Command) -> bool:
-    """Whether it takes what comes with the same change: download_weights.py, --no-report, no need for --models."""
-    lone = "predict_folder.py" in command.text and "--models" not in command.text
-    return lone or "download_weights.py" in command.text or "--no-report" in command.text
-
-
-COMMANDS = [command for page in READ for command in documents.commands(page) if not is_coming(command)]
+COMMANDS = [command for page in READ for command in documents.commands(page)]
 PARSED = [
     *COMMANDS,
     *(one for page in READ for one in documents.inline_commands(page) if "benchmarks/" not in one.text),
@@ -175,7 +163,7 @@ def test_each_command_is_there_and_takes_its_arguments(command, monkeypatch):
 def workplace(preprocessed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder like a checkout, with all that the pages name: DATA_ROOT, DIR, LABELLED, checkpoints, logs, lists."""
     place = tmp_path_factory.mktemp("checkout")
-    own = ("weights", "logs", "images", "demo")
+    own = ("weights", "logs", "images", "demo", "demo/weights", "demo/dfdc_train_part_0")
     for path in ROOT.iterdir():
         if path.name not in own and path.name[0] not in "._" and path.suffix != ".egg-info":
             (place / path.name).symlink_to(path)
@@ -189,11 +177,13 @@ def workplace(preprocessed: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     labels = {video.path.name: {"label": video.label} for video in chosen}
     (place / "LABELLED" / "metadata.json").write_text(json.dumps(labels))
     os.link(chosen[0].path, place / "DIR" / chosen[0].path.name)
+    os.link(chosen[0].path, (place / "demo/dfdc_train_part_0").joinpath(chosen[0].path.name))
     (place / "videos.txt").write_text(f"DIR/{chosen[0].path.name}\n")
     (place / "held_out.txt").write_text(f"{dataset.reals()[0].id}\n{dataset.fakes()[0].id}\n")
 
     for seed, name in enumerate(("A", "B", "CHECKPOINT")):
         make_checkpoint(place / "weights", name, seed=seed)
+    make_checkpoint(place / "demo/weights", "quickstart_best")
     (place / "weights/selected.txt").write_text("A\nB\n")
     config = write_config(place / "config", epochs=3, batches_per_epoch=1)
     arguments = ["--config", config, "--data-dir", data, "--output-dir", place / "weights", "--log-dir", place / "logs"]
