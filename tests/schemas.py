@@ -18,10 +18,13 @@ from demo_data.demo_dataset import DemoFile
 from dfdc.artifacts import write_bytes
 from dfdc.boxes import Boxes
 from dfdc.ledger import StepRun
+from networks.checkpoint import Description
 from prediction.calibration import TemperatureFile
+from prediction.progress import ProgressHeader, ProgressRow
 from prediction.results import Submission
 from prediction.selftest import Golden
 from preprocessing.folds_stamp import FoldsStamp
+from training.records import EpochRecord, StartRecord
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "schema"
 
@@ -57,7 +60,12 @@ KINDS = {
     "demo": DemoFile,  # demo.json
     "submission": Submission,
     "temperature": TemperatureFile,
-    "self_test": Golden,
+    "self_test": Golden,  # <checkpoint>.golden.json
+    "progress_header": ProgressHeader,  # first line of submission.csv.progress
+    "progress_row": ProgressRow,  # each other line
+    "training_start": StartRecord,  # lines of logs/<run>.jsonl, and weights/<run>_config.json
+    "training_epoch": EpochRecord,  # lines of logs/<run>.jsonl
+    "exported": Description,  # metadata of exported networks
 }
 
 

@@ -182,7 +182,7 @@ def test_too_little_room_is_said(files, network, monkeypatch):
     config = TrainConfig(epochs=3000)
     said = saving.describe_disk(files, network, config, None)
     assert said.startswith("checkpoints of all 3000 epochs take ")
-    assert said.endswith("GB, 1.0 GB are free; that is too little: --keep N keeps fewer")
+    assert said.endswith("GB, 1.0 GB are free; that is too little: keep N keeps fewer")
     few = saving.describe_disk(files, network, config, 2)
     assert few.startswith("checkpoints of the newest 2 and the best 2 epochs take 0.0 GB, 1.0 GB are free")
     assert "too little" not in few

@@ -4,11 +4,13 @@ import json
 
 import pytest
 import schemas
+import training_runs
 from helpers import numbered_frames, run_script
 from pydantic import TypeAdapter
 from scoring_runs import run
 
 from dfdc.video import write_video
+from networks import checkpoint
 from prediction.results import Submission
 
 
@@ -73,6 +75,30 @@ def test_a_run_writes_what_the_schema_says(weights, demo_root, tmp_path):
     assert found.settings.models[0].name == "a"
     assert found.summary.metrics.count == 1
     assert content.keys() == known.json_schema()["properties"].keys()
+    header, *rows = (tmp_path / "o.csv.progress").read_text().splitlines()
+    check_lines("progress_header", [header])
+    check_lines("progress_row", rows)
+
+
+def check_lines(name, lines):
+    """See that lines of JSON are what a schema says, with no key more."""
+    schema = json.loads((schemas.FOLDER / f"{name}.json").read_text())
+    assert lines
+    for line in lines:
+        TypeAdapter(schemas.KINDS[name]).validate_json(line)
+        assert {*schema["required"]} <= json.loads(line).keys() <= schema["properties"].keys(), line
+
+
+@pytest.mark.slow
+def test_training_and_export_write_what_the_schemas_say(crops_root, tmp_path):
+    config = training_runs.write_config(tmp_path, epochs=2)
+    assert training_runs.train(crops_root, tmp_path, config) == 0
+    start, *epochs = next((tmp_path / "logs").glob("*.jsonl")).read_text().splitlines()
+    check_lines("training_start", [start, next((tmp_path / "weights").glob("*_config.json")).read_text()])
+    check_lines("training_epoch", epochs)
+    assert len(epochs) == 2
+    texts = checkpoint.describe(training_runs.read(tmp_path))
+    check_lines("exported", [json.dumps({name: json.loads(text) for name, text in texts.items()})])
 
 
 def test_what_a_program_needs_is_light(tmp_path):
