@@ -27,7 +27,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint of this project or the winners"
     )
-    parser.add_argument("--format", choices=("safetensors", "onnx"), required=True)
+    parser.add_argument("--format", choices=("safetensors", "onnx"), required=True, help="file format")
     beside = "file to write (the checkpoint's name with .safetensors or .onnx appended, in its folder)"
     parser.add_argument("--output", type=Path, metavar="FILE", help=beside)
     parser.add_argument("--force", action="store_true", help="overwrite an existing file")

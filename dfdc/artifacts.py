@@ -161,7 +161,7 @@ def remove(path: Path) -> None:
 
 
 def remove_unless(folder: Path, inputs: Mapping[str, Any], source: Mapping[str, Any] | None = None) -> None:
-    """Remove `folder` if its stamp records inputs other than the current `inputs`.
+    """Remove `folder` if its stamp is missing, or records inputs other than the current `inputs` and `source`.
 
     Then an outdated folder can't be mistaken for a valid one if rebuilding it fails.
 

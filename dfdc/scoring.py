@@ -66,9 +66,9 @@ def _most_suspicious(values: np.ndarray, numbers: np.ndarray, draws: int) -> tup
     """The video score over all persons, and the number of the person with the largest share in it.
 
     A person's score s is the expected maximum of `draws` faces, drawn with replacement. Its weight c grows linearly
-    from 0, at 1/10 of the faces of the most frequent person, to 1 at 4/10. The video score is the
-    maximum of c s + (1 - c) d t over pairs of persons. Here d and t are the other person's weight and score. If the
-    most suspicious person has weight 1, this person decides alone.
+    from 0, at 1/10 of the faces of the most frequent person, to 1 at 4/10. The video score is the maximum of
+    c s + (1 - c) d t over pairs of persons. Here d and t are the other person's weight and score. If the most
+    suspicious person has weight 1, this person decides alone.
 
     Adding, removing or changing one face changes the result by at most 10/3 / n (draws = 1) or 7.5 / n (draws = 3).
     Here n is the number of faces of the most frequent person. The number of persons does not matter; for the proof

@@ -66,8 +66,8 @@ def step_parser(
     if not workers:
         return parser
     prune = (
-        "remove this step's artifacts of videos that are no longer in any metadata.json. If a part in folds.csv is "
-        "missing, name it: --prune PART"
+        "remove this step's artifacts of videos that are no longer in any metadata.json. If a part listed in "
+        "folds.csv is missing, this requires naming it: --prune PART"
     )
     parser.add_argument("--prune", nargs="*", metavar="PART", help=prune)
     failed = "exit with status 1 if a larger fraction of the videos fails (0.05)"
