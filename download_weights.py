@@ -1,14 +1,14 @@
 """Download the winners' published EfficientNet-B7 checkpoints.
 
-    python download_weights.py --five    # one checkpoint of each seed, 1.3 GB
+    python download_weights.py --five    # one checkpoint per seed, 1.3 GB
     python download_weights.py           # all seven that the winners submitted, 1.9 GB
 
-Each file is opened and checked as a B7 checkpoint before it appears under its name, with its SHA-256 beside it. Run the
-command again to resume a stopped download, or to compare the files with their checksums.
+Each file is validated as a B7 checkpoint before it gets its final name, and its SHA-256 is stored beside it. Run the
+command again to resume a stopped download, or to verify the checksums of existing files.
 
 The winners' repository, github.com/selimsef/dfdc_deepfake_challenge, has the MIT licence. The networks were trained on
-the DFDC dataset, which has its own terms: ai.meta.com/datasets/dfdc. Training began with noisy-student weights, which
-come from ImageNet and unlabelled images of JFT-300M. Read those terms before you use the weights commercially.
+the DFDC dataset, which has its own terms: ai.meta.com/datasets/dfdc. Training started from noisy-student weights, which
+were trained on ImageNet and unlabelled images of JFT-300M. Read those terms before you use the weights commercially.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ RELEASE = "https://github.com/selimsef/dfdc_deepfake_challenge/releases/download
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    five = "only the ensemble of README.md: the latest checkpoint of each of the five seeds (all seven)"
+    five = "download only the ensemble of README.md: the latest checkpoint of each of the five seeds (all seven)"
     parser.add_argument("--five", action="store_true", help=five)
     folder = "folder to write to (weights)"
     parser.add_argument("--weights-dir", type=Path, default=Path("weights"), metavar="DIR", help=folder)
-    mirror = "address of a mirror that holds the files under the same names (the winners' release 0.0.1)"
+    mirror = "URL of a mirror with the same file names (the winners' release 0.0.1)"
     parser.add_argument("--url", default=RELEASE, metavar="URL", help=mirror)
     args = parser.parse_args(argv)
     from networks import published  # here: --help must not wait for PyTorch

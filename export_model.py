@@ -1,15 +1,15 @@
-"""Write the network of a checkpoint in a form that other programs read: safetensors or ONNX.
+"""Export the network of a checkpoint to safetensors or ONNX, for other programs.
 
     python export_model.py weights/CHECKPOINT --format safetensors
     python export_model.py weights/CHECKPOINT --format onnx --output model.onnx
 
-Ours and the winners' published checkpoints will do. The file says what it needs (encoder, size, normalisation,
-margin, epoch, metrics) in its metadata, and predict_folder.py takes it as it takes the checkpoint. Before it is put in
-place it is read again and scores a few fixed pictures beside the original; if they differ, nothing is written and the
-exit status is 1.
+CHECKPOINT is one of this project's or the winners' checkpoints. The file's metadata contains encoder, size,
+normalisation, margin, epoch and metrics, so predict_folder.py accepts it like the checkpoint. The exported network is
+read back and compared with the original on a few fixed images. If they differ, nothing is written and the exit status
+is 1.
 
-safetensors: the weights under the names they have here. ONNX: opset 18, fp32, input `images` (normalised float
-[n, 3, size, size], any n), output `logits` [n, 1]; the probability of fake is their sigmoid.
+safetensors: the weights under their PyTorch names. ONNX: opset 18, fp32, input `images` (normalised float
+[n, 3, size, size], any n), output `logits` [n, 1]; their sigmoid is the probability of fake.
 """
 
 from __future__ import annotations
@@ -24,33 +24,35 @@ from dfdc.command_line import UsageError
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="ours, or one of the winners'")
-    parser.add_argument("--format", choices=("safetensors", "onnx"), required=True)
-    beside = "(beside the checkpoint, with .safetensors or .onnx after its name)"
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint of this project or the winners"
+    )
+    parser.add_argument("--format", choices=("safetensors", "onnx"), required=True, help="file format")
+    beside = "file to write (the checkpoint's name with .safetensors or .onnx appended, in its folder)"
     parser.add_argument("--output", type=Path, metavar="FILE", help=beside)
-    parser.add_argument("--force", action="store_true", help="write over a file that is there")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     args = parser.parse_args(argv)
     suffix = f".{args.format}"
     if args.output is None:
         args.output = args.checkpoint.with_name(args.checkpoint.name + suffix)
     if args.output.suffix.lower() != suffix:
-        raise UsageError(f"--output {args.output}: the name of a file that ends in {suffix} is expected")
+        raise UsageError(f"--output {args.output}: expected a file name that ends in {suffix}")
     if not args.checkpoint.is_file():
-        raise UsageError(f"{args.checkpoint}: there is no such checkpoint")
+        raise UsageError(f"{args.checkpoint}: no such checkpoint; check the path")
     if not args.output.parent.is_dir():
-        raise UsageError(f"--output {args.output}: there is no folder {args.output.parent}; make it first")
+        raise UsageError(f"--output {args.output}: the folder {args.output.parent} does not exist; create it first")
     if args.output.exists():
         if args.output.is_dir() or args.output.samefile(args.checkpoint):
             what = "a folder" if args.output.is_dir() else "the checkpoint itself"
-            raise UsageError(f"--output {args.output}: that is {what}; take another name")
+            raise UsageError(f"--output {args.output}: this is {what}; choose another name")
         if not args.force:
-            raise UsageError(f"--output {args.output} is there already; --force writes over it")
+            raise UsageError(f"--output {args.output} already exists; use --force to overwrite it")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
-    from networks.export import export  # here: --help and wrong use must not wait for PyTorch
+    from networks.export import export  # here: --help and usage errors must not wait for PyTorch
 
     export(args.checkpoint, args.format, args.output)
     return 0

@@ -1,1 +1,1 @@
-"""What all steps share: paths, video reading, faces, pictures, scores. Imports nothing else of the project."""
+"""Shared code: paths, video reading, face detection, images, scores. Imports no other package of the project."""

@@ -1,7 +1,7 @@
 """Artifacts are complete or absent: atomic writes, and stamps that tell fresh from stale.
 
-A folder of results carries a stamp (`.stamp.json`): the settings and the inputs it was made from, and what it holds. A
-step run again compares the stamp with what it would write now, and redoes the folder only where they differ.
+Each result folder has a stamp (`.stamp.json`) that records its settings, inputs and contents. When a step is run again,
+it compares the stamp with the current settings and inputs, and rebuilds the folder only if they differ.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dfdc.identity import FolderChecksum, checksum_of, folder_checksum, folder_l
 STAMP_NAME = ".stamp.json"
 _RESULT_KEYS = ("made", "failed", "notes")
 _FOLDER_KEYS = ("files", "content", "listing")
-_TEMP_MARK = ".part-"  # in the name of everything unfinished: .<final name>.part-<process>-<when that began>
+_TEMP_MARK = ".part-"  # marks unfinished files: .<final name>.part-<process id>-<process start time>
 
 
 def _temp_path(path: Path) -> Path:
@@ -36,7 +36,7 @@ def atomic_file(path: Path, *, durable: bool = True) -> Generator[Path]:
     """Yield a path beside `path` to write to; it is renamed into place when the block ends without an error.
 
     Args:
-        path: the final place; its folder is made.
+        path: final path; its parent folder is created.
         durable: fsync before the rename, so that a power cut leaves the old or the new file, not an empty one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,27 +52,27 @@ def atomic_file(path: Path, *, durable: bool = True) -> Generator[Path]:
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write `data` to `path`, all of it or nothing."""
+    """Write `data` to `path` atomically."""
     with atomic_file(path, durable=durable) as temp:
         temp.write_bytes(data)
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
-    """Write `value` as JSON to `path`, all of it or nothing."""
-    write_bytes(path, (json.dumps(value, indent=indent) + "\n").encode())  # ASCII: no file name can break it
+    """Write `value` as JSON to `path` atomically."""
+    write_bytes(path, (json.dumps(value, indent=indent) + "\n").encode())  # ASCII, so any file name can be encoded
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a step says of an artifact that it made.
+    """A step's record of an artifact.
 
     Attributes:
-        made_from: the settings and the inputs, by their keys; an artifact is fresh as long as these are the same.
-        made: counts by kind.
-        failed: why the artifact is of no use, though it is there; None if it is.
-        notes: what it lacks.
-        looks: what step 2 keeps of some crops (preprocessing/likeness.py); None in other steps.
-        content: checksum of a folder's names and contents; "" before they are written, and of a single file.
+        made_from: settings and inputs by key; the artifact is fresh while these are unchanged.
+        made: number of items created, by kind.
+        failed: why the artifact exists but is unusable; None if it is usable.
+        notes: what is missing from it.
+        looks: data that step 2 stores for some crops (preprocessing/likeness.py); None in other steps.
+        content: checksum of a folder's file names and contents; "" before they are written, and for a single file.
     """
 
     made_from: Mapping[str, Any]
@@ -83,17 +83,17 @@ class Stamp:
     content: str = ""
 
     def is_fresh(self, expected: Mapping[str, Any]) -> bool:
-        """Whether it was made from what is `expected`: every key stands in it with the same value."""
+        """Whether `made_from` contains every key of `expected` with the same value."""
         return all(self.made_from.get(key) == value for key, value in expected.items())
 
     def to_json(self) -> dict[str, Any]:
-        """What stands in the file, less what `atomic_folder` adds of a folder's files."""
+        """The content of the stamp file, without the keys that `atomic_folder` adds."""
         looks = {} if self.looks is None else {"looks": list(self.looks)}
         return {**self.made_from, "made": self.made, "failed": self.failed, "notes": list(self.notes), **looks}
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> Stamp | None:
-        """The stamp that a file holds; None if it does not say, in the right types, what came of the work."""
+        """Parse the content of a stamp file; None if the result keys are missing or have the wrong types."""
         if not is_result(kept):
             return None
         result = (*_RESULT_KEYS, *_FOLDER_KEYS, "looks")
@@ -103,7 +103,7 @@ class Stamp:
 
 
 class NewFolder:
-    """A folder that is being filled, and its stamp, to be set before the end; see `atomic_folder`."""
+    """A folder under construction. Set its `stamp` before the end of the block; see `atomic_folder`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -111,14 +111,14 @@ class NewFolder:
         self.stamp: Stamp | None = None
 
     def write(self, name: str, data: bytes) -> None:
-        """Write `data` to the new file `name`; its content counts towards the folder's checksum."""
+        """Write `data` to the new file `name` and add it to the folder's checksum."""
         (self.path / name).write_bytes(data)
         self.content.add(name, data)
 
     def finish(self) -> None:
-        """Wait until the disk holds every file, then write the stamp, which must be set: before that it would lie."""
+        """Flush every file to disk, then write the stamp; ValueError if no stamp was set."""
         if self.stamp is None:
-            raise ValueError(f"{self.path} was given no stamp")
+            raise ValueError(f"{self.path} has no stamp")
         for path in self.path.iterdir():
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
@@ -128,11 +128,10 @@ class NewFolder:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Generator[NewFolder]:
-    """Yield an empty folder beside `path`, which takes the place of `path` once the block has filled it.
+    """Yield an empty folder beside `path`; it replaces `path` when the block ends without an error.
 
-    The block sets its `stamp`. In the file this is completed with `files`, their number, `content`, a checksum of their
-    names and contents, and `listing`, a digest of their names, sizes and times. All are on the disk before they have
-    their name.
+    The block sets its `stamp`. The stamp file also records `files` (their number), `content` (a checksum of names and
+    contents) and `listing` (a digest of names, sizes and times). Everything is flushed to disk before the rename.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temp = _temp_path(path)
@@ -142,8 +141,8 @@ def atomic_folder(path: Path) -> Generator[NewFolder]:
         folder = NewFolder(temp)
         yield folder
         folder.finish()
-        # A folder can't be renamed over one that holds files. A kill between the two lines loses the old
-        # folder only, and it was to be replaced anyway: the next run makes it again.
+        # A folder can't be renamed over a non-empty folder. If the process is killed between the next two lines, only
+        # the old folder is lost; the next run rebuilds it.
         remove(path)
         temp.replace(path)
     finally:
@@ -151,7 +150,7 @@ def atomic_folder(path: Path) -> Generator[NewFolder]:
 
 
 def remove(path: Path) -> None:
-    """Remove the file or folder `path`, if there is one, so that no half of it can be taken for the whole."""
+    """Remove the file or folder `path` if it exists; a partly removed folder never keeps its name."""
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
         return
@@ -162,12 +161,12 @@ def remove(path: Path) -> None:
 
 
 def remove_unless(folder: Path, inputs: Mapping[str, Any], source: Mapping[str, Any] | None = None) -> None:
-    """Remove `folder` if its stamp names other inputs than `inputs`, which were just read: it is of something else.
+    """Remove `folder` if its stamp is missing, or records inputs other than the current `inputs` and `source`.
 
-    So that it can't be taken for good, should its successor fail.
+    Then an outdated folder can't be mistaken for a valid one if rebuilding it fails.
 
     Args:
-        source: the fingerprint of the video it must be of, where it is made from one.
+        source: expected fingerprint of the source video; None if the folder has no source video.
     """
     stamp = read_json(folder / STAMP_NAME)
     if (
@@ -179,12 +178,12 @@ def remove_unless(folder: Path, inputs: Mapping[str, Any], source: Mapping[str, 
 
 
 def remove_leftovers(folder: Path, of: str | None = None) -> int:
-    """Remove what killed runs left unfinished in `folder`; return how many things that were.
+    """Remove unfinished files and folders that killed runs left in `folder`; return how many were removed.
 
-    What belongs to a process that still runs stays.
+    Files of running processes are kept.
 
     Args:
-        of: the name of one file or folder, whose leftovers alone go.
+        of: remove only the leftovers of the file or folder with this name.
     """
     if not folder.is_dir():
         return 0
@@ -199,16 +198,16 @@ def remove_leftovers(folder: Path, of: str | None = None) -> int:
 
 
 def _in_use(path: Path) -> bool:
-    """Whether the process that makes `path`, which is in the name, is another one that still runs."""
+    """Whether another running process is writing `path`; the name contains its process id and start time."""
     name = re.search(rf"{re.escape(_TEMP_MARK)}(\d+)-(\d+)$", path.name)
     return name is not None and int(name[1]) != os.getpid() and process_start(int(name[1])) == int(name[2])
 
 
 def process_start(number: int) -> int | None:
-    """When the process with this number began, in ticks of Linux's clock; None if there is none, or it has ended.
+    """Start time of the process with this id in Linux clock ticks; None if it does not exist or has ended.
 
-    Numbers are given anew, above all in a container; with this, two processes are told apart. A process that has ended
-    keeps its number until its parent asks for it, and in a container nobody may. On other systems it is 0.
+    Process ids are reused, especially in containers; the start time distinguishes two processes with one id. A zombie
+    keeps its id until its parent waits for it, which may never happen in a container. On other systems the result is 0.
     """
     if not Path("/proc/self/stat").exists():
         return 0 if _has_number(number) else None
@@ -223,22 +222,22 @@ def _has_number(number: int) -> bool:
     try:
         os.kill(number, 0)
     except (ProcessLookupError, OverflowError, PermissionError) as error:
-        return isinstance(error, PermissionError)  # somebody else's
+        return isinstance(error, PermissionError)  # it exists, but belongs to another user
     return True
 
 
 def read_stamp(folder: Path) -> Stamp | None:
-    """The stamp of a complete folder; None if it is absent, broken, or not of what lies there now.
+    """The stamp of a complete folder; None if it is missing, corrupt, or does not match the folder's current content.
 
     Raises:
-        OSError: the files are there, but can't be read.
+        OSError: the files exist, but can't be read.
     """
     kept = _read_true(folder)
     return None if kept is None else Stamp.from_json(kept)
 
 
 def _read_true(folder: Path) -> dict[str, Any] | None:
-    """What a folder's stamp file holds, if it is of what lies there now: by the content, where times are others."""
+    """Content of a folder's stamp file if it matches the files; contents are compared if the listing differs."""
     kept = read_json(folder / STAMP_NAME)
     if not isinstance(kept, dict) or not isinstance(kept.get("content"), str):
         return None
@@ -247,17 +246,17 @@ def _read_true(folder: Path) -> dict[str, Any] | None:
         return kept
     if folder_checksum(folder) != kept["content"]:
         return None
-    kept["listing"] = listing  # noted, so that reading a copied data set costs once
-    with contextlib.suppress(OSError):  # a disk that is read-only: looked at again each time
+    kept["listing"] = listing  # update it, so that the files of a copied dataset are read only once
+    with contextlib.suppress(OSError):  # on a read-only disk they are read each time
         write_json(folder / STAMP_NAME, kept)
     return kept
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; None if it is not there, or broken.
+    """Content of a JSON file; None if it is missing or corrupt.
 
     Raises:
-        OSError: it is there, but can't be read.
+        OSError: it exists, but can't be read.
     """
     try:
         return json.loads(path.read_bytes())
@@ -266,7 +265,7 @@ def read_json(path: Path) -> Any:
 
 
 def folder_identity(folder: Path) -> str | None:
-    """What the next step knows of a folder it reads: its content, or what is listed if that is not what its stamp says.
+    """Identity of an input folder: its content checksum, or a digest of its listing if its stamp does not match.
 
     None if there is no such folder.
     """
@@ -277,7 +276,7 @@ def folder_identity(folder: Path) -> str | None:
 
 
 def is_result(kept: Mapping[str, Any]) -> bool:
-    """Whether a stamp's file says, in the right types, what was made, what it lacks, and why it failed."""
+    """Whether the content of a stamp file has `made`, `failed` and `notes` with the right types."""
     made, failed, notes = map(kept.get, _RESULT_KEYS)
     return (
         isinstance(made, dict)
@@ -289,5 +288,5 @@ def is_result(kept: Mapping[str, Any]) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """Of the whole file, in hexadecimal digits."""
+    """SHA-256 of the whole file, in hexadecimal digits."""
     return checksum_of(path, hashlib.sha256())

@@ -1,4 +1,4 @@
-"""bboxes/<original>.json: the faces of a REAL video and what its frames are like; its only reader and writer."""
+"""Reads and writes bboxes/<original>.json: the faces of a REAL video, and its frame size, rate and times."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from dfdc.text import list_wrong
 
 
 class BoxesError(UserError, ValueError):
-    """A file that is not what step 1 writes; the message says what is wrong with it."""
+    """A file that is not valid output of step 1; the message says why."""
 
 
 @dataclass(frozen=True)
 class FaceBox:
-    """One face on one frame.
+    """One face in one frame.
 
     Attributes:
-        face: number of the person, the same through the video.
-        box: x1, y1, x2, y2 in pixels of the frame; corners may lie outside it.
-        score: the detector's, 0..1.
+        face: person number, constant throughout the video.
+        box: x1, y1, x2, y2 in frame pixels; corners may lie outside the frame.
+        score: detector score, 0..1.
     """
 
     face: int
@@ -35,19 +35,19 @@ class FaceBox:
 
 @dataclass(frozen=True, kw_only=True)
 class Boxes:
-    """The faces of a video, and what they were made of; the fields are the keys of the file, in this order.
+    """The faces of a video, with their inputs and settings. The fields are the keys of the file, in this order.
 
     Attributes:
-        video: its file name, for a person who looks into the file.
-        width, height: of its frames, in pixels, upright.
-        frame_count: of the video.
+        video: file name of the video, for human readers.
+        width, height: frame size in pixels, after rotation.
+        frame_count: number of frames in the video.
         rate: mean frames per second; 0.0 if unknown.
         duration: seconds; 0.0 if unknown.
-        times: frame number -> seconds after the first frame, for the frames below; empty where the file does not say.
+        times: frame number -> seconds after the first frame, for the keys of `frames`; empty without timestamps.
         source: `identity.fingerprint` of the video.
-        settings: those of step 1.
+        settings: settings of step 1.
         made, failed, notes: see `dfdc.artifacts.Stamp`.
-        frames: frame number -> its faces, for every frame that was searched.
+        frames: frame number -> detected faces, for every processed frame.
     """
 
     video: str
@@ -83,12 +83,12 @@ def read_boxes(path: Path) -> Boxes | None:
     """The boxes in `path`; None if there is no such file.
 
     Raises:
-        OSError: it is there, but can't be read.
-        BoxesError: it is not what step 1 writes.
+        OSError: it exists, but can't be read.
+        BoxesError: it is not valid output of step 1.
     """
     try:
         return _FILE.validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise BoxesError(f"{path} is not what step 1 writes ({list_wrong(error)})") from None
+        raise BoxesError(f"{path} is not valid output of step 1 ({list_wrong(error)})") from None

@@ -1,7 +1,7 @@
-"""What every command shares: the base of errors meant for a person, and the exit status that each has.
+"""Shared by all commands: the base class of user-facing errors, and their exit statuses.
 
-A `UserError` ends a command with its message. What is wrong with one video of many ends nothing: it becomes a row of a
-ledger, whatever the error's class (`dfdc.workers.outcome_of`), or the status of that video.
+A `UserError` ends a command with its message. An error in one of many videos does not end the command. Whatever its
+class, it becomes a ledger row (`dfdc.workers.outcome_of`) or the status of that video.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 from dfdc.text import printable
 
 USAGE_ERROR = 2
-_command_runs = False  # in this process, so that its user knows settings by their flags
+_command_runs = False  # in this process; then messages name settings by their flags
 
 
 def setting(name: str) -> str:
-    """How a message names the setting `name`: by its flag while a command runs in this process, else as it is."""
+    """The name of a setting in messages: its flag while a command runs in this process, else `name` itself."""
     return f"--{name.replace('_', '-')}" if _command_runs else name
 
 
 @contextlib.contextmanager
 def flags_shown() -> Generator[None]:
-    """Inside, `setting` gives flags."""
+    """Within this context, `setting` returns flags."""
     global _command_runs
     before, _command_runs = _command_runs, True
     try:
@@ -36,19 +36,19 @@ def flags_shown() -> Generator[None]:
 
 
 class UserError(Exception):
-    """An error meant for a person: its message names the value and what to do, and a command ends with `status`."""
+    """A user-facing error: the message names the value and what to do, and the command exits with `status`."""
 
     status = USAGE_ERROR
 
 
 class UsageError(UserError, ValueError):
-    """A value on the command line that can't be used; the message names it and what to do."""
+    """An invalid command-line value; the message names it and says what to do."""
 
 
 class SettingError(UserError, ValueError):
-    """A setting that can't have this value. Library code names the setting; a command shows it as its flag.
+    """An invalid value of a setting. Library code passes the setting's name; a command shows its flag.
 
-    What other messages say of a setting, and the `advice`, names it by `setting(name)`.
+    `advice` and other messages that mention a setting use `setting(name)`.
     """
 
     def __init__(self, name: str, value: object, advice: str) -> None:
@@ -60,7 +60,7 @@ class SettingError(UserError, ValueError):
 
 
 def reason_of(error: Exception) -> str:
-    """An error as a text for a person: of an OSError, the place and what is wrong with it."""
+    """The error as a user-facing message; for an OSError, the path and the reason."""
     if not isinstance(error, OSError):
         return str(error)
     place = f"{error.filename}: " if error.filename else ""
@@ -72,14 +72,14 @@ def whole_number(least: int) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         if not text.isascii() or not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {least} on")
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least {least}")
         return int(text)
 
     return parse
 
 
 def parse_detector_scale(text: str) -> str | float:
-    """argparse type: "auto", or a factor over 0 and up to 4."""
+    """argparse type: "auto", or a factor greater than 0 and at most 4."""
     if text == "auto":
         return text
     try:
@@ -87,13 +87,13 @@ def parse_detector_scale(text: str) -> str | float:
     except ValueError:
         factor = 0.0
     if not 0 < factor <= 4:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a factor over 0 and up to 4 (0.5: half size)")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected auto, or a factor above 0 and up to 4 (0.5: half size)")
     return factor
 
 
 def run_main(main: Callable[[Sequence[str] | None], int]) -> None:
-    """Run a script's `main`; wrong usage and unusable data end with their message and status 2."""
-    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
+    """Run a script's `main` and exit; invalid usage and invalid data print a message and exit with status 2."""
+    for stream in (sys.stdout, sys.stderr):  # a file name may contain bytes that are not valid text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     with flags_shown():
@@ -102,24 +102,24 @@ def run_main(main: Callable[[Sequence[str] | None], int]) -> None:
 
 
 def _run(main: Callable[[Sequence[str] | None], int]) -> int:
-    """What `main` returns, or the exit status of the error it raised, whose message is printed."""
+    """The return value of `main`, or the exit status of its error after printing the message."""
     try:
         return main(None)
     except UserError as error:
         return _end(error, error.status)
     except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError) as error:
-        # Of places given on the command line; a video's own errors went to the ledger.
-        return _end(f"{error.filename}: {error.strerror}; give a place that can be used", USAGE_ERROR)
+        # These concern paths on the command line; errors of single videos went to the ledger.
+        return _end(f"{error.filename}: {error.strerror}; choose a path that exists and is writable", USAGE_ERROR)
     except OSError as error:
         return _end(reason_of(error), 1)
     except KeyboardInterrupt:
-        anew = " (without --force, which would begin anew)" if "--force" in sys.argv else ""
-        print(f"\nstopped; run the same command again to go on{anew}", file=sys.stderr)
+        anew = " (without --force, which would start over)" if "--force" in sys.argv else ""
+        print(f"\nstopped; run the same command again to resume{anew}", file=sys.stderr)
         return 130
 
 
 def _end(error: object, status: int) -> int:
-    """Print why the script ends, and return `status`."""
+    """Print `error` after the script's name; return `status`."""
     lines = map(printable, f"{Path(sys.argv[0]).name}: {error}".split("\n"))
     print("\n".join(lines), file=sys.stderr)
     return status

@@ -1,4 +1,4 @@
-"""Where the work runs: the device, the threads, the packages, and batches that are halved when memory runs out."""
+"""Devices, threads, package versions, and splitting batches when memory runs out."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import Any
 
 from dfdc.command_line import SettingError
 
-_WORTH_IT = 0.95  # the part of the time without it that compiled networks may take at most
+_WORTH_IT = 0.95  # largest ratio of compiled to uncompiled time for which compiling is kept
 _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-DEVICE_HELP = "auto, cpu, cuda or cuda:N (auto: CUDA where there is one)"
+DEVICE_HELP = "auto, cpu, cuda or cuda:N (auto: CUDA if available)"
 
 
 def available_cores(cgroups: Path = _CGROUPS, own_cgroups: Path = _OWN_CGROUPS) -> int:
-    """Cores this process may use, at least 1: its affinity mask (a container's cpuset), and its container's quota.
+    """Cores this process may use, at least 1: the smaller of its affinity mask (cpuset) and its container's quota.
 
-    A quota of one core and a half counts as two.
+    Quotas are rounded up: 1.5 cores count as two.
 
     Args:
-        cgroups: where Linux shows its control groups, of version 1 or 2.
-        own_cgroups: the file that says in which of them this process is.
+        cgroups: mount point of Linux control groups, version 1 or 2.
+        own_cgroups: the file that lists the control groups of this process.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = filter(None, map(_cpu_quota, _own_groups(cgroups, own_cgroups)))
@@ -34,7 +34,7 @@ def available_cores(cgroups: Path = _CGROUPS, own_cgroups: Path = _OWN_CGROUPS) 
 
 
 def _own_groups(cgroups: Path, own_cgroups: Path) -> Iterator[Path]:
-    """The folders of the control groups that can limit this process's time: its own and those around it."""
+    """Folders of the control groups that can limit this process's CPU time: its own and their ancestors."""
     for line in _kernel_text(own_cgroups).splitlines():
         _, controllers, name = line.split(":", 2)
         if not controllers:  # version 2, alone or beside version 1
@@ -44,21 +44,21 @@ def _own_groups(cgroups: Path, own_cgroups: Path) -> Iterator[Path]:
         else:
             mounts = []
         for mount in mounts:
-            # A container may be told its group's name outside, and see the group itself right at the mount.
+            # A container may see its group's name on the host, while the group itself is mounted at the root.
             group = mount / name.lstrip("/")
             yield from (group, *group.parents[: len(group.parts) - len(mount.parts)])
 
 
 def _cpu_quota(group: Path) -> int | None:
-    """How many cores, rounded up, a control group may use; None where it sets no limit."""
+    """CPU quota of a control group in cores, rounded up; None without a limit."""
     version_2, version_1 = ["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
     words = [word for name in version_2 + version_1 for word in _kernel_text(group / name).split()]
-    times = [int(word) for word in words if word.isdecimal()]  # "max", or -1, in place of the first: no limit
+    times = [int(word) for word in words if word.isdecimal()]  # the first is "max" or -1 without a limit
     return math.ceil(times[0] / times[1]) if len(times) == 2 else None
 
 
 def _kernel_text(path: Path) -> str:
-    """What a file of the kernel says; nothing where there is none: on another system, or without that limit."""
+    """Content of a kernel file; empty if it does not exist (other systems, or no such limit)."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -66,29 +66,29 @@ def _kernel_text(path: Path) -> str:
 
 
 def resolve_device(name: str) -> str:
-    """`auto` -> what is there; any other name is checked.
+    """Resolve `auto` to cuda or cpu; check any other name.
 
     Raises:
-        SettingError: no such device, or not here.
+        SettingError: the name is invalid, or the device is not available.
     """
     kind, _, index = name.partition(":")
     if name not in ("auto", "cpu") and (kind != "cuda" or (index and not index.isdigit())):
         raise SettingError("device", name, f"unknown; use {DEVICE_HELP}")
     if name == "cpu" or (name == "auto" and not _may_have_gpu()):
-        return "cpu"  # without loading PyTorch, which takes seconds: there may be nothing to do
+        return "cpu"  # without loading PyTorch, which takes seconds, since there may be nothing to do
     import torch  # here: command lines import this module
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not torch.cuda.is_available():
-        raise SettingError("device", name, "PyTorch finds no CUDA device here; use cpu, or auto")
+        raise SettingError("device", name, "PyTorch detects no CUDA device; use cpu or auto")
     if index and int(index) >= torch.cuda.device_count():
-        raise SettingError("device", name, f"there are {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
+        raise SettingError("device", name, f"only {torch.cuda.device_count()} CUDA devices exist, numbered from cuda:0")
     return name
 
 
 def _may_have_gpu() -> bool:
-    """False only where PyTorch would find no GPU for certain: loading it takes seconds, this none."""
+    """False only if PyTorch would certainly detect no GPU. This avoids the seconds of loading PyTorch."""
     if _loaded_torch() or not sys.platform.startswith("linux") or Path("/dev/kfd").exists():  # AMD's
         return True
     try:
@@ -99,34 +99,34 @@ def _may_have_gpu() -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees, up to 256 MB, for the next picture.
+    """Let this process keep up to 256 MB of freed memory for reuse by the next image.
 
-    glibc hands large blocks back to the kernel, which clears them anew for each array of a picture's size: a third of
-    the time of SSIM on 500 x 400 pixels. Other C libraries have no such setting, and nothing is done.
+    By default glibc returns large blocks to the kernel, which zeroes them again for each image-sized array. That is a
+    third of the time of SSIM on 500 x 400 pixels. Other C libraries lack the setting; nothing happens there.
     """
     mallopt = _c_function("mallopt")
     if mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3  # <malloc.h>
         mallopt(trim_threshold, 256 * 2**20)
-        mallopt(mmap_threshold, 32 * 2**20)  # the most that glibc takes
+        mallopt(mmap_threshold, 32 * 2**20)  # glibc's maximum
 
 
 def release_freed_memory() -> None:
-    """Give what this process has freed back to the system, where the C library is glibc: after a model is loaded."""
+    """Return freed memory to the system, for example after loading a model; only with glibc."""
     trim = _c_function("malloc_trim")
     if trim is not None:
         trim(0)
 
 
 def _c_function(name: str) -> Callable | None:
-    """A function of the C library that this process runs on; None where it has no such one."""
+    """A function of this process's C library; None if it does not exist."""
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 def limit_threads(threads: int = 1, *, of_torch: bool = True) -> None:
-    """Keep OpenCV, and (`of_torch`) PyTorch if it is loaded, to `threads` threads in this process.
+    """Limit OpenCV, and (`of_torch`) PyTorch if it is loaded, to `threads` threads in this process.
 
-    Not to be called in a process that was forked from one in which OpenCV had threads: it would wait for them for ever.
+    Do not call this in a process forked from one in which OpenCV had threads: it would deadlock.
     """
     import cv2  # here: command lines import this module
 
@@ -137,12 +137,12 @@ def limit_threads(threads: int = 1, *, of_torch: bool = True) -> None:
 
 
 def _loaded_torch() -> ModuleType | None:
-    """PyTorch, if this process has loaded it, which takes seconds."""
+    """PyTorch if this process has already loaded it, else None; loading takes seconds."""
     return sys.modules.get("torch")
 
 
 def package_versions(names: Iterable[str], unknown: str) -> dict[str, str]:
-    """The version of each package; `unknown` for one that is not there, or under another name, as OpenCV may be."""
+    """Version of each package; `unknown` if it is missing or installed under another name, as OpenCV may be."""
     versions = {}
     for name in names:
         try:
@@ -153,15 +153,15 @@ def package_versions(names: Iterable[str], unknown: str) -> dict[str, str]:
 
 
 def judge_compiling(without: float, with_it: float) -> tuple[bool, str]:
-    """Whether compiled networks are worth keeping, and a sentence that says so; from seconds of the same work."""
+    """Whether to keep compiled networks, and a message about it; the arguments are seconds for the same work."""
     ratio = f"{without / with_it:.2f} times as fast"
     if with_it < _WORTH_IT * without:
         return True, f"compiled: {ratio}"
-    return False, f"compiling gains nothing here ({ratio}); going on without"
+    return False, f"compiling brings no speed-up here ({ratio}); continuing without"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is Python's MemoryError, PyTorch's, or the like from cuDNN, cuBLAS or the CPU allocator."""
+    """Whether `error` is an out-of-memory error of Python, PyTorch, cuDNN, cuBLAS or the CPU allocator."""
     torch = _loaded_torch()
     if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
         return True
@@ -170,20 +170,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def run_halving(run: Callable[[Any], Iterable[Any]], batch: Any) -> list[Any]:
-    """`run(batch)`, but where memory runs out, in two halves, as often as it takes.
+    """`run(batch)`; when memory runs out, the batch is split into halves, recursively.
 
     Args:
         run: takes a slice of `batch` and returns one result for each element.
 
     Raises:
-        The out-of-memory error itself, when not even one element fits.
+        The out-of-memory error itself, if a single element does not fit.
     """
     try:
         return list(run(batch))
     except Exception as error:
         if len(batch) < 2 or not is_out_of_memory(error):
             raise
-    # Outside the except block: the error's traceback would keep the tensors that filled the memory.
+    # Outside the except block, because the error's traceback keeps the tensors that filled the memory alive.
     torch = _loaded_torch()
     if torch and torch.cuda.is_available():
         torch.cuda.empty_cache()

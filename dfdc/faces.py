@@ -1,4 +1,4 @@
-"""Finding faces: the only module that touches a face detector. dfdc/tracking.py follows them through a video.
+"""Face detection; the only module that uses a face detector. dfdc/tracking.py tracks faces through a video.
 
 MTCNN (Zhang et al. 2016, IEEE SPL 23(10)) with facenet-pytorch's networks and weights; the cascade is dfdc/mtcnn.py.
 """
@@ -15,18 +15,18 @@ import torch
 from dfdc import mtcnn
 from dfdc.devices import run_halving
 
-_CPU_PIXELS = 4 * 960 * 540  # a batch: on the CPU larger ones only take memory
+_CPU_PIXELS = 4 * 960 * 540  # per batch; on the CPU larger batches only use more memory
 _GPU_PIXELS = 32 * 960 * 540
 _MOST_PICTURES = 64
 
 
 @dataclass(frozen=True)
 class Faces:
-    """The faces of one picture, in its pixels.
+    """The faces of one image, in its pixel coordinates.
 
     Attributes:
-        boxes: float32 [n, 4], x1, y1, x2, y2; corners may lie outside the picture.
-        scores: float32 [n], the last stage's probability, 0..1.
+        boxes: float32 [n, 4], x1, y1, x2, y2; corners may lie outside the image.
+        scores: float32 [n], probability from the last stage, 0..1.
         landmarks: float32 [n, 5, 2], x, y of left eye, right eye, nose, left and right mouth corner (as seen).
     """
 
@@ -39,25 +39,25 @@ class Faces:
 
 
 class FaceDetector:
-    """MTCNN on batches of pictures; arguments as of `mtcnn.Cascade`."""
+    """MTCNN on batches of images; the arguments are those of `mtcnn.Cascade`."""
 
     def __init__(self, thresholds: tuple[float, float, float], device: str = "cpu") -> None:
         self._cascade = mtcnn.Cascade(thresholds, device)
-        self._turn = threading.Lock()  # threads that share a GPU must not fill its memory together
+        self._turn = threading.Lock()  # threads share a GPU; only one at a time may use its memory
         self._batch_pixels = _GPU_PIXELS if device.startswith("cuda") else _CPU_PIXELS
 
     def batch_size(self, width: int, height: int, scale: float = 1.0) -> int:
-        """How many pictures of this size fit a batch, 1 to 64."""
+        """Number of images of this size per batch, 1 to 64."""
         return int(np.clip(self._batch_pixels / max(1.0, width * height * scale * scale), 1, _MOST_PICTURES))
 
     def detect(self, pictures: Sequence[np.ndarray], scale: float = 1.0, smallest: float = 0.0) -> list[Faces]:
-        """Faces of each picture, in its own pixels, in batches that fit the memory.
+        """Detect the faces of each image, in its own pixel coordinates; batches are sized to fit into memory.
 
         Args:
             pictures: RGB uint8 [h, w, 3], of any sizes.
-            scale: the pictures are resized by it first (bicubic, sizes truncated, as the winners did).
-            smallest: as a part of a picture's shorter side; smaller faces need not be found, which saves most of the
-                time in large pictures.
+            scale: factor by which images are resized first (bicubic, sizes truncated, as the winners did).
+            smallest: size of the smallest face to detect, as a fraction of the image's shorter side. Skipping
+                smaller faces saves most of the time in large images.
         """
         found: list[Faces] = []
         for batch in self._batches(pictures, scale):
@@ -81,10 +81,10 @@ class FaceDetector:
 
 
 def _resize(picture: np.ndarray, scale: float) -> np.ndarray:
-    """Bicubic and with antialiasing: as Pillow but for one grey level in some places, and 7 times as fast."""
+    """Bicubic resize with antialiasing: within one grey level of Pillow, and 7 times as fast."""
     height, width = picture.shape[:2]
     size = max(1, int(height * scale)), max(1, int(width * scale))
-    # [1, 3, h, w] whose colours lie together in memory is what PyTorch's fast path for bytes takes.
+    # PyTorch's fast path for bytes needs [1, 3, h, w] in channels-last memory.
     colours_first = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
     resized = torch.nn.functional.interpolate(colours_first, size=size, mode="bicubic", antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())

@@ -1,7 +1,7 @@
-"""folds.csv: which crop belongs to which fold. What stands in it, and its reader.
+"""Columns and reader of folds.csv, which assigns each crop to a fold.
 
-preprocessing/folds_file.py writes it. training/dataset.py has a quicker way to a table of all its rows (pandas), with
-the columns and the errors of this module.
+preprocessing/folds_file.py writes it. training/dataset.py loads the whole table faster, with pandas, and uses the
+columns and errors of this module.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import numpy as np
 from dfdc.command_line import UserError
 
 COLUMNS = ("video", "file", "label", "original", "frame", "fold")
-READ_ROWS = 512  # at a time: with more, Python's garbage collector looks through them, and takes three times as long
+READ_ROWS = 512  # at a time; with more, Python's garbage collector scans them and reading takes three times as long
 
 
 class FoldsError(UserError, ValueError):
-    """A folds.csv, or crops that it names, that can't be used; the message names the file and what to do."""
+    """Invalid folds.csv, or unusable crops that it lists; the message names the file and says what to do."""
 
 
 class FoldsFileError(FoldsError):
-    """A file that is not what step 5 writes; `reason` says why, without the file's name."""
+    """A file that is not valid output of step 5; `reason` says why, without the file's name."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)  # both, so that it can be pickled
@@ -38,7 +38,7 @@ class FoldsFileError(FoldsError):
 
 @dataclass(frozen=True, slots=True)
 class FoldsRow:
-    """What many rows have in common; `face` is the end of the file's name, `0.png` for one, and a label is 0 or 1."""
+    """The values that many rows share; `face` is the end of the file name, such as `0.png`, and `label` is 0 or 1."""
 
     video: str
     face: str
@@ -48,25 +48,25 @@ class FoldsRow:
 
 
 def check_columns(path: Path, header: Iterable[str], wanted: Sequence[str]) -> None:
-    """Raise FoldsFileError if the `header` of a file lacks some of the columns `wanted`."""
+    """Raise FoldsFileError if columns of `wanted` are missing from the `header` of a file."""
     absent = [name for name in wanted if name not in header]
     if absent:
         raise FoldsFileError(path, f"it lacks the column {' and '.join(absent)}")
 
 
 def read_columns(path: Path, names: Sequence[str] = COLUMNS, *, exact: bool = False) -> Iterator[list[tuple[str, ...]]]:
-    """The texts of the columns `names`, in this order, of up to READ_ROWS rows at a time; blank lines aside.
+    """Yield the columns `names`, in this order, as strings, for up to READ_ROWS rows at a time; skip blank lines.
 
-    Labels are 0 or 1; frames and folds are texts of whole numbers.
+    Labels are 0 or 1; frames and folds are strings of whole numbers.
 
     Args:
-        exact: whether the file must have just the columns that step 5 writes, in its order.
+        exact: require exactly the columns that step 5 writes, in its order.
 
     Raises:
         OSError: it can't be read.
-        FoldsFileError: it is not what step 5 writes. The message names the line, where one is to blame.
+        FoldsFileError: it is not valid output of step 5. The message names the invalid line, if there is one.
     """
-    # Not pandas: it takes seconds to load, and a column of videos called 007, 008, ... for numbers.
+    # Not pandas: loading it takes seconds, and it parses video names such as 007 as numbers.
     try:
         with path.open(encoding="utf-8", newline="") as handle:
             reader = csv.reader(handle)
@@ -87,7 +87,7 @@ def read_columns(path: Path, names: Sequence[str] = COLUMNS, *, exact: bool = Fa
 def _transposed(
     path: Path, line: int, rows: list[list[str]], header: list[str], names: Sequence[str]
 ) -> list[tuple[str, ...]]:
-    """Rows, the first of which stands in `line`, as columns; FoldsFileError where a row is not as it should be."""
+    """Transpose `rows` into columns; raise FoldsFileError for an invalid row. `line` is the number of the first."""
     if {*map(len, rows)} != {len(header)}:
         at, row = next((at, row) for at, row in enumerate(rows) if len(row) != len(header))
         raise FoldsFileError(path, f"line {line + at} has {len(row)} values, not {len(header)}")
@@ -102,16 +102,16 @@ def _transposed(
 
 
 def _fault(column: str, text: str) -> str:
-    """What is wrong with a value; empty if nothing is."""
+    """Why a value is invalid; empty if it is valid."""
     if column == "label" and text not in ("0", "1"):
         return "neither 0 (real) nor 1 (fake)"
     if column in ("frame", "fold") and not text.removeprefix("-").isdecimal():
-        return "no whole number"
+        return "not a whole number"
     return ""
 
 
 def read_video_folds(path: Path) -> dict[str, int]:
-    """The fold of each video, in order of the file; raises as `read_columns` does."""
+    """The fold of each video, in file order; raises the errors of `read_columns`."""
     folds: dict[str, int] = {}
     for videos, numbers in read_columns(path, ("video", "fold")):
         folds.update(zip(videos, map(int, numbers), strict=True))
@@ -119,12 +119,12 @@ def read_video_folds(path: Path) -> dict[str, int]:
 
 
 def read_distinct(path: Path) -> list[FoldsRow]:
-    """What a file of step 5 says, without its repetitions, in order of the first row of each.
+    """The distinct `FoldsRow`s of a file, in order of first occurrence.
 
-    Raises as `read_columns` does.
+    Raises the errors of `read_columns`.
     """
     names = ("video", "file", "label", "original", "fold")
-    codes: list[dict[str, int]] = [defaultdict(itertools.count().__next__) for _ in names]  # of texts, by first row
+    codes: list[dict[str, int]] = [defaultdict(itertools.count().__next__) for _ in names]  # string -> code
     pieces: list[list[np.ndarray]] = [[np.zeros(0, np.int32)] for _ in names]
     for columns in read_columns(path, names, exact=True):
         for texts, code, piece in zip(columns, codes, pieces, strict=True):

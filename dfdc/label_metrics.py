@@ -1,4 +1,4 @@
-"""How good scores are, where the labels are known (scikit-learn)."""
+"""Metrics of scores with known labels (scikit-learn)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dfdc.scoring import log_loss
 
 
 def metrics(labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> dict[str, float | int]:
-    """What can be said of `scores` given `labels`; what needs both classes is left out where one is missing.
+    """Metrics of `scores` for `labels`; metrics that need both classes are omitted if one is missing.
 
     Returns:
         count, reals, fakes, log_loss, log_loss_fake, log_loss_real, accuracy (at 0.5), and with both classes
-        log_loss_balanced (mean of the two classes'), auc, average_precision, equal_error_rate.
+        log_loss_balanced (mean of the two class losses), auc, average_precision, equal_error_rate.
     """
     y, p = np.asarray(labels).astype(int), np.asarray(scores, np.float64)
     if y.shape != p.shape or not len(y):
-        raise ValueError(f"as many labels as scores are needed, and at least one; got {y.size} and {p.size}")
+        raise ValueError(f"expected equally many labels and scores, at least one; got {y.size} and {p.size}")
     result: dict[str, float | int] = {"count": len(y), "reals": int((y == 0).sum()), "fakes": int((y == 1).sum())}
     result["log_loss"] = log_loss(y, p)
     result["accuracy"] = float(np.mean((p > 0.5) == y))
@@ -32,7 +32,7 @@ def metrics(labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.nda
         result["auc"] = float(roc_auc_score(y, p))
         result["average_precision"] = float(average_precision_score(y, p))
         false_positive, true_positive, _ = roc_curve(y, p)
-        # The rate where misses equal false alarms, on the line between the two nearest points of the curve.
+        # The rate at which misses equal false alarms, interpolated between the two nearest points of the curve.
         gap = false_positive - (1 - true_positive)
         right = int(np.argmax(gap >= 0))
         left = max(right - 1, 0)

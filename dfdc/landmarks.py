@@ -1,4 +1,4 @@
-"""landmarks/<original>/<frame>_<face>.npy: five points of the face in a crop; their only reader and writer.
+"""Reads and writes landmarks/<original>/<frame>_<face>.npy: five facial points in a crop.
 
 int16 [5, 2]: x, y in pixels of the crop, of left eye, right eye, nose, left and right mouth corner, as seen.
 """
@@ -14,11 +14,11 @@ from dfdc.command_line import UserError
 
 
 class LandmarksError(UserError, ValueError):
-    """A file that is not what step 3 writes; the message names it and says what to do."""
+    """A file that is not valid output of step 3; the message names it and says what to do."""
 
 
 def encode_landmarks(points: np.ndarray) -> bytes:
-    """The content of the file for `points`, int16 [5, 2]."""
+    """The file content for `points`, int16 [5, 2]."""
     buffer = io.BytesIO()
     np.save(buffer, points)
     return buffer.getvalue()
@@ -28,17 +28,17 @@ def read_landmarks(path: Path) -> np.ndarray | None:
     """int16 [5, 2]; None if there is no such file, which is normal: not every crop has landmarks.
 
     Raises:
-        OSError: it is there, but can't be read.
-        LandmarksError: it is not what step 3 writes.
+        OSError: it exists, but can't be read.
+        LandmarksError: it is not valid output of step 3.
     """
     try:
-        # Not np.load, which takes a file for a pickle or an archive by its first bytes.
+        # Not np.load, which by a file's first bytes may read it as a pickle or an archive.
         points = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except FileNotFoundError:
         return None
     except (ValueError, EOFError) as error:
-        raise LandmarksError(f"{path} holds no landmarks ({error}); run preprocessing step 3 again") from None
+        raise LandmarksError(f"{path}: invalid landmarks file ({error}); run preprocessing step 3 again") from None
     if points.shape != (5, 2) or points.dtype != np.int16:
-        said = f"{points.dtype} {list(points.shape)}, and not int16 [5, 2]"
-        raise LandmarksError(f"{path} holds no landmarks ({said}); run preprocessing step 3 again")
+        said = f"{points.dtype} {list(points.shape)}, expected int16 [5, 2]"
+        raise LandmarksError(f"{path}: invalid landmarks file ({said}); run preprocessing step 3 again")
     return points

@@ -1,4 +1,4 @@
-"""What could not be done, and why (failures/<step>.csv), and how far the step came (failures/<step>.json)."""
+"""A step's failed, skipped and incomplete videos (failures/<step>.csv) and its progress (failures/<step>.json)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ HEADER = ["video", "outcome", "reason"]
 
 @dataclass
 class StepRun:
-    """How far a step came the last time it ran.
+    """Progress of a step's last run.
 
     Attributes:
-        videos: how many it was to do.
-        looked_at: how many of them it found complete, or did, or failed to do.
-        finished: whether it came to its end; False while it runs, and for ever if it was killed.
+        videos: number of videos of the run.
+        looked_at: number of videos handled so far: already complete, processed or failed.
+        finished: whether the run reached its end; False while it runs and after it was killed.
     """
 
     videos: int
@@ -38,7 +38,7 @@ _RECORD = TypeAdapter(StepRun)
 
 
 def read_run(ledger: Path) -> StepRun | None:
-    """The record beside a ledger; None if there is none, or it is not what a step writes.
+    """The record beside a ledger; None if it is missing or invalid.
 
     Args:
         ledger: failures/<step>.csv.
@@ -54,7 +54,7 @@ def read_rows(path: Path) -> list[tuple[str, str, str]]:
 
     Raises:
         OSError: it can't be read.
-        ValueError, csv.Error: it is not what a step writes.
+        ValueError, csv.Error: it is not a valid ledger.
     """
     with path.open(encoding="utf-8", newline="") as handle:
         rows = csv.reader(handle)
@@ -69,33 +69,33 @@ def read_rows(path: Path) -> list[tuple[str, str, str]]:
 
 
 class Ledger:
-    """The rows of a step, and its record.
+    """The ledger rows of a step, and the record of its run.
 
-    Rows of an earlier run stay until their video is looked at again, so that a killed step hides nothing.
+    Rows of an earlier run are kept until their video is handled again, so a killed step hides nothing.
 
-    Outcomes: `failed` (counts towards --max-failed), `skipped` (the data set does not hold what it takes) and
-    `incomplete` (the artifact is there, but not all of what it should hold).
+    Outcomes: `failed` (counts towards --max-failed), `skipped` (the dataset lacks something the video needs) and
+    `incomplete` (the artifact exists, but part of it is missing).
     """
 
     def __init__(self, path: Path, videos: int) -> None:
-        """Take over what stands in `path`, and note that a run over so many `videos` has begun."""
+        """Load the rows in `path`, and record the start of a run over `videos` videos."""
         self.path = path
         self.run = StepRun(videos)
         self._rows: dict[tuple[str, str], str] = {}
         self._new: set[tuple[str, str]] = set()  # of this run
-        with contextlib.suppress(OSError, ValueError, csv.Error):  # none, or broken: this run writes it anew
+        with contextlib.suppress(OSError, ValueError, csv.Error):  # missing or corrupt: this run writes a new one
             self._rows = {(video, outcome): reason for video, outcome, reason in read_rows(path)}
         self.write()
 
     def looked_at(self, video: str) -> None:
-        """`video` was looked at: what an earlier run said of it is past. Rows are added after this call."""
+        """Count `video` as handled and drop its rows from earlier runs. Add new rows after this call."""
         for outcome in OUTCOMES:
             self._rows.pop((video, outcome), None)
         self.run.looked_at += 1
         self._write_now_and_then()
 
     def add(self, video: str, outcome: str, reason: str) -> None:
-        """Note that `video` has `outcome` for `reason`; on disk within a second or two, and at the end."""
+        """Add a row; it is written to disk within a second or two, and at the end."""
         if outcome not in OUTCOMES:
             raise ValueError(f"ledger outcome {outcome!r} is none of {', '.join(OUTCOMES)}")
         self._rows[(video, outcome)] = reason
@@ -103,7 +103,7 @@ class Ledger:
         self._write_now_and_then()
 
     def skip(self, skipped: Iterable[tuple[str, str]]) -> None:
-        """Note (video, reason) of all that the data set does not allow; earlier rows of these videos go."""
+        """Add a `skipped` row for each (video, reason); drop earlier rows of these videos."""
         for video, reason in skipped:
             for outcome in OUTCOMES:
                 self._rows.pop((video, outcome), None)
@@ -111,13 +111,13 @@ class Ledger:
             self._new.add((video, "skipped"))
 
     def finish(self) -> None:
-        """The step came to its end: only what this run said is left."""
+        """End the run: keep only the rows of this run, and write them."""
         self._rows = {key: reason for key, reason in self._rows.items() if key in self._new}
         self.run.finished = True
         self.write()
 
     def rows(self, outcome: str) -> list[tuple[str, str]]:
-        """(video, reason) of every row with `outcome`, in the order of coming."""
+        """(video, reason) of every row with `outcome`, in order of insertion."""
         return [(video, reason) for (video, kind), reason in self._rows.items() if kind == outcome]
 
     def counts(self) -> Counter[str]:

@@ -1,15 +1,15 @@
-"""MTCNN's cascade: facenet-pytorch's three networks, weights and arithmetic, without its waste.
+"""A faster MTCNN cascade with facenet-pytorch's three networks, weights and arithmetic.
 
-The library resizes each box in a loop, averages the whole picture anew for each step of the pyramid, and lets large
-maps between the layers fall out of the cache. Here:
+The library resizes each box in a loop and resamples the whole image for each pyramid level. Its large feature maps do
+not stay in the CPU cache. Here:
 
-- pyramid and boxes are averaged from one summed-area table (Crow 1984, SIGGRAPH 18(3)) of each picture: four
-  look-ups a pixel, whatever the size of the window, for all boxes at once;
-- on the CPU the proposal network sees the pyramid in tiles that fit the cache, in oneDNN's own blocked layout;
-- all pictures of a batch, also of different sizes, go through the second and third network together;
-- only PyTorch is loaded: the library itself and torchvision take longer to import than a short video to search.
+- Pyramid and boxes are resampled from one summed-area table (Crow 1984, SIGGRAPH 18(3)) per image. Each pixel needs
+  four look-ups, whatever the window size, and all boxes are resampled at once.
+- On the CPU the proposal network processes the pyramid in tiles that fit the cache, in oneDNN's blocked layout.
+- All images of a batch, even of different sizes, pass through the second and third network together.
+- Only PyTorch is loaded. Importing the library and torchvision takes longer than detection in a short video.
 
-The faces are the library's, same counts, corners and scores but for rounding (tests/test_mtcnn.py).
+Counts, corners and scores equal the library's except for rounding (tests/test_mtcnn.py).
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from torch.nn import functional
 
 from dfdc.detector_settings import LAST_NMS, MIN_FACE, PYRAMID_FACTOR, PYRAMID_NMS, SECOND_NMS, STEP_NMS
 
-_CELL, _STRIDE = 12, 2  # a place of the proposal network's map sees 12 x 12 pixels; the next lies 2 further
-_TILE_PIXELS = 90_000  # of the pyramid in one pass on the CPU, so that the maps between the layers stay in the cache
-_BLOCKED_FROM = 12_000  # pixels of a pass
+_CELL, _STRIDE = 12, 2  # receptive field (12 x 12 pixels) and stride of the proposal network's output
+_TILE_PIXELS = 90_000  # pyramid pixels per pass on the CPU, so that feature maps stay in the cache
+_BLOCKED_FROM = 12_000  # minimum pixels of a pass for the blocked layout
 _BOXES_AT_ONCE = 64
 
-# Convolutions of each network: its number, and the side and stride of the pool behind it.
+# Convolutions of each network: number, and (size, stride) of the following max pool.
 _LAYERS = {
     "pnet": ((1, (2, 2)), (2, None), (3, None)),
     "rnet": ((1, (3, 2)), (2, (3, 2)), (3, None)),
     "onet": ((1, (3, 2)), (2, (3, 2)), (3, (2, 2)), (4, None)),
 }
-# The heads give two logits first, no face and face, then the moves of the corners, then the points.
+# Outputs of the heads: two logits (no face, face), box regression, facial points.
 _HEADS = {
     "pnet": ("conv4_1", "conv4_2"),
     "rnet": ("dense5_1", "dense5_2"),
     "onet": ("dense6_1", "dense6_2", "dense6_3"),
 }
-_DENSE = {"rnet": "4", "onet": "5"}  # the hidden layer before them; the proposal network has none
+_DENSE = {"rnet": "4", "onet": "5"}  # the hidden layer before the heads; the proposal network has none
 
 
 class _Network:
@@ -73,9 +73,9 @@ class _Network:
             self._blocked_heads = [w.to_mkldnn() for w in self._heads]
 
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
-        """float [n, 3, h, w] -> the heads' numbers: [n, 6, h', w'], of the other two networks [n, 6] and [n, 16]."""
-        # oneDNN's own layout spares a conversion before and after each layer, but half a millisecond is lost on each
-        # shape that it has not seen yet, and the small steps of crops' pyramids have as many shapes as there are crops.
+        """float [n, 3, h, w] -> outputs of the heads: pnet [n, 6, h', w'], rnet [n, 6], onet [n, 16]."""
+        # oneDNN's blocked layout saves a conversion before and after each layer, but each new shape costs half a
+        # millisecond. The small pyramid levels of crops have as many shapes as there are crops.
         blocked = self._blocked is not None and pictures[:, 0].numel() >= _BLOCKED_FROM
         x = pictures.to_mkldnn() if blocked else pictures
         for (weight, bias, slope), pool in self._blocked if blocked else self._layers:
@@ -88,13 +88,13 @@ class _Network:
             return x.to_dense() if blocked else x
         x = x.to_dense() if blocked else x
         weight, bias, slope = self._hidden
-        # The weights were trained in a framework that keeps width before height.
+        # The weights were trained in a framework that stores width before height.
         x = torch.prelu(functional.linear(x.permute(0, 3, 2, 1).flatten(1), weight, bias), slope)
         return functional.linear(x, *self._heads)
 
 
 class _Group(NamedTuple):
-    """Pictures of one size: numbers first .. last - 1, and their tables [last - first, h + 1, (w + 1) * 3]."""
+    """Images of one size: indices first .. last - 1, and their tables [last - first, h + 1, (w + 1) * 3]."""
 
     first: int
     last: int
@@ -104,7 +104,7 @@ class _Group(NamedTuple):
 
 
 class _Tables:
-    """Summed-area tables of pictures sorted by size: int32, the sum of all pixels above and left of a corner."""
+    """Summed-area tables of images sorted by size: int32, the sum of all pixels above and left of each corner."""
 
     def __init__(self, pictures: Sequence[np.ndarray], device: str) -> None:
         sides = np.array([picture.shape[:2] for picture in pictures])
@@ -112,7 +112,7 @@ class _Tables:
         self.sizes = sides[:, ::-1]  # width, height
         self._starts = torch.from_numpy(np.cumsum(corners) - corners).to(device)
         self._strides = torch.from_numpy(sides[:, 1] + 1).to(device)
-        # A sum may wrap round in a huge picture; that of a window is right all the same, as long as it fits itself.
+        # Sums may overflow in a huge image; a window's sum is still correct as long as it fits into int32 itself.
         self._flat = torch.empty((int(corners.sum()), 3), dtype=torch.int32, device=device)
         self.groups, start, first = [], 0, 0
         for (height, width), members in groupby(pictures, key=lambda picture: picture.shape[:2]):
@@ -124,11 +124,11 @@ class _Tables:
             start, first = end, first + len(same)
 
     def cut(self, image: np.ndarray, low: np.ndarray, high: np.ndarray, side: int) -> torch.Tensor:
-        """Boxes averaged to squares.
+        """Resize boxes to squares by area averaging.
 
         Args:
-            image: int64 [k], the picture of each box.
-            low, high: int64 [k, 2], first and one past the last pixel, x and y, within the picture.
+            image: int64 [k], image index of each box.
+            low, high: int64 [k, 2], first pixel and one past the last, x and y, within the image.
 
         Returns:
             float [k, 3, side, side], about -1..1.
@@ -150,7 +150,7 @@ class _Tables:
 
 
 def _sum_up(pictures: Sequence[np.ndarray], table: torch.Tensor) -> None:
-    """Fill `table` [n, h + 1, w + 1, 3] for RGB uint8 pictures [h, w, 3]."""
+    """Fill `table` [n, h + 1, w + 1, 3] from RGB uint8 images [h, w, 3]."""
     if table.device.type == "cpu":
         for picture, place in zip(pictures, table.numpy(), strict=True):
             cv2.integral(picture, place, cv2.CV_32S)
@@ -161,21 +161,21 @@ def _sum_up(pictures: Sequence[np.ndarray], table: torch.Tensor) -> None:
 
 
 def _windows(length: int | torch.Tensor, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Begin and end of PyTorch's `count` windows of area interpolation over `length` pixels; [k, 1] -> [k, count]."""
+    """Start and end of PyTorch's `count` area interpolation windows over `length` pixels; [k, 1] -> [k, count]."""
     index = torch.arange(count, device=device)
     return index * length // count, -(-(index + 1) * length // count)
 
 
 def _to_input(means: torch.Tensor) -> torch.Tensor:
-    """Mean colours [n, h, w, 3], 0..255 -> what the networks take, [n, 3, h, w], -1..1. In place."""
+    """Mean colours [n, h, w, 3], 0..255 -> network input [n, 3, h, w], -1..1, in place."""
     return means.sub_(127.5).mul_(0.0078125).permute(0, 3, 1, 2)
 
 
 class Cascade:
-    """The detector.
+    """The MTCNN detector.
 
     Args:
-        thresholds: of the three stages, each 0..1.
+        thresholds: score thresholds of the three stages, each 0..1.
         device: a PyTorch device name.
     """
 
@@ -186,10 +186,10 @@ class Cascade:
     def detect(
         self, pictures: Sequence[np.ndarray], smallest: float = 0.0
     ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Boxes float32 [k, 4], scores [k] and points [k, 5, 2] of each picture, larger faces first.
+        """Boxes float32 [k, 4], scores [k] and points [k, 5, 2] of each image, larger faces first.
 
-        `pictures`: RGB uint8 [h, w, 3], at least one, of any sizes. `smallest`: the steps of the pyramid are left out
-        whose cell is a smaller part of the shorter side; a face of twice that size and more is found all the same.
+        `pictures`: RGB uint8 [h, w, 3], at least one, of any sizes. `smallest`: fraction of the shorter side; pyramid
+        levels with a smaller cell are skipped. Faces of at least twice that size are still detected.
         """
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32)
         found = [nothing] * len(pictures)
@@ -197,7 +197,7 @@ class Cascade:
         order.sort(key=lambda number: pictures[number].shape)
         if not order:
             return found
-        # float32 as the CPU has it, not the shorter TF32 that cuDNN takes by itself.
+        # Full float32 as on the CPU, not TF32, which is cuDNN's default.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             tables = _Tables([pictures[number] for number in order], self._device)
             boxes, scores, points, image = self._decide(tables, *self._refine(tables, *self._propose(tables, smallest)))
@@ -209,7 +209,7 @@ class Cascade:
         return found
 
     def _propose(self, tables: _Tables, smallest: float) -> tuple[np.ndarray, np.ndarray]:
-        """First stage: square boxes [k, 4] from the whole pyramid, and the picture of each."""
+        """First stage: square boxes [k, 4] from the whole pyramid, and the image index of each."""
         boxes, image = [], []
         for first, last, height, width, sums in tables.groups:
             steps = []
@@ -223,14 +223,14 @@ class Cascade:
                 steps.append(step[_nms(step[:, :4], step[:, 4], step[:, 9], STEP_NMS)])
             pyramid = np.concatenate(steps)
             kept = pyramid[_nms(pyramid[:, :4], pyramid[:, 4], pyramid[:, 9], PYRAMID_NMS)]
-            # In this stage alone, a side is the difference of the corners and not one pixel more.
+            # Only in this stage, a side is the difference of the corners, without one added pixel.
             sides = np.tile(kept[:, 2:4] - kept[:, :2], 2)
             boxes.append(_square(kept[:, :4] + kept[:, 5:9] * sides))
             image.append(kept[:, 9].astype(np.int64) + first)
         return np.concatenate(boxes), np.concatenate(image)
 
     def _candidates(self, part: torch.Tensor, scale: float, begin: int, top: int) -> np.ndarray:
-        """Places over the threshold: float32 [k, 10], the corners, the score, their moves, the picture's number."""
+        """Candidates that reach the threshold: float32 [k, 10], corners, score, box regression, image index."""
         heads = self._pnet(part)
         scores = torch.softmax(heads[:, :2], 1)[:, 1]
         image, y, x = torch.nonzero(scores >= self._thresholds[0], as_tuple=True)
@@ -240,7 +240,7 @@ class Cascade:
         return torch.cat(corners + rest, 1).cpu().numpy()
 
     def _refine(self, tables: _Tables, boxes: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Second stage: the boxes that stay, moved and squared [k, 4], and the picture of each."""
+        """Second stage: remaining boxes [k, 4] after box regression, made square, and the image index of each."""
         boxes, image, scores, heads = self._look(self._rnet, self._thresholds[1], tables, boxes, image, 24)
         kept = _nms(boxes, scores, image, SECOND_NMS)
         return _square(_move(boxes[kept], heads[kept, 2:6])), image[kept]
@@ -248,7 +248,7 @@ class Cascade:
     def _decide(
         self, tables: _Tables, boxes: np.ndarray, image: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Third stage: boxes [k, 4], scores, points [k, 5, 2] and pictures of faces, of which several may be one."""
+        """Third stage: boxes [k, 4], scores, points [k, 5, 2] and image indices, possibly several per face."""
         boxes, image, scores, heads = self._look(self._onet, self._thresholds[2], tables, boxes, image, 48)
         sides = boxes[:, None, 2:] - boxes[:, None, :2] + 1
         points = heads[:, 6:].reshape(-1, 2, 5).transpose(0, 2, 1)  # five x, then five y
@@ -257,7 +257,7 @@ class Cascade:
     def _look(
         self, network: _Network, threshold: float, tables: _Tables, boxes: np.ndarray, image: np.ndarray, side: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What is over the threshold for `network`: boxes [k, 4], pictures [k], scores [k], the heads' numbers."""
+        """Boxes above the threshold of `network`: boxes [k, 4], image indices [k], scores [k], outputs of the heads."""
         corners = boxes.astype(np.int64)  # truncated
         low, high = np.maximum(corners[:, :2], 1) - 1, np.minimum(corners[:, 2:], tables.sizes[image])
         inside = (high > low).all(axis=1)
@@ -271,7 +271,7 @@ class Cascade:
 
 
 def _scales(height: int, width: int, smallest: float = 0.0) -> list[float]:
-    """The pyramid's factors: with the largest, the smallest face fills a cell; see `Cascade.detect` for `smallest`."""
+    """Scales of the pyramid; at the largest, a face of MIN_FACE pixels fills a cell. For `smallest` see `detect`."""
     scale = _CELL / MIN_FACE
     shorter = min(height, width) * scale
     scales = []
@@ -283,9 +283,9 @@ def _scales(height: int, width: int, smallest: float = 0.0) -> list[float]:
 
 
 def _tiles(count: int, height: int, width: int, *, whole: bool) -> Iterator[tuple[int, int, int, int]]:
-    """(first, last + 1 of the pictures, top, bottom row) of each pass through the proposal network.
+    """(first image, last image + 1, top row, bottom row) of each pass through the proposal network.
 
-    Tiles of one picture begin at even rows, and overlap by the 10 rows that a place sees beyond its stride.
+    Tiles of one image begin at even rows and overlap by 10 rows, the receptive field minus the stride.
     """
     if whole:
         yield 0, count, 0, height
@@ -301,7 +301,7 @@ def _tiles(count: int, height: int, width: int, *, whole: bool) -> Iterator[tupl
 
 
 def _resize(sums: torch.Tensor, height: int, width: int, size: tuple[int, int], top: int, bottom: int) -> torch.Tensor:
-    """Rows `top` to `bottom` of the pictures of a `_Group` at `size` (height, width): float [n, 3, rows, w], -1..1."""
+    """Rows `top` to `bottom` of a `_Group`'s images resized to `size` (height, width): float [n, 3, rows, w], -1..1."""
     y1, y2 = (edge[top:bottom] for edge in _windows(height, size[0], sums.device))
     x1, x2 = _windows(width, size[1], sums.device)
     rows = sums.index_select(1, y2).sub_(sums.index_select(1, y1))
@@ -316,7 +316,7 @@ def _resize(sums: torch.Tensor, height: int, width: int, size: tuple[int, int], 
 
 
 def _square(boxes: np.ndarray) -> np.ndarray:
-    """Boxes [k, 4] made square about their centres, by their longer side."""
+    """Boxes [k, 4] extended to squares with the longer side, around the same centres."""
     sides = boxes[:, 2:] - boxes[:, :2]
     longer = sides.max(axis=1, keepdims=True)
     corners = boxes[:, :2] + sides * np.float32(0.5) - longer * np.float32(0.5)
@@ -324,12 +324,12 @@ def _square(boxes: np.ndarray) -> np.ndarray:
 
 
 def _move(boxes: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """Boxes [k, 4] with each corner moved by a part of the side."""
+    """Boxes [k, 4] after box regression: each corner moves by a fraction of the side."""
     return boxes + moves * np.tile(boxes[:, 2:] - boxes[:, :2] + 1, 2)
 
 
 def _nms(boxes: np.ndarray, scores: np.ndarray, image: np.ndarray, threshold: float) -> np.ndarray:
-    """Indices of the boxes kept, best first in each picture: one goes if its IoU with a better one is higher."""
+    """Indices of the boxes that non-maximum suppression keeps, per image, best first; `threshold` is an IoU."""
     corners_and_sides = boxes.astype(np.float64)
     corners_and_sides[:, 2:] -= corners_and_sides[:, :2]
     kept = []
@@ -341,7 +341,7 @@ def _nms(boxes: np.ndarray, scores: np.ndarray, image: np.ndarray, threshold: fl
 
 
 def _nms_by_smaller(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Indices of the boxes kept, best first: one goes if it shares over `threshold` of the smaller one's area."""
+    """As `_nms` for one image, but `threshold` is the intersection over the area of the smaller box."""
     areas = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
     order, kept = np.argsort(scores)[::-1], []
     while len(order):

@@ -1,6 +1,6 @@
-"""Photographs of any kind that phones, cameras and browsers write, as RGB uint8 (Pillow, pillow-heif).
+"""Reads photos in all common formats of phones, cameras and browsers as RGB uint8 (Pillow, pillow-heif).
 
-For what a user gives. The project's own crops are read by `dfdc.imaging.read_picture`, which is quicker.
+For files given by users. The project's own crops are read by `dfdc.imaging.read_picture`, which is faster.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from PIL.TiffImagePlugin import TiffImageFile
 from dfdc import layout
 from dfdc.command_line import UserError
 
-pillow_heif.register_heif_opener()  # Pillow reads HEIC from now on
-# Of a damaged EXIF block, or of half the pixels that are an error: on stderr, without the file's name.
+pillow_heif.register_heif_opener()  # lets Pillow read HEIC
+# Pillow warns of corrupt EXIF blocks, and of images with half the error limit of pixels, without the file's name.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# No others: some of Pillow's readers start programs (EPS).
+# Only these, because some of Pillow's readers start programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "HEIF", "GIF")
 _ORIENTATION = 0x0112  # tag of EXIF and TIFF
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE_VALUE, _PLANAR = 258, 262, 281, 284  # tags of TIFF
 _WHITE_IS_0, _BLACK_IS_0, _RGB = 0, 1, 2  # of _PHOTOMETRIC
-_GUESSED_BITS = (8, 10, 12)  # what sensors and microscopes leave in the low bits of 16
+_GUESSED_BITS = (8, 10, 12)  # bit depths that sensors and microscopes store in the low bits of 16
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}  # ITU-T H.273, table 3
 
 
 class PictureError(UserError, OSError):
-    """A file that can't be read as a picture; `reason` says why, without the file's name."""
+    """A file that can't be read as an image; `reason` says why, without the file's name."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)  # both, so that it can be pickled
         self.path, self.reason = path, reason
 
     def __str__(self) -> str:
-        return f"{self.path} is no picture that can be read: {self.reason}"
+        return f"{self.path} is not a readable image: {self.reason}"
 
 
 @dataclass
 class Photo:
-    """A picture as it is to be looked at, and what a reader should know of how it was read."""
+    """An image as it should be displayed, and notes on how it was read."""
 
     pixels: np.ndarray  # RGB uint8 [h, w, 3], upright
-    notes: list[str] = field(default_factory=list)  # sentences without a full stop, mostly none
+    notes: list[str] = field(default_factory=list)  # sentences without a full stop; usually empty
 
 
 def is_still(path: Path) -> bool:
-    """Whether `path` is to be read by `read_photo`, and not as a video: by its name, and for a GIF by its content."""
+    """Whether `path` is a still image for `read_photo` and not a video: by its suffix, and for a GIF by its content."""
     return layout.is_picture(path) and not (path.suffix.lower() == ".gif" and _is_animated_gif(path))
 
 
@@ -61,18 +61,18 @@ def _is_animated_gif(path: Path) -> bool:
     try:
         with PIL.Image.open(path, formats=("GIF",)) as image:
             return image.is_animated
-    except Exception:  # read_photo then says what is wrong with it
+    except Exception:  # read_photo then reports the error
         return False
 
 
 def read_photo(path: Path) -> Photo:
-    """The first picture in a file, turned upright, without transparency, 8 bits a colour.
+    """The first image in a file, rotated upright, without transparency, 8 bits per channel.
 
-    What is transparent shows white, so that colours which nobody sees are not judged. 16 bits are scaled to 8. Where
-    only the low bits of 16 are used, their number is taken from PNG's sBIT or TIFF's MaxSampleValue, or else guessed.
+    Transparent pixels become white, so that invisible colours are not scored. 16 bits are scaled to 8. If only the low
+    bits of 16 are used, their number comes from PNG's sBIT or TIFF's MaxSampleValue, or is guessed.
 
     Raises:
-        PictureError: not there, not a picture, damaged, cut off, or of more pixels than Pillow's limit (178,956,970).
+        PictureError: missing, not an image, corrupt, truncated, or over Pillow's limit of 178,956,970 pixels.
     """
     try:
         data = path.read_bytes()
@@ -83,22 +83,22 @@ def read_photo(path: Path) -> Photo:
             shown = _opaque(PIL.Image.fromarray(_read_deep(image, data, chunks, notes)))
         else:
             shown = _opaque(image)
-        if not isinstance(image, TiffImageFile):  # which both libraries turn as they load it
+        if not isinstance(image, TiffImageFile):  # both libraries rotate TIFF while loading
             shown = _upright(shown, image, notes)
         return Photo(np.array(shown), notes)
     except MemoryError:
         raise
     except PIL.Image.DecompressionBombError as error:
         raise PictureError(path, f"too large ({str(error).partition(',')[0]})") from error
-    except Exception as error:  # Pillow's readers raise what they come across: ValueError, SyntaxError, struct.error
+    except Exception as error:  # Pillow's readers raise many classes: ValueError, SyntaxError, struct.error
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, PIL.UnidentifiedImageError):
-            reason = "unknown format, or damaged"
+            reason = "unknown format, or corrupt"
         raise PictureError(path, reason) from error
 
 
 def _png_chunks(data: bytes) -> dict[bytes, bytes]:
-    """A PNG's chunks before its pixels, by their type."""
+    """The chunks of a PNG before its pixel data, by type."""
     chunks, position = {}, 8
     while (kind := data[position + 4 : position + 8]) not in (b"IDAT", b""):
         length = int.from_bytes(data[position : position + 4], "big")
@@ -111,35 +111,35 @@ def _notes(image: Image, data: bytes, chunks: dict[bytes, bytes]) -> list[str]:
     notes = []
     if getattr(image, "is_animated", False):
         if image.format in ("TIFF", "HEIF"):
-            notes.append("the file holds several pictures; only its main one is judged")
-        elif image.format != "MPO":  # a phone's JPEG, with the picture again at another size, or its depth
-            notes.append("an animation; only its first picture is judged")
+            notes.append("the file contains several images; only the main one is scored")
+        elif image.format != "MPO":  # a phone's JPEG, with the same image at another size, or its depth map
+            notes.append("an animation; only its first frame is scored")
     colours = chunks.get(b"cICP", b"")
     if image.format in ("AVIF", "HEIF"):
-        colours = data.partition(b"colrnclx")[2][1:5:2]  # two bytes each: primaries, transfer
+        colours = data.partition(b"colrnclx")[2][1:5:2]  # the low bytes of primaries and transfer, two bytes each
     if len(colours) > 1 and colours[1] in _HDR_TRANSFERS:
-        notes.append(f"high dynamic range ({_HDR_TRANSFERS[colours[1]]}), shown as standard")
+        notes.append(f"high dynamic range ({_HDR_TRANSFERS[colours[1]]}), converted to standard range")
     return notes
 
 
 def _bits(image: Image, chunks: dict[bytes, bytes]) -> int:
-    """How many bits each colour has in the file, where OpenCV is to read them; Pillow keeps the high 8 of others."""
+    """Bits per channel if OpenCV should read the pixels, else 8; of other deep images, Pillow keeps the high 8 bits."""
     if image.format == "PNG":
         return chunks[b"IHDR"][8]
     if not isinstance(image, TiffImageFile):
         return 8
     tags = image.tag_v2
     bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
-    if bits > 8 and tags.get(_PLANAR, 1) != 1:  # neither library gets that right
-        raise ValueError(f"{bits} bits a colour, and each colour by itself (PlanarConfiguration)")
+    if bits > 8 and tags.get(_PLANAR, 1) != 1:  # neither library reads this correctly
+        raise ValueError(f"{bits} bits per channel in separate planes (PlanarConfiguration) are not supported")
     return bits if tags[_PHOTOMETRIC] in (_WHITE_IS_0, _BLACK_IS_0, _RGB) else 8
 
 
 def _read_deep(image: Image, data: bytes, chunks: dict[bytes, bytes], notes: list[str]) -> np.ndarray:
-    """A picture of more than 8 bits, uint8 [h, w], [h, w, 3] or [h, w, 4] (RGB, alpha); OpenCV keeps all its bits."""
+    """Decode over 8 bits with OpenCV, which keeps all bits; uint8 [h, w], [h, w, 3] or [h, w, 4] (RGB, alpha)."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
-        raise ValueError("damaged, or its pixels are no whole numbers of 16 bits")
+        raise ValueError("corrupt, or its pixels are not 16-bit integers")
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     colours = pixels[..., :3] if pixels.ndim == 3 else pixels
@@ -153,8 +153,8 @@ def _read_deep(image: Image, data: bytes, chunks: dict[bytes, bytes], notes: lis
 
 
 def _used_bits(largest: int, image: Image, chunks: dict[bytes, bytes], notes: list[str]) -> int:
-    """How many of 16 bits are used; what the file says wins over a guess, unless a value is larger than that."""
-    # PNG asks a writer to scale values up to 16 bits, whatever sBIT says; not all do.
+    """How many of 16 bits are used: as the file states unless a value is larger, otherwise a guess."""
+    # The PNG standard requires values scaled to 16 bits, whatever sBIT says; not all writers comply.
     told = max(chunks.get(b"sBIT", b"")[:3], default=0)
     if isinstance(image, TiffImageFile):
         told = int(np.max(image.tag_v2.get(_MAX_SAMPLE_VALUE, 0))).bit_length()
@@ -162,17 +162,17 @@ def _used_bits(largest: int, image: Image, chunks: dict[bytes, bytes], notes: li
         return told if told >= 8 and largest < 1 << told else 16
     guessed = next((bits for bits in _GUESSED_BITS if largest < 1 << bits), 16)
     if guessed < 16:
-        notes.append(f"16 bits a colour, of which {guessed} seem to be used (the largest value is {largest})")
+        notes.append(f"16 bits per channel, of which {guessed} seem to be used (the largest value is {largest})")
     return guessed
 
 
 def _scale(values: np.ndarray, bits: int) -> np.ndarray:
-    """uint16 of 0..2^bits - 1 to uint8 of 0..255, rounded."""
+    """Scale uint16 in 0..2^bits - 1 to uint8 in 0..255, rounded."""
     return np.clip(np.rint(values * np.float32(255 / ((1 << bits) - 1))), 0, 255).astype(np.uint8)
 
 
 def _opaque(image: Image) -> Image:
-    """As RGB, on white."""
+    """Convert to RGB on a white background."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     white = PIL.Image.new("RGBA", image.size, "white")
@@ -181,11 +181,11 @@ def _opaque(image: Image) -> Image:
 
 
 def _upright(image: Image, stored: Image, notes: list[str]) -> Image:
-    """Turned as the EXIF block of the stored one says; Pillow and pillow-heif put the turns of AVIF and HEIC there."""
+    """Rotate `image` by the EXIF orientation of `stored`; for AVIF and HEIC, the libraries put the rotation there."""
     try:
         orientation = stored.getexif().get(_ORIENTATION, 1)
-    except Exception as error:  # Pillow's reader of EXIF has no errors of its own; the pixels are whole
-        notes.append(f"its EXIF block is broken ({error}), so that it may lie on its side")
+    except Exception as error:  # Pillow's EXIF reader has no error class; the pixels are valid
+        notes.append(f"its EXIF block is corrupt ({error}), so it may be rotated")
         return image
     method = {
         2: Transpose.FLIP_LEFT_RIGHT,

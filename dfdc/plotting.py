@@ -1,10 +1,10 @@
-"""Matplotlib, in whatever shell it is started."""
+"""Matplotlib with a backend that works in any shell."""
 
 from __future__ import annotations
 
 import os
 
-# A notebook's own backend, which the commands that it starts inherit, can't be loaded by them.
+# Commands started from a notebook inherit its backend, but can't load it.
 if os.environ.get("MPLBACKEND", "").startswith("module://"):
     os.environ["MPLBACKEND"] = "agg"
 

@@ -1,4 +1,4 @@
-"""Long jobs show their progress."""
+"""Progress bars, and a threaded map for work that waits on a disk."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from tqdm import tqdm
 
 _LOG_INTERVAL_S = 60.0
 _DISK_THREADS = 8
-_BATCH = 64  # items that a thread takes at once: handing over each alone takes half as long again
+_BATCH = 64  # items per thread task; submitting items one by one takes 1.5 times as long
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class LogBar(tqdm):
-    """A bar for a log file: a line of its own at each interval, and none for a job that ends before the first."""
+    """A progress bar for a log file: one line per interval, none for a job that ends before the first interval."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         text = str(self) if msg is None else msg
         if text:
             self.fp.write(f"{text}\n")
             self.fp.flush()
-        return False  # nothing stands on the line that would have to be cleared
+        return False  # there is no line to clear
 
     @classmethod
     def write(cls, s: str, file: TextIO | None = None, end: str = "\n", nolock: bool = False) -> None:
-        """Print a message; no bar has to make room for it."""
+        """Print a message; no bar needs to be cleared first."""
         print(s, file=file, end=end, flush=True)
 
 
 def progress_bar(iterable: Iterable[T] | None = None, **options: Any) -> tqdm:
-    """tqdm with time left: a bar in a terminal, and a line a minute in a log file.
+    """tqdm with the remaining time: a bar in a terminal, one line per minute in a log file.
 
     Args:
-        options: tqdm's. `leave` applies to a terminal only.
+        options: passed to tqdm. `leave` applies to a terminal only.
     """
     if sys.stderr.isatty():
         return tqdm(iterable, dynamic_ncols=True, mininterval=0.5, **options)
@@ -45,9 +45,9 @@ def progress_bar(iterable: Iterable[T] | None = None, **options: Any) -> tqdm:
 
 
 def disk_map(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """`function`, which waits for a disk, of each item, many at a time in threads; in order.
+    """Apply `function`, which waits on a disk, to each item in threads; yield the results in order.
 
-    An error of `function` is raised here, at the turn of its item's batch; what was not begun then is left.
+    An error of `function` is raised when its batch's results are due; batches not yet started are cancelled.
     """
     batches = [items[start : start + _BATCH] for start in range(0, len(items), _BATCH)]
     pool = ThreadPoolExecutor(_DISK_THREADS)
@@ -55,4 +55,4 @@ def disk_map(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         for results in pool.map(lambda batch: [function(item) for item in batch], batches):
             yield from results
     finally:
-        pool.shutdown(cancel_futures=True)  # a stopped run need not look at the other 100,000 videos first
+        pool.shutdown(cancel_futures=True)  # a stopped run must not wait for the other 100,000 videos

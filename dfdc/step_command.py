@@ -1,4 +1,4 @@
-"""The command line of a preprocessing step; light, so that `--help` comes at once."""
+"""The command line of a preprocessing step. Imports little, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dfdc.devices import DEVICE_HELP
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a step is run; none of it decides what the artifacts hold.
+    """How to run a step; these options do not affect the content of artifacts.
 
     Attributes:
-        workers: processes; 0 for what suits the machine.
-        device: "auto", "cpu", "cuda" or "cuda:N"; None for a step that needs no such choice.
-        force: redo what is complete.
-        max_failed: the part of the videos (0 to 1) that may fail before the step counts as failed.
-        prune: remove artifacts of videos that no metadata.json names; the parts named here are gone for good. None:
-            leave them.
+        workers: number of processes; 0 chooses it automatically.
+        device: "auto", "cpu", "cuda" or "cuda:N"; None for a step without a device option.
+        force: redo complete artifacts.
+        max_failed: fraction of the videos (0 to 1) that may fail before the step fails.
+        prune: remove artifacts of videos that are in no metadata.json; lists the parts that were removed for good.
+            None keeps all artifacts.
 
     Raises:
-        SettingError: a value that can't be used.
+        SettingError: a value is invalid.
     """
 
     workers: int = 0
@@ -34,13 +34,13 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.workers < 0:
-            raise SettingError("workers", self.workers, "give a number from 1 on, or leave it out")
+            raise SettingError("workers", self.workers, "use a number of at least 1, or omit it")
         if not 0 <= self.max_failed <= 1:
-            raise SettingError("max_failed", self.max_failed, "a fraction from 0 to 1 is expected, such as 0.05")
+            raise SettingError("max_failed", self.max_failed, "expected a fraction from 0 to 1, such as 0.05")
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> RunOptions:
-        """What a command line says, parsed by `step_parser`."""
+        """The options in `args`, parsed by `step_parser`."""
         prune = None if args.prune is None else tuple(args.prune)
         return cls(args.workers, getattr(args, "device", None), args.force, args.max_failed, prune)
 
@@ -48,28 +48,28 @@ class RunOptions:
 def step_parser(
     doc: str | None, *, crops: bool = False, device: bool = False, png: bool = False, workers: bool = True
 ) -> argparse.ArgumentParser:
-    """The arguments of a step; `doc` is its docstring, `workers` whether it makes an artifact of each video."""
+    """The argument parser of a step; `doc` is its docstring, `workers` whether it creates one artifact per video."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    where = "folder in which the dfdc_train_part_* folders lie; artifacts are written there"
+    where = "folder that contains the dfdc_train_part_* folders; artifacts are written there"
     parser.add_argument("--root-dir", type=Path, required=True, metavar="DATA_ROOT", help=where)
     if crops:
-        parser.add_argument("--crops-dir", default="crops", help="folder of the crops, in DATA_ROOT (crops)")
+        parser.add_argument("--crops-dir", default="crops", help="name of the crops folder in DATA_ROOT (crops)")
     if workers:
-        many = "processes, at most one per core (all cores; where --device uses GPUs, one for each)"
+        many = "number of processes, at most one per core (all cores; with GPUs, one per GPU)"
         parser.add_argument("--workers", type=int, default=0, metavar="N", help=many)
     if device:
         parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     if png:
-        level = "compression of the PNGs, all lossless: 0 (twice the size of 1) to 9 (a tenth smaller, and slow) (1)"
+        level = "lossless PNG compression, from 0 (twice the size of 1) to 9 (a tenth smaller, but slow) (1)"
         parser.add_argument("--png-level", type=int, choices=range(10), default=1, metavar="0..9", help=level)
-    parser.add_argument("--force", action="store_true", help="redo what is already complete")
+    parser.add_argument("--force", action="store_true", help="redo complete artifacts")
     if not workers:
         return parser
     prune = (
-        "remove this step's artifacts of videos that are in no metadata.json any more; if a part that folds.csv knows "
-        "is not here now, only when that part is named: --prune PART"
+        "remove this step's artifacts of videos that are no longer in any metadata.json. If a part listed in "
+        "folds.csv is missing, this requires naming it: --prune PART"
     )
     parser.add_argument("--prune", nargs="*", metavar="PART", help=prune)
-    failed = "exit with status 1 if a larger part of the videos fails (0.05)"
+    failed = "exit with status 1 if a larger fraction of the videos fails (0.05)"
     parser.add_argument("--max-failed", type=float, default=0.05, metavar="FRACTION", help=failed)
     return parser

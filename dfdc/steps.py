@@ -1,4 +1,4 @@
-"""What a step of preprocessing is, and how one that works video by video is run: what is left to do, ledger, status."""
+"""Base classes of preprocessing steps, and the runner of per-video steps: pending videos, ledger, exit status."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from dfdc.workers import Engine, Failed, LocalWorkers, Skipped, list_devices, ou
 
 
 class Step(ABC):
-    """One step of preprocessing; what decides its artifacts are arguments of its constructor.
+    """A preprocessing step; the settings that affect its artifacts are constructor arguments.
 
     Attributes:
-        name: the script's, and its ledger's.
-        version: of the way from inputs to artifacts; those of an earlier one are stale.
+        name: name of the script and the ledger.
+        version: version of the artifacts' content; artifacts of an earlier version are stale.
         root: DATA_ROOT.
     """
 
@@ -41,21 +41,21 @@ class Step(ABC):
 
     @abstractmethod
     def run(self, options: RunOptions) -> int:
-        """Make what is missing or stale, and print what came out; return the exit status.
+        """Create missing and stale artifacts, and print a summary; return the exit status.
 
         Raises:
-            UserError: the data set or a setting can't be used.
+            UserError: the dataset or a setting is invalid.
         """
 
 
 class VideoStep(Step):
-    """A step that makes one artifact of each video; a `dfdc.workers.Task`.
+    """A step that creates one artifact per video; a `dfdc.workers.Task`.
 
     Attributes:
-        labels: of the videos that it works on.
+        labels: labels of the videos that it processes.
         preload: modules that its workers need.
-        uses_crops: whether it has to do with crops.
-        crops_dir: name of their folder in DATA_ROOT.
+        uses_crops: whether it reads or writes crops.
+        crops_dir: name of the crops folder in DATA_ROOT.
     """
 
     labels: ClassVar[tuple[str, ...]]
@@ -68,55 +68,55 @@ class VideoStep(Step):
 
     @property
     def folder(self) -> Path:
-        """Where its artifacts lie."""
+        """Folder of its artifacts."""
         return layout.artifacts_folder(self.root, self.name, self.crops_dir)
 
     def crops_of(self, name: str) -> Path:
-        """Where the crops of the video `name` lie."""
+        """Folder of the crops of the video `name`."""
         return layout.crops_path(self.root, name, self.crops_dir)
 
     @abstractmethod
     def obstacle(self, video: Video) -> str | None:
-        """Why nothing can be made of `video` now: what an earlier step should have made is not there."""
+        """Why `video` can't be processed now: an artifact of an earlier step is missing. None if nothing is missing."""
 
     @abstractmethod
     def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
-        """Remove what it made of videos that no metadata.json names any more; `gone` are parts that are no more."""
+        """Remove artifacts of videos that are no longer in any metadata.json; `gone` lists parts removed for good."""
 
     @abstractmethod
     def check(self, video: Video) -> Stamp | None:
-        """The stamp of the artifact of `video` if it is complete and fresh; None if it is to be made.
+        """The stamp of the artifact of `video` if it is complete and fresh; None if it must be created.
 
         Raises:
-            UserError, OSError: what it was made from can't be read just now. Nothing is known then, and all is left.
+            UserError, OSError: its inputs can't be read now, so freshness is unknown; the artifact is kept.
         """
 
     @abstractmethod
     def work(self, video: Video) -> Stamp:
-        """Make the artifact of `video` in a worker; return its stamp.
+        """Create the artifact of `video` in a worker; return its stamp.
 
         Raises:
-            SkipVideo, UserError, OSError: it can't be made. What was there before stays, if what it was made from can't
-                be read or is the same; an artifact of another video goes.
+            SkipVideo, UserError, OSError: it can't be created. A previous artifact is kept if its inputs are unreadable
+                or unchanged; an artifact of another video is removed.
         """
 
     def start(self, device: str) -> None:
-        """Make ready in a worker, on its device."""
+        """Initialize the step in a worker, on its device."""
 
     def size(self, video: Video) -> int:
-        """Length of the file in bytes."""
+        """File size in bytes."""
         try:
             return video.path.stat().st_size
-        except OSError:  # that is for `work` to say
+        except OSError:  # `work` reports the error
             return 0
 
     @cached_property
     def rejections(self) -> Rejections:
-        """What a person does not want."""
+        """The crops and videos rejected by a user."""
         return load_rejections(self.root)
 
     def select(self, dataset: Dataset) -> tuple[list[Video], list[tuple[str, str]]]:
-        """The videos to work on; and (video, why it is not worked on) of the others that it is about."""
+        """The videos to process, and (video, reason) for the skipped videos with the step's labels."""
         skipped = [(name, lost.reason) for name, lost in dataset.skipped.items() if lost.video.label in self.labels]
         videos = []
         for video in dataset.videos.values():
@@ -130,7 +130,7 @@ class VideoStep(Step):
         return videos, skipped
 
     def run(self, options: RunOptions, engine: Engine | None = None) -> int:
-        """See `Step.run`; `engine` does the work, by default processes of this machine."""
+        """See `Step.run`; `engine` does the work, by default local processes."""
         dataset = layout.load_dataset(self.root)
         if self.uses_crops:
             layout.check_crops_dir(self.crops_dir, dataset.parts)
@@ -143,18 +143,18 @@ class VideoStep(Step):
 
 @dataclass
 class _Tally:
-    """What came of the videos of a run so far."""
+    """Outcomes of a run so far."""
 
     step: VideoStep
     ledger: Ledger
     videos: int
-    complete: int = 0  # already, before the run
+    complete: int = 0  # before the run
     failed: int = 0
     made: Counter[str] = field(default_factory=Counter)
     begun: float = field(default_factory=time.monotonic)
 
     def take(self, video: Video, outcome: Stamp | Skipped | Failed) -> None:
-        """Count an outcome of a video that was looked at."""
+        """Count the outcome of a video."""
         self.ledger.looked_at(video.id)
         if isinstance(outcome, Skipped):
             self.ledger.add(video.id, "skipped", outcome.reason)
@@ -172,7 +172,7 @@ class _Tally:
         self.ledger.add(video.id, "failed", reason)
 
     def conclude(self, max_failed: float) -> int:
-        """Print what came out; the exit status."""
+        """Print a summary; return the exit status."""
         name, counts = self.step.name, self.ledger.counts()
         made = ", ".join(f"{number} {kind}" for kind, number in self.made.items()) or "nothing made"
         print(
@@ -188,7 +188,7 @@ class _Tally:
         flag = setting("max_failed")
         print(
             f"{name}: {counts['failed']} of {self.videos} videos failed, more than {flag} {max_failed:g} allows. "
-            f"Look at {self.ledger.path}; mend those videos, name them in {REJECTED_NAME}, or raise {flag}",
+            f"See {self.ledger.path}; repair these videos, list them in {REJECTED_NAME}, or raise {flag}",
             file=sys.stderr,
         )
         return 1
@@ -201,20 +201,20 @@ def run_step(
     skipped: Sequence[tuple[str, str]],
     engine: Engine | None = None,
 ) -> int:
-    """Do what is missing or stale of `step`, keep its ledger, print what came out; return the exit status.
+    """Create missing and stale artifacts of `step`, update its ledger, print a summary; return the exit status.
 
     Args:
-        videos: the step's videos; those finished already are counted but not done again.
-        skipped: (video, why the data set does not allow it); goes to the ledger.
-        engine: what does the work; by default, processes of this machine.
+        videos: the step's videos; complete ones are counted but not redone.
+        skipped: (video, reason) of skipped videos, for the ledger.
+        engine: does the work; by default, local processes.
     """
-    if engine is None and options.device != "auto":  # now, so that wrong values are told even if all is done
+    if engine is None and options.device != "auto":  # now, so that invalid values are reported even if all is done
         engine = _local_workers(options)
     tally = _Tally(step, Ledger(layout.ledger_path(step.root, step.name), len(videos)), len(videos))
     tally.ledger.skip(skipped)
     todo = list(videos) if options.force else _left_to_do(step, videos, tally)
     if todo:
-        outcomes = (engine or _local_workers(options))(step, todo)  # auto loads PyTorch, so only where there is work
+        outcomes = (engine or _local_workers(options))(step, todo)  # auto loads PyTorch, so only if there is work
         with contextlib.closing(outcomes), progress_bar(total=len(todo), desc=step.name, unit="video") as bar:
             for video, outcome in outcomes:
                 tally.take(video, outcome)
@@ -231,7 +231,7 @@ def _local_workers(options: RunOptions) -> LocalWorkers:
 
 
 def _left_to_do(step: VideoStep, videos: Sequence[Video], tally: _Tally) -> list[Video]:
-    """The videos whose artifact is missing or stale; all others are counted."""
+    """The videos whose artifact is missing or stale; the others are counted in `tally`."""
 
     def look(video: Video) -> Stamp | Skipped | Failed | None:
         return outcome_of(step.check, video)

@@ -1,4 +1,4 @@
-"""Text files that others wrote, names of files in messages, and numbers in words."""
+"""Text helpers: reading text files of users, printable file names, and formatting of numbers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-# UTF-8, with or without the mark that some editors and spreadsheets put first. Bytes that are no UTF-8 are read as
-# Python reads them in file names, so that such names are found.
+# UTF-8, with or without a byte order mark. Bytes that are not UTF-8 are decoded as Python decodes file names, so that
+# such names match.
 TEXT: Final = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
 
 
 def printable(text: object) -> str:
-    """`text` for a terminal or a log: what Python's repr escapes is escaped in the same way, but for spaces.
+    """Escape `text` for a terminal or log, like Python's repr, but keep spaces.
 
-    So a file name can't move the cursor, colour the screen, begin a line or turn the rest of it round, and one that is
-    no UTF-8 can be printed: control characters, marks of direction and lone surrogates become \\x1b, \\u202e, \\udcff.
+    Then a file name can't move the cursor, change colours, start a new line or reverse the text direction. Names that
+    are not UTF-8 become printable. Examples of escapes: \\x1b, \\u202e, and \\udcff for a lone surrogate.
     """
     return "".join(map(_visible, str(text)))
 
@@ -29,7 +29,7 @@ def _visible(character: str) -> str:
 
 
 def list_wrong(error: ValidationError) -> str:
-    """Where in a file wrong values stand, and why they are wrong: the first ten, and how many more there are."""
+    """Locations and reasons of the first ten invalid values in a file, and the number of the others."""
     faults = [f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in error.errors()]
     more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
     return printable("; ".join([*faults[:10], *more]))
@@ -44,12 +44,12 @@ def plural(count: int, word: str) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """A share with one decimal; 100 % and 0 % are kept for all and none."""
+    """A percentage with one decimal; 100 % and 0 % are reserved for exactly all and none."""
     if not whole or part in (0, whole):
         return "100 %" if whole and part else "0 %"
     return f"{min(max(100 * part / whole, 0.1), 99.9):.1f} %"
 
 
 def sentence(text: str) -> str:
-    """`text` with a capital first; the rest stays as it is."""
+    """`text` with a capital first letter; the rest is unchanged."""
     return text[:1].upper() + text[1:]

@@ -1,7 +1,7 @@
-"""Following faces through a video: who is the same person, what a face looks like, where a shot ends.
+"""Face tracking: person numbers, appearance features ("looks"), and shot cuts.
 
-Preprocessing follows faces by their boxes alone. Scoring, whose frames may lie minutes apart, also compares looks and
-ends all tracks at a cut. The limits of looks and cuts were measured on 17 real videos and on every join of two of them.
+Preprocessing tracks faces by their boxes alone. In scoring, frames may be minutes apart, so it also compares looks and
+ends all tracks at a cut. The limits for looks and cuts were measured on 17 real videos and on every join of two.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from scipy.optimize import linear_sum_assignment
 
 from dfdc.imaging import box_iou
 
-_BINS = (8, 16, 16)  # of L, a and b (OpenCV's 8-bit CIELAB)
-_SHAPE_SIDE = 8  # pixels a side of a look's thumbnail
-_LOOK_SIDE = 32  # pixels a side of the picture whose colours are counted
-_FORBIDDEN = 1e6  # a cost that no match has
+_BINS = (8, 16, 16)  # histogram bins of L, a and b (OpenCV's 8-bit CIELAB)
+_SHAPE_SIDE = 8  # side of a look's thumbnail in pixels
+_LOOK_SIDE = 32  # side in pixels of the image for the colour histogram
+_FORBIDDEN = 1e6  # larger than the cost of any match
 LOOK_SIZE = _BINS[0] * _BINS[1] * _BINS[2] + 3 * _SHAPE_SIDE**2
 
 
 def look_of(crop: np.ndarray) -> np.ndarray:
-    """What a face looks like: its colours and its coarse shape, each half of the feature.
+    """The look of a face: a feature of its colours and its coarse shape, with equal weight.
 
-    The dot product of two looks is their likeness, at most 1; 1 - likeness is their distance, 0 to 1.5.
+    The dot product of two looks is their similarity, at most 1; 1 - similarity is their distance, 0 to 1.5.
 
     Args:
-        crop: RGB uint8 [h, w, 3], a face with its margin of a third.
+        crop: RGB uint8 [h, w, 3], a face with a margin of 1/3.
 
     Returns:
-        float32 [LOOK_SIZE], of length 1: roots of the shares of 8 x 16 x 16 colours (their dot product is the
-        Bhattacharyya coefficient), and 8 x 8 pixels less their mean, scaled to length 1 (normalised correlation).
-        A crop of one colour has no shape: its length is less.
+        float32 [LOOK_SIZE] with norm 1. The first part holds square roots of a normalised histogram of 8 x 16 x 16
+        colours, whose dot product is the Bhattacharyya coefficient. The second part is 8 x 8 pixels minus their mean,
+        scaled to norm 1, whose dot product is the normalised correlation. A crop of one colour has no shape, so its
+        norm is smaller.
     """
     small = cv2.resize(crop, (_LOOK_SIDE, _LOOK_SIDE), interpolation=cv2.INTER_AREA)
     look = np.concatenate([_colours(small), _shape(small, _SHAPE_SIDE)[0]])
@@ -42,19 +43,19 @@ def look_of(crop: np.ndarray) -> np.ndarray:
 
 
 def looks_of(crops: Sequence[np.ndarray | None]) -> np.ndarray:
-    """The looks of a frame's faces, float32 [n, LOOK_SIZE]; NaN for a face without a crop."""
+    """Looks of a frame's faces, float32 [n, LOOK_SIZE]; NaN for a face without a crop."""
     looks = [np.full(LOOK_SIZE, np.nan, np.float32) if crop is None else look_of(crop) for crop in crops]
     return np.array(looks, np.float32).reshape(len(crops), LOOK_SIZE)
 
 
 def _colours(picture: np.ndarray) -> np.ndarray:
-    """Roots of the shares of the colours of a picture (RGB uint8): float32 [2048], of length 1."""
+    """Square roots of the normalised colour histogram of an RGB uint8 image: float32 [2048], norm 1."""
     counts = cv2.calcHist([cv2.cvtColor(picture, cv2.COLOR_RGB2LAB)], [0, 1, 2], None, _BINS, [0, 256] * 3)
     return np.sqrt(counts / counts.sum(), dtype=np.float32).ravel()
 
 
 def _shape(picture: np.ndarray, side: int) -> tuple[np.ndarray, float]:
-    """`side` x `side` pixels less the mean of each colour, of length 1: float32 [3 side²]; and their deviation."""
+    """`side` x `side` pixels minus each channel's mean, norm 1: float32 [3 side²]; and their standard deviation."""
     small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
     small -= small.mean(axis=(0, 1))
     length = float(np.linalg.norm(small))
@@ -62,29 +63,29 @@ def _shape(picture: np.ndarray, side: int) -> tuple[np.ndarray, float]:
 
 
 class ShotCuts:
-    """Tells from sampled frames where another shot begins.
+    """Detects shot cuts in sampled frames.
 
-    A frame begins a shot if its colours and its coarse shape both differ from one of the last frames of the shot
-    before. A pan keeps the colours, a change of light the shape, and a dissolve takes a few frames. Colours are
-    compared after the brightness was evened out. Frames of one colour, as within a fade, are passed over.
+    A frame starts a new shot if both its colours and its coarse shape differ from one of the previous shot's last
+    frames. A pan keeps the colours, a change of light keeps the shape, and a dissolve takes a few frames. Brightness is
+    normalised before colours are compared. Frames of one colour, as in a fade, are skipped.
 
-    Two people in the same studio, one after the other, stay one shot.
+    A cut between two people in the same studio is not detected.
     """
 
-    # Measured: 17 real videos stay under 0.9 of the limits within a shot, 180 of 182 joins of two lie over 1.2.
+    # Measured: within a shot, 17 real videos stay below 0.9 of the limits; 180 of 182 joins of two exceed 1.2.
     COLOURS = 0.42  # Hellinger distance, 0 to 1
     SHAPE = 0.37  # 1 - correlation, 0 to 2
-    FRAMES = 4  # how many of the last frames; a dissolve over 3 frames between is seen
-    SAMPLED = 256  # pixels a side, at least, are looked at; all of a large frame take ten times as long
-    SIDES = (64, 16)  # pixels a side of the pictures for colours and shape
-    FLAT = 4.0  # grey levels of deviation; real frames have 30 and more
-    BRIGHT = 220.0  # what the 95th percentile of the brightest colour becomes
+    FRAMES = 4  # number of last frames compared; a dissolve over 3 frames between them is detected
+    SAMPLED = 256  # minimum pixels sampled per side; sampling all of a large frame takes ten times as long
+    SIDES = (64, 16)  # side in pixels of the images for colours and shape
+    FLAT = 4.0  # standard deviation in grey levels of a flat frame; real frames have at least 30
+    BRIGHT = 220.0  # target for the 95th percentile of the brightest channel
 
     def __init__(self) -> None:
         self._last: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=self.FRAMES)
 
     def is_cut(self, frame: np.ndarray) -> bool:
-        """Whether `frame` (RGB uint8 [h, w, 3]) belongs to another shot than the frame of the call before."""
+        """Whether `frame` (RGB uint8 [h, w, 3]) belongs to another shot than the frame of the previous call."""
         step, side = max(1, min(frame.shape[:2]) // self.SAMPLED), self.SIDES[0]
         small = cv2.resize(frame[::step, ::step], (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
         bright = max(float(np.percentile(small.max(axis=2), 95)), 1.0)
@@ -106,28 +107,28 @@ class _Track:
     number: int
     box: np.ndarray
     frame: int
-    looks: deque[np.ndarray | None]  # of the last sightings; None where not known
+    looks: deque[np.ndarray | None]  # of the last detections; None if unknown
     seen: int = 1
     ended: bool = False  # by a cut
 
 
 @dataclass(frozen=True)
 class TrackerSettings:
-    """What decides who is the same person.
+    """Limits for matching faces to persons.
 
     Attributes:
-        max_gap: frames after which a person not seen any more is given up.
-        trusted: sightings of a person from which on `max_gap` holds in full; below it is shortened in proportion.
-        least_gap: the part of `max_gap` that holds for anybody.
-        near: frames up to which a face may move by `reach_near` of its own size; `reach_far` after more.
-        most_growth: by which a face may grow or shrink between two sightings.
+        max_gap: a track ends after this many frames without a detection.
+        trusted: number of detections from which the full `max_gap` applies; with fewer it is shortened in proportion.
+        least_gap: minimum gap as a fraction of `max_gap`.
+        near: gap in frames up to which a face may move by `reach_near` times its size; after that, by `reach_far`.
+        most_growth: factor by which a face may grow or shrink between two detections.
     """
 
     max_gap: int = 50
     trusted: int = 5
     least_gap: float = 0.4
     near: int = 10
-    # In 10 frames (a third of a second) a head moves by less than its own size; twice that after 20 and more.
+    # In 10 frames (1/3 s) a head moves by less than its own size; after 20 or more, by less than twice its size.
     reach_near: float = 1.0
     reach_far: float = 2.0
     most_growth: float = 2.0
@@ -135,17 +136,17 @@ class TrackerSettings:
 
 @dataclass(frozen=True)
 class LookLimits:
-    """How far looks may lie apart for one person (distances of `look_of`), where looks are given.
+    """Maximum distances between looks of one person (see `look_of`), used if looks are given.
 
-    Measured: of one person from sample to sample 0.02 in the middle, 0.45 at most, and 0.20 at most where the face
-    moved by half its size; of two people 0.67 in the middle, 0.36 at least but for two men in one studio (0.14).
+    Measured between samples of one person: median 0.02, maximum 0.45, and maximum 0.20 if the face moved by half its
+    size. Between two people: median 0.67, minimum 0.36, except for two men in one studio (0.14).
 
     Attributes:
-        still: part of its size by which a face may move and count as still.
-        still_look: limit for a face that is still; turning, hands and light change looks.
-        moved_look: limit for one that moved further.
-        far_reach, far_look: limits for one that moved further than `TrackerSettings` lets it, as who walks past.
-        return_reach, return_growth, return_look: limits for somebody seen before a cut, to come back as the same.
+        still: movement, relative to its size, up to which a face counts as still.
+        still_look: limit for a still face; turning, hands and light change looks.
+        moved_look: limit for a face that moved further.
+        far_reach, far_look: limits for a face that moved further than `TrackerSettings` allows, like a person walking.
+        return_reach, return_growth, return_look: limits for recognising a person from before a cut.
     """
 
     still: float = 0.5
@@ -159,15 +160,15 @@ class LookLimits:
 
 
 class Tracker:
-    """Gives the same person the same number through a video.
+    """Assigns the same number to the same person throughout a video.
 
-    Faces of a frame are matched to the last known box of each person, all at once (Hungarian method), by overlap
-    and by how far the centre moved in units of the face's size. A person may be unseen for a while; the longer,
-    the more room to have moved. Who was seen once or twice is given up sooner: a passer-by, whose place another takes.
-    New faces take the next number, larger ones first.
+    Faces of a frame are matched jointly to the last known box of each person (Hungarian method). The cost combines
+    overlap and movement of the centre relative to the face size. Undetected persons may move further the longer they
+    are absent. Persons detected only once or twice are dropped sooner, because another may take their place. New faces
+    get the next numbers, larger ones first.
 
-    With looks, a match needs a like look as well. At a cut all tracks end; a person comes back under the old number
-    only with nearly the same place, size and look (`LookLimits`), however long that takes.
+    With looks, a match also needs a similar look. At a cut all tracks end. A person gets the old number back, after any
+    time, only with nearly the same position, size and look (`LookLimits`).
     """
 
     def __init__(self, max_gap: int = TrackerSettings.max_gap) -> None:
@@ -181,10 +182,10 @@ class Tracker:
         """The person number of each box.
 
         Args:
-            frame: number of the frame, larger than in the call before.
+            frame: frame number, larger than in the previous call.
             boxes: float [n, 4].
-            looks: float [n, d], of length 1 each, as `looks_of` makes them; a row of NaN where a look is not known.
-            cut: whether this frame belongs to another shot than the one before.
+            looks: float [n, d], each of norm 1, from `looks_of`; a row of NaN for an unknown look.
+            cut: whether this frame belongs to another shot than the previous one.
         """
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         self._tracks = [track for track in self._tracks if track.ended or frame - track.frame <= self._patience(track)]
@@ -211,12 +212,12 @@ class Tracker:
         return [int(number) for number in numbers if number is not None]
 
     def _patience(self, track: _Track) -> float:
-        """Frames for which `track` may be unseen."""
+        """Number of frames that `track` survives without a detection."""
         values = self._settings
         return values.max_gap * float(np.clip(track.seen / values.trusted, values.least_gap, 1))
 
     def _costs(self, frame: int, boxes: np.ndarray, looks: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Which track may be which box, bool [tracks, boxes], and how badly they fit, float of the same shape."""
+        """Allowed matches, bool [tracks, boxes], and their costs, float [tracks, boxes]."""
 
         def centres_and_sizes(b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return (b[:, :2] + b[:, 2:]) / 2, np.sqrt(np.clip((b[:, 2:] - b[:, :2]).prod(axis=1), 1, None))
@@ -230,7 +231,7 @@ class Tracker:
         near = [frame - track.frame <= values.near for track in self._tracks]
         reach = np.where(near, values.reach_near, values.reach_far)[:, None]
         unlike = self._unlike(boxes, looks)
-        # A comparison with NaN is false: a look that is not known forbids nothing, but lets nobody come back.
+        # Comparisons with NaN are false: an unknown look forbids no match, but prevents a return after a cut.
         other = unlike > np.where(moved < limits.still, limits.still_look, limits.moved_look)
         reached = ((moved < reach) & ~other) | ((moved < limits.far_reach) & (unlike < limits.far_look))
         follows = reached & (grown < values.most_growth)
@@ -240,8 +241,8 @@ class Tracker:
         return np.where(ended, returns, follows), cost
 
     def _unlike(self, boxes: np.ndarray, looks: np.ndarray | None) -> np.ndarray:
-        """Distance of looks of every track and box, float [tracks, boxes]; NaN where one is not known."""
-        # The last look counts, but at a cut the oldest that is kept: a dissolve turns one face into another bit by bit.
+        """Distance between the looks of every track and box, float [tracks, boxes]; NaN if one is unknown."""
+        # The last look counts; at a cut, the oldest one kept, because a dissolve gradually changes one face to another.
         unlike = np.full((len(self._tracks), len(boxes)), np.nan)
         if looks is not None:
             for row, track in enumerate(self._tracks):

@@ -1,13 +1,14 @@
-"""Reading and writing videos: with its two helpers, the only module that touches a decoder (FFmpeg through PyAV).
+"""Reads and writes videos. Only this module and its helpers use a decoder (FFmpeg through PyAV).
 
-Frame k is the k-th frame of the stream in the order of showing. Frames are numbered by the packets' time
-stamps and not by counting what comes out of the decoder, so that one lost frame does not shift the rest.
-Where few frames of a long video are wanted, the reader jumps from key frame to key frame; pictures and numbers are
-those of reading it all, which is what it goes back to where a jump does not land where it should, or into damage.
-(Behind damage a jump may show frames that are lost to a decoder that came through it.)
-Colours are converted as OpenCV's reader does it (bicubic chroma, the stream's own matrix): the published
-weights were trained on such pixels. Scoring asks for pictures as a player shows them: square pixels, and a high
-dynamic range brought down to the usual one.
+Frame k is the k-th frame of the stream in presentation order. Frame numbers come from the packets' timestamps, not from
+counting decoded frames, so one lost frame does not shift the others. When few frames of a long video are requested, the
+reader seeks from key frame to key frame. The result equals sequential decoding; if a seek misses its target or hits
+corrupt data, the reader falls back to sequential decoding. After corrupt data, seeking may recover frames that are lost
+in sequential decoding.
+
+Colours are converted as in OpenCV's reader (bicubic chroma, the stream's own matrix), because the published weights
+were trained on such pixels. Scoring requests frames as a player shows them: with square pixels, and HDR converted to
+SDR.
 """
 
 from __future__ import annotations
@@ -30,60 +31,60 @@ from dfdc.identity import regular
 from dfdc.video_fields import Fields
 from dfdc.video_source import VideoError, choose_stream, is_hidden, open_container, packets, video_stream
 
-_JUMP = 16  # frames that a jump must spare: it empties the decoder, and begins with a key frame, the dearest
-_MOST_REORDERED = 32  # places that a packet may lie from where it is shown; codecs allow 16
-_MOST_SQUEEZED = 4  # times as wide as high, or the reverse: a pixel that the file says is more so is a lie
-_SQUARE = 0.01  # a pixel whose sides differ by no more is square
+_JUMP = 16  # minimum frames that a seek must save: it resets the decoder and starts with a costly key frame
+_MOST_REORDERED = 32  # maximum distance between decoding and presentation position of a packet; codecs allow 16
+_MOST_SQUEEZED = 4  # maximum pixel aspect ratio, or its inverse; larger values in a file are taken as invalid
+_SQUARE = 0.01  # pixels whose aspect ratio differs from 1 by at most this are square
 
 
 class _KeyFrame(NamedTuple):
-    """A frame at which decoding can begin."""
+    """A frame at which decoding can start."""
 
     number: int
-    stamp: int  # in the stream's unit of time
+    stamp: int  # presentation timestamp, in the stream's time base
 
 
 class _JumpFailed(Exception):
-    """Decoding from a key frame did not begin with it, or something was lost after it."""
+    """Decoding after a seek did not start with the key frame, or lost frames after it."""
 
 
 class VideoReader:
     """One pass through a video.
 
     Attributes:
-        width, height: of the first picture as `frames` gives it, after rotation, in pixels.
-        frame_count: frames to be shown, counted by the packets; those a cut file announces but lacks included.
+        width, height: size in pixels of the first frame that `frames` yields, after rotation.
+        frame_count: number of displayed frames, counted from packets; of a truncated file, includes the missing ones
+            that its index announces.
         fps: mean frames per second (0.0 if unknown).
-        duration: seconds that the frames are shown (0.0 if unknown).
-        dynamic_range: "sdr", "pq" or "hlg", of the first frame as it is in the file.
-        pixel_aspect: width of the first frame's pixels to their height, before rotation (1.0: square).
-        lost: numbers of the wanted frames that could not be decoded, filled by `frames`. Without `any_size`, those in
-            `other_size` are among them.
-        other_size: numbers of the wanted frames whose size is not that of the first frame, filled by `frames`.
+        duration: display time of all frames in seconds (0.0 if unknown).
+        dynamic_range: "sdr", "pq" or "hlg": that of the first frame in the file.
+        pixel_aspect: width divided by height of the first frame's pixels, before rotation (1.0: square).
+        lost: numbers of requested frames that could not be decoded, set by `frames`. Without `any_size`, it includes
+            those in `other_size`.
+        other_size: numbers of requested frames whose size differs from the first frame's, set by `frames`.
     """
 
     def __init__(self, path: str | Path, *, threads: int = 1, any_size: bool = False, as_shown: bool = False) -> None:
         """Open a video.
 
         Args:
-            path: a file; its name is taken as it is.
-            threads: of the decoder (0: as many as there are cores).
-            any_size: give frames of another size than the first in their own size, instead of counting them as lost.
-            as_shown: make pixels square, bring a high dynamic range (PQ, HLG) down to BT.709, show what is
-                transparent as white.
+            path: path of a file; never interpreted as a URL.
+            threads: decoder threads (0: one per core).
+            any_size: yield frames of another size than the first in their own size, instead of counting them as lost.
+            as_shown: convert to square pixels, convert HDR (PQ, HLG) to BT.709, and make transparent pixels white.
 
         Raises:
-            VideoError: not there, empty, not a video, of a format that can name other files, or without a picture
+            VideoError: missing, empty, not a video, in a format that can refer to other files, or without a video
                 stream.
         """
         self.path = Path(path)
         self.lost: list[int] = []
         self.other_size: list[int] = []
         self._threads, self._any_size, self._as_shown = threads, any_size, as_shown
-        self._quarter_turns = 0  # of the frame that was decoded last, against the clock
-        self._stamps: array | None = None  # of the frames, in the order of showing; None where they mean nothing
-        self._key_frames: list[_KeyFrame] = []  # to jump to; none where that is not to be relied on
-        self._unit = 0.0  # seconds of the stream's unit of time
+        self._quarter_turns = 0  # rotation of the last decoded frame, counterclockwise
+        self._stamps: array | None = None  # presentation timestamps, sorted; None if they are unusable
+        self._key_frames: list[_KeyFrame] = []  # seek targets; empty if seeking is unreliable
+        self._unit = 0.0  # time base of the stream in seconds
         try:
             if regular(self.path).st_size == 0:
                 raise VideoError(self.path, "the file has zero bytes")
@@ -95,13 +96,13 @@ class VideoReader:
             stream = self._stream()
             self.fps = float(stream.average_rate or 0)
             self._unit = float(stream.time_base or 0)
-            # What only the container says of the pixels' sides goes before what the frames say.
+            # A pixel aspect ratio from the container takes precedence over the one in the frames.
             aspect = stream.sample_aspect_ratio
             self._container_aspect = aspect if aspect != stream.codec_context.sample_aspect_ratio else None
-            # The display matrix that turns a phone's video upright comes with the first decoded frame.
+            # The display matrix that rotates a phone's video comes with the first decoded frame.
             first = next(self._decoded(), None)
             if first is None:
-                raise VideoError(self.path, "no frame of it can be decoded")
+                raise VideoError(self.path, "no frame can be decoded")
             first, _ = first
             self.pixel_aspect, self.dynamic_range = self._aspect(), self._range()
             self.height, self.width = self._shown_size(first)
@@ -119,18 +120,18 @@ class VideoReader:
         self._container.close()
 
     def _stream(self) -> av.VideoStream:
-        """The film in `_container`, ready to be decoded."""
+        """The selected video stream of `_container`, with its decoder configured."""
         stream = video_stream(self._container, self._index)
         stream.codec_context.thread_count = self._threads
-        # Without it, damage is painted over with what lies around it, and passes for a picture.
+        # Otherwise the decoder conceals corrupt areas, and the frame looks valid.
         stream.codec_context.options = {"err_detect": "explode"}
         self._codec = stream.codec_context
         return stream
 
     def _look_through_packets(self) -> None:
-        """Find out, without decoding, how many frames are shown, when, and which are key frames."""
-        # A container's own count may be an estimate, count frames that an edit list hides, or be a lie. It is believed
-        # only where the file was cut: an index that lists more frames than there are packets.
+        """Determine, without decoding, the number of displayed frames, their timestamps and the key frames."""
+        # A container's own count may be an estimate, include frames that an edit list hides, or be wrong. It is used
+        # only for a truncated file, whose index lists more frames than there are packets.
         stamps, is_key, stamped, decoded_at, seen = array("q"), array("b"), True, None, 0
         with open_container(self.path) as container:
             stream = video_stream(container, self._index)
@@ -148,7 +149,7 @@ class VideoReader:
             reorders = stream.codec_context.has_b_frames
             indexed = stream.frames if "mp4" in kind else 0
             if indexed and seen:
-                self.fps *= self.frame_count / seen  # it is reckoned with packets
+                self.fps *= self.frame_count / seen  # FFmpeg computes it from packets
             if indexed > seen and stream.duration and stream.time_base and stream.average_rate:
                 shown = round(stream.duration * stream.time_base * stream.average_rate)
                 announced = min(indexed, shown, self.path.stat().st_size // 8)
@@ -157,12 +158,12 @@ class VideoReader:
         order = np.argsort(in_file, kind="stable")
         in_order = np.arange(len(order))
         if not stamped or (np.abs(order - in_order) > _MOST_REORDERED).any():
-            return  # without stamps, or they begin anew: two recordings in one stream
+            return  # timestamps are missing or start over (two recordings in one stream)
         if kind in ("avi", "asf") and reorders and (order == in_order).all():
-            return  # these have no time of showing: the stamps are the order of decoding
+            return  # these containers have no presentation timestamps, only decoding timestamps
         shown_at = in_file[order]
         self._stamps = array("q", shown_at.tobytes())
-        # Other containers have no index that a time stamp leads into.
+        # Other containers have no index by timestamp.
         if ("mp4" in kind or "matroska" in kind) and (np.diff(shown_at) > 0).all():
             numbers = np.flatnonzero(np.frombuffer(is_key, np.int8)[order])
             self._key_frames = [
@@ -170,9 +171,9 @@ class VideoReader:
             ]
 
     def times(self) -> np.ndarray | None:
-        """float64 [frames]: when each frame is shown, in seconds after the first; None where the file does not say.
+        """Presentation times in seconds after the first frame, float64 [frames]; None without usable timestamps.
 
-        A cut file says it only of the frames that it holds.
+        For a truncated file, only the frames in the file are included.
         """
         if not self._stamps or not self._unit:
             return None
@@ -180,13 +181,13 @@ class VideoReader:
         return (stamps - stamps[0]) * self._unit
 
     def _decoded(self) -> Iterator[tuple[av.VideoFrame, bool]]:
-        """Decoded frames and whether they are sound."""
-        # After an error pictures are built on broken ones, until a sound key frame. A stream without further ones,
-        # which refreshes its pictures part by part, is sound again when its decoder could have begun anew twice since.
+        """Decoded frames and whether they are valid."""
+        # After an error, frames are predicted from corrupt ones until a valid key frame. A stream with intra refresh
+        # has no further key frames. It counts as valid again after the decoder could have restarted twice.
         damaged, begun_anew = False, 0
         for packet in chain(packets(self._container, video_stream(self._container, self._index)), [None]):
             try:
-                decoded = self._codec.decode(packet)  # None: the frames that the decoder still holds
+                decoded = self._codec.decode(packet)  # None flushes the decoder
                 begun_anew += packet is not None and packet.is_keyframe
             except av.FFmpegError:
                 decoded = []
@@ -194,17 +195,17 @@ class VideoReader:
             for frame in decoded:
                 if frame.is_corrupt:
                     damaged, begun_anew = True, 0
-                elif frame.key_frame or begun_anew > 2:  # the third: the decoder hands out frames late
+                elif frame.key_frame or begun_anew > 2:  # three, because the decoder outputs frames late
                     damaged = False
-                # H.264 and HEVC may say it at key frames only; it then holds for what follows.
+                # H.264 and HEVC may state the rotation at key frames only; it then applies to the frames that follow.
                 self._quarter_turns = round(frame.rotation / 90) % 4 or self._quarter_turns
                 yield frame, not damaged
 
     def numbered_frames(self, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, av.VideoFrame, bool]]:
-        """(frame number, undisplayed frame, whether it is sound) of the frames that come out of the decoder.
+        """Yield (frame number, decoded frame, whether it is valid) in presentation order.
 
         Args:
-            wanted: sorted frame numbers; frames between them may be left out. None: all frames.
+            wanted: sorted frame numbers; frames between them may be skipped. None: all frames.
         """
         last = -1
         try:
@@ -223,7 +224,7 @@ class VideoReader:
         return self._stream()
 
     def _jumping(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame, bool]]:
-        """As `numbered_frames`, over what lies between; _JumpFailed: what came after a jump can't be relied on."""
+        """As `numbered_frames`, seeking past unneeded frames; _JumpFailed: the result of a seek is unreliable."""
         stream, number = self._rewind(), -1
         while True:
             key = self._key_frame_before(wanted, number)
@@ -240,7 +241,7 @@ class VideoReader:
                 return
 
     def _key_frame_before(self, wanted: Sequence[int], number: int) -> _KeyFrame | None:
-        """The key frame to go on from after frame `number`, if that spares something on the way to what is wanted."""
+        """The key frame to seek to after frame `number`; None if seeking to the next wanted frame saves too little."""
         place = bisect_right(wanted, number)
         if place == len(wanted):
             return None
@@ -248,24 +249,24 @@ class VideoReader:
         return self._key_frames[index] if index >= 0 and self._key_frames[index].number > number + _JUMP else None
 
     def _numbered(self, key: _KeyFrame | None = None) -> Iterator[tuple[int, av.VideoFrame, bool]]:
-        """Number what is decoded from the beginning, or from `key`, to which the container was set.
+        """Number the decoded frames from the beginning, or from `key` after a seek to it.
 
-        With `key`, whatever is not as it would be had all been read raises _JumpFailed.
+        With `key`, any deviation from sequential decoding raises _JumpFailed.
         """
-        # A frame's number is how many packets are shown before it, whatever became of those. Where the stamps mean
-        # nothing, counting is all there is.
+        # A frame's number is the number of packets displayed before it, even if those were lost. Without usable
+        # timestamps, decoded frames are counted.
         number, stamps, begun = -1, self._stamps, key is None
         for frame, sound in self._decoded():
             if (shown_at := frame.pts) is None:
                 stamps = None
             elif key is not None and not begun and shown_at < key.stamp:
-                continue  # the container went back to an earlier key frame, or these come out before it
+                continue  # the seek went to an earlier key frame, or these frames precede the target
             found = number + 1
             if stamps is not None and shown_at is not None:
                 first, end = bisect_left(stamps, shown_at), bisect_right(stamps, shown_at)
-                found = max(first, found)  # of two with one stamp, the second comes second
+                found = max(first, found)  # the second of two frames with one timestamp
                 if found > max(first, end - 1):
-                    continue  # after damage a decoder may hand out an old frame once more
+                    continue  # after corrupt data a decoder may repeat an old frame
             if key is not None and not (sound and found == (number + 1 if begun else key.number)):
                 raise _JumpFailed
             number, begun = found, True
@@ -274,21 +275,21 @@ class VideoReader:
             raise _JumpFailed  # it ended before the last packet
 
     def frames(self, wanted: Iterable[int] | None = None, *, stride: int = 1) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, picture) of the wanted frames, in order; those lost go to `lost`.
+        """Yield (number, image) of the requested frames in order; add the numbers of lost frames to `lost`.
 
         Args:
             wanted: frame numbers; None takes every `stride`-th frame to the end.
-            stride: used where `wanted` is None.
+            stride: used if `wanted` is None.
 
         Yields:
-            frame number and RGB uint8 [height, width, 3], upright; with `any_size`, in a size of its own.
+            frame number and RGB uint8 [height, width, 3], upright; with `any_size`, sizes may vary.
 
         Raises:
-            VideoError: if decoding ends without a single one of the wanted frames.
+            VideoError: none of the requested frames could be decoded.
         """
         targets = None if wanted is None else sorted(set(wanted))
         if targets is not None and (not targets or targets[0] < 0):
-            raise ValueError(f"wanted frames must be numbers from 0 on, not {targets[:1]}")
+            raise ValueError(f"frame numbers must be at least 0, and at least one is needed; got {targets[:1]}")
         self.lost, self.other_size = [], []
         upcoming = count(0, stride) if targets is None else iter(targets)
         given, last, expected = 0, -1, next(upcoming)
@@ -302,7 +303,7 @@ class VideoReader:
             if number != expected:
                 continue
             expected = next(upcoming, None)
-            # A stream may change its size on the way; boxes are in the pixels of one size.
+            # A stream may change its frame size; boxes are in pixels of one size.
             if sound and self._shown_size(frame) != (self.height, self.width):
                 self.other_size.append(number)
                 sound = self._any_size
@@ -313,30 +314,30 @@ class VideoReader:
             yield number, self._picture(frame)
             if expected is None:
                 break
-        if expected is not None:  # of all frames, those that the container announces behind the last decoded one
+        if expected is not None:  # without `wanted`, up to the last frame that the container announces
             end = max(self.frame_count, last + 1) if targets is None else targets[-1] + 1
             self.lost += takewhile(lambda number: number < end, chain([expected], upcoming))
         if not given:
-            raise VideoError(self.path, "none of the wanted frames can be decoded")
+            raise VideoError(self.path, "none of the requested frames can be decoded")
 
     def _range(self) -> str:
-        """Dynamic range of what was decoded last."""
+        """Dynamic range of the last decoded frame."""
         return video_picture.RANGES.get(self._codec.color_trc, "sdr")
 
     def _aspect(self) -> float:
-        """Width to height of a pixel of what was decoded last; 1.0 where the file says nothing, or what can't be."""
+        """Pixel aspect ratio (width / height) of the last decoded frame; 1.0 if missing, invalid or nearly square."""
         aspect = float(self._container_aspect or self._codec.sample_aspect_ratio or 1)
         return aspect if 1 / _MOST_SQUEEZED <= aspect <= _MOST_SQUEEZED and abs(aspect - 1) > _SQUARE else 1.0
 
     def _square_size(self, frame: av.VideoFrame) -> tuple[int, int]:
-        """(height, width) before rotation, with square pixels: the direction that is squeezed is enlarged."""
+        """(height, width) before rotation; with `as_shown`, with square pixels by enlarging one side."""
         aspect = self._aspect() if self._as_shown else 1.0
         return (
             (frame.height, round(frame.width * aspect)) if aspect > 1 else (round(frame.height / aspect), frame.width)
         )
 
     def _shown_size(self, frame: av.VideoFrame) -> tuple[int, int]:
-        """(height, width) of the picture that is made of the frame."""
+        """(height, width) of the frame after rotation."""
         size = self._square_size(frame)
         return size[::-1] if self._quarter_turns % 2 else size
 
@@ -352,28 +353,28 @@ class VideoReader:
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float = 25.0, crf: int = 23) -> None:
-    """Write H.264 (yuv420p, one thread, so that the same frames give the same bytes) to `path`, atomically.
+    """Write H.264 (yuv420p) to `path` atomically; one thread, so that equal frames result in equal bytes.
 
     Args:
-        frames: RGB uint8 [h, w, 3], all of one even size; at least one.
+        frames: RGB uint8 [h, w, 3], all of the same size with even sides; at least one.
         fps: frames per second.
         crf: x264's constant rate factor, 0 (lossless) to 51.
 
     Raises:
         ValueError: no frames, odd sizes, or frames of different sizes.
     """
-    shape, options = None, {"fflags": "+bitexact"}  # bitexact: no date in the file
+    shape, options = None, {"fflags": "+bitexact"}  # bitexact: omit the date
     with atomic_file(Path(path)) as temp, av.open(str(temp), "w", format="mp4", options=options) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        # x264's macroblock tree reads memory it has not set at some widths: other bytes at each run.
+        # At some widths, x264's macroblock tree reads uninitialised memory, so the bytes would vary between runs.
         stream.options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
         for picture in frames:
             if shape is None:
                 shape = picture.shape
                 if len(shape) != 3 or shape[0] % 2 or shape[1] % 2:
-                    raise ValueError(f"frames of even size [h, w, 3] are expected, not {list(shape)}")
+                    raise ValueError(f"expected frames [h, w, 3] with even height and width, not {list(shape)}")
                 stream.height, stream.width = shape[:2]
             if picture.shape != shape:
                 raise ValueError(f"a frame of {list(picture.shape)} follows frames of {list(shape)}")

@@ -1,7 +1,7 @@
-"""H.264 of camcorders: a frame in two packets, one for each field.
+"""Field-coded H.264 of camcorders: a frame in two packets, one per field.
 
-FFmpeg hands out fields that were coded separately in packets of their own, and one frame for both. So the second one
-must not be counted. Which packet that is stands in the slice header alone. (In MPEG-2 FFmpeg puts both in one packet.)
+FFmpeg outputs separately coded fields as separate packets, but one frame for both. So the second packet must not be
+counted; only the slice header identifies it. (For MPEG-2, FFmpeg puts both fields into one packet.)
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import av
 
 _SLICES, _SEQUENCE = (1, 5), 7  # ITU-T H.264, table 7-1
 _START = b"\0\0\1"
-_ENOUGH = 64  # bytes: more than the part of a header that is looked at, scaling lists aside
-_WITH_CHROMA = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138)  # profiles of 7.3.2.1.1 that say more of colours
+_ENOUGH = 64  # bytes; more than the part of a header that is parsed, without scaling lists
+_WITH_CHROMA = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138)  # profiles in 7.3.2.1.1 with chroma fields
 
 
 class _Bits:
-    """Reads a unit of H.264 bit by bit; behind its end all bits are 1, which ends every number."""
+    """Reads an H.264 NAL unit bit by bit; after its end all bits are 1, so that every number ends."""
 
     def __init__(self, unit: bytes) -> None:
         data = unit[1:].replace(b"\0\0\3", b"\0\0")  # 7.3.1: emulation prevention
@@ -39,13 +39,13 @@ class _Bits:
 
 
 class Fields:
-    """Tells second fields, packet by packet in the order of the file."""
+    """Detects second fields; call it for every packet in file order."""
 
     def __init__(self, codec: str, header: bytes | None) -> None:
-        """`header` is the codec's global one, as H.264 bytes (annex B) or as a configuration record (avcC)."""
-        self._size_bytes = 0  # of the size before each unit; 0: start codes
-        self._frame_bits: int | None = None  # length of frame_num; None: no field can come
-        self._first: int | None = None  # parity of a first field that waits for the second
+        """`header` is the codec's global header, as an H.264 byte stream (annex B) or configuration record (avcC)."""
+        self._size_bytes = 0  # bytes of the length prefix of each unit; 0: start codes
+        self._frame_bits: int | None = None  # length of frame_num; None: the stream has no fields
+        self._first: int | None = None  # parity of a first field whose second is pending
         if codec != "h264" or not header or len(header) < 9:
             return
         units = _units(header, 0)
@@ -58,7 +58,7 @@ class Fields:
                 return
 
     def is_second(self, packet: av.Packet) -> bool:
-        """Whether the packet holds nothing but the field that completes the frame begun in the packet before."""
+        """Whether the packet contains only the second field of the frame begun in the previous packet."""
         if self._frame_bits is None:
             return False
         waiting, self._first = self._first, None
@@ -73,7 +73,7 @@ class Fields:
 
 
 def _units(data: bytes, size_bytes: int) -> Iterator[bytes]:
-    """The units of a packet: behind start codes, or behind sizes of so many bytes."""
+    """The NAL units of a packet, after start codes or after length prefixes of `size_bytes` bytes."""
     place = 0
     if size_bytes:
         while place + size_bytes < len(data):
@@ -89,7 +89,7 @@ def _units(data: bytes, size_bytes: int) -> Iterator[bytes]:
 
 
 def _parity(unit: bytes, frame_bits: int) -> int | None:
-    """0 for a slice of a top field, 1 of a bottom field, None of a frame (7.3.3)."""
+    """0 for a slice of a top field, 1 for a bottom field, None for a frame (7.3.3)."""
     bits = _Bits(unit)
     for _ in ("first_mb_in_slice", "slice_type", "pic_parameter_set_id"):
         bits.number()
@@ -98,8 +98,8 @@ def _parity(unit: bytes, frame_bits: int) -> int | None:
 
 
 def _frame_bits(unit: bytes) -> int | None:
-    """Bits of frame_num, by a sequence parameter set (7.3.2.1.1); None where all pictures are frames."""
-    # One with scaling lists, or of 4:4:4 in separate planes, counts as such: no camcorder writes it.
+    """Bits of frame_num, from a sequence parameter set (7.3.2.1.1); None if the stream has frames only."""
+    # Scaling lists, and 4:4:4 in separate planes, are treated as frames only; no camcorder writes them.
     bits = _Bits(unit)
     profile = bits.take(8)
     bits.take(16)  # constraints, level
@@ -118,7 +118,7 @@ def _frame_bits(unit: bytes) -> int | None:
     elif order == 1:
         bits.take(1)
         bits.number(), bits.number()
-        for _ in range(min(bits.number(), 255)):  # a damaged file may say more
+        for _ in range(min(bits.number(), 255)):  # a corrupt file may state more
             bits.number()
     bits.number()  # max_num_ref_frames
     bits.take(1)  # gaps_in_frame_num_value_allowed_flag

@@ -1,7 +1,7 @@
-"""Opening a video file: which formats are read, which stream of the file is the film, and its packets.
+"""Opens video files: the allowed formats, the choice of the video stream, and its packets.
 
-FFmpeg knows formats that are lists of other files or addresses (playlists, manifests, numbered pictures). A file that
-somebody sent must not make this machine open another one. So only formats are read that hold their own pictures.
+Some FFmpeg formats are lists of other files or URLs (playlists, manifests, numbered images). An untrusted file must not
+make this machine open other files. So only formats that contain their own frames are allowed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import av.logging
 
 from dfdc.command_line import UserError
 
-# FFmpeg's names of the formats that hold pictures of their own and open no further file.
-# Left out are the lists below, scripts, devices, sound and old games.
+# FFmpeg's names of formats that contain their own frames and open no other file. Excluded are the lists below, scripts,
+# devices, audio and old game formats.
 FORMATS = (
     "3dostr,amv,anm,apng,asf,asf_o,av1,avi,avs2,avs3,bink,bmp_pipe,cavsvideo,cine,dhav,dirac,dnxhd,"
     "dv,ea,evc,film_cpk,flic,flv,gif,gif_pipe,gxf,h261,h263,h264,hevc,ingenient,ivf,j2k_pipe,"
@@ -27,32 +27,32 @@ FORMATS = (
     "ser,smjpeg,smk,swf,tiff_pipe,ty,vc1,vc1test,vivo,vvc,webp_pipe,wtv,xmv,yuv4mpegpipe"
 )
 
-# Formats that consist of the names of other files or of addresses.
+# Formats that consist of names of other files or of URLs.
 LISTS = {"applehttp", "concat", "dash", "hls", "image2", "imf", "mlv", "rtp", "rtsp", "sap", "sdp", "vobsub"}
 
-_ENOUGH = 0.5  # of the packets of the longest stream: a stream with fewer is not the film
+_ENOUGH = 0.5  # minimum packets of the video stream, as a fraction of the longest stream's
 
 
 class VideoError(UserError, RuntimeError):
-    """A video that can't be read; the message says why, `path` which."""
+    """An unreadable video; the message says why, `path` says which."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(reason)
         self.path, self.reason = path, reason
 
     def __reduce__(self) -> tuple:
-        return (VideoError, (self.path, self.reason))  # so that it survives the way between processes
+        return (VideoError, (self.path, self.reason))  # so that it can be pickled
 
 
 def open_container(path: Path) -> av.container.InputContainer:
-    """Open a file in one of `FORMATS`, and no other file.
+    """Open a file in one of `FORMATS`; no other file is opened.
 
     Raises:
-        VideoError: another format, or what FFmpeg can't open.
+        VideoError: another format, or FFmpeg can't open the file.
     """
     try:
         return _open(path)
-    except av.ArgumentError as error:  # what FFmpeg answers to a format that is not on the list
+    except av.ArgumentError as error:  # FFmpeg's error for a format that is not in the list
         raise VideoError(path, _refusal(path) or f"not a readable video: {error.strerror}") from error
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -66,40 +66,40 @@ def _open(path: Path) -> av.container.InputContainer:
 
 
 def _refusal(path: Path) -> str | None:
-    """Why the format of `path` is refused; None if the format is not the reason. FFmpeg names it in its log only."""
+    """Why the format of `path` is rejected; None if the format is not the reason. FFmpeg names it only in its log."""
     level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
     try:
-        with av.logging.Capture():  # the program's own log need not show it
+        with av.logging.Capture():  # keep it out of the program's own log
             _open(path).close()
     except av.ArgumentError as error:
         log: Any = error.log  # level, format, text; PyAV declares another form
         _, kind, text = log or (0, "", "")
         if "whitelist" in text:
             lists = LISTS & set(kind.split(","))
-            reason = "it names other files or addresses instead of holding pictures" if lists else "it is no video"
-            return f"its format '{kind}' is refused: {reason}"
+            reason = "it refers to other files or URLs instead of containing frames" if lists else "it is not a video"
+            return f"its format '{kind}' is not allowed: {reason}"
     finally:
         av.logging.set_level(level)
     return None
 
 
 def choose_stream(container: av.container.InputContainer, path: Path) -> int:
-    """Index of the stream that is the film.
+    """Index of the main video stream.
 
-    Cover pictures and thumbnails are never taken. Of several streams, those with less than half of the packets of the
-    longest one are left out (previews). Then the stream that the file marks as default wins, then the largest picture,
-    then the first.
+    Cover images and thumbnails are never chosen. Streams with fewer than half of the packets of the longest one are
+    excluded as previews. Of the others, the stream that the file marks as default wins, then the one with the largest
+    frames, then the first.
 
     Raises:
-        VideoError: no picture stream, or none that can be decoded here.
+        VideoError: no video stream, or no decoder for it.
     """
     streams = [stream for stream in container.streams.video if not _is_still(stream)]
     if not streams:
-        raise VideoError(path, "it has no picture stream")
+        raise VideoError(path, "it has no video stream")
     streams = [stream for stream in streams if stream.codec_context is not None]
     if not streams:
-        raise VideoError(path, "its pictures are in a format that can't be decoded here")
+        raise VideoError(path, "no decoder is available for its video codec")
     if len(streams) > 1:
         with open_container(path) as other:
             others = [video_stream(other, stream.index) for stream in streams]
@@ -111,7 +111,7 @@ def choose_stream(container: av.container.InputContainer, path: Path) -> int:
 
 
 def video_stream(container: av.container.InputContainer, index: int) -> av.VideoStream:
-    """The stream that `choose_stream` chose, of this or another container of the same file."""
+    """The stream chosen by `choose_stream`, in this or another container of the same file."""
     return next(stream for stream in container.streams.video if stream.index == index)
 
 
@@ -121,11 +121,11 @@ def _is_still(stream: av.VideoStream) -> bool:
 
 
 def packets(container: av.container.InputContainer, *streams: av.VideoStream) -> Iterator[av.Packet]:
-    """The packets of `streams` that hold something, up to where the file ends or breaks off.
+    """The non-empty packets of `streams`, up to the end of the file or the first error.
 
-    An empty packet (a frame that an AVI leaves out) would tell the decoder that the stream ends. At the end of the
-    file PyAV's demux hands out one for each stream, and raises IndexError if it met a stream that the file did not
-    announce; so everything was read by then.
+    An empty packet (a frame omitted in an AVI) would signal the end of the stream to the decoder. At the end of the
+    file, PyAV's demux yields one per stream. It raises IndexError there if the file has an undeclared stream; all
+    packets have been read by then.
     """
     with contextlib.suppress(av.FFmpegError, IndexError):
         for packet in container.demux(*streams):
@@ -134,7 +134,7 @@ def packets(container: av.container.InputContainer, *streams: av.VideoStream) ->
 
 
 def is_hidden(packet: av.Packet, codec: str) -> bool:
-    """Whether a packet holds a frame that is decoded, but never shown (VP8's and VP9's alternate reference frames).
+    """Whether a packet contains a frame that is decoded but never displayed (alternate reference of VP8 and VP9).
 
     RFC 6386, section 9.1: bit 4 of the first byte of VP8 is show_frame. VP9 Bitstream Specification 0.6, section 6.2:
     frame_marker (2 bits), profile (2 bits, a reserved one after profile 3), show_existing_frame, frame_type and
@@ -144,6 +144,6 @@ def is_hidden(packet: av.Packet, codec: str) -> bool:
     if codec == "vp8":
         return not data[0] & 0x10
     if codec == "vp9" and data[-1] & 0xE0 != 0xC0:
-        spare = data[0] >> 4 & 3 != 3  # bits behind show_frame, but for profile 3
+        spare = data[0] >> 4 & 3 != 3  # bits after show_frame, except for profile 3
         return not data[0] >> 2 + spare & 1 and not data[0] >> spare & 1
     return False

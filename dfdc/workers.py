@@ -1,7 +1,7 @@
-"""One pool for all work on many items: processes of one thread each, with one GPU of its own where there are any.
+"""The process pool for work on many items: single-threaded processes, or one process per GPU.
 
-A worker that dies (a decoder's crash, the kernel's out-of-memory killer) or takes far too long costs the item it was
-at, and is replaced.
+If a worker dies (decoder crash, out-of-memory killer) or exceeds its time limit, only its current item fails, and the
+worker is replaced.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from dfdc.limits import time_limit
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
-T = TypeVar("T")  # an item: a video, say
+T = TypeVar("T")  # an item, such as a video
 T_in = TypeVar("T_in", contravariant=True)
-R = TypeVar("R")  # what comes of it
+R = TypeVar("R")  # its result
 R_out = TypeVar("R_out", covariant=True)
 
 
 class SkipVideo(UserError):
-    """Raised by a step: the data set does not hold what this video takes. No failure, but in the ledger."""
+    """Raised by a step: the dataset lacks something this video needs. Recorded in the ledger, not as a failure."""
 
 
 class FailVideo(UserError):
-    """Raised by a step: this video can't be done, for the reason given."""
+    """Raised by a step: this video can't be processed; the message says why."""
 
 
 class WorkersError(UserError):
@@ -53,59 +53,59 @@ class WorkersError(UserError):
 
 @dataclass(frozen=True)
 class Skipped:
-    """An item that can't be done, which is no failure."""
+    """An item that can't be processed, without counting as a failure."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Failed:
-    """An item that could not be done."""
+    """An item whose processing failed."""
 
     reason: str
 
 
 class Task(Protocol[T_in, R_out]):
-    """What is done with each item. It is pickled on its way to the workers.
+    """The work to do on each item. It is pickled for the workers.
 
     Attributes:
-        preload: modules that every worker needs: imported once, and workers are forked from there.
+        preload: modules that every worker needs; imported once, before the workers are forked.
     """
 
     @property
     def preload(self) -> tuple[str, ...]: ...
 
     def size(self, item: T_in, /) -> int:
-        """About how many bytes of work an item is: the largest come first, and get the most time."""
+        """Approximate size of the work in bytes. Larger items start first and have a longer time limit."""
         ...
 
     def start(self, device: str) -> None:
-        """Make ready in a worker, on its device."""
+        """Initialize the task in a worker, on its device."""
         ...
 
     def work(self, item: T_in, /) -> R_out:
-        """Do it, in a worker. What is raised becomes the outcome of this item."""
+        """Process the item in a worker. An exception becomes the outcome of this item."""
         ...
 
 
 class Engine(Protocol):
-    """What does a task for many items, wherever that is. `LocalWorkers` is one; another may use many machines."""
+    """Runs a task on many items. `LocalWorkers` is one implementation; another could use many machines."""
 
     def __call__(self, task: Task[T, R], items: Sequence[T]) -> Generator[tuple[T, R | Skipped | Failed]]:
-        """Each item with its outcome, as soon as that is known. What is not begun when this is closed is left.
+        """Yield each item with its outcome, in order of completion. Closing the generator cancels pending items.
 
         Raises:
-            WorkersError: a worker could not make itself ready.
+            WorkersError: a worker could not be initialized.
             OSError: the disk is full.
         """
         ...
 
 
 def outcome_of(function: Callable[[T], R], item: T) -> R | Skipped | Failed:
-    """What `function` returns for `item`, or why it raised an error.
+    """The result of `function(item)`, or its error as an outcome.
 
     Raises:
-        OSError: the disk is full. No other item would fare better.
+        OSError: the disk is full, so all other items would fail too.
     """
     try:
         return function(item)
@@ -118,35 +118,35 @@ def outcome_of(function: Callable[[T], R], item: T) -> R | Skipped | Failed:
             raise
         return Failed(reason_of(error))
     except Exception as error:
-        # Not foreseen, so say where. It costs this item, not the hours of work on the others.
+        # Unexpected, so add the location. Only this item fails, not the hours of work on the others.
         place = traceback.extract_tb(error.__traceback__)[-1]
         return Failed(f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})")
 
 
 def worker_count(requested: int, devices: Sequence[str]) -> int:
-    """How many workers: at least 1, at most one per core.
+    """Number of workers: at least 1, at most one per core.
 
     Args:
-        requested: what the user wants; 0 for what suits the machine.
-        devices: the devices they share; on GPUs one worker each is the default.
+        requested: the user's choice; 0 for the default, one per GPU or else one per core.
+        devices: the devices that the workers share.
     """
     cores = available_cores()
     if requested > cores:
-        print(f"{setting('workers')} {requested}: there are {cores} cores, so {cores} are used", file=sys.stderr)
+        print(f"{setting('workers')} {requested}: only {cores} cores are available, using {cores}", file=sys.stderr)
     default = len(devices) if devices[0].startswith("cuda") else cores
     return max(1, min(requested or default, cores))
 
 
 def list_devices(name: str) -> list[str]:
-    """The devices that `name` means: every visible GPU for `cuda` (and `auto` with one), else the one named.
+    """The devices that `name` selects: every visible GPU for `cuda` (or `auto` with a GPU), else the named device.
 
     Raises:
-        SettingError: no such device, or not here.
+        SettingError: the name is invalid, or the device is not available.
     """
     device = resolve_device(name)
     if device != "cuda":
         return [device]
-    import torch  # here, since it takes seconds that work without a GPU need not wait for
+    import torch  # here, because it takes seconds and is needed only with a GPU
 
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
@@ -163,12 +163,12 @@ def _in_own_folder() -> Generator[None]:
 
 @dataclass(frozen=True)
 class LocalWorkers:
-    """The engine of one machine.
+    """The engine for one machine.
 
     Attributes:
-        workers: processes, 1 or more.
-        devices: worker i gets number i of these, beginning anew after the last; so does the one that replaces it. A
-            worker with a GPU does several items at a time, on its share of the cores.
+        workers: number of processes, at least 1.
+        devices: worker i and its replacements use device i modulo their number. A worker with a GPU processes several
+            items at a time, on its share of the cores.
     """
 
     workers: int
@@ -176,16 +176,16 @@ class LocalWorkers:
 
     def __call__(self, task: Task[T, R], items: Sequence[T]) -> Generator[tuple[T, R | Skipped | Failed]]:
         """See `Engine`."""
-        # forkserver: no copy of this process's threads or CUDA state, and workers start with few imports.
+        # forkserver: workers don't inherit threads or CUDA state, and start with few imports.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", "pebble", "dfdc.artifacts", *task.preload])
-        with _in_own_folder():  # where the server looks for what it preloads; each worker goes back to ours
+        with _in_own_folder():  # where the server finds the preloaded modules; each worker changes back to our folder
             forkserver.ensure_running()
-        # The largest first, so that at the end no worker waits for one that has a long video left.
+        # Largest first, so that workers don't wait at the end for one with a long video.
         items = sorted(items, key=task.size, reverse=True)
         workers = min(self.workers, len(items))
         threads, some = share_out(len(items), workers, available_cores() if self.devices[0].startswith("cuda") else 1)
-        places = context.Array("q", workers)  # the process at each place; a place has a device
+        places = context.Array("q", workers)  # process id in each place; each place has a device
         start = task, list(self.devices), places
         pool = ProcessPool(max_workers=workers, context=context, initializer=_start_worker, initargs=start)
         try:
@@ -193,8 +193,8 @@ class LocalWorkers:
             yield from _run_pool(pool, task, groups, threads, ahead=2 * workers)
             pool.close()
             pool.join()
-        except RuntimeError as error:  # BrokenProcessPool: they all died before they had begun
-            advice = "; with fewer workers they need less memory" if workers > 1 else ""
+        except RuntimeError as error:  # BrokenProcessPool: all workers died during start-up
+            advice = "; use fewer workers to save memory" if workers > 1 else ""
             raise WorkersError(f"no worker can be started ({error}){advice}") from error
         finally:
             pool.stop()
@@ -204,7 +204,7 @@ class LocalWorkers:
 def _run_pool(
     pool: ProcessPool, task: Task[T, R], groups: Sequence[Sequence[T]], threads: int, *, ahead: int
 ) -> Generator[tuple[T, R | Skipped | Failed]]:
-    """Each item with its outcome; no more than `ahead` groups are on their way to the workers."""
+    """Yield each item with its outcome; at most `ahead` groups are submitted at a time."""
     waiting = deque(groups)
     running: dict[Future, Sequence[T]] = {}
     while waiting or running:
@@ -216,8 +216,8 @@ def _run_pool(
             some = running.pop(future)
             try:
                 outcomes = future.result()
-            except (ProcessExpired, futures.TimeoutError) as end:  # before Python 3.11 not the built-in one
-                if len(some) > 1:  # one of them is to blame; the others must not pay for it
+            except (ProcessExpired, futures.TimeoutError) as end:  # before Python 3.11 not the built-in class
+                if len(some) > 1:  # retry them one by one, so that only the cause fails
                     waiting.extend([item] for item in some)
                     continue
                 outcomes = [Failed(_reason_of_end(end, task.size(some[0])))]
@@ -225,9 +225,9 @@ def _run_pool(
 
 
 def share_out(items: int, workers: int, cores: int) -> tuple[int, int]:
-    """(threads of a worker, items that it takes at once): its share of the cores, and four items for each thread.
+    """(threads per worker, items per group): the worker's share of the cores, and four items per thread.
 
-    No more at once than that each worker gets some.
+    Groups are smaller if there would not be one for each worker.
     """
     threads = max(1, cores // workers)
     return threads, 1 if threads == 1 else max(1, min(4 * threads, items // workers))
@@ -237,29 +237,29 @@ def _reason_of_end(end: Exception, size: int) -> str:
     code = getattr(end, "exitcode", None)
     if code is not None:
         return f"its worker process died (exit code {code})"
-    return f"it took longer than {time_limit(size):.0f} s, and was given up"
+    return f"it exceeded the time limit of {time_limit(size):.0f} s"
 
 
 # ------------------------------------------------------------------------------------------- in a worker
-_task: Any = None  # this worker's own, made ready
-_fault: str = ""  # why it could not be made ready
+_task: Any = None  # this worker's task, initialized
+_fault: str = ""  # why initialization failed
 
 
 def _start_worker(task: Task, devices: Sequence[str], places: Any) -> None:
-    """Take a place, and make the task ready on its device."""
+    """Take a place, and initialize the task on its device."""
     global _task, _fault
     keep_freed_memory()
     device = devices[take_place(places, os.getpid()) % len(devices)]
     try:
         task.start(device)
-    except Exception as error:  # the first item says so; after an error here, the pool would start worker after worker
-        _fault = f"a worker can't be made ready on {device}: {type(error).__name__}: {error}"
+    except Exception as error:  # reported by the first item; if this raised, the pool would keep starting new workers
+        _fault = f"a worker can't be initialized on {device}: {type(error).__name__}: {error}"
     _task = task
     limit_threads(1)  # after `start`, which may have loaded PyTorch
 
 
 def take_place(places: Any, own: int) -> int:
-    """The first of `places` (shared process numbers, 0: nobody) that no running process has, now taken by `own`."""
+    """Take the first free one of `places` (shared process ids; 0 or of an ended process: free) for process `own`."""
     with places.get_lock():
         free = [place for place, other in enumerate(places) if not other or process_start(other) is None]
         place = free[0] if free else 0
@@ -268,9 +268,9 @@ def take_place(places: Any, own: int) -> int:
 
 
 def _do_some(items: Sequence[Any], threads: int) -> list[Any]:
-    """The outcomes of `items`, so many at a time: decoding holds no lock of Python's."""
+    """The outcomes of `items`, processed in `threads` threads; decoding releases Python's GIL."""
     if _fault:
-        raise WorkersError(f"{_fault}; mend that, or choose another device or fewer workers")
+        raise WorkersError(f"{_fault}; fix this, or choose another device or fewer workers")
     if threads == 1:
         return [outcome_of(_task.work, item) for item in items]
     with ThreadPoolExecutor(threads) as pool:

@@ -1,1 +1,1 @@
-"""Networks, checkpoint files, exported forms, and what runs them."""
+"""Networks, checkpoint files, exported models, and the ensemble that runs them."""

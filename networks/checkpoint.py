@@ -1,10 +1,10 @@
-"""Checkpoints: written whole or not at all, read without running pickle code, and saying what they need.
+"""Self-describing checkpoints, written atomically and read without running pickle code.
 
-A file holds {"epoch", "state_dict", "bce_best", ...}, as the winners' did; those load here as well. Ours add
-"model" (network, encoder, size, normalize, margin_part, detector thresholds), "metrics" and "version", and where it is
-known "data" (what was held out, see holdout.py); the `last` file also holds what a run needs to go on.
+A file contains {"epoch", "state_dict", "bce_best", ...}, as the winners' files do; those load too. Our files add
+"model" (network, encoder, size, normalize, margin_part, detector thresholds), "metrics" and "version". If known, "data"
+describes the hold-out (see holdout.py). The `last` file also contains the training state for resuming a run.
 
-A safetensors file holds the weights and, in its metadata, the same description as text; see `describe`.
+A safetensors file contains the weights and, in its metadata, the same description as text; see `describe`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from networks.model import NETWORKS, build_network
 from networks.values import T, plain_values, read_values
 
 VERSION = 1
-EXPORT_VERSION = 1  # of the description in exported files
+EXPORT_VERSION = 1  # version of the description in exported files
 SAFETENSORS_SUFFIX = ".safetensors"
 
-# The winners published only B7s; the others are what their code could train. Size: of their configurations.
+# Width of the last layer -> encoder and image size of the winners' configurations. They published only B7s.
 _PUBLISHED = {
     2560: ("tf_efficientnet_b7.ns_jft_in1k", 380),
     2048: ("tf_efficientnet_b5.ns_jft_in1k", 380),
@@ -46,12 +46,12 @@ _PUBLISHED = {
 
 
 class CheckpointError(UserError, ValueError):
-    """A checkpoint that can't be used; the message names the file and why."""
+    """An unusable checkpoint; the message names the file and says why."""
 
 
 def _known(network: str) -> str:
     if network not in NETWORKS:
-        raise ValueError(f"there are {', '.join(NETWORKS)}")
+        raise ValueError(f"unknown network; choose {', '.join(NETWORKS)}")
     return network
 
 
@@ -62,7 +62,7 @@ Count = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class Normalize:
-    """What pictures (0..1) are normalised with: of red, green and blue."""
+    """Mean and standard deviation of red, green and blue, for normalising images in 0..1."""
 
     mean: tuple[Finite, Finite, Finite] = IMAGENET_MEAN
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
@@ -70,19 +70,19 @@ class Normalize:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What it takes to use a checkpoint: its "model"."""
+    """The "model" section of a checkpoint: everything needed to use it."""
 
     network: Annotated[str, AfterValidator(_known)]
-    encoder: str  # of timm's, by name
-    size: Count  # of a picture's sides, in pixels
+    encoder: str  # timm model name
+    size: Count  # image side in pixels
     normalize: Normalize = Normalize()
-    margin_part: Count = MARGIN_PART  # margin as a part 1/N of the face
+    margin_part: Count = MARGIN_PART  # N: the margin is 1/N of the face
     detector_thresholds: tuple[Finite, Finite, Finite] = PREDICT_THRESHOLDS
 
 
 @dataclass
 class Checkpoint:
-    """A checkpoint as read: `state_dict` has plain names (no `module.`)."""
+    """A checkpoint in memory; the names in `state_dict` have no `module.` prefix."""
 
     path: Path
     spec: ModelSpec
@@ -91,7 +91,7 @@ class Checkpoint:
     bce_best: float
     metrics: dict[str, float] = field(default_factory=dict)
     training: dict[str, Any] | None = None  # only in a `last` file
-    holdout: Holdout | None = None  # None: not known
+    holdout: Holdout | None = None  # None: unknown
 
 
 def save_checkpoint(
@@ -106,16 +106,16 @@ def save_checkpoint(
     holdout: Holdout | None = None,
     average_of: Sequence[str] = (),
 ) -> None:
-    """Write a checkpoint; a full disk or a kill leaves the one that was there.
+    """Write a checkpoint atomically; if the disk is full or the process is killed, the previous file stays.
 
     Args:
-        metrics: of these very weights; empty where they were not validated.
-        training: what a run needs to go on.
-        holdout: what these weights were not trained on; None where that is not known.
-        average_of: names of the checkpoints whose mean this is.
+        metrics: validation metrics of exactly these weights; empty if they were not validated.
+        training: training state for resuming a run.
+        holdout: videos that these weights were not trained on; None if unknown.
+        average_of: names of the checkpoints that were averaged.
 
     Raises:
-        CheckpointError: it could not be written (the message says what to do).
+        CheckpointError: it could not be written; the message says what to do.
     """
     content: dict[str, Any] = {
         "epoch": epoch,
@@ -132,18 +132,20 @@ def save_checkpoint(
         with atomic_file(path) as temp:
             torch.save(content, temp)
     except (OSError, RuntimeError) as error:  # PyTorch's zip writer reports a full disk as RuntimeError
-        raise CheckpointError(f"{path} can't be written ({error}); free some space. The one before is whole") from error
+        raise CheckpointError(
+            f"{path} can't be written ({error}); free disk space. The previous file is intact"
+        ) from error
 
 
 def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
-    """Read a checkpoint of this project, or of the winners', or a safetensors file of export_model.py.
+    """Read a checkpoint of this project or the winners, or a safetensors file from export_model.py.
 
     Args:
-        mapped: leave the weights in the file until they are looked at, where its form allows it. The file must then
-            stay as it is for as long as they are used.
+        mapped: memory-map the weights if the file format allows it. The file must then stay unchanged while they
+            are used.
 
     Raises:
-        CheckpointError: not there, not a checkpoint, or of a network that is not known here.
+        CheckpointError: the file is missing, not a checkpoint, or of an unknown network.
     """
     if is_safetensors(path):
         return _read_safetensors(path)
@@ -159,20 +161,20 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
             holdout = _read_section(Holdout, data, path, "data")
     else:
         spec = _guess_spec(weights, path)
-        # The winners' encoders kept the ImageNet classifier, which their network never called.
+        # The winners' encoders include the ImageNet classifier, which their network never used.
         weights = {name: value for name, value in weights.items() if not name.startswith("encoder.classifier.")}
     try:
         epoch, best = int(content.get("epoch", -1)), float(content.get("bce_best", float("nan")))
         metrics = dict(content.get("metrics", {}))
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its epoch, bce_best or metrics is broken ({error})") from None
+        raise CheckpointError(f"{path}: its epoch, bce_best or metrics is invalid ({error})") from None
     return Checkpoint(path, spec, weights, epoch, best, metrics, content.get("training"), holdout)
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether `path` is safetensors, by its name or its content: a length in 8 bytes, then that much JSON.
+    """Whether `path` is a safetensors file, by its suffix or its content: a length in 8 bytes, then as much JSON.
 
-    A file of that name is never given to the reader of pickles, whatever it holds.
+    A file with that suffix is never passed to the pickle reader, whatever its content.
     """
     if path.suffix.lower() == SAFETENSORS_SUFFIX:
         return True
@@ -187,31 +189,28 @@ def _read_safetensors(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint {path}") from None
+        raise CheckpointError(f"{path}: no such checkpoint") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file that can be read ({error})") from error
+        raise CheckpointError(f"{path} is not a readable safetensors file ({error})") from error
     return Checkpoint(path, state_dict=weights, **read_description(metadata, path))
 
 
 @dataclass(frozen=True)
 class Description:
-    """What an exported file says of itself. A figure that is not finite is None, as JSON has no word for it."""
+    """The metadata of an exported file. Numbers that are not finite are None, because JSON can't express them."""
 
-    version: int  # EXPORT_VERSION of who wrote it
+    version: int  # EXPORT_VERSION of the program that wrote it
     model: ModelSpec
     epoch: int
     bce_best: float | None
     metrics: dict[str, float | None]
-    data: Holdout | None  # None: not known
+    data: Holdout | None  # None: unknown
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, str]:
-    """A `Description`, name -> JSON text; "data" is absent where it is not known.
-
-    What a run needs to go on is left out.
-    """
+    """A checkpoint's `Description`, name -> JSON text, without the training state; "data" is omitted if unknown."""
     best, figures = checkpoint.bce_best, checkpoint.metrics
     metrics = {name: _finite(value) for name, value in figures.items()}
     said = Description(EXPORT_VERSION, checkpoint.spec, checkpoint.epoch, _finite(best), metrics, checkpoint.holdout)
@@ -226,24 +225,24 @@ def _finite(value: float) -> float | None:
 
 
 def read_description(texts: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """The other way round from `describe`: a Checkpoint's spec, epoch, bce_best, metrics and holdout.
+    """The inverse of `describe`: spec, epoch, bce_best, metrics and holdout of a Checkpoint.
 
     Args:
-        texts: the metadata of the file `path`; other programs may have added to it.
+        texts: the metadata of the file `path`; keys added by other programs are ignored.
 
     Raises:
-        CheckpointError: there is none, it is broken, or of a later version than this.
+        CheckpointError: the metadata is missing, invalid, or of a later version than this program supports.
     """
     if not {"version", "model"} <= texts.keys():
-        raise CheckpointError(f"{path} does not say what network it is for; export_model.py writes files that do")
+        raise CheckpointError(f"{path} does not describe its network; create the file with export_model.py")
     names = [field.name for field in fields(Description)]
     try:
         values: dict[str, Any] = {"data": None} | {name: json.loads(texts[name]) for name in names if name in texts}
         version = int(values["version"])
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its description is broken ({error})") from None
+        raise CheckpointError(f"{path}: its description is invalid ({error})") from None
     if version > EXPORT_VERSION:
-        raise CheckpointError(f"{path} has version {version}, later than the {EXPORT_VERSION} that is known here")
+        raise CheckpointError(f"{path} has version {version}, but this program supports only up to {EXPORT_VERSION}")
     found = _read_section(Description, values, path, "description")
     metrics = {name: _number(value) for name, value in found.metrics.items()}
     known = {"epoch": found.epoch, "bce_best": _number(found.bce_best), "metrics": metrics}
@@ -255,56 +254,56 @@ def _number(value: float | None) -> float:
 
 
 def read_file(path: Path, *, mapped: bool = False) -> Any:
-    """torch.load without pickle code: tensors, plain values, and the NumPy scalars of the winners' files."""
+    """torch.load restricted to tensors, plain values, and the NumPy scalars of the winners' files."""
     try:
-        mapped = mapped and zipfile.is_zipfile(path)  # the winners' files are older than that form
+        mapped = mapped and zipfile.is_zipfile(path)  # the winners' files predate the zip format
         with torch.serialization.safe_globals(_numpy_scalars()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint {path}") from None
+        raise CheckpointError(f"{path}: no such checkpoint") from None
     except Exception as error:  # torch.load raises errors of pickle, zipfile, struct and its own
-        # PyTorch's own message advises to run whatever code is in the file.
+        # PyTorch's own message advises running the code in the file.
         raise CheckpointError(
-            f"{path} is not a checkpoint that can be read safely ({type(error).__name__}): it is no file of PyTorch's, "
-            "is damaged or not all there, or holds more than weights and plain values"
+            f"{path} can't be read safely as a checkpoint ({type(error).__name__}). It is not a PyTorch file, is "
+            "corrupt or incomplete, or contains more than weights and plain values"
         ) from error
 
 
 def _numpy_scalars() -> list:
-    """What a pickled NumPy scalar consists of, under the names of NumPy 1 and 2."""
+    """The globals in a pickled NumPy scalar, under their names in NumPy 1 and 2."""
     scalar = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
     names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    return [*names, np.dtype, _codecs.encode, *kinds]  # encode: how pickle's protocol 2 writes bytes
+    return [*names, np.dtype, _codecs.encode, *kinds]  # pickle protocol 2 stores bytes with encode
 
 
 def _read_section(kind: type[T], values: Any, path: Path, name: str) -> T:
     try:
         return read_values(kind, values)
     except ValueError as error:
-        raise CheckpointError(f"{path}: its {name!r} is broken ({error})") from None
+        raise CheckpointError(f"{path}: its {name!r} is invalid ({error})") from None
 
 
 def _guess_spec(weights: dict[str, torch.Tensor], path: Path) -> ModelSpec:
-    """Which of the winners' networks a file without a description holds, by the width of its last layer."""
+    """Identify the winners' network in a file without a description, by the width of its last layer."""
     last = weights.get("fc.weight")
     width = last.shape[-1] if isinstance(last, torch.Tensor) and last.ndim == 2 else None
     if width not in _PUBLISHED or not any(name.startswith("encoder.") for name in weights):
-        found = list(last.shape) if isinstance(last, torch.Tensor) else "absent"
-        said = f"{path} does not say what network it is for, and is not one of the winners' either"
+        found = list(last.shape) if isinstance(last, torch.Tensor) else "missing"
+        said = f"{path} does not describe its network, and is not one of the winners' checkpoints"
         raise CheckpointError(f"{said} (fc.weight: {found})")
     encoder, size = _PUBLISHED[width]
     return ModelSpec("DeepFakeClassifier", encoder, size)
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, *, assign: bool = False) -> None:
-    """Load the weights into `model`, every one of them, in the model's own types: fp16 becomes float32.
+    """Load all weights into `model`, converted to the model's types, such as fp16 to float32.
 
     Args:
-        assign: take the checkpoint's tensors themselves instead of copying from them, but for those of other types.
+        assign: use the checkpoint's tensors themselves instead of copies, unless their type must be converted.
 
     Raises:
-        CheckpointError: they are another network's, no numbers that a network computes with, or not finite.
+        CheckpointError: the weights do not fit the network, are not floating-point, or are not finite.
     """
     weights = dict(checkpoint.state_dict)
     for name, own in model.state_dict().items():
@@ -319,10 +318,10 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, *, assign: bool = Fal
 
 
 def _as(dtype: torch.dtype, weights: Any, name: str, path: Path) -> torch.Tensor:
-    """Weights of any floating type as `dtype`, if all are finite; themselves where that is their type."""
+    """Convert floating-point weights to `dtype` and check that all are finite; no copy if the type is the same."""
     if not isinstance(weights, torch.Tensor) or not weights.is_floating_point():
         kind = getattr(weights, "dtype", type(weights).__name__)
-        raise CheckpointError(f"{path}: {name} is {kind}, and a floating type is expected")
+        raise CheckpointError(f"{path}: {name} is {kind}, expected a floating-point type")
     converted = weights.to(dtype)
     wrong = converted.numel() - int(torch.isfinite(converted).sum())
     if wrong:
@@ -332,11 +331,11 @@ def _as(dtype: torch.dtype, weights: Any, name: str, path: Path) -> torch.Tensor
 
 
 def load_model(path: Path, *, mapped: bool = False) -> tuple[nn.Module, Checkpoint]:
-    """A network in evaluation mode with the weights of `path`; no pretrained weights are fetched for it.
+    """A network in evaluation mode with the weights of `path`; no pretrained weights are downloaded.
 
     Args:
-        mapped: as in `read_checkpoint`. The network's tensors are then the file's, so that there is but one copy of
-            float32 ones.
+        mapped: as in `read_checkpoint`. The network then shares the file's tensors, without a second copy of float32
+            weights.
     """
     checkpoint = read_checkpoint(path, mapped=mapped)
     spec = checkpoint.spec
@@ -347,14 +346,14 @@ def load_model(path: Path, *, mapped: bool = False) -> tuple[nn.Module, Checkpoi
 
 
 def _build_without_weights(spec: ModelSpec) -> nn.Module | None:
-    """The network with its tensors still to be given, or None where it can't be had so.
+    """The network without allocated tensors (on the meta device), or None if it can't be built that way.
 
-    It can't where the encoder computes with its weights while it is built, or has tables that no checkpoint stores.
+    It can't if the encoder computes with its weights during construction, or has buffers outside the state dict.
     """
     try:
         with torch.device("meta"):
             model = build_network(spec.network, spec.encoder)
-    except Exception:  # built in the plain way it may work, and if it does not, that says why
+    except Exception:  # the normal construction may work, or reports the error
         return None
     stored = model.state_dict().keys()
     return model if all(name in stored for name, _ in model.named_buffers()) else None

@@ -1,4 +1,4 @@
-"""Checkpoints that score the same faces together."""
+"""An ensemble of checkpoints that score the same faces."""
 
 from __future__ import annotations
 
@@ -22,30 +22,29 @@ from networks.model import Normalizer
 from networks.onnx_model import OnnxModel, is_onnx
 from networks.precision import choose_precision
 
-# Faces times checkpoints of one kind: compiling a B7 takes a minute or two, and gains a third, or nothing on some CPUs.
+# Faces times checkpoints per kind. Compiling a B7 takes a minute or two, and saves a third, or nothing on some CPUs.
 COMPILE_FROM = 20_000
-_CPU_BATCH, _GPU_BATCH = 1, 64  # on a CPU larger ones only take memory, and longer to get it from the kernel
-_MOST_THREADS = 8  # each has a batch of maps in memory
+_CPU_BATCH, _GPU_BATCH = 1, 64  # on a CPU larger batches only need more memory, and more time to allocate it
+_MOST_THREADS = 8  # each keeps the feature maps of a batch in memory
 
 
 class Ensemble:
     """Checkpoints that score the same crops; encoders and input sizes may differ.
 
-    On a CPU each thread computes a batch by itself, which wastes none of its time on waiting for others as several
-    threads for one batch do.
+    On a CPU each thread computes its own batch, so that threads never wait for each other.
 
     Args:
-        paths: of the checkpoints, or of ONNX files of export_model.py; to those, precision and `compiled` do not apply.
+        paths: checkpoints, or ONNX files from export_model.py; `precision` and `compiled` do not apply to ONNX files.
         device: a PyTorch device name.
-        precision: of networks.precision.PRECISIONS.
+        precision: one of networks.precision.PRECISIONS.
 
     Attributes:
-        names: their file names, with folders where two have one name.
-        compiled: whether networks run compiled, each kind once for all checkpoints of that kind; see `compile`.
+        names: file names of the checkpoints, with folders if two have the same name.
+        compiled: whether networks run compiled; checkpoints of one kind share a compiled program. See `compile`.
 
     Raises:
-        CheckpointError: one of them can't be used.
-        SettingError: the precision does not go with the device.
+        CheckpointError: a checkpoint is unusable.
+        SettingError: the device does not support the precision.
     """
 
     def __init__(self, paths: Sequence[Path], device: str, precision: str = "fp32") -> None:
@@ -53,7 +52,7 @@ class Ensemble:
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         self._device, self._on_gpu = device, device.startswith("cuda")
         if self._on_gpu and self.precision == "fp32":
-            torch.backends.cudnn.allow_tf32 = False  # of the whole process: convolutions would keep 10 bits of 23
+            torch.backends.cudnn.allow_tf32 = False  # for the whole process; TF32 keeps only 10 of 23 mantissa bits
         self.paths = list(paths)
         self.names = model_names(paths)
         self.specs: list[ModelSpec] = []
@@ -64,7 +63,7 @@ class Ensemble:
         self._cores_each = max(1, available_cores() // self.threads)
         for path in paths:
             model, spec = self._load(path)
-            release_freed_memory()  # what was read; the next checkpoint's weights come beside ours otherwise
+            release_freed_memory()  # before the next checkpoint's weights are read
             self.models.append(model)
             self.specs.append(spec)
             self._normalizers.append(Normalizer(spec.normalize.mean, spec.normalize.std, device))
@@ -74,7 +73,7 @@ class Ensemble:
         self._pool = ThreadPoolExecutor(self.threads, initializer=limit)
         self.compiled = False
         self._programs: dict[tuple[str, str, int], Callable] = {}  # by network, encoder, size
-        self._bound: dict[int, Callable] = {}  # by checkpoint: a program with its weights
+        self._bound: dict[int, Callable] = {}  # by checkpoint: its program bound to its weights
         self._compiling = threading.Lock()
 
     def _load(self, path: Path) -> tuple[torch.nn.Module | OnnxModel, ModelSpec]:
@@ -85,13 +84,13 @@ class Ensemble:
         return _settle(network, self._dtype, self._device), checkpoint.spec
 
     def compile(self, *, only_if_faster: bool) -> str:
-        """Compile the networks; return a sentence that says what came of it.
+        """Compile the networks; return a message about the result.
 
         Args:
-            only_if_faster: measure both forms on this machine and keep the faster; go on without where compiling fails.
+            only_if_faster: time both variants on this machine and keep the faster; a compiler error is not fatal.
 
         Raises:
-            RuntimeError: it failed, and `only_if_faster` is not set.
+            RuntimeError: compiling failed, and `only_if_faster` is not set.
         """
         size = self.specs[0].size
         crops = [np.zeros((size, size, 3), np.uint8)] * (2 * self.batch_size * self.threads)
@@ -105,13 +104,13 @@ class Ensemble:
 
         try:
             with_it = seconds(compiled=True)
-        except Exception as error:  # of the compiler that is not there, of PyTorch's own layers
+        except Exception as error:  # a missing compiler, or an error in PyTorch
             first = (str(error).strip().splitlines() or ["no reason given"])[0]
             reason = f"the networks can't be compiled ({type(error).__name__}: {first})"
             if not only_if_faster:
                 raise RuntimeError(reason) from error
             self.compiled = False
-            return f"{reason}; going on without"
+            return f"{reason}; continuing without"
         if not only_if_faster:
             return "compiled"
         without = seconds(compiled=False)
@@ -119,10 +118,10 @@ class Ensemble:
         return said
 
     def score(self, crops: Sequence[np.ndarray]) -> np.ndarray:
-        """Probability of fake by each checkpoint of each crop.
+        """Probability of fake for each checkpoint and crop.
 
         Args:
-            crops: RGB uint8 [h, w, 3], cut with a third of the box as margin.
+            crops: RGB uint8 [h, w, 3], cut with a margin of 1/3 of the box.
 
         Returns:
             float32 [models, crops].
@@ -141,7 +140,7 @@ class Ensemble:
         return scores
 
     def _inputs(self, crops: Sequence[np.ndarray]) -> dict[tuple[int, int], np.ndarray]:
-        """Crops as the networks take them, uint8 [n, size, size, 3], once for each size and margin."""
+        """Crops resized for the networks, uint8 [n, size, size, 3], for each size and margin."""
         kinds = {(spec.size, spec.margin_part) for spec in self.specs}
         return {(size, part): np.stack([fit(tighten(crop, part), size) for crop in crops]) for size, part in kinds}
 
@@ -153,22 +152,22 @@ class Ensemble:
             with self.autocast():
                 if program is None:
                     logits = network(batch)[:, 0]
-                else:  # one shape: another would be compiled anew
+                else:  # pad to a fixed shape, because another shape would be recompiled
                     missing = self.batch_size - len(batch)
                     full = torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing > 0 else batch
                     logits = program(full.contiguous(memory_format=torch.channels_last))[: len(batch), 0]
             return torch.sigmoid(logits.float()).cpu().numpy()
 
     def normalized(self, index: int, images: np.ndarray) -> torch.Tensor:
-        """RGB uint8 [n, size, size, 3] as checkpoint `index` takes them: float [n, 3, size, size], on the device."""
+        """RGB uint8 [n, size, size, 3] -> input of checkpoint `index`: float [n, 3, size, size], on the device."""
         return self._normalizers[index](torch.from_numpy(images).to(self._device))
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """In which the networks compute in the ensemble's precision."""
+        """A context in which networks compute in the ensemble's precision."""
         return torch.autocast(self._device.split(":")[0], self._dtype, enabled=self.precision != "fp32")
 
     def _program(self, index: int, network: torch.nn.Module) -> Callable:
-        """The compiled network of checkpoint `index`; weights go in, so that all of its kind share one program."""
+        """The compiled network of checkpoint `index`. Weights are arguments, so that one kind shares one program."""
         spec = self.specs[index]
         kind = spec.network, spec.encoder, spec.size
         with self._compiling:
@@ -185,24 +184,24 @@ class Ensemble:
 
     @property
     def compilable(self) -> list[ModelSpec]:
-        """The specs of the checkpoints that PyTorch runs."""
+        """Specs of the checkpoints that run in PyTorch, not in ONNX Runtime."""
         return [spec for path, spec in zip(self.paths, self.specs, strict=True) if not is_onnx(path)]
 
     @property
     def detector_thresholds(self) -> tuple[float, float, float]:
-        """Of the face detector whose crops the checkpoints want."""
+        """Thresholds of the face detector that the checkpoints expect."""
         return common_thresholds(self.specs, self.names)
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._pool.shutdown()
 
 
 def _settle(model: torch.nn.Module, dtype: torch.dtype, device: str) -> torch.nn.Module:
-    """Bring a network to where and how it computes, one tensor after the other; none stays in a mapped file.
+    """Move a network to its device and precision, tensor by tensor; no tensor stays in a memory-mapped file.
 
-    Weights of convolutions and dense layers go to `dtype`, so that autocast has nothing left to convert; norms stay
-    exact.
+    Weights of convolutions and dense layers are converted to `dtype`, which saves autocast the conversion; norms keep
+    their type.
     """
     for module in model.modules():
         lower = isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))
@@ -214,20 +213,20 @@ def _settle(model: torch.nn.Module, dtype: torch.dtype, device: str) -> torch.nn
 
 
 def common_thresholds(specs: Sequence[ModelSpec], names: Sequence[str]) -> tuple[float, float, float]:
-    """The face detector's thresholds that all checkpoints were made for.
+    """The face detector thresholds that all checkpoints expect.
 
     Raises:
-        CheckpointError: they differ; faces are searched once for all.
+        CheckpointError: they differ, but faces are detected once for all checkpoints.
     """
     by_threshold = {spec.detector_thresholds: name for name, spec in zip(names, specs, strict=True)}
     if len(by_threshold) > 1:
-        said = "these checkpoints want different face detector thresholds; score with them apart"
+        said = "these checkpoints expect different face detector thresholds; score with them separately"
         whose = "; ".join(f"{name}: {thresholds}" for thresholds, name in by_threshold.items())
         raise CheckpointError(f"{said} ({whose})")
     return next(iter(by_threshold))
 
 
 def worth_compiling(faces: int, specs: Sequence[ModelSpec]) -> bool:
-    """Whether so many faces pay for compiling, with as many checkpoints of one kind as there are."""
+    """Whether compiling pays off for this number of faces and these checkpoints."""
     kinds = {(spec.network, spec.encoder, spec.size) for spec in specs}
     return faces * len(specs) / max(1, len(kinds)) >= COMPILE_FROM

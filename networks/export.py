@@ -1,4 +1,4 @@
-"""The network of a checkpoint as a file that other programs read, checked against the original before it is there."""
+"""Exports the network of a checkpoint for other programs, after comparing it with the original."""
 
 from __future__ import annotations
 
@@ -15,63 +15,63 @@ from networks.model import Normalizer
 from networks.onnx_model import INPUT, OUTPUT, OnnxModel
 
 OPSET = 18
-# Largest difference of a probability, and of a logit as a part of its size. The same weights in the same network give
-# the same bits; ONNX Runtime adds up in another order. The logit is looked at as well because a network that is sure of
-# all the pictures has the same probability, 0 or 1, whatever went wrong.
+# Largest absolute difference of a probability, and largest relative difference of a logit. Equal weights in the same
+# network produce equal bits; ONNX Runtime sums in another order. Logits are compared too, because a very confident
+# network has the same probability, 0 or 1, whatever went wrong.
 TOLERANCES = {"safetensors": (0.0, 0.0), "onnx": (1e-4, 1e-3)}
-_FINENESS = (2, 8, 32, 128)  # of the fixed pictures: coloured spots along a side
+_FINENESS = (2, 8, 32, 128)  # of the fixed images: random coloured squares per side
 
 
 class ParityError(UserError):
-    """The exported network does not score as the original does."""
+    """The scores of the exported network differ from the original's."""
 
     status = 1
 
 
 def export(path: Path, form: str, output: Path) -> None:
-    """Write the network of a checkpoint to `output`, all of it and checked, or nothing; and print what it is.
+    """Write the network of a checkpoint to `output` atomically after checking it, and print a summary.
 
     Args:
-        path: of a checkpoint, ours or the winners', or a safetensors file.
-        form: of TOLERANCES.
+        path: a checkpoint of this project or the winners, or a safetensors file.
+        form: a key of TOLERANCES.
 
     Raises:
-        UserError: the checkpoint can't be used, or PyTorch can't put its network into this form.
-        ParityError: the exported network scores otherwise.
+        UserError: the checkpoint is unusable, or PyTorch can't export its network to this format.
+        ParityError: the scores of the exported network differ.
     """
     network, checkpoint = load_model(path)
     with atomic_file(output) as temp:
         temp.write_bytes(to_safetensors(network, checkpoint) if form == "safetensors" else to_onnx(network, checkpoint))
         found = largest_differences(network, _load(temp, form), checkpoint)
-        # Not "any is greater", so that NaN does not pass.
+        # Not `any(value > most)`, so that NaN fails.
         if not all(value <= most for value, most in zip(found, TOLERANCES[form], strict=True)):
             raise ParityError(
-                f"{path} as {form} scores otherwise: probabilities differ by up to {found[0]:.3g} "
-                f"({TOLERANCES[form][0]:g} at most is expected), logits by {found[1]:.3g} of their size "
-                f"({TOLERANCES[form][1]:g}); {output} was not written"
+                f"{path}: the scores of the {form} export differ, so {output} was not written. Largest difference of "
+                f"probabilities {found[0]:.3g} (allowed: {TOLERANCES[form][0]:g}), relative difference of logits "
+                f"{found[1]:.3g} (allowed: {TOLERANCES[form][1]:g})"
             )
     spec, opset = checkpoint.spec, f", opset {OPSET}" if form == "onnx" else ""
     print(f"{spec.network} with {spec.encoder}, {spec.size} px, epoch {checkpoint.epoch}{opset}")
-    differences = f"of a probability {found[0]:.3g}, of a logit {found[1]:.3g} of its size"
-    print(f"largest difference on {len(_FINENESS)} fixed pictures: {differences}")
+    differences = f"probability {found[0]:.3g}, logit {found[1]:.3g} (relative)"
+    print(f"largest difference on {len(_FINENESS)} fixed images: {differences}")
     print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
 
 
 def to_safetensors(network: torch.nn.Module, checkpoint: Checkpoint) -> bytes:
-    """The file: the weights under the names of the state dict, and the description."""
+    """The file content: the weights under their state dict names, and the description."""
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    # "format" tells other readers of safetensors files which library's layout the weights have.
+    # "format" tells other safetensors readers which library's layout the weights have.
     return safetensors.torch.save(weights, {"format": "pt", **describe(checkpoint)})
 
 
 def to_onnx(network: torch.nn.Module, checkpoint: Checkpoint) -> bytes:
-    """The file: graph, weights, and the description in its metadata_props.
+    """The file content: graph, weights, and the description in its metadata_props.
 
     Raises:
-        CheckpointError: PyTorch has no ONNX form of something in this encoder.
+        CheckpointError: PyTorch can't export this encoder to ONNX.
     """
     size = checkpoint.spec.size
-    # Two images: with one, the exporter takes the size of the batch for a constant.
+    # Two images, because with one the exporter treats the batch size as a constant.
     try:
         program = torch.onnx.export(
             network,
@@ -85,25 +85,25 @@ def to_onnx(network: torch.nn.Module, checkpoint: Checkpoint) -> bytes:
         )
     except torch.onnx.OnnxExporterError as error:
         encoder = checkpoint.spec.encoder
-        raise CheckpointError(f"{checkpoint.path}: PyTorch can't put {encoder} into ONNX; take safetensors") from error
+        raise CheckpointError(f"{checkpoint.path}: PyTorch can't export {encoder} to ONNX; use safetensors") from error
     if program is None:
-        raise CheckpointError(f"{checkpoint.path}: PyTorch made no ONNX of it; take safetensors")
+        raise CheckpointError(f"{checkpoint.path}: PyTorch's ONNX export returned nothing; use safetensors")
     program.model.metadata_props.update(describe(checkpoint))
     return program.model_proto.SerializeToString()
 
 
 def _load(path: Path, form: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The exported network, by the readers that predict_folder.py has."""
+    """The exported network, loaded as in predict_folder.py."""
     return load_model(path)[0] if form == "safetensors" else OnnxModel(path, "cpu")
 
 
 def largest_differences(
     original: torch.nn.Module, exported: Callable[[torch.Tensor], torch.Tensor], checkpoint: Checkpoint
 ) -> tuple[float, float]:
-    """How much two networks differ on fixed random pictures, scored one by itself and the others as a batch, in fp32.
+    """Compare two networks in fp32 on fixed random images: the first one alone, the others as a batch.
 
     Returns:
-        the largest difference of a probability, and the largest of a logit divided by its size (1 at least).
+        the largest difference of a probability, and the largest difference of a logit divided by max(|logit|, 1).
     """
     spec = checkpoint.spec
     generator = torch.Generator().manual_seed(0)

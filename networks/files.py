@@ -1,4 +1,4 @@
-"""Which checkpoints: by their names in a folder or by paths, none of them twice."""
+"""Selects checkpoints by name or path, and rejects duplicates."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from dfdc import identity, layout
 from dfdc.command_line import SettingError, setting
 from dfdc.text import TEXT, printable
 
-CHECKSUM_SUFFIX = ".sha256"  # of the file beside a downloaded checkpoint
-SELECTED_NAME = "selected.txt"  # names the checkpoints of a folder that are to be used, one a line
-_CONFIG_ENDING = "_config.json"  # of the file that each training run writes beside its checkpoints
+CHECKSUM_SUFFIX = ".sha256"  # file beside a downloaded checkpoint
+SELECTED_NAME = "selected.txt"  # lists the default checkpoints of a folder, one per line
+_CONFIG_ENDING = "_config.json"  # file that each training run writes beside its checkpoints
 _EXPORTS = (".onnx", ".safetensors")
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A checkpoint by what it holds. Not by its time of change: a copied checkpoint is the same one.
+    """A checkpoint identified by its content, not by its modification time, so that a copy is equal.
 
     Attributes:
         name: see `model_names`.
         size: in bytes.
-        xxh3: checksum of the whole file, hexadecimal; "" in what earlier versions wrote.
+        xxh3: checksum of the whole file, hexadecimal; "" in files of earlier versions.
     """
 
     name: str
@@ -47,46 +47,47 @@ def _checksum(path: Path) -> str:
 
 @cache
 def _read_checksum(path: Path, size: int, mtime_ns: int) -> str:
-    """Read once in a process, for as long as the file stays as it is: a checkpoint may have gigabytes."""
+    """Cached while the file is unchanged, because a checkpoint may have gigabytes."""
     return identity.file_checksum(path)
 
 
 def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Paths of the checkpoints.
+    """Paths of the selected checkpoints.
 
     Args:
-        folder: where the names are looked for.
-        names: names or paths, and @FILE for those named in FILE; if empty, `default_models`.
+        folder: folder in which names are looked up.
+        names: names or paths, or @FILE for the names listed in FILE; if empty, `default_models`.
 
     Raises:
-        SettingError: one is missing, and the message lists what is there; one is given twice; or there is no default.
+        SettingError: a checkpoint is missing (the message lists those in `folder`) or given twice, or there is no
+            default.
     """
     names = names or default_models(folder)
     names = [name for given in names for name in (_read_names(Path(given[1:])) if given.startswith("@") else [given])]
-    paths = [folder / name if (folder / name).is_file() else Path(name) for name in names]  # a path will do as well
+    paths = [folder / name if (folder / name).is_file() else Path(name) for name in names]  # else a path
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         present = [path.name for path in checkpoints_in(folder)]
         present.sort(key=lambda name: (not name.endswith("_best"), layout.natural_key(name)))
         close = difflib.get_close_matches(missing[0], present, 3, 0.4)
         shown = "\n  ".join(map(printable, present[:20]))
-        shown = shown or "no checkpoint; README.md, 'Score your videos', says where some are to be had"
-        like = f" (like it: {printable(', '.join(close))})" if close else ""
+        shown = shown or "no checkpoint; README.md, 'Score your videos', says how to get some"
+        like = f" (did you mean {printable(', '.join(close))}?)" if close else ""
         given = printable(" ".join(missing))
-        raise SettingError("models", given, f"not in {printable(folder)}{like}, which holds\n  {shown}")
+        raise SettingError("models", given, f"not in {printable(folder)}{like}, which contains\n  {shown}")
     refuse_twins(paths)
     return paths
 
 
 def default_models(folder: Path) -> list[str]:
-    """The checkpoints to take where none is named.
+    """The default checkpoints of a folder.
 
     Returns:
-        @FILE of the folder's selected.txt; without one, the names of all its checkpoints. Of a training run that is
-        `_best` only. Exported networks are left out unless there is nothing else.
+        @FILE of the folder's selected.txt; without one, the names of all its checkpoints. Of each training run only
+        `_best` is used. Exported networks are used only if there is nothing else.
 
     Raises:
-        SettingError: the folder holds no checkpoint; the message says how to get some.
+        SettingError: the folder contains no checkpoint; the message says how to get some.
     """
     selected = folder / SELECTED_NAME
     if selected.is_file():
@@ -97,21 +98,21 @@ def default_models(folder: Path) -> list[str]:
     names = [name for name in names if not name.endswith(_EXPORTS)] or names
     if not names:
         ways = "download the winners' with download_weights.py, or train your own with train.sh"
-        raise SettingError("weights_dir", printable(folder), f"no checkpoint is there; {ways} (README.md)")
+        raise SettingError("weights_dir", printable(folder), f"contains no checkpoint; {ways} (README.md)")
     return names
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The files of a folder that may be checkpoints: not hidden ones, nor the texts that lie beside checkpoints."""
+    """The files of a folder that may be checkpoints, without hidden files and text files such as checksums."""
     others = (".json", ".md", ".txt", CHECKSUM_SUFFIX)
     files = [path for path in folder.glob("*") if path.suffix not in others and not path.name.startswith(".")]
     return sorted((path for path in files if path.is_file()), key=lambda path: layout.natural_key(path.name))
 
 
 def refuse_twins(paths: Sequence[Path]) -> None:
-    """Raise SettingError where two are one file, or files of the same content: such a checkpoint would count twice.
+    """Raise SettingError if two paths are the same file or have the same content: that checkpoint would count twice.
 
-    A file that is not there is for its reader to name.
+    Missing files are ignored; their reader reports them.
     """
     paths = [path for path in paths if path.is_file()]
     sizes = Counter(path.stat().st_size for path in paths)
@@ -122,11 +123,11 @@ def refuse_twins(paths: Sequence[Path]) -> None:
         first = known.setdefault(content, path)
         if first is not path:
             said = "given twice" if str(first) == str(path) else f"the same checkpoint as {printable(first)}"
-            raise SettingError("models", printable(path), f"it is {said}, and would count twice; give it once")
+            raise SettingError("models", printable(path), f"it is {said} and would count twice; list it once")
 
 
 def model_names(paths: Sequence[Path]) -> list[str]:
-    """The checkpoints' file names; of those that share one, with as many of their folders as tell them apart."""
+    """File names of the checkpoints; equal names are prefixed with as many parent folders as make them unique."""
     parts = [path.absolute().parts for path in paths]
 
     def name(own: tuple[str, ...]) -> str:
@@ -138,12 +139,12 @@ def model_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _read_names(path: Path) -> list[str]:
-    """Checkpoint names from a file, one a line."""
+    """Checkpoint names from a file, one per line."""
     try:
         names = [line.strip() for line in path.read_text(**TEXT).split("\n") if line.strip()]
     except OSError as error:
         raise SettingError("models", f"@{printable(path)}", f"can't be read ({error.strerror})") from None
     if not names:
         advice = f"plot_loss.py with {setting('select')} writes such a file"
-        raise SettingError("models", f"@{printable(path)}", f"it names no checkpoint; {advice}")
+        raise SettingError("models", f"@{printable(path)}", f"it lists no checkpoint; {advice}")
     return names

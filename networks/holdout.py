@@ -1,4 +1,4 @@
-"""What a checkpoint was not trained on, so that scoring can tell a held-out video from one that was learned."""
+"""The hold-out of a checkpoint, with which scoring distinguishes held-out videos from training videos."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Holdout:
-    """The "data" of a checkpoint."""
+    """The "data" section of a checkpoint."""
 
-    fold: int  # that the run held out
-    folds_sha256: str  # of the folds.csv that it read
-    held_out: tuple[str, ...]  # ids of videos that these weights have not learned from, sorted; at most the fold's
-    trained_on_videos: int  # how many
+    fold: int  # held-out fold of the run
+    folds_sha256: str  # SHA-256 of the run's folds.csv
+    held_out: tuple[str, ...]  # sorted ids of videos these weights were not trained on; a subset of the fold
+    trained_on_videos: int  # number of training videos
 
     def learned(self, videos: Iterable[str]) -> list[str]:
-        """Those of the video ids that these weights may have learned from, in their order."""
+        """The ids in `videos` that these weights may have been trained on, in the same order."""
         held_out = frozenset(self.held_out)
         return [video for video in videos if video not in held_out]
 
 
 def read_holdout(table: pd.DataFrame, fold: int, path: Path) -> Holdout:
-    """What a run holds out that trains on the rows of `table`, read from `path`, without those of `fold`.
+    """The hold-out of a run that trains on all rows of `table`, read from `path`, except those of `fold`.
 
-    A video with rows in another fold as well is not held out.
+    A video that also has rows in another fold is not held out.
     """
     inside = table["fold"] == fold
     trained = set(table.loc[~inside, "video"].astype(str))
@@ -40,24 +40,24 @@ def read_holdout(table: pd.DataFrame, fold: int, path: Path) -> Holdout:
 
 
 def describe_start(own: Holdout, holdout: Holdout | None) -> str:
-    """What is wrong with the hold-out of a run that began with a checkpoint's weights; empty if nothing is.
+    """Why the hold-out of a run that started from a checkpoint is invalid; empty if it is valid.
 
     Args:
-        own: what the run holds out.
-        holdout: what its weights never learned from.
+        own: hold-out of the run.
+        holdout: hold-out of the initial weights.
     """
     if holdout is None:
-        return "the weights it began with do not say what they learned from, which may be held-out videos"
+        return "the training set of the initial weights is unknown and may include held-out videos"
     learned = holdout.learned(own.held_out)
     if not learned:
         return ""
-    return f"the weights it began with may have learned from {len(learned)} of the {len(own.held_out)} held-out videos"
+    return f"the initial weights may have been trained on {len(learned)} of the {len(own.held_out)} held-out videos"
 
 
 def common_holdout(parts: Sequence[Holdout | None]) -> Holdout | None:
-    """What weights that come of several checkpoints held out: what all of them did; None if that is not known of one.
+    """The hold-out of weights combined from several checkpoints: the videos held out by all; None if one is unknown.
 
-    Fold, checksum and number are the first's.
+    Fold, checksum and number of training videos are those of the first checkpoint.
     """
     known = [part for part in parts if part is not None]
     if not known or len(known) < len(parts):

@@ -1,4 +1,4 @@
-"""ONNX files of export_model.py, called as a network of PyTorch's is."""
+"""Runs ONNX files from export_model.py with the call interface of a PyTorch network."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
 def is_onnx(path: Path) -> bool:
-    """Whether `path` is an ONNX file; by its name, as the content has no mark."""
+    """Whether `path` is an ONNX file, by its suffix, because ONNX has no magic bytes."""
     return path.suffix.lower() == SUFFIX
 
 
 def check_model(path: Path) -> tuple[ModelSpec, Holdout | None]:
-    """See that a checkpoint or ONNX file can be used, without keeping it.
+    """Check that a checkpoint or ONNX file is usable, without keeping it in memory.
 
     Returns:
-        what it needs, and what it was not trained on; None where it does not say.
+        its spec and its hold-out; the hold-out is None if unknown.
 
     Raises:
-        CheckpointError: it can't be.
+        CheckpointError: it is unusable.
     """
     found = OnnxModel(path, "cpu") if is_onnx(path) else read_checkpoint(path, mapped=True)
     return found.spec, found.holdout
@@ -40,13 +40,13 @@ class OnnxModel:
     """A network in an ONNX file, run by ONNX Runtime in fp32; `spec` and `holdout` come from the file's metadata.
 
     Args:
-        path: a file of export_model.py.
-        device: a PyTorch device name. A GPU is used where ONNX Runtime has its CUDA provider (the package
-            onnxruntime-gpu); without it the network runs on the CPU, and a warning says so.
-        threads: for one batch, on a CPU; all cores unless told. Several batches may be run at once.
+        path: a file from export_model.py.
+        device: a PyTorch device name. A GPU needs ONNX Runtime's CUDA provider (package onnxruntime-gpu). Without it
+            the network runs on the CPU, with a warning.
+        threads: CPU threads per batch (all cores). Several batches may run concurrently.
 
     Raises:
-        CheckpointError: not an ONNX file, or none of export_model.py.
+        CheckpointError: not an ONNX file, or not from export_model.py.
     """
 
     def __init__(self, path: Path, device: str, threads: int | None = None) -> None:
@@ -57,9 +57,9 @@ class OnnxModel:
             providers.insert(0, (_CUDA, {"device_id": int(device.partition(":")[2] or 0)}))
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # ONNX Runtime has a dozen kinds, without a base of their own
+        except Exception as error:  # ONNX Runtime has a dozen error classes without a common base
             reason = str(error).partition("\n")[0]
-            raise CheckpointError(f"{path} is not an ONNX file that can be run ({reason})") from error
+            raise CheckpointError(f"{path} is not a usable ONNX file ({reason})") from error
         if device.startswith("cuda") and _CUDA not in self._session.get_providers():
             said = f"{printable(path.name)} runs on the CPU: ONNX Runtime has no {_CUDA} here (see docs/export.md)"
             warnings.warn(said, stacklevel=2)
@@ -68,13 +68,15 @@ class OnnxModel:
         self.holdout: Holdout | None = description["holdout"]
         shapes = [(item.name, item.shape[1:]) for item in (*self._session.get_inputs(), *self._session.get_outputs())]
         if shapes != [(INPUT, [3, self.spec.size, self.spec.size]), (OUTPUT, [1])]:
-            raise CheckpointError(f"{path}: its input and output {shapes} are not those of export_model.py")
+            raise CheckpointError(
+                f"{path}: input and output {shapes} are not those of export_model.py; export it again"
+            )
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised float images [n, 3, size, size] -> logits [n, 1], float32, on the device of `images`.
 
         Raises:
-            torch.OutOfMemoryError: so that it can be tried in halves, as with a network of PyTorch's.
+            torch.OutOfMemoryError: out of memory; as with a PyTorch network, the caller may retry with half batches.
         """
         try:
             (logits,) = self._session.run([OUTPUT], {INPUT: images.float().contiguous().cpu().numpy()})

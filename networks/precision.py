@@ -1,4 +1,4 @@
-"""In which precision networks compute. Light: PyTorch is not loaded for it."""
+"""Chooses the precision of the networks, without loading PyTorch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def choose_precision(name: str, device: str) -> str:
-    """`auto` -> fp16 on a GPU, bf16 on a CPU with instructions for it, else fp32; other names as they are.
+    """Resolve `auto`: fp16 on a GPU, bf16 on a CPU that supports it, else fp32. Check and return other names.
 
     Raises:
-        SettingError: no such precision, or fp16 on a CPU, which computes it slower than fp32.
+        SettingError: unknown precision, or fp16 on a CPU, where it is slower than fp32.
     """
     if name not in PRECISIONS:
-        raise SettingError("precision", name, f"unknown; there are {', '.join(PRECISIONS)}")
+        raise SettingError("precision", name, f"unknown; choose {', '.join(PRECISIONS)}")
     on_gpu = device.startswith("cuda")
     if name == "auto":
         return "fp16" if on_gpu else "bf16" if _cpu_has_bf16() else "fp32"
     if name == "fp16" and not on_gpu:
-        raise SettingError("precision", name, "fp16 is for GPUs; take bf16, fp32 or auto on a CPU")
+        raise SettingError("precision", name, "fp16 is for GPUs; use bf16, fp32 or auto on a CPU")
     return name
 
 

@@ -1,7 +1,7 @@
-"""The winners' published checkpoints: which there are, and how one comes from a server to its place.
+"""The winners' published checkpoints: their names, and a resumable download.
 
-A file is received under a hidden name, with the server's version of it (ETag) beside it, so that a stopped download
-resumes and never joins two versions. It gets its own name once it has proved to be a B7 checkpoint.
+A file is downloaded under a hidden name, with the server's version of it (ETag) beside it. So a stopped download can be
+resumed, and two versions are never joined. The file gets its final name after it is validated as a B7 checkpoint.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ _SUBMITTED = ((111, 36), (555, 19), (777, 29), (777, 31), (888, 37), (888, 40), 
 SEVEN = tuple(_NAME.format(*pair) for pair in _SUBMITTED)
 FIVE = tuple(_NAME.format(*pair) for pair in dict(_SUBMITTED).items())  # a later epoch replaces an earlier one
 
-_ATTEMPTS = 5  # in a row that bring nothing
-_WAIT_S = 2.0  # before the second attempt; twice as long before each further one
-_TIMEOUT_S = 30.0  # to connect, and between two pieces of a file
-_PIECE = 1 << 16  # bytes; of a piece that is cut nothing is kept
-_SPARE = 100 << 20  # bytes to leave free on the disk
+_ATTEMPTS = 5  # consecutive attempts without new data
+_WAIT_S = 2.0  # before the first retry; doubled for each further one
+_TIMEOUT_S = 30.0  # to connect, and between two chunks of a file
+_PIECE = 1 << 16  # chunk size in bytes; an incomplete chunk is discarded
+_SPARE = 100 << 20  # bytes to keep free on the disk
 
 
 class DownloadError(UserError):
-    """A checkpoint that could not be downloaded; the message names the file or address, and what to do."""
+    """A checkpoint that could not be downloaded; the message names the file or URL and says what to do."""
 
     status = 1
 
 
 def download(names: Sequence[str], folder: Path, url: str) -> None:
-    """Put the files `names` of the address `url` into `folder`, and say for each what was done.
+    """Download the files `names` from `url` to `folder`, and print a line for each.
 
-    A file that is there already is compared with its stored SHA-256, or checked and given one.
+    An existing file is verified against its stored SHA-256; without one, it is validated and its SHA-256 stored.
 
     Raises:
-        DownloadError: the server, the network, the disk or a file is at fault. Finished files stay, and an unfinished
-            one is resumed by the next call.
+        DownloadError: an error of the server, network, disk or file. Complete files are kept, and the next call
+            resumes an incomplete one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _only_download(folder):
@@ -69,27 +69,27 @@ def download(names: Sequence[str], folder: Path, url: str) -> None:
 
 @contextlib.contextmanager
 def _only_download(folder: Path) -> Generator[None]:
-    """Hold the folder's lock, so that two downloads never write one file."""
+    """Lock the folder, so that two downloads never write the same file."""
     with (folder / ".download.lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DownloadError(f"{folder}: another download writes there; wait for its end") from None
+            raise DownloadError(f"{folder}: another download is writing here; wait until it ends") from None
         yield
 
 
 def _compare(target: Path) -> str:
-    """Compare a file with its stored SHA-256; check one without, and store it."""
+    """Verify a file against its stored SHA-256; without one, validate the file and store its SHA-256."""
     stored, found = _checksum_file(target), sha256_of(target)
     if stored.is_file():
         if stored.read_text().split()[:1] != [found]:
             raise DownloadError(
-                f"{target}: its SHA-256 is not the one in {stored.name}. Remove both files and run the command again"
+                f"{target}: its SHA-256 differs from the one in {stored.name}. Remove both files and run this again"
             )
-        return "is there, with the SHA-256 of its download"
+        return "already there, SHA-256 verified"
     _check(target)
     _store(stored, found, target.name)
-    return "is there, and is a B7 checkpoint"
+    return "already there, a valid B7 checkpoint"
 
 
 def _checksum_file(target: Path) -> Path:
@@ -97,22 +97,22 @@ def _checksum_file(target: Path) -> Path:
 
 
 def _store(path: Path, checksum: str, name: str) -> None:
-    write_bytes(path, f"{checksum}  {name}\n".encode())  # the form of sha256sum
+    write_bytes(path, f"{checksum}  {name}\n".encode())  # the format of sha256sum
 
 
 def _check(path: Path, source: str = "") -> None:
-    """Open `path` as a B7 checkpoint, every byte of it.
+    """Validate that `path` is a B7 checkpoint; reads the whole file.
 
     Raises:
-        DownloadError: it is damaged, or something else; `source` says where it came from.
+        DownloadError: it is corrupt or something else; `source` is the URL it came from.
     """
-    advice = f"; {source} may not hold the file, look at it in a browser" if source else "; remove it and run again"
+    advice = f"; {source} may not be the file, open it in a browser" if source else "; remove it and run again"
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
             if damaged:
-                raise DownloadError(f"{path}: the checksum of its part {printable(damaged)} is wrong{advice}")
+                raise DownloadError(f"{path}: its member {printable(damaged)} has a wrong checksum{advice}")
         encoder = load_model(path, mapped=True)[1].spec.encoder
     except (CheckpointError, zipfile.BadZipFile) as error:
         raise DownloadError(f"{error}{advice}") from error
@@ -121,7 +121,7 @@ def _check(path: Path, source: str = "") -> None:
 
 
 def _fetch(url: str, target: Path, count: str) -> None:
-    """Receive a file, check it and put it in place; resume where an earlier call stopped."""
+    """Download a file, resuming an earlier call; validate it and move it to its final name."""
     part = target.with_name(f".{target.name}.part")
     version = target.with_name(f".{target.name}.etag")
     attempts = 0
@@ -132,16 +132,16 @@ def _fetch(url: str, target: Path, count: str) -> None:
                 _receive(url, part, version, bar)
                 break
             except (InvalidURL, InvalidSchema, MissingSchema) as error:
-                raise DownloadError(f"{url}: no address of a web server ({error})") from error
+                raise DownloadError(f"{url}: not a valid HTTP URL ({error})") from error
             except requests.RequestException as error:
                 cut = isinstance(error, requests.exceptions.ChunkedEncodingError)
-                reason = "the connection was cut" if cut else error
+                reason = "the connection was interrupted" if cut else error
                 attempts = 1 if _size(part) > had else attempts + 1
                 if attempts == _ATTEMPTS:
                     raise DownloadError(
                         f"{url}: {reason}. {_size(part)} bytes are kept; run the same command again to resume"
                     ) from error
-                bar.write(f"{target.name}: {reason}; next attempt in {_WAIT_S * 2 ** (attempts - 1):g} s")
+                bar.write(f"{target.name}: {reason}; retrying in {_WAIT_S * 2 ** (attempts - 1):g} s")
                 time.sleep(_WAIT_S * 2 ** (attempts - 1))
     try:
         _check(part, url)
@@ -160,11 +160,11 @@ def _size(path: Path) -> int:
 
 
 def _receive(url: str, part: Path, version: Path, bar: tqdm) -> None:
-    """One request: append to `part` what is missing, or begin anew where the server has another version.
+    """Send one request: append the missing bytes to `part`, or start over if the server has another version.
 
     Raises:
-        requests.RequestException: what a further attempt may mend.
-        DownloadError: what it will not.
+        requests.RequestException: a transient error; retry.
+        DownloadError: a permanent error.
     """
     known = version.read_text() if version.is_file() else ""
     have = _size(part) if known else 0
@@ -172,9 +172,9 @@ def _receive(url: str, part: Path, version: Path, bar: tqdm) -> None:
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": known}
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as response:
-        if response.status_code == 416:  # nothing is missing, or the file became shorter: not to be told apart
+        if response.status_code == 416:  # complete, or the file became shorter; this can't be distinguished
             part.unlink()
-            raise requests.ConnectionError("the server has no more than was received; beginning anew")
+            raise requests.ConnectionError("the server has no further bytes; starting over")
         if response.status_code == 429 or response.status_code >= 500:
             raise requests.ConnectionError(f"the server answered {response.status_code} {response.reason}")
         if response.status_code not in (200, 206):
@@ -182,18 +182,18 @@ def _receive(url: str, part: Path, version: Path, bar: tqdm) -> None:
                 f"{url}: the server answered {response.status_code} {response.reason}; check the address"
             )
         if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise DownloadError(f"{url}: a web page came instead of a checkpoint; look at it in a browser")
+            raise DownloadError(f"{url}: received a web page instead of a checkpoint; open the URL in a browser")
         if response.status_code == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             version.unlink()
-            raise requests.ConnectionError("the server sent another part than requested; beginning anew")
+            raise requests.ConnectionError("the server sent another range than requested; starting over")
         start = have if response.status_code == 206 else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
         _require_space(part, total - start if total else 0)
         if not start:
-            part.unlink(missing_ok=True)  # before the new version is noted: the two must never be joined
+            part.unlink(missing_ok=True)  # before the new version is stored, so that two versions are never joined
         tag = response.headers.get("ETag", "")
-        version.write_text("" if tag.startswith("W/") else tag)  # a weak one does not promise the same bytes
+        version.write_text("" if tag.startswith("W/") else tag)  # a weak ETag does not guarantee equal bytes
         bar.total, bar.n = total, start
         with part.open("ab") as file:
             for piece in response.iter_content(_PIECE):
@@ -202,10 +202,10 @@ def _receive(url: str, part: Path, version: Path, bar: tqdm) -> None:
             file.flush()
             os.fsync(file.fileno())
     if total is not None and _size(part) != total:
-        raise requests.ConnectionError(f"{_size(part)} of {total} bytes came")
+        raise requests.ConnectionError(f"received only {_size(part)} of {total} bytes")
 
 
 def _require_space(part: Path, need: int) -> None:
     free = shutil.disk_usage(part.parent).free
     if free < need + _SPARE:
-        raise DownloadError(f"{part.parent}: {free >> 20} MB are free, but {(need + _SPARE) >> 20} MB are needed")
+        raise DownloadError(f"{part.parent}: only {free >> 20} MB are free; {(need + _SPARE) >> 20} MB are needed")

@@ -1,4 +1,4 @@
-"""Plain values of files as dataclasses: types are checked, and every fault is named."""
+"""Converts plain values from files to dataclasses and back, with type checks that report every fault."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ T = TypeVar("T")
 
 
 def read_values(kind: type[T], values: Any) -> T:
-    """`values` as the dataclass `kind`. Lists may be tuples; further keys are passed over; none of its own may lack.
+    """Convert `values` to the dataclass `kind`. Lists may be tuples; extra keys are ignored; no key may be missing.
 
     Raises:
-        ValueError: they are something else; the message names every fault with its place.
+        ValueError: `values` is invalid; the message lists every fault with its location.
     """
     try:
-        found = TypeAdapter(kind).validate_json(json.dumps(values), strict=True)  # of JSON, a list may be a tuple
+        found = TypeAdapter(kind).validate_json(
+            json.dumps(values), strict=True
+        )  # in JSON mode, a list may become a tuple
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc'])) or 'all'}: {fault['msg']}" for fault in error.errors()]
         raise ValueError(printable("; ".join(faults))) from None
     except (TypeError, RecursionError) as error:
-        raise ValueError(f"no plain values: {error}") from None
+        raise ValueError(f"not plain values: {error}") from None
     missing = [name for name in plain_values(found) if name not in values]
     if missing:
         raise ValueError(f"{', '.join(missing)}: missing")
@@ -32,5 +34,5 @@ def read_values(kind: type[T], values: Any) -> T:
 
 
 def plain_values(instance: object) -> dict[str, Any]:
-    """The other way round, of a dataclass: what JSON can hold, tuples as lists."""
+    """The inverse of `read_values`: a dataclass as JSON-compatible values, with tuples as lists."""
     return TypeAdapter(type(instance)).dump_python(instance, mode="json")

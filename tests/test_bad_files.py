@@ -168,7 +168,7 @@ def test_t15_a_folder_of_every_kind_of_file(folder, tmp_path):
         if row["status"] != "ok":
             assert f"{row['status']}: {name}: {row['reason']}" in done.stdout
     assert videos["preview.mp4"]["score"] == videos["good.mp4"]["score"]
-    assert "'concat' is refused" in videos["list.mp4"]["reason"]
+    assert "'concat' is not allowed" in videos["list.mp4"]["reason"]
     assert videos["phone.mp4"]["score"] == pytest.approx(videos["good.mp4"]["score"], abs=0.02)  # stands upright
     assert (videos["brief.mp4"]["frames_read"], videos["hole.avi"]["frames_read"]) == (9, 31)
     assert len(list((tmp_path / "report/videos").iterdir())) == len(videos) + 1

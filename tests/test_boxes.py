@@ -86,7 +86,7 @@ def test_t61_a_file_that_cant_be_read_is_not_an_absent_one(tmp_path):
 def test_what_step_1_does_not_write_is_told(path, change):
     content = json.loads(path.read_text()) | change
     path.write_text(json.dumps(content))
-    with pytest.raises(BoxesError, match=r"a\.json is not what step 1 writes"):
+    with pytest.raises(BoxesError, match=r"a\.json is not valid output of step 1"):
         read_boxes(path)
 
 

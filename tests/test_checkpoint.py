@@ -86,7 +86,7 @@ def test_t46_pickled_code_does_not_run(tmp_path):
 
     path = tmp_path / "evil"
     torch.save({"state_dict": {"fc.weight": torch.zeros(1, 2560)}, "bce_best": Evil()}, path)
-    with pytest.raises(CheckpointError, match="evil is not a checkpoint that can be read safely"):
+    with pytest.raises(CheckpointError, match="evil can't be read safely as a checkpoint"):
         checkpoint.read_checkpoint(path)
     assert not marker.exists()
 
@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, monkeypatch)
         raise RuntimeError("PytorchStreamWriter failed writing file: no space left")
 
     monkeypatch.setattr(checkpoint.torch, "save", full)
-    with pytest.raises(CheckpointError, match=r"a_last can't be written .*no space left.*The one before is whole"):
+    with pytest.raises(CheckpointError, match=r"a_last can't be written .*no space left.*The previous file is intact"):
         checkpoint.save_checkpoint(path, tiny(), spec, epoch=2, bce_best=0.4, metrics={})
     monkeypatch.undo()
     assert checkpoint.read_checkpoint(path).epoch == 1
@@ -135,9 +135,9 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, monkeypatch)
         ({"weights": 1}, "no state_dict"),
         ({"state_dict": {}}, "no state_dict"),
         ([1, 2], "no state_dict"),
-        ({"state_dict": {"fc.weight": torch.zeros(1, 99)}}, "does not say what network"),
-        ({"state_dict": {"x": torch.zeros(1)}}, "does not say what network"),
-        ({"state_dict": {"x": torch.zeros(1)}, "model": {"network": "x"}}, "its 'model' is broken .network: "),
+        ({"state_dict": {"fc.weight": torch.zeros(1, 99)}}, "does not describe its network"),
+        ({"state_dict": {"x": torch.zeros(1)}}, "does not describe its network"),
+        ({"state_dict": {"x": torch.zeros(1)}, "model": {"network": "x"}}, "its 'model' is invalid .network: "),
     ],
 )
 def test_t37_files_that_are_no_checkpoint_of_ours_are_named(tmp_path, content, said):
@@ -151,10 +151,10 @@ def test_t37_files_that_are_no_checkpoint_of_ours_are_named(tmp_path, content, s
 def test_files_that_are_nothing(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
         checkpoint.read_checkpoint(tmp_path / "absent")
     for name in ("empty", "text"):
-        with pytest.raises(CheckpointError, match="can be read safely"):
+        with pytest.raises(CheckpointError, match="can't be read safely"):
             checkpoint.read_checkpoint(tmp_path / name)
 
 
@@ -222,26 +222,26 @@ def test_safetensors_are_known_by_name_or_content(tmp_path):
     for cut, expected in ((length, True), (length - 1, False), (8, False), (0, False)):
         short.write_bytes(whole[:cut])
         assert checkpoint.is_safetensors(short) is expected
-    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
         checkpoint.read_checkpoint(tmp_path / "absent.safetensors")
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes((tmp_path / "made_from").read_bytes())  # a pickle under that name is never unpickled
-    with pytest.raises(CheckpointError, match="is not a safetensors file that can be read"):
+    with pytest.raises(CheckpointError, match="is not a readable safetensors file"):
         checkpoint.read_checkpoint(broken)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"version": None}, "does not say what network it is for"),
-        ({"model": None}, "does not say what network it is for"),
-        ({"version": "2"}, "has version 2, later than the 1"),
-        ({"version": "x"}, "its description is broken"),
-        ({"version": "null"}, "its description is broken"),
-        ({"epoch": None}, "its 'description' is broken .epoch: "),
+        ({"version": None}, "does not describe its network"),
+        ({"model": None}, "does not describe its network"),
+        ({"version": "2"}, "has version 2, but this program supports only up to 1"),
+        ({"version": "x"}, "its description is invalid"),
+        ({"version": "null"}, "its description is invalid"),
+        ({"epoch": None}, "its 'description' is invalid .epoch: "),
         ({"epoch": None, "bce_best": None, "metrics": None}, "epoch: .*; bce_best: .*; metrics: "),
-        ({"metrics": "3"}, "its 'description' is broken .metrics: "),
-        ({"model": '{"network": "x"}'}, "model.network: .*there are DeepFakeClassifier, .*; model.encoder: "),
+        ({"metrics": "3"}, "its 'description' is invalid .metrics: "),
+        ({"model": '{"network": "x"}'}, "model.network: .*choose DeepFakeClassifier, .*; model.encoder: "),
     ],
 )
 def test_descriptions_that_cant_be_used_are_named(tmp_path, changes, said):
@@ -278,7 +278,7 @@ def test_specs_out_of_range_are_refused(tmp_path, key, bad):
     (values["normalize"] if key in ("mean", "std") else values)[key] = bad
     path, _ = exported(tmp_path, model=json.dumps(values))
     place = f"model.normalize.{key}" if key in ("mean", "std") else f"model.{key}"
-    with pytest.raises(CheckpointError, match=rf"its 'description' is broken \({place}"):
+    with pytest.raises(CheckpointError, match=rf"its 'description' is invalid \({place}"):
         checkpoint.read_checkpoint(path)
     path, _ = exported(tmp_path, model=json.dumps(plain_values(spec)))
     assert checkpoint.read_checkpoint(path).spec == spec
@@ -334,7 +334,7 @@ def test_the_winners_networks_are_known_by_their_width(tmp_path):
         assert (spec.encoder.split(".")[0], spec.size, spec.margin_part) == (encoder, size, 3)
         for name in ("module.fc.weight", "module.encoder.x"):
             torch.save({"epoch": 1, "state_dict": {name: weights[name]}}, path)
-            with pytest.raises(CheckpointError, match="does not say what network it is for"):
+            with pytest.raises(CheckpointError, match="does not describe its network"):
                 checkpoint.read_checkpoint(path)
     torch.save({"state_dict": {"fc.weight": torch.zeros(2560), "encoder.x": torch.zeros(1)}}, path)
     with pytest.raises(CheckpointError, match=r"fc\.weight: \[2560\]"):
@@ -359,7 +359,7 @@ def test_broken_numbers_and_what_a_run_needs_are_told_apart(tmp_path):
     assert (found.epoch, found.metrics) == (-1, {})
     assert np.isnan(found.bce_best)
     torch.save(content | {"epoch": "x"}, path)
-    with pytest.raises(CheckpointError, match="its epoch, bce_best or metrics is broken"):
+    with pytest.raises(CheckpointError, match="its epoch, bce_best or metrics is invalid"):
         checkpoint.read_checkpoint(path)
 
 
@@ -429,7 +429,7 @@ def put(value):
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("fc.weight", lambda w: (w * 99).to(torch.int8), "fc.weight is torch.int8, and a floating type is expected"),
+        ("fc.weight", lambda w: (w * 99).to(torch.int8), "fc.weight is torch.int8, expected a floating-point type"),
         ("fc.bias", lambda w: w > 0, "fc.bias is torch.bool, and"),
         ("fc.bias", lambda w: w.to(torch.complex64), "fc.bias is torch.complex64, and"),
         ("fc.weight", put(float("nan")), r"1 of the \d+ values of fc.weight are not finite \(nan or inf\)"),
@@ -448,7 +448,7 @@ def test_what_no_network_computes_with_is_named(tmp_path, name, change, said, fo
 
 def test_weights_that_are_no_tensors_are_named(tmp_path):
     path, _ = stored_as(tmp_path, "zip", lambda name, value: [1.0] if name == "fc.bias" else value)
-    with pytest.raises(CheckpointError, match=r"fc\.bias is list, and a floating type is expected"):
+    with pytest.raises(CheckpointError, match=r"fc\.bias is list, expected a floating-point type"):
         checkpoint.load_model(path)
 
 

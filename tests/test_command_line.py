@@ -38,15 +38,15 @@ def exit_status(monkeypatch, capsys, error):
         (
             PermissionError(errno.EACCES, "Permission denied", "/a"),
             2,
-            "step.py: /a: Permission denied; give a place that can be used\n",
+            "step.py: /a: Permission denied; choose a path that exists and is writable\n",
         ),
-        (FileExistsError(errno.EEXIST, "File exists", "/a"), 2, "step.py: /a: File exists; give a place"),
-        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a"), 2, "step.py: /a: Not a directory; give a place"),
+        (FileExistsError(errno.EEXIST, "File exists", "/a"), 2, "step.py: /a: File exists; choose a path"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a"), 2, "step.py: /a: Not a directory; choose a path"),
         (OSError(errno.ENOSPC, "No space left on device", "/a"), 1, "step.py: /a: No space left on device\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "step.py: No space left on device\n"),
         (OSError("in words"), 1, "step.py: in words\n"),
         (workers.WorkersError("no worker"), 1, "step.py: no worker\n"),
-        (KeyboardInterrupt(), 130, "stopped; run the same command again to go on\n"),
+        (KeyboardInterrupt(), 130, "stopped; run the same command again to resume\n"),
     ],
 )
 def test_how_a_script_ends(monkeypatch, capsys, error, status, said):
@@ -63,7 +63,7 @@ def test_with_force_the_same_command_would_begin_anew(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["step.py", "--force"])
     with pytest.raises(SystemExit):
         command_line.run_main(main)
-    assert "to go on (without --force, which would begin anew)\n" in capsys.readouterr().err
+    assert "to resume (without --force, which would start over)\n" in capsys.readouterr().err
 
 
 def test_what_nobody_foresaw_is_not_hidden(monkeypatch, capsys):
@@ -92,6 +92,6 @@ def test_a_command_shows_settings_as_flags_until_it_ends(monkeypatch, capsys):
 
 @pytest.mark.parametrize("text", ["", "-1", "1", "1.5", "x", "²"])
 def test_a_whole_number_is_one(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="give a whole number from 2 on"):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number of at least 2"):
         command_line.whole_number(2)(text)
     assert command_line.whole_number(2)("2") == 2

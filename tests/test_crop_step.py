@@ -279,7 +279,7 @@ def test_boxes_of_an_earlier_version_are_named(root):
     content = json.loads(path.read_text())
     del content["times"]
     path.write_text(json.dumps(content))
-    with pytest.raises(FailVideo, match=r"real\.json is not what step 1 writes .*; run step 1"):
+    with pytest.raises(FailVideo, match=r"real\.json is not valid output of step 1 .*; run step 1"):
         cut(root, "real")
 
 

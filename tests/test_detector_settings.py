@@ -27,7 +27,7 @@ def test_t9_scale_follows_the_longer_side(width, height, scale):
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "5", "nan", "half"])
 def test_t9_bad_factors_are_refused(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="neither auto nor a factor"):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected auto, or a factor"):
         parse_detector_scale(text)
 
 

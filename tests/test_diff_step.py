@@ -87,8 +87,8 @@ def test_t19_missing_and_mismatching_partners_are_counted(root):
     assert stamp.failed is None
     sizes = f"{list(picture.shape)} and {list(picture[:-1].shape)}"
     assert stamp.notes == (
-        f"1 pairs, the first is 20_0.png: crops of different size: {sizes}",
-        f"1 pairs, the first is 40_0.png: {fake / '40_0.png'} is not a readable picture (10 bytes)",
+        f"1 pairs, the first is 20_0.png: crops have different sizes: {sizes}",
+        f"1 pairs, the first is 40_0.png: {fake / '40_0.png'} is not a readable image (10 bytes)",
         "1 of the original's crops have no partner, the first is 50_0.png",
         "1 of the fake's crops have no partner, the first is 60_0.png",
         "1 of 3 masks show no change",

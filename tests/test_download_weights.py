@@ -27,4 +27,4 @@ def test_which_files_from_where_and_where_to(monkeypatch, arguments, expected):
 def test_a_failed_download_ends_with_its_message_and_status_1(tmp_path):
     ran = run_script("download_weights.py", "--url", "ftp://nowhere", "--weights-dir", tmp_path)
     assert ran.returncode == 1
-    assert "no address of a web server" in ran.stderr.splitlines()[-1]
+    assert "not a valid HTTP URL" in ran.stderr.splitlines()[-1]

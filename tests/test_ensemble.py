@@ -128,7 +128,7 @@ def test_compiling_is_kept_only_where_it_is_faster_and_may_fail(tmp_path, monkey
         raise OSError("no C++ compiler\nand more")
 
     monkeypatch.setattr(ensemble, "score", fails)
-    assert ensemble.compile(only_if_faster=True).endswith("(OSError: no C++ compiler); going on without")
+    assert ensemble.compile(only_if_faster=True).endswith("(OSError: no C++ compiler); continuing without")
     assert not ensemble.compiled
     with pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
         ensemble.compile(only_if_faster=False)

@@ -182,7 +182,7 @@ def test_compiling_that_was_asked_for_is_not_measured_and_its_failure_is_an_erro
     monkeypatch.setattr(ensemble, "score", fail)
     with pytest.raises(RuntimeError, match=r"can't be compiled \(OSError: no compiler\)$"):
         ensemble.compile(only_if_faster=False)
-    assert ensemble.compile(only_if_faster=True).endswith("(OSError: no compiler); going on without")
+    assert ensemble.compile(only_if_faster=True).endswith("(OSError: no compiler); continuing without")
     assert not ensemble.compiled
 
 
@@ -245,7 +245,7 @@ def test_compiling_nothing_never_pays():
 def test_thresholds_that_differ_are_all_named():
     usual, strict, odd = ((0.7, 0.8, 0.8), (0.8, 0.9, 0.95), (0.1, 0.2, 0.3))
     made = [SimpleNamespace(detector_thresholds=limits) for limits in (usual, strict, odd, usual)]
-    with pytest.raises(ValueError, match="score with them apart") as error:
+    with pytest.raises(ValueError, match="score with them separately") as error:
         common_thresholds(made, "abcd")
     for said in ("d: (0.7, 0.8, 0.8)", "b: (0.8, 0.9, 0.95)", "c: (0.1, 0.2, 0.3)"):
         assert said in str(error.value)

@@ -32,14 +32,14 @@ def test_the_name_of_the_output_is_that_of_the_checkpoint_and_the_form(files):
 @pytest.mark.parametrize(
     ("given", "form", "output", "said"),
     [
-        ("absent", "onnx", None, "absent: there is no such checkpoint"),
-        (".", "onnx", None, "there is no such checkpoint"),
-        ("a", "onnx", "no/x.onnx", "there is no folder .*no; make it first"),
-        ("a", "onnx", "there.onnx", r"there\.onnx is there already; --force"),
-        ("a", "safetensors", None, r"a\.safetensors is there already; --force"),
-        ("a", "onnx", "folder.onnx", "that is a folder; take another name"),
-        ("a", "onnx", "x.bin", r"x\.bin: the name of a file that ends in \.onnx"),
-        ("a.safetensors", "safetensors", "a.safetensors", "that is the checkpoint itself"),
+        ("absent", "onnx", None, "absent: no such checkpoint"),
+        (".", "onnx", None, "no such checkpoint"),
+        ("a", "onnx", "no/x.onnx", "the folder .*no does not exist; create it first"),
+        ("a", "onnx", "there.onnx", r"there\.onnx already exists; use --force"),
+        ("a", "safetensors", None, r"a\.safetensors already exists; use --force"),
+        ("a", "onnx", "folder.onnx", "this is a folder; choose another name"),
+        ("a", "onnx", "x.bin", r"x\.bin: expected a file name that ends in \.onnx"),
+        ("a.safetensors", "safetensors", "a.safetensors", "this is the checkpoint itself"),
     ],
 )
 def test_what_cant_be_written_is_refused(files, given, form, output, said):

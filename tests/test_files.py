@@ -25,7 +25,7 @@ def test_checkpoints_by_name_or_path_and_what_is_like_a_wrong_name(tmp_path, mon
     assert [path.resolve() for path in found] == [tmp_path / "run_2"]
     with pytest.raises(SettingError) as error:
         files.find_models(tmp_path, ["run_bets"])
-    assert "like it: run_best" in str(error.value)
+    assert "did you mean run_best" in str(error.value)
     assert str(error.value).splitlines()[1:] == ["  run_best", "  run_0", "  run_2", "  run_10"]
 
 
@@ -37,10 +37,10 @@ def test_a_checkpoint_given_twice_is_refused(tmp_path):
     (folder / "link").symlink_to("a")
     assert files.find_models(folder, ["a", "b", "d"]) == [folder / "a", folder / "b", folder / "d"]
     said = refused(files.find_models, folder, ["a", "a"])
-    assert said == f"models {folder / 'a'}: it is given twice, and would count twice; give it once"
+    assert said == f"models {folder / 'a'}: it is given twice and would count twice; list it once"
     for twin, first in (("c", "b"), ("link", "a")):
         said = refused(files.find_models, folder, ["d", first, twin])
-        assert f"models {folder / twin}: it is the same checkpoint as {folder / first}, and would count twice" in said
+        assert f"models {folder / twin}: it is the same checkpoint as {folder / first} and would count twice" in said
     shutil.copy(folder / "a", tmp_path / "a")
     assert "is the same checkpoint as" in refused(files.find_models, folder, ["a", str(tmp_path / "a")])
 
@@ -73,19 +73,19 @@ def test_checkpoints_named_in_a_file_and_what_is_there_instead(tmp_path):
     found = files.find_models(tmp_path, [f"@{tmp_path / 'names'}"])
     assert [path.name for path in found] == ["run_2", "run_1"]
     said = refused(files.find_models, tmp_path, ["run_3", "run_1", "other"])
-    assert said.startswith(f"models run_3 other: not in {tmp_path} (like it: run_")
+    assert said.startswith(f"models run_3 other: not in {tmp_path} (did you mean run_")
     assert len(said.splitlines()) == 21
-    assert len(said.partition("like it: ")[2].partition(")")[0].split(", ")) == 3
+    assert len(said.partition("did you mean ")[2].partition("?)")[0].split(", ")) == 3
     assert "x.json" not in said
     (tmp_path / "empty").mkdir()
     said = refused(files.find_models, tmp_path / "empty", ["absent"])
     assert said == (
-        f"models absent: not in {tmp_path / 'empty'}, which holds\n  "
-        "no checkpoint; README.md, 'Score your videos', says where some are to be had"
+        f"models absent: not in {tmp_path / 'empty'}, which contains\n  "
+        "no checkpoint; README.md, 'Score your videos', says how to get some"
     )
     (tmp_path / "names").write_text("\n")
     said = refused(files.find_models, tmp_path, [f"@{tmp_path / 'names'}"])
-    assert said.endswith("names: it names no checkpoint; plot_loss.py with select writes such a file")
+    assert said.endswith("names: it lists no checkpoint; plot_loss.py with select writes such a file")
     assert "can't be read (No such file" in refused(files.find_models, tmp_path, ["@absent"])
 
 
@@ -159,6 +159,6 @@ def test_without_names_exports_are_taken_where_there_is_nothing_else(tmp_path):
 def test_without_any_checkpoint_the_error_says_the_two_ways_to_get_some(tmp_path, exists):
     folder = tmp_path if exists else tmp_path / "none"
     with pytest.raises(
-        SettingError, match=r"weights_dir .*: no checkpoint .*download_weights\.py, or train .* train\.sh"
+        SettingError, match=r"weights_dir .*: contains no checkpoint.*download_weights\.py, or train .* train\.sh"
     ):
         files.find_models(folder, [])

@@ -154,7 +154,7 @@ def test_options_that_an_earlier_file_contradicts_are_refused(tmp_path, capsys):
         ("", "its first line is not video,file,label"),
         ("video,file,label,original,frame,fold,mine\nr0,0_0.png,0,r0,0,0,1\n", "its first line"),
         (HEADER + "r0,0_0.png,0,r0,0\n", "line 2 has 5 values, not 6"),
-        (HEADER + "r0,0_0.png,0,r0,0,x\n", "line 2: fold 'x' is no whole number"),
+        (HEADER + "r0,0_0.png,0,r0,0,x\n", "line 2: fold 'x' is not a whole number"),
         (HEADER + "r0,0_0.png,0,r0,0,-1\n", "r0 is in several folds, or in one below 0"),
         (HEADER + "r0,0_0.png,0,r0,0,0\nr0,10_0.png,0,r0,10,1\n", "r0 is in several folds"),
         (HEADER + "r0,0_0.png,1,r0,0,0\n", "label and original of r0"),

@@ -125,7 +125,7 @@ def test_a_checkpoint_that_does_not_say_is_warned_of(root, trained, tmp_path, ca
     with pytest.raises(UserError, match=r"held out fold 0: 4 of 4 videos"):  # one is enough
         score(root, tmp_path / "p.csv", 2, weights, ["older", name])
     (weights / "broken").write_bytes(b"PK")
-    with pytest.raises(UserError, match="broken is not a checkpoint"):
+    with pytest.raises(UserError, match="broken can't be read safely as a checkpoint"):
         check_held_out([], 0, [weights / "broken"])
 
 
@@ -206,10 +206,10 @@ def test_a_run_that_began_with_other_weights_holds_out_no_more_than_they_did(
     (last,) = (tmp_path / "weights").glob("*_last")
     (log,) = (tmp_path / "logs").glob("*.log")
     doubts = {
-        "another fold": "may have learned from 4 of the 4 held-out videos",
-        "older": "do not say what they learned",
+        "another fold": "may have been trained on 4 of the 4 held-out videos",
+        "older": "the training set of the initial weights is unknown",
     }
-    said = doubts.get(kind, "the weights it began with")
+    said = doubts.get(kind, "the initial weights")
     assert (said in log.read_text()) == (kind in doubts)
     for _ in range(2):  # as it was stopped, and resumed
         found = checkpoint.read_checkpoint(last).holdout
@@ -261,8 +261,8 @@ def test_what_several_held_out_and_what_a_start_may_spoil():
     assert common_holdout([first]) == first
     assert common_holdout([first, None]) is common_holdout([None, first]) is common_holdout([]) is None
     assert describe_start(first, first) == ""
-    assert describe_start(first, both) == ("the weights it began with may have learned from 1 of the 3 held-out videos")
-    assert "do not say" in describe_start(first, None)
+    assert describe_start(first, both) == ("the initial weights may have been trained on 1 of the 3 held-out videos")
+    assert "is unknown" in describe_start(first, None)
 
 
 @pytest.mark.parametrize(
@@ -282,5 +282,5 @@ def test_a_broken_section_is_named(tmp_path, change, form):
         found = checkpoint.read_checkpoint(path)
         path = tmp_path / "m.safetensors"
         save_file(found.state_dict, path, checkpoint.describe(found) | {"data": json.dumps(bad)})
-    with pytest.raises(CheckpointError, match=r"its '(data|description)' is broken"):
+    with pytest.raises(CheckpointError, match=r"its '(data|description)' is invalid"):
         checkpoint.read_checkpoint(path)

@@ -176,7 +176,7 @@ def test_what_the_decoder_refuses_names_the_file(tmp_path, monkeypatch):
 
     (tmp_path / "a.png").write_bytes(imaging.encode_png(np.zeros((4, 5), np.uint8)))
     monkeypatch.setattr(cv2, "imdecode", refuse)
-    with pytest.raises(OSError, match=r"a\.png is no picture that can be decoded \(too large\)"):
+    with pytest.raises(OSError, match=r"a\.png can't be decoded as an image \(too large\)"):
         imaging.read_picture(tmp_path / "a.png")
 
 
@@ -190,7 +190,7 @@ def test_png_is_lossless_and_bad_pictures_are_named(tmp_path):
     assert np.array_equal(imaging.read_picture(path, grey=True), picture[..., 0])
     for data in (b"", b"no picture"):
         path.write_bytes(data)
-        with pytest.raises(OSError, match=r"a\.png is not a readable picture"):
+        with pytest.raises(OSError, match=r"a\.png is not a readable image"):
             imaging.read_picture(path)
 
 

@@ -325,7 +325,7 @@ def test_t14_a_broken_checkpoint_does_not_cost_what_was_scored(tmp_path):
     output = tmp_path / "o.csv"
     run(tmp_path, tmp_path / "v", output, models=["a"])
     before = (tmp_path / "o.csv.progress").read_bytes()
-    with pytest.raises(CheckpointError, match="broken is not a checkpoint"):
+    with pytest.raises(CheckpointError, match="broken can't be read safely as a checkpoint"):
         run(tmp_path, tmp_path / "v", output, "--force", models=["broken"])
     assert (tmp_path / "o.csv.progress").read_bytes() == before
 

@@ -40,5 +40,5 @@ def test_t43_one_class_gives_the_metrics_that_exist():
     assert "auc" not in found
     assert "log_loss_real" not in found
     assert found["log_loss_fake"] == pytest.approx(-(np.log(0.9) + np.log(0.6)) / 2)
-    with pytest.raises(ValueError, match="as many labels as scores"):
+    with pytest.raises(ValueError, match="equally many labels and scores"):
         metrics([], [])

@@ -23,7 +23,7 @@ def tiny(**options):
 
 
 def test_unknown_encoder_names_similar_ones():
-    with pytest.raises(model.ModelError, match=r"efficientnet_b9.*like it: .*efficientnet_b"):
+    with pytest.raises(model.ModelError, match=r"efficientnet_b9.*similar names: .*efficientnet_b"):
         model.build_network("DeepFakeClassifier", "efficientnet_b9")
 
 
@@ -36,7 +36,7 @@ def test_pretrained_without_network_says_what_to_do(monkeypatch):
         return real(name, **options)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(model.ModelError, match=r"can't be fetched .*pretrained_path FILE"):
+    with pytest.raises(model.ModelError, match=r"can't be downloaded .*pretrained_path FILE"):
         model.load_pretrained(tiny(), TINY)
 
 
@@ -64,7 +64,7 @@ def test_pretrained_from_a_file(tmp_path):
     assert "weights.pth" in model.load_pretrained_file(network, path)
     assert torch.equal(network.encoder.conv_stem.weight, source.conv_stem.weight)
     torch.save({"a": torch.zeros(1)}, path)
-    with pytest.raises(SettingError, match=r"^pretrained_path .*does not fit the encoder"):
+    with pytest.raises(SettingError, match=r"^pretrained_path .*do not fit the encoder"):
         model.load_pretrained_file(network, path)
 
 

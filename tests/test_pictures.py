@@ -229,7 +229,7 @@ def test_the_bits_that_are_used_are_guessed_by_the_largest_value(tmp_path, bits,
     for name in ("a.png", "a.tif"):
         photo = read_photo(tmp_path / name)
         assert far(photo.pixels, expected) == 0
-        said = f"16 bits a colour, of which {used} seem to be used (the largest value is {(1 << bits) - 1})"
+        said = f"16 bits per channel, of which {used} seem to be used (the largest value is {(1 << bits) - 1})"
         assert photo.notes == ([] if used == 16 else [said])
 
 
@@ -297,12 +297,12 @@ def test_12_bits_packed_into_a_tiff(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "note"),
     [
-        ("a.webp", {"lossless": True}, "an animation; only its first picture is judged"),
-        ("a.png", {}, "an animation; only its first picture is judged"),
-        ("a.avif", {"quality": 98, "subsampling": "4:4:4"}, "an animation; only its first picture is judged"),
-        ("a.gif", {}, "an animation; only its first picture is judged"),
-        ("a.tif", {}, "the file holds several pictures; only its main one is judged"),
-        ("a.heic", {"quality": 98, "chroma": 444}, "the file holds several pictures; only its main one is judged"),
+        ("a.webp", {"lossless": True}, "an animation; only its first frame is scored"),
+        ("a.png", {}, "an animation; only its first frame is scored"),
+        ("a.avif", {"quality": 98, "subsampling": "4:4:4"}, "an animation; only its first frame is scored"),
+        ("a.gif", {}, "an animation; only its first frame is scored"),
+        ("a.tif", {}, "the file contains several images; only the main one is scored"),
+        ("a.heic", {"quality": 98, "chroma": 444}, "the file contains several images; only the main one is scored"),
     ],
 )
 def test_of_several_pictures_the_first_is_read_and_it_is_said(tmp_path, name, options, note):
@@ -341,14 +341,14 @@ def test_high_dynamic_range_is_noted(tmp_path):
         colours = {"color_primaries": 9, "transfer_characteristics": transfer, "matrix_coefficients": 9}
         deep.save(path, quality=98, chroma=444, save_nclx_profile=True, **colours)
         photo = read_photo(path)
-        assert photo.notes == ([f"high dynamic range ({said}), shown as standard"] if said else [])
+        assert photo.notes == ([f"high dynamic range ({said}), converted to standard range"] if said else [])
         assert far(photo.pixels, PORTRAIT) <= 12
     plain = save(tmp_path / "a.avif").read_bytes()
     at = plain.index(b"colrnclx") + 8
     (tmp_path / "a.avif").write_bytes(plain[:at] + bytes((0, 9, 0, 16)) + plain[at + 4 :])
-    assert read_photo(tmp_path / "a.avif").notes == ["high dynamic range (PQ), shown as standard"]
+    assert read_photo(tmp_path / "a.avif").notes == ["high dynamic range (PQ), converted to standard range"]
     plain = save(tmp_path / "a.png").read_bytes()
-    for transfer, said in ((18, ["high dynamic range (HLG), shown as standard"]), (13, [])):
+    for transfer, said in ((18, ["high dynamic range (HLG), converted to standard range"]), (13, [])):
         (tmp_path / "a.png").write_bytes(with_chunk(plain, b"cICP", bytes((16, transfer, 0, 1))))
         assert read_photo(tmp_path / "a.png").notes == said
     (tmp_path / "a.png").write_bytes(with_chunk(plain, b"cICP", b"\x10"))  # cut off
@@ -376,13 +376,13 @@ def test_too_many_pixels_are_refused_with_their_number_and_the_limit(tmp_path):
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("empty.jpg", b"", "unknown format, or damaged"),
-        ("text.png", b"hello", "unknown format, or damaged"),
-        ("program.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unknown format, or damaged"),
-        ("short.png", save(io.BytesIO(), format="PNG").getvalue()[:40], "unknown format, or damaged"),
+        ("empty.jpg", b"", "unknown format, or corrupt"),
+        ("text.png", b"hello", "unknown format, or corrupt"),
+        ("program.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unknown format, or corrupt"),
+        ("short.png", save(io.BytesIO(), format="PNG").getvalue()[:40], "unknown format, or corrupt"),
         ("half.png", save(io.BytesIO(), format="PNG").getvalue()[:-3000], "truncated"),
         ("half.jpg", save(io.BytesIO(), format="JPEG").getvalue()[:-300], "truncated"),
-        ("half.png", png16(PIXELS16)[:-3000], "no whole numbers of 16 bits"),
+        ("half.png", png16(PIXELS16)[:-3000], "not 16-bit integers"),
     ],
 )
 def test_t15_what_is_no_whole_picture_is_named(tmp_path, name, data, reason):
@@ -390,7 +390,7 @@ def test_t15_what_is_no_whole_picture_is_named(tmp_path, name, data, reason):
     path.write_bytes(data)
     with pytest.raises(PictureError, match=reason) as error:
         read_photo(path)
-    assert str(error.value) == f"{path} is no picture that can be read: {error.value.reason}"
+    assert str(error.value) == f"{path} is not a readable image: {error.value.reason}"
     assert isinstance(error.value, OSError)
 
 
@@ -401,12 +401,12 @@ def test_files_out_of_reach_and_strange_pixels_are_named(tmp_path):
         assert error.value.reason == reason
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, np.moveaxis(PIXELS16, 2, 0), photometric="rgb", planarconfig="separate")
-    with pytest.raises(PictureError, match="each colour by itself"):
+    with pytest.raises(PictureError, match="in separate planes"):
         read_photo(path)
     tifffile.imwrite(path, np.moveaxis(PORTRAIT, 2, 0), photometric="rgb", planarconfig="separate")
     assert np.array_equal(read_photo(path).pixels, PORTRAIT)
     tifffile.imwrite(path, PORTRAIT[..., 0].astype(np.float32), photometric="minisblack")
-    with pytest.raises(PictureError, match="no whole numbers of 16 bits"):
+    with pytest.raises(PictureError, match="not 16-bit integers"):
         read_photo(path)
 
 
@@ -425,7 +425,7 @@ def test_a_broken_exif_block_costs_no_picture(tmp_path):
     photo = read_photo(path)
     assert np.array_equal(photo.pixels, PORTRAIT)
     assert len(photo.notes) == 1
-    assert photo.notes[0].startswith("its EXIF block is broken (")
+    assert photo.notes[0].startswith("its EXIF block is corrupt (")
     path = tmp_path / "a.jpg"
     data = save(path).read_bytes()
     path.write_bytes(data[:2] + b"\xff\xe1\x00\x10Exif\0\0garbage!" + data[2:])

@@ -340,7 +340,7 @@ def test_same_names_in_two_folders_are_told_apart(tmp_path):
         ({"--weights-dir": "/absent"}, "no checkpoint"),
         ({"--test-dir": "/absent"}, "there is no such folder"),
         ({"--output": "x.txt"}, "ends in .csv"),
-        ({"--detector-scale": "9"}, "neither auto nor a factor"),
+        ({"--detector-scale": "9"}, "expected auto, or a factor"),
         ({"--device": "tpu"}, "--device tpu"),
         ({"--labels": "/absent.csv"}, "--labels /absent.csv"),
     ],
@@ -368,7 +368,7 @@ def test_checkpoints_named_in_a_file(weights, tmp_path):
     chosen.write_text("a\n\nb\n")
     assert files.find_models(weights, [f"@{chosen}"]) == [weights / "a", weights / "b"]
     chosen.write_text("\n")
-    with pytest.raises(UserError, match="names no checkpoint"):
+    with pytest.raises(UserError, match="lists no checkpoint"):
         files.find_models(weights, [f"@{chosen}"])
 
 
@@ -376,7 +376,7 @@ def test_a_folder_without_videos_and_a_broken_checkpoint(weights, demo_videos, t
     with pytest.raises(UserError, match="no video or picture lies in it"):
         run(weights, tmp_path, tmp_path / "o.csv")
     (tmp_path / "broken").write_bytes(b"PK")
-    with pytest.raises(CheckpointError, match="broken is not a checkpoint"):
+    with pytest.raises(CheckpointError, match="broken can't be read safely as a checkpoint"):
         run(tmp_path, demo_videos, tmp_path / "o.csv", models=["broken"])
 
 

@@ -178,7 +178,7 @@ def test_unusable_data_exits_2_and_says_what_to_do(tmp_path, step, kind):
     with pytest.raises(UserError) as refusal:
         COMMANDS[step].main(["--root-dir", str(root)])
     assert refusal.value.status == 2
-    said = {"empty": "holds a metadata.json", "broken": "broken JSON", "absent": "is not a folder"}[kind]
+    said = {"empty": "contains a metadata.json", "broken": "invalid JSON", "absent": "is not a folder"}[kind]
     assert said in str(refusal.value)
     assert str(root) in str(refusal.value)
     assert not root.exists() or sorted(path.name for path in root.iterdir()) == (["part_0"] if kind == "broken" else [])
@@ -189,7 +189,7 @@ def test_crops_never_lie_where_something_else_does(family_copy, name):
     root = family_copy
     before = sorted(root.rglob("*"))
     for step in ("extract_crops", "generate_landmarks", "generate_diffs", "generate_folds"):
-        with pytest.raises(UserError, match=re.escape(f"crops_dir {name}: give the plain name")) as refusal:
+        with pytest.raises(UserError, match=re.escape(f"crops_dir {name}: choose the plain name")) as refusal:
             COMMANDS[step].main(["--root-dir", str(root), "--crops-dir", name])
         assert refusal.value.status == 2
     assert sorted(root.rglob("*")) == before

@@ -27,7 +27,7 @@ def faults(root, text, **options):
         load(root, text, **options)
     head, *lines = str(error.value).split("\n  ")
     assert str(root / "rejected.csv") in head
-    assert "take it away" in head
+    assert "correct or remove it" in head
     return lines
 
 
@@ -94,29 +94,29 @@ def test_all_faults_are_told_at_once_with_their_lines(tmp_path):
         'a,10,0,\n,10,0,\n\n"b","x",0,"two\nlines"\nc,10,-1,\nd,10\ne,10,0,dark, blurred\nf,1.5,0,\ng,1234567890,0,\n'
     )
     said = [
-        "line 3: it names no video",
-        "line 5: frame 'x' is no number; give one from 0 on, or nothing for all",
-        "line 7: face '-1' is no number",
-        "line 8: 2 values, 4 are expected; put a reason with commas in quotes",
-        "line 9: 5 values, 4 are expected",
-        "line 10: frame '1.5' is no number",
-        "line 11: frame '1234567890' is no number",
+        "line 3: the video name is missing",
+        "line 5: frame 'x' is not a number; use a whole number of at least 0, or nothing for all",
+        "line 7: face '-1' is not a number",
+        "line 8: 2 values, expected 4; put a reason with commas in quotes",
+        "line 9: 5 values, expected 4",
+        "line 10: frame '1.5' is not a number",
+        "line 11: frame '1234567890' is not a number",
     ]
     found = faults(tmp_path, text)
     assert len(found) == len(said)
     for line, start in zip(found, said, strict=True):
         assert line.startswith(start), line
     assert load(tmp_path, "a,123456789,0,\n").rows[0].frame == 123456789
-    assert faults(tmp_path, "a,,,dark\n", header="video,frame,face")[0].startswith("line 2: 4 values, 3 are expected")
+    assert faults(tmp_path, "a,,,dark\n", header="video,frame,face")[0].startswith("line 2: 4 values, expected 3")
 
 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "line 1: the header video,frame,face is expected, with or without reason, not ''"),
+        (b"", "line 1: expected the header video,frame,face, with or without reason, not ''"),
         (
             b"\n\nvideo;frame;face\n",
-            "line 3: the header video,frame,face is expected, with or without reason, not 'vid",
+            "line 3: expected the header video,frame,face, with or without reason, not 'vid",
         ),
         (b"video,frame,face,why\n", "not 'video,frame,face,why'"),
         (b"video,face,frame\na,0,0\n", "not 'video,face,frame'"),
@@ -134,13 +134,13 @@ def test_what_is_no_such_file_is_named(tmp_path, data, said):
 def test_a_quote_that_nobody_closes_hides_no_lines(tmp_path):
     found = faults(tmp_path, 'a,x,0,\nb,0,0,"dark\nc,0,0,\nd,0,0,\n')
     assert [line.split(":")[0] for line in found] == ["line 2", "line 3"]
-    assert "needs one at either end" in found[1]
+    assert "needs a quote at both ends" in found[1]
 
 
 def test_a_file_that_can_t_be_opened_is_not_the_same_as_none(tmp_path):
     path = tmp_path / "rejected.csv"
     path.symlink_to(tmp_path / "away.csv")
-    with pytest.raises(DataError, match=r"rejected\.csv is a link to a file that is not there"):
+    with pytest.raises(DataError, match=r"rejected\.csv is a dangling link"):
         load_rejections(tmp_path)
     path.unlink()
     path.mkdir()

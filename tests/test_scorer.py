@@ -85,7 +85,7 @@ def test_floors_are_the_callers(weights, clips):
     ("change", "error", "said"),
     [
         ({"models": []}, ValueError, "no checkpoint is given"),
-        ({"models": ["absent"]}, CheckpointError, "there is no checkpoint absent"),
+        ({"models": ["absent"]}, CheckpointError, "absent: no such checkpoint"),
         ({"models": "absent"}, TypeError, "a list of paths is expected, not 'absent'"),
         ({"strategy": "max"}, ValueError, "'max' is unknown; there are confident, mean, person-max, smooth"),
         ({"detector_scale": 5}, ValueError, "detector_scale 5"),

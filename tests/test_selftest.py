@@ -191,7 +191,7 @@ def test_broken_sidecar_and_wrong_use(stored, tmp_path):
     with pytest.raises(UsageError, match="--store goes with --self-test"):
         predict_folder.main(["--models", "a", "--store"])
     (stored / "broken").write_bytes(b"PK")
-    with pytest.raises(UserError, match="broken is not a checkpoint"):
+    with pytest.raises(UserError, match="broken can't be read safely as a checkpoint"):
         self_test(stored, models=("broken",))
 
 

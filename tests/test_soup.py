@@ -88,7 +88,7 @@ def test_what_has_no_mean_is_refused(run, tmp_path):
         soup(run, "0", "0")
     with pytest.raises(UserError, match="_best: the checkpoint of an epoch is expected"):
         soup(run, "0", "best")
-    with pytest.raises(UserError, match="there is no checkpoint"):
+    with pytest.raises(UserError, match="no such checkpoint"):
         soup(run, "0", "9")
     with pytest.raises(UserError, match="device tpu"):
         soup(run, "0", "1", more=["--device", "tpu"])

@@ -85,11 +85,11 @@ def test_t17_finished_work_is_counted_but_not_redone(tmp_path, capsys):
 
 
 def test_bad_fraction_and_device_are_usage_errors(tmp_path):
-    with pytest.raises(SettingError, match="max_failed 7: a fraction from 0 to 1"):
+    with pytest.raises(SettingError, match="max_failed 7: expected a fraction from 0 to 1"):
         run(tmp_path, [], max_failed=7)
     with pytest.raises(SettingError, match="device tpu: unknown"):
         run(tmp_path, ["good-1"], fresh=["good-1"], device="tpu")
-    with pytest.raises(SettingError, match="workers -1: give a number from 1 on"):
+    with pytest.raises(SettingError, match="workers -1: use a number of at least 1"):
         run(tmp_path, ["good-1"], fresh=["good-1"], device="auto", workers=-1)
 
 

@@ -90,7 +90,7 @@ def test_ctrl_c_ends_a_step_with_130_and_its_workers_with_it(root):
         if process.returncode != 0:
             break
     assert process.returncode == 130
-    assert err.rstrip().endswith("stopped; run the same command again to go on")
+    assert err.rstrip().endswith("stopped; run the same command again to resume")
     assert "Traceback" not in err
     assert read_run(layout.ledger_path(root, "extract_crops")).finished is False
     with pytest.raises(ProcessLookupError):

@@ -151,7 +151,7 @@ def test_t59_broken_crops_are_counted_by_name_and_too_many_are_a_failure(crops_r
     assert train(crops_root, tmp_path / "more", config, "--max-failed", 0.1) == 0
     out = capsys.readouterr().out
     assert "1 crops could not be read and were left out" in out
-    assert "fake1/0_0.png is not a readable picture" in out
+    assert "fake1/0_0.png is not a readable image" in out
     assert "validation: 1 crops could not be read" in out
     (record,) = epochs_of(tmp_path / "more")
     assert (record["broken_training_crops"], record["broken_held_out_crops"]) == (1, 1)

@@ -47,7 +47,7 @@ def test_values_are_read_as_they_were_written():
         (3, "^all: "),
         (None, "^all: "),
         ([], "^all: "),
-        (GOOD | {"size": torch.zeros(1)}, "^no plain values: "),
+        (GOOD | {"size": torch.zeros(1)}, "^not plain values: "),
     ],
     ids=str,
 )
@@ -60,5 +60,5 @@ def test_brackets_without_end_are_a_fault():
     deep = []
     for _ in range(100_000):
         deep = [deep]
-    with pytest.raises(ValueError, match=r"^no plain values: "):
+    with pytest.raises(ValueError, match=r"^not plain values: "):
         read_values(Outer, deep)

@@ -329,10 +329,10 @@ def test_t15_unreadable_files_are_named_failures(tmp_path, write_numbered):
     unknown.write_bytes(write_numbered("known.mp4").read_bytes().replace(b"avc1", b"zzzz"))
     for path, reason in (
         (zero, "zero bytes"),
-        (unknown, "can't be decoded here"),
+        (unknown, "no decoder is available"),
         (text, "not a readable video"),
         (cut, "not a readable video"),
-        (audio, "no picture stream"),
+        (audio, "no video stream"),
         (tmp_path / "absent.mp4", "can't be opened"),
     ):
         with pytest.raises(VideoError) as error:

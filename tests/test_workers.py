@@ -22,7 +22,7 @@ def test_a_video_that_takes_for_ever_is_given_up(tmp_path, monkeypatch):
     (tmp_path / "hangs-1.mp4").write_bytes(b"12345")
     status, ledger = run(tmp_path, ["hangs-1", *[f"good-{index}" for index in range(6)]])
     assert status == 0
-    assert ledger[("hangs-1", "failed")] == "it took longer than 2 s, and was given up"
+    assert ledger[("hangs-1", "failed")] == "it exceeded the time limit of 2 s"
     assert len(list(tmp_path.glob("*.done"))) == 6
 
 
@@ -140,7 +140,7 @@ def test_a_worker_with_a_gpu_reads_several_videos_at_a_time(tmp_path, monkeypatc
 def test_t27_workers_at_least_one_at_most_the_cores(monkeypatch, capsys):
     monkeypatch.setattr(workers, "available_cores", lambda: 3)
     assert [workers.worker_count(n, ["cpu"]) for n in (0, 1, 3, 99)] == [3, 1, 3, 3]
-    assert capsys.readouterr().err == "workers 99: there are 3 cores, so 3 are used\n"
+    assert capsys.readouterr().err == "workers 99: only 3 cores are available, using 3\n"
     assert workers.worker_count(0, ["cuda:0", "cuda:1"]) == 2
     monkeypatch.setattr(workers, "available_cores", lambda: 1)
     assert workers.worker_count(0, ["cpu"]) == 1

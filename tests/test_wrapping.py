@@ -130,8 +130,8 @@ def clock(monkeypatch):
     ("extra", "kept", "said"),
     [
         (-0.5, True, "compiled: 2.00 times as fast"),
-        (-0.02, False, "compiling gains nothing here (1.02 times as fast); going on without"),
-        (1.0, False, "compiling gains nothing here (0.50 times as fast); going on without"),
+        (-0.02, False, "compiling brings no speed-up here (1.02 times as fast); continuing without"),
+        (1.0, False, "compiling brings no speed-up here (0.50 times as fast); continuing without"),
     ],
 )
 def test_compile_auto_keeps_the_faster_form_and_leaves_no_trace(monkeypatch, clock, extra, kept, said):
