@@ -35,7 +35,7 @@ def test_flags_that_change_what_is_learned_are_refused(stopped):
         ["--set", "drop_path=0.1"],
         ["--epochs", 3, "--set", "optimizer.weight_decay=0"],
     ):
-        with pytest.raises(UserError, match=r"another run|crops2"):
+        with pytest.raises(UserError, match=r"other settings|crops2"):
             stopped("--resume", "auto", *more)
 
 
@@ -44,7 +44,7 @@ def test_another_rate_is_taken_and_logged(stopped, tmp_path):
     assert "changed since: optimizer.learning_rate 0.05 -> 0.001, as requested" in log_text(tmp_path)
     assert epochs_of(tmp_path)[0]["learning_rate"] < 0.001
     with pytest.raises(
-        UsageError, match=r"as before: --set optimizer\.learning_rate=0\.001; .* --set optimizer\.learning_rate=0\.05"
+        UsageError, match=r"to keep it: --set optimizer\.learning_rate=0\.001; .* --set optimizer\.learning_rate=0\.05"
     ):
         stopped("--resume", "auto", "--epochs", 3)
 
@@ -220,7 +220,7 @@ def test_t37_resuming_something_else_is_an_error(crops_root, tmp_path):
     config = write_config(tmp_path, epochs=1)
     train(crops_root, tmp_path, config)
     other = write_config(tmp_path, epochs=2, encoder="test_resnet")
-    with pytest.raises(UsageError, match="holds DeepFakeClassifier with test_efficientnet"):
+    with pytest.raises(UsageError, match="contains DeepFakeClassifier with test_efficientnet"):
         train(crops_root, tmp_path, other, "--resume", path_of(tmp_path, "last"))
     path = crops_root / layout.FOLDS_NAME
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
