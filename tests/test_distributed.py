@@ -218,7 +218,7 @@ def test_t56_ranks_that_differ_do_not_begin(crops_root, tmp_path):
     process = torchrun("--standalone", "--nproc_per_node", 2, WORKER, "differ", *more)
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "the processes of this run have different settings or code, so it can't start" in err
+    assert "the processes of this run differ, so it can't start" in err
     assert "epoch: 1 (rank 0), 0 (rank 1)" in err
     assert "seed: 777 (rank 0), 6 (rank 1)" in err
     assert "--test-every: 1 (rank 0), 2 (rank 1)" in err

@@ -187,7 +187,7 @@ def _load_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def unchanged_share(table: pd.DataFrame, root: Path) -> tuple[int, int]:
-    """Count (fake crops whose mask shows no change, fake crops with a mask), from step 4's stamps.
+    """Count (fake crops whose mask shows no change, fake crops with a mask) of `table`, from step 4's stamps.
 
     Unchanged crops of a fake are label noise; --only-changed-frames skips them.
     """

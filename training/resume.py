@@ -261,9 +261,7 @@ def agree(values: dict[str, Any]) -> None:
             lines.append(f"{_shown(name)}: " + ", ".join(f"{v} (rank {', '.join(who)})" for v, who in by_value.items()))
     if lines:
         raise UsageError(
-            "the processes of this run have different settings or code, so it can't start:\n  "
-            + "\n  ".join(lines)
-            + "\n"
+            "the processes of this run differ, so it can't start:\n  " + "\n  ".join(lines) + "\n"
             "All machines need the same code, configuration and flags, and DATA_ROOT and "
             f"{setting('output_dir')} must be the same folders on all of them"
         )

@@ -125,7 +125,7 @@ def validate(settings: SoupSettings, fold: int, soup: Checkpoint, model: nn.Modu
     folds_path = find_folds(settings.data_dir, settings.folds_csv)
     _, rows = dataset.split_folds(dataset.read_folds(folds_path), fold, folds_path)
     if held and held.fold != fold and held.folds_sha256 == sha256_of(folds_path):
-        known = f"these checkpoints were trained on it; they held out fold {held.fold} of {folds_path}"
+        known = f"these checkpoints were trained on it; of {folds_path}, they held out fold {held.fold}"
         raise SettingError("fold", fold, f"{known}: give {setting('fold')} {held.fold}")
     dataset.check_crops(rows, settings.data_dir / settings.crops_dir, folds_path)
     root, part = settings.data_dir, spec.margin_part
