@@ -72,7 +72,7 @@ class RunSettings:
     output_dir: Path = flag("write checkpoints to this folder (default: weights)", Path("weights"))
     log_dir: Path = flag("write logs to this folder (default: logs)", Path("logs"))
     resume: str | None = flag(
-        "auto: resume from this run's _last checkpoint, or start it; FILE: the old name of --init-from",
+        "auto: resume from this run's _last checkpoint, or start it; FILE: the old name of --init-from (default: off)",
         metavar="auto|FILE",
     )
     init_from: Path | None = flag(
@@ -94,9 +94,9 @@ class RunSettings:
     max_failed: float = flag(
         "stop if more than this share of an epoch's crops can't be read (default: 0.05)", 0.05, metavar="FRACTION"
     )
-    no_hardcore: bool = flag("do not black out parts of the face", False)
-    no_oversample: bool = flag("use each crop once per epoch, without balancing the classes", False)
-    only_changed_frames: bool = flag("train only on fake crops whose mask shows a change", False)
+    no_hardcore: bool = flag("do not black out parts of the face (default: off)", False)
+    no_oversample: bool = flag("use each crop once per epoch, without balancing the classes (default: off)", False)
+    only_changed_frames: bool = flag("train only on fake crops whose mask shows a change (default: off)", False)
     padding_part: int = flag(
         f"crop with a margin of 1/N of the face; larger N is tighter (default: {MARGIN_PART}, unchanged crops)",
         default=MARGIN_PART,

@@ -180,7 +180,7 @@ class Trainer:
         for change in changed:
             log.say(f"changed since: {change}")
         if doubt := describe_start(self.data.holdout, self.holdout):
-            log.say(f"{doubt}: the held-out metrics may be too good")
+            log.say(f"{doubt}: the held-out metrics may be too optimistic")
         log.say(saving.describe_disk(self.files, run.model, config, self.settings.keep))
 
     def train(self) -> None:
