@@ -1,12 +1,11 @@
-"""Plot the held-out loss of a run over its epochs, and name the epochs worth keeping.
+"""Plot the held-out loss of a run over its epochs, and name the best epochs.
 
     python plot_loss.py --log-file logs/<log>
-    python plot_loss.py --log-file logs/b7_*.log --select 1     # five seeds in one picture, the best epoch of each
+    python plot_loss.py --log-file logs/b7_*.log --select 1     # five seeds in one plot, the best epoch of each
 
-The curve is (fake_weight * fake loss + real loss) / 2, fake_weight 1.4: missed fakes were what cost most in the
-challenge. Where training kept an average of the weights (ema_decay), the averaged weights of an epoch are chosen from
-as well. Further validation sets are drawn, but not chosen by. The plot is written as a PNG, and shown where there is
-a display.
+The curve is (fake_weight * fake loss + real loss) / 2. The default fake_weight is 1.4, because missed fakes cost most
+in the challenge. With ema_decay, the averaged weights of each epoch are candidates too. Further validation sets are
+plotted, but do not affect the choice. The plot is written as a PNG, and shown if there is a display.
 """
 
 from __future__ import annotations
@@ -31,15 +30,18 @@ if TYPE_CHECKING:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     path, number = partial(parser.add_argument, type=Path), partial(parser.add_argument, type=int, metavar="N")
-    logs = "logs/<run>.log or .jsonl; several (five seeds, say) come into one picture"
+    logs = "plot these logs/<run>.log or .jsonl files; several runs share one plot (required)"
     path("--log-file", required=True, nargs="+", metavar="LOG", help=logs)
-    parser.add_argument("--fake-weight", type=float, default=FAKE_WEIGHT, help=f"({FAKE_WEIGHT})")
-    first = "draw earlier epochs, but never choose them (0); the winners' plot never chose epochs before 17, because "
+    parser.add_argument(
+        "--fake-weight", type=float, default=FAKE_WEIGHT, help=f"weight of the fakes' loss (default: {FAKE_WEIGHT})"
+    )
+    first = "never choose earlier epochs, which are still plotted (default: 0); the winners started at 17, because "
     number("--first-epoch", default=0, help=f"{first}early losses are noisy")
-    number("--best", default=3, help="how many checkpoints to mark (3)")
-    path("--output", metavar="PNG", help="(beside the first log: <run>.png)")
+    number("--best", default=3, help="mark the N best checkpoints (default: 3)")
+    path("--output", metavar="PNG", help="write the plot to this file (default: <run>.png beside the first log)")
     number("--select", help="write the names of each run's N best checkpoints to --select-file")
-    selected, used = Path("weights/selected.txt"), "for predict_folder.py --models @FILE (weights/selected.txt)"
+    selected = Path("weights/selected.txt")
+    used = f"the file of --select, for predict_folder.py --models @FILE (default: {selected})"
     path("--select-file", default=selected, metavar="FILE", help=used)
     args = parser.parse_args(argv)
     if not 0 < args.fake_weight < math.inf:
@@ -48,22 +50,24 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         if count is not None and count < 1:
             raise UsageError(f"{flag} {count}: 1 or more is expected")
     if args.output and args.output.suffix.lower() != ".png":
-        raise UsageError(f"--output {args.output}: a name that ends in .png is expected")
+        raise UsageError(f"--output {args.output}: a file name ending in .png is expected")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
-    from training import loss_plot  # loads matplotlib, which --help does without
+    from training import loss_plot  # loads matplotlib, which --help does not need
 
     runs = {path.name.removesuffix(".log").removesuffix(".jsonl"): loss_plot.read_run(path) for path in args.log_file}
     if len(runs) < len(args.log_file):
-        raise UsageError("--log-file: the same run is given twice")
+        raise UsageError("--log-file: the same run is given twice; give each log once")
     ranked = {name: run.best(args.fake_weight, args.first_epoch) for name, run in runs.items()}
     for name, candidates in ranked.items():
         if not candidates:
             last = runs[name].candidates()[-1].epoch
-            raise UsageError(f"--first-epoch {args.first_epoch}: the last epoch of {name} is {last}; give that or less")
+            raise UsageError(
+                f"--first-epoch {args.first_epoch}: the last epoch of {name} is {last}; give {last} or less"
+            )
     best = {name: candidates[: args.best] for name, candidates in ranked.items()}
     output = args.output or args.log_file[0].with_name(f"{next(iter(runs))}.png")
     loss_plot.save_plot(runs, best, args.fake_weight, args.first_epoch, output)
@@ -80,14 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_selected(chosen: Mapping[str, Sequence[Candidate]], path: Path) -> None:
-    """Write the names of the chosen checkpoints of each run to a file, and say how to score with them."""
+    """Write the names of the chosen checkpoints of all runs to a file, and print a command that uses them."""
     names = [name + candidate.suffix for name, candidates in chosen.items() for candidate in candidates]
     write_bytes(path, "".join(f"{name}\n" for name in names).encode())
     command = f"predict_folder.py --weights-dir {path.parent} --models @{path} --test-dir DIR"
     print(f"selected: {', '.join(names)} -> {path}; to score with them: {command}")
     gone = [name for name in names if not (path.parent / name).exists()]
     if gone:
-        advice = "If they lie elsewhere, put --select-file there; if training's --keep removed them, give it more"
+        advice = "If they are elsewhere, put --select-file there; if training's --keep removed them, increase it"
         print(f"not in {path.parent}: {', '.join(gone)}. {advice}", file=sys.stderr)
 
 

@@ -1,10 +1,12 @@
-"""Which decoder: seconds to read every 10th frame of videos as RGB, one thread, each decoder in turn.
+"""Compare decoders: seconds to read every 10th frame of videos as RGB on one thread, in turn.
 
     python benchmarks/bench_decode.py [VIDEOS ...]
 
-OpenCV: VideoCapture, grab all, retrieve every 10th. PyAV: decode all, convert every 10th. torchcodec, where it is
-installed: get_frames_at. Ours: dfdc/video.py, which numbers frames by their time stamps and sorts out damage.
-Floor: PyAV, decode all, convert none. Then a stream with a damaged middle, and what each decoder makes of it.
+OpenCV: VideoCapture, grab all, retrieve every 10th. PyAV: decode all, convert every 10th.
+torchcodec, if installed: get_frame_at.
+Ours: dfdc/video.py, which numbers frames by presentation timestamp and handles corrupt data.
+Floor: PyAV, decode all, convert none.
+Afterwards, each decoder reads a video with a corrupt middle.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from measuring import add_videos, best_in_turn, find_videos, one_thread, run_mea
 
 STRIDE = 10
 
-# Each form imports its own library: in a process with --only, its memory is that of no other.
+# Each form imports its own library, so that --only measures the memory of a single library.
 
 
 def floor(path: Path) -> Iterator[None]:
@@ -81,7 +83,7 @@ def read(form: str, videos: list[Path]) -> int:
 
 
 def damage(source: Path, target: Path) -> None:
-    """A copy of `source` with random bytes in a twentieth of its middle."""
+    """Write a copy of `source` in which random bytes replace 1/20 of the file, from its middle on."""
     data = bytearray(source.read_bytes())
     start, length = len(data) // 2, len(data) // 20
     data[start : start + length] = np.random.default_rng(0).bytes(length)
@@ -91,8 +93,10 @@ def damage(source: Path, target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_videos(parser)
-    parser.add_argument("--turns", type=int, default=3, help="the best of so many counts (3)")
-    parser.add_argument("--only", choices=[*FORMS, "torchcodec"], help="just read with one (for its memory)")
+    parser.add_argument("--turns", type=int, default=3, help="number of turns; the best counts (default: 3)")
+    parser.add_argument(
+        "--only", choices=[*FORMS, "torchcodec"], help="only read, with this decoder (to measure its memory)"
+    )
     args = parser.parse_args()
     one_thread()
     if importlib.util.find_spec("torchcodec"):
@@ -117,14 +121,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         broken = Path(folder) / "broken.mp4"
         damage(max(videos, key=lambda path: path.stat().st_size), broken)
-        print("\nof a video with random bytes in a twentieth of its middle:")
+        print("\na video in which random bytes replace 1/20 of the file, from its middle on:")
         for name in FORMS:
             frames = 0
             try:
                 for _ in FORMS[name](broken):
                     frames += 1
                 said = "no error"
-            except Exception as error:  # what a decoder says of damage is what is asked here
+            except Exception as error:  # the errors of the decoders are the result here
                 said = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
             print(f"- {name}: {frames} frames, {said}")
 

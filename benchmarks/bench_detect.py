@@ -2,9 +2,9 @@
 
     python benchmarks/bench_detect.py [VIDEOS ...] --size 960x540
 
-Both on the same frames, as RGB in memory, on one thread (or --device cuda), with the thresholds of preprocessing. Then
-whether they agree on every frame, the memory of each in a process of its own, and how time and memory grow from a
-quarter of the frames to all. Floor: decoding the 10 frames that come with each one that is searched.
+Both detect faces in the same RGB frames in memory, on one thread or with --device cuda. The thresholds are those of
+preprocessing. Time and memory are also measured for a quarter of the frames; memory is measured in separate processes.
+The detected boxes and scores are compared on every frame. Floor: decoding 10 frames for each frame with detection.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dfdc.video import VideoReader
 
 
 def read_frames(videos: list[Path], count: int, size: tuple[int, int] | None) -> tuple[list, float]:
-    """`count` frames over all videos, and the seconds it took to decode each with the nine behind it."""
+    """`count` frames over all videos, and the seconds to decode one of them and the next nine."""
     frames: list = []
     each = max(1, count // len(videos))
 
@@ -41,26 +41,28 @@ def read_frames(videos: list[Path], count: int, size: tuple[int, int] | None) ->
 
 
 def compare(library: list, ours: list) -> None:
-    """Print whether both found the same (boxes, scores) on every frame."""
+    """Print whether both detected the same (boxes, scores) on every frame."""
     pairs = list(zip(library, ours, strict=True))
     counts = [(0 if boxes is None else len(boxes), len(found)) for (boxes, _), (found, _) in pairs]
     same = [pair for pair, (one, other) in zip(pairs, counts, strict=True) if one == other and one]
     corner = max(float(np.abs(np.asarray(a, float) - b).max()) for (a, _), (b, _) in same)
     score = max(float(np.abs(np.asarray(a, float) - b).max()) for (_, a), (_, b) in same)
     others = sum(one != other for one, other in counts)
-    found = f"{sum(one for one, _ in counts)} faces; {others} frames with another count"
+    found = f"{sum(one for one, _ in counts)} faces; {others} frames with different counts"
     print(f"{found}; corners within {corner:.4f} pixels, scores within {score:.6f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_videos(parser)
-    parser.add_argument("--frames", type=int, default=64, help="over all videos (64)")
-    parser.add_argument("--size", default="960x540", help="WxH to which all frames are brought first (960x540)")
-    parser.add_argument("--batch", type=int, default=32, help="the library's batch (32)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--turns", type=int, default=3, help="the best of so many counts (3)")
-    parser.add_argument("--only", choices=("library", "ours", "nothing"), help="just detect with one (for its memory)")
+    parser.add_argument("--frames", type=int, default=64, help="number of frames over all videos (default: 64)")
+    parser.add_argument("--size", default="960x540", help="resize all frames to WxH first (default: 960x540)")
+    parser.add_argument("--batch", type=int, default=32, help="batch size of the library (default: 32)")
+    parser.add_argument("--device", default="cpu", help="run on cpu or cuda (default: cpu)")
+    parser.add_argument("--turns", type=int, default=3, help="number of turns; the best counts (default: 3)")
+    parser.add_argument(
+        "--only", choices=("library", "ours", "nothing"), help="only detect, with this form (to measure its memory)"
+    )
     args = parser.parse_args()
     width, height = map(int, args.size.split("x"))
     one_thread()
@@ -68,7 +70,7 @@ def main() -> None:
     frames, floor = read_frames(find_videos(args.videos), args.frames, (width, height))
 
     def library(some: list) -> list:
-        from facenet_pytorch import MTCNN  # not above: it belongs to the memory of this form
+        from facenet_pytorch import MTCNN  # imported here, so that only this form uses its memory
 
         mtcnn = MTCNN(margin=0, keep_all=True, thresholds=list(DETECT_THRESHOLDS), device=args.device)
         found = []
@@ -88,7 +90,7 @@ def main() -> None:
         forms.get(args.only, len)(frames)
         return
     quarter = frames[::4]
-    for form in forms.values():  # both loaded and warm
+    for form in forms.values():  # loads and warms up both
         form(quarter[:2])
     whole = best_in_turn({name: lambda form=form: form(frames) for name, form in forms.items()}, args.turns)
     part = best_in_turn({name: lambda form=form: form(quarter) for name, form in forms.items()}, args.turns)

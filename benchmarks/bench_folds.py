@@ -1,10 +1,10 @@
-"""Seconds and memory of generate_folds.py on a data set of full size, by phase, and how both grow.
+"""Seconds and memory of generate_folds.py on a full-size dataset, by phase, and how both grow.
 
     python benchmarks/bench_folds.py --crops 4000000
 
-Makes a DATA_ROOT of stand-ins in a temporary folder (removed at the end): 50 parts of originals with 5 fakes each,
-34 crops of every video as names of tiny files, and the stamps of step 2. generate_folds.py runs on the first
-quarter of the parts, on half and on all of them, each in a process of its own, then once more on its finished work.
+Creates a DATA_ROOT of stubs in a temporary folder, which is removed at the end. It has 50 parts of originals with
+5 fakes each, 34 crops per video as tiny files, and the stamps of step 2. generate_folds.py runs on a quarter of the
+parts, on half and on all of them, each in a separate process. The last run repeats on finished work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 PARTS, FAKES, CROPS = 50, 5, 34
-PHASES = {  # function of folds_step.py, or of dfdc.layout -> what the table calls it
+PHASES = {  # function of folds_step.py or dfdc.layout -> row of the table
     "load_dataset": "read metadata",
     "list_crops": "list crops",
     "assign_folds": "assign folds",
@@ -35,9 +35,9 @@ PHASES = {  # function of folds_step.py, or of dfdc.layout -> what the table cal
 
 
 def measure(root: Path) -> None:
-    """Run generate_folds.py on `root` in this process; print a JSON object: seconds by phase and peak bytes."""
+    """Run generate_folds.py on `root` in this process; print JSON with the seconds by phase and peak memory in GB."""
     started = time.perf_counter()
-    from dfdc import layout  # here, because these are the start that is measured
+    from dfdc import layout  # imported here, because the import time is measured
     from preprocessing import folds_step, generate_folds
 
     seconds: defaultdict[str, float] = defaultdict(float, start=time.perf_counter() - started)
@@ -62,7 +62,7 @@ def measure(root: Path) -> None:
 
 
 def run_measured(root: Path) -> dict:
-    """What `measure` prints, from a process of its own."""
+    """The JSON that `measure` prints in a separate process."""
     command = [sys.executable, str(Path(__file__).resolve()), "--measure", str(root)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -75,17 +75,17 @@ def run_measured(root: Path) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--crops", type=int, default=4_000_000, help="about how many, in all (4000000)")
-    parser.add_argument("--dir", type=Path, help="where the temporary folder is made (the system's place)")
-    parser.add_argument("--measure", type=Path, metavar="DATA_ROOT", help="just run on this, and print JSON")
+    parser.add_argument("--crops", type=int, default=4_000_000, help="approximate number of crops (default: 4000000)")
+    parser.add_argument("--dir", type=Path, help="create the temporary folder here (default: the system's)")
+    parser.add_argument("--measure", type=Path, metavar="DATA_ROOT", help="only measure this dataset, and print JSON")
     args = parser.parse_args()
     if args.measure:
         measure(args.measure)
         return
 
-    from stub_root import make_part  # not above: it imports what `measure` times the import of
+    from stub_root import make_part  # imported here, because `measure` times the import of its modules
 
-    originals = max(1, round(args.crops / (CROPS * (1 + FAKES) * PARTS)))  # in each part
+    originals = max(1, round(args.crops / (CROPS * (1 + FAKES) * PARTS)))  # per part
     results: list[tuple[str, dict]] = []
     with tempfile.TemporaryDirectory(prefix="bench_folds_", dir=args.dir) as temp:
         root, crops, started = Path(temp), 0, time.perf_counter()

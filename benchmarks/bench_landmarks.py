@@ -1,9 +1,9 @@
-"""Milliseconds per crop to find five points: facenet-pytorch's MTCNN one crop at a time against ours in batches.
+"""Milliseconds per crop to detect five landmarks: facenet-pytorch's MTCNN crop by crop against ours in batches.
 
     python benchmarks/bench_landmarks.py [DATA_ROOT]
 
-On the real crops that preprocessing made (of demo/, if none is given), one thread, PNGs read beforehand. Then how many
-of the points are the same, and how time grows from a quarter of the crops to all. Floor: reading the PNGs.
+Uses the preprocessed crops of real videos on one thread; the PNGs are read beforehand. The default is demo/.
+Time is also measured for a quarter of the crops. The landmarks of both forms are compared. Floor: reading the PNGs.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from preprocessing.landmark_step import CROPS_AT_ONCE, find_landmarks
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data_root", type=Path, nargs="?", default=DEMO, help="a DATA_ROOT with crops (demo/)")
-    parser.add_argument("--crops", type=int, default=256, help="at most so many (256)")
-    parser.add_argument("--turns", type=int, default=3, help="the best of so many counts (3)")
+    parser.add_argument("data_root", type=Path, nargs="?", default=DEMO, help="a DATA_ROOT with crops (default: demo/)")
+    parser.add_argument("--crops", type=int, default=256, help="maximum number of crops (default: 256)")
+    parser.add_argument("--turns", type=int, default=3, help="number of turns; the best counts (default: 3)")
     args = parser.parse_args()
     one_thread()
     folders = [layout.crops_path(args.data_root, video.id) for video in layout.load_dataset(args.data_root).reals()]
@@ -62,7 +62,7 @@ def main() -> None:
     print(f"ours is {whole['library'] / whole['ours']:.1f} times as fast")
     pairs = zip(library(crops), ours(crops), strict=True)
     same = sum(a is not None and b is not None and np.array_equal(a, b) for a, b in pairs)
-    print(f"{same} of {len(crops)} have the very same points (the library takes the largest face, ours the middle one)")
+    print(f"{same} of {len(crops)} have identical landmarks (the library uses the largest face, ours the central one)")
 
 
 if __name__ == "__main__":

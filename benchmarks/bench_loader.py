@@ -1,10 +1,10 @@
-"""How many training samples one core prepares per second, plain and ours, on the same crops in one run.
+"""Training samples that one core prepares per second, plain against ours, on the same crops in one run.
 
     python benchmarks/bench_loader.py --data-dir demo --size 380
 
-Plain: PNG decode, the augmentation list with the library's own FancyPCA, normalised to float, float collation.
-Ours: training/dataset.py and training/transforms.py, which give bytes (normalised on the GPU, where it costs nothing).
-Both without occlusions, which are timed as a stage of their own. Times are the best of --repeats passes.
+Plain: PNG decoding, the augmentations with the library's FancyPCA, normalisation to float, and float collation.
+Ours: training/dataset.py and training/transforms.py, which return bytes (normalised on the GPU at no cost).
+Both exclude occlusions, which are timed as a separate stage. Times are the best of --repeats passes.
 """
 
 from __future__ import annotations
@@ -42,11 +42,17 @@ def plain(compose: A.Compose, batches: list[list[Path]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=Path("demo"), metavar="DATA_ROOT", help="preprocessed (demo)")
-    parser.add_argument("--size", type=int, default=380, help="of the network's input (380, B7's)")
-    parser.add_argument("--samples", type=int, default=192, help="crops in a pass (192)")
-    parser.add_argument("--batch-size", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("demo"),
+        metavar="DATA_ROOT",
+        help="a preprocessed dataset (default: demo)",
+    )
+    parser.add_argument("--size", type=int, default=380, help="side of the network's input (default: 380, for B7)")
+    parser.add_argument("--samples", type=int, default=192, help="crops per pass (default: 192)")
+    parser.add_argument("--batch-size", type=int, default=12, help="crops per batch (default: 12)")
+    parser.add_argument("--repeats", type=int, default=5, help="number of passes; the best counts (default: 5)")
     args = parser.parse_args()
 
     cv2.setNumThreads(1)
@@ -60,7 +66,7 @@ def main() -> None:
     compose = build_augmentation(args.size)
     groups = [item for item in compose if isinstance(item, A.BaseCompose)]
     (colours,) = [group for group in groups if len(group.transforms) == 3 and group.p == 0.7]
-    colours.transforms[1] = A.FancyPCA()  # the library's own, in place of our faster one
+    colours.transforms[1] = A.FancyPCA()  # the library's, instead of our faster one
 
     data = dataset.CropDataset(table, args.data_dir, layout.CROPS_DIR, args.size, train=True)
     shares = OcclusionConfig()

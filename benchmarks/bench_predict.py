@@ -1,12 +1,14 @@
-"""Seconds and memory to score a folder with two EfficientNet-B7: plain, ours, and the floors.
+"""Seconds and memory to score a folder with two EfficientNet-B7 networks: plain, ours, and the floors.
 
     python benchmarks/bench_predict.py [VIDEOS ...]
 
-Plain is a straightforward reading of the published solution: one video at a time, six threads that take one frame each
-through facenet-pytorch's MTCNN at half size, then all faces of the video through each float32 network at once. Ours is
-predict_folder.py. Both with start-up, with seeded networks (speed does not depend on the weights). Floors: decoding the
-videos, and the networks alone on as many faces, in ours' precision. Growth: ours on the first video, on the same
-repeated to an hour, and with --most-models on all with five checkpoints.
+Plain is a straightforward implementation of the published solution. It processes one video at a time: six threads
+detect faces in one frame each with facenet-pytorch's MTCNN at half size. Each float32 network then scores all faces of
+the video at once. Ours is predict_folder.py. Both include start-up, and use seeded networks, because speed does not
+depend on the weights.
+Floors: decoding the videos, and running only the networks on as many faces, in the precision of ours.
+Growth: ours on the first video, on this video repeated to an hour, and, with --most-models, on all videos with five
+checkpoints.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ def plain(videos: list[Path], weights: Path) -> dict[str, float]:
 
 
 def floors(videos: list[Path], weights: Path, faces: int, precision: str) -> tuple[float, float]:
-    """Seconds to decode, and to score `faces` black crops."""
+    """Seconds to decode the videos, and to score `faces` black crops."""
 
     def decode() -> None:
         for path in videos:
@@ -98,11 +100,15 @@ def floors(videos: list[Path], weights: Path, faces: int, precision: str) -> tup
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_videos(parser)
-    parser.add_argument("--encoder", default="tf_efficientnet_b7.ns_jft_in1k", help="of both networks (B7)")
-    parser.add_argument("--precision", default="auto", help="of ours (auto)")
-    parser.add_argument("--compile", default="auto", help="of ours (auto)")
-    parser.add_argument("--most-models", action="store_true", help=f"also with {MOST_MODELS} checkpoints")
-    parser.add_argument("--plain-in", type=Path, help=argparse.SUPPRESS)  # this script runs itself for the plain form
+    parser.add_argument(
+        "--encoder", default="tf_efficientnet_b7.ns_jft_in1k", help="encoder of the networks (default: that of B7)"
+    )
+    parser.add_argument("--precision", default="auto", help="precision of ours (default: auto)")
+    parser.add_argument("--compile", default="auto", help="--compile of ours (default: auto)")
+    parser.add_argument("--most-models", action="store_true", help=f"also measure {MOST_MODELS} checkpoints")
+    parser.add_argument(
+        "--plain-in", type=Path, help=argparse.SUPPRESS
+    )  # for the plain form, which runs in a separate process
     args = parser.parse_args()
     videos = find_videos(args.videos)
     if args.plain_in:

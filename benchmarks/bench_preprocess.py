@@ -1,11 +1,12 @@
-"""The preprocessing steps as whole commands, start-up included: plain, ours, and the floor of only decoding.
+"""Seconds and memory of the preprocessing commands with start-up: plain, ours, and decoding only as the floor.
 
     python benchmarks/bench_preprocess.py [DATA_ROOT] --copies 4
 
-Works on links to the videos in a temporary folder. Plain is what a straightforward reading of the recipe does, on as
-many processes as ours: every frame of a video in memory and through facenet-pytorch's MTCNN in batches of 32; crops
-with OpenCV's reader and PNG writer; landmarks one crop at a time; scikit-image's SSIM. Ours are the scripts, on the
-data set once and on so many copies of it. At last, the memory of searching a video and the same 30 times as long.
+Works on links to the videos in a temporary folder. Plain is a straightforward implementation of the recipe, with as
+many processes as ours. It keeps all frames of a video in memory, and runs facenet-pytorch's MTCNN in batches of 32.
+It crops with OpenCV's reader and PNG writer, detects landmarks crop by crop, and uses scikit-image's SSIM.
+Ours are the scripts, measured on the dataset and on --copies copies of it. The last measurement is face detection in
+a video and in the same video repeated 30 times.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "genera
 
 
 # ------------------------------------------------------------------------------------------ plain forms
-# Each imports what it needs, so that it is measured without the libraries of the others.
+# Each form imports its own libraries, so that its memory excludes those of the others.
 def every_frame(path: Path) -> list:
     import cv2
 
@@ -117,7 +118,7 @@ def decode(video: Path) -> None:
 
 
 def plain_works(step: str, root: Path, out: Path, scale: str | float) -> Sequence[Callable[[], None]]:
-    """The pieces of a step's plain form, or of a floor, that processes share out."""
+    """The tasks of a plain step or a floor, to be distributed over processes."""
     dataset = layout.load_dataset(root)
     videos = [v for v in dataset.videos.values() if layout.bboxes_path(root, v.source).is_file()]
     crops = {v.id: layout.crops_path(root, v.id) for v in videos}
@@ -141,7 +142,7 @@ def run_plain(step: str, root: Path, workers: int, scale: str | float) -> None:
 
 # ------------------------------------------------------------------------------------------ the data
 def link_copies(source: Path, target: Path, copies: int) -> None:
-    """The parts of `source`, so many times under other names, as links."""
+    """Create the parts of `source` in `target` as links, `copies` times under different names."""
     for part in layout.find_parts(source):
         folder = target / part.name
         folder.mkdir(parents=True)
@@ -159,18 +160,24 @@ def link_copies(source: Path, target: Path, copies: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data_root", type=Path, nargs="?", default=DEMO, help="in DFDC layout (demo/)")
-    parser.add_argument("--copies", type=int, default=4, help="how many times the data set, to see how cost grows (4)")
-    parser.add_argument("--workers", type=int, default=2, help="processes of every form (2)")
-    parser.add_argument("--detector-scale", default="auto", help="of both forms (auto)")
-    parser.add_argument("--plain", help=argparse.SUPPRESS)  # this script runs itself for a plain form or a floor
+    parser.add_argument(
+        "data_root", type=Path, nargs="?", default=DEMO, help="a dataset in DFDC layout (default: demo/)"
+    )
+    parser.add_argument(
+        "--copies", type=int, default=4, help="also measure this many copies of the dataset (default: 4)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes of each form (default: 2)")
+    parser.add_argument("--detector-scale", default="auto", help="detector scale of both forms (default: auto)")
+    parser.add_argument(
+        "--plain", help=argparse.SUPPRESS
+    )  # for a plain form or a floor, which runs in a separate process
     args = parser.parse_args()
 
     if args.plain:
         run_plain(args.plain, args.data_root, args.workers, parse_detector_scale(args.detector_scale))
         return
     if not args.data_root.is_dir():
-        sys.exit(f"there is no {args.data_root}; ./quickstart.sh makes demo/")
+        sys.exit(f"{args.data_root} does not exist; ./quickstart.sh creates demo/")
 
     def plain(name: str, root: Path) -> tuple[float, float, str]:
         command = [sys.executable, __file__, root, "--plain", name, "--workers", args.workers]
@@ -187,7 +194,7 @@ def main() -> None:
         link_copies(args.data_root, often, args.copies)
         dataset = layout.load_dataset(once)
         print(f"{len(dataset.reals())} real and {len(dataset.fakes())} fake videos, {args.workers} processes", end=", ")
-        print(f"scale {args.detector_scale}; seconds with start-up, {args.copies} x: of {args.copies} copies")
+        print(f"scale {args.detector_scale}; seconds with start-up; {args.copies} x: {args.copies} copies")
         more = f"{args.copies} x"
         columns = ["step", "decode", f"decode {more}", "plain", "ours", f"ours {more}", "plain / ours"]
         columns += [f"ours / decode, {more}", "plain MiB", "ours MiB", f"ours {more}"]
@@ -208,7 +215,7 @@ def main() -> None:
         part = long / "part"
         part.mkdir(parents=True)
         video = dataset.reals()[0].path
-        print(f"\nsearching {video.name}, one process:")
+        print(f"\nface detection in {video.name}, one process:")
         for times in (1, 30):
             repeat_video(video, part / "long.mp4", times=times)
             (part / "metadata.json").write_text('{"long.mp4": {"label": "REAL"}}')

@@ -2,9 +2,9 @@
 
     python benchmarks/bench_ssim.py [REAL_VIDEO FAKE_VIDEO]
 
-Pairs of face-sized windows from the middle of the frames of both videos (of the demo dataset's first fake and its
-original, if none are given) at several sizes; the ratio, the largest difference of a pixel in grey levels, and how
-the cost grows with the picture's size. Floor: what it takes to read the two crops' PNGs.
+Compares face-sized windows from the middle of the frames of both videos, at several sizes. The default videos are the
+first fake of the demo dataset and its original. Prints the times, their ratio, and the largest pixel difference in grey
+levels. Floor: reading the PNGs of the two crops.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIDES = (100, 200, 400)
 def find_pair() -> tuple[Path, Path]:
 
     if not DEMO.is_dir():
-        sys.exit("give two videos, or make the demo dataset first: ./quickstart.sh")
+        sys.exit(f"{DEMO} does not exist; give two videos, or create the demo dataset with ./quickstart.sh")
     dataset = load_dataset(DEMO)
     fake = dataset.fakes()[0]
     return dataset.videos[fake.source].path, fake.path
@@ -49,9 +49,9 @@ def windows(path: Path, side: int) -> list[np.ndarray]:
 
 
 def scikit_image(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """The plain form; its arithmetic is float64 for bytes."""
+    """The plain form, which computes in float64 for bytes."""
 
-    from skimage.metrics import structural_similarity  # not above: the memory of ours is measured without it
+    from skimage.metrics import structural_similarity  # imported here, to exclude it from the memory of ours
 
     similar = structural_similarity(real, fake, channel_axis=2, full=True)[1]
     return cv2.cvtColor(np.clip(255 * (1 - similar), 0, 255).astype(np.uint8), cv2.COLOR_RGB2GRAY)
@@ -66,16 +66,18 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", type=Path, nargs="*", help="a real video and the fake made from it")
-    parser.add_argument("--turns", type=int, default=5, help="the best of so many counts (5)")
-    parser.add_argument("--only", choices=("plain", "ours"), help="just compute with one (for its memory)")
+    parser.add_argument("--turns", type=int, default=5, help="number of turns; the best counts (default: 5)")
+    parser.add_argument(
+        "--only", choices=("plain", "ours"), help="only compute, with this form (to measure its memory)"
+    )
     args = parser.parse_args()
     if len(args.videos) not in (0, 2):
-        parser.error("give two videos, or none")
+        parser.error(f"{len(args.videos)} videos given; give two, or none")
     real, fake = args.videos or find_pair()
     one_thread()
     forms = {"plain": scikit_image, "ours": ssim_difference}
     if not args.only:
-        print("| window | plain ms | ours ms | ratio | floor ms | most apart |\n|---|---|---|---|---|---|")
+        print("| window | plain ms | ours ms | ratio | floor ms | largest difference |\n|---|---|---|---|---|---|")
     for side in SIDES:
         pairs = list(zip(windows(real, side), windows(fake, side), strict=False))
         if args.only:

@@ -1,12 +1,12 @@
-"""Images per second of a training step, plain and ours, in turn in one run; utilisation and memory.
+"""Images per second, utilisation and memory of a training step, plain against ours, in turn in one run.
 
     python benchmarks/bench_train_step.py --config configs/b7.json --batch-size 12
 
-Plain: fp16 autocast with a scaler (float32 on a CPU), NCHW, unfused SGD, loss.item() at each step, floats from host.
-Ours: training/engine.py as train_classifier.py runs it: bytes from the host, channels last, bf16 where there is a GPU
-that has it, fused SGD, no synchronisation; --compile adds torch.compile. Weights are random: speed does not depend on
-them. Utilisation is model FLOPs (3 x forward, 2 per multiply-add) over what a large matrix product reaches on the
-same device in the same type.
+Plain: fp16 autocast with a scaler (float32 on a CPU), NCHW, unfused SGD, loss.item() at each step, float images from
+the host. Ours: training/engine.py as used by train_classifier.py. It takes bytes from the host, and uses channels last,
+bf16 on a GPU that supports it, and fused SGD, without synchronisation. --compile adds torch.compile. Weights are
+random, because speed does not depend on them. Utilisation is the model's FLOP/s divided by those of a large matrix
+product of the same type on the same device. A model has 3 x forward FLOPs, 2 per multiply-add.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dfdc.devices import resolve_device
+from dfdc.devices import DEVICE_HELP, resolve_device
 from networks.model import build_network
 from training import engine
 from training.config import TrainConfig, load_config
@@ -33,7 +33,7 @@ from training.wrapping import amp_type, use_fast_kernels, wrap
 
 @dataclass(frozen=True)
 class Work:
-    """What both forms do: images uint8 [n, h, w, 3] and labels float [n], on one device."""
+    """The input of both forms: images uint8 [n, h, w, 3] and labels float [n]."""
 
     config: TrainConfig
     device: str
@@ -118,7 +118,7 @@ def ours(work: Work, number_type: torch.dtype | None) -> Callable[[int], None]:
 
 
 def measure_memory(form: Callable[[], Callable[[int], None]]) -> float:
-    """GiB on the GPU of three steps, nothing else being on it."""
+    """GPU memory of three steps in GiB; nothing else may use the GPU."""
     steps = form()
     torch.cuda.reset_peak_memory_stats()
     steps(3)
@@ -130,7 +130,7 @@ def measure_memory(form: Callable[[], Callable[[int], None]]) -> float:
 
 
 def measure_peak(work: Work, number_type: torch.dtype) -> float:
-    """FLOP/s that a large matrix product reaches."""
+    """FLOP/s of a large matrix product."""
     side = 8192 if work.on_gpu else 1024
     a, b = (torch.randn(side, side, device=work.device, dtype=number_type) for _ in range(2))
     reached = 0.0
@@ -145,9 +145,9 @@ def measure_peak(work: Work, number_type: torch.dtype) -> float:
 
 
 def measure_speed(work: Work, forms: dict[str, Callable[[int], None]], count: int, turns: int) -> dict[str, float]:
-    """Images per second of each form, the best of `turns` of `count` steps."""
+    """Images per second of each form: the best of `turns` turns of `count` steps."""
     best = dict.fromkeys(forms, 0.0)
-    for turn in range(turns + 1):  # the first is a warm-up
+    for turn in range(turns + 1):  # the first turn is a warm-up
         for name, steps in forms.items():
             work.synchronize()
             started = time.perf_counter()
@@ -160,13 +160,19 @@ def measure_speed(work: Work, forms: dict[str, Callable[[int], None]], count: in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=Path("configs/b7.json"))
-    parser.add_argument("--batch-size", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=20, help="counted steps of each turn (20)")
-    parser.add_argument("--turns", type=int, default=3, help="turns of each form; the best counts (3)")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--compile", choices=("off", "on", "auto"), default="off", help="of ours (off)")
-    parser.add_argument("--gradient-checkpointing", action="store_true", help="in both forms")
+    parser.add_argument(
+        "--config", type=Path, default=Path("configs/b7.json"), help="configuration (default: configs/b7.json)"
+    )
+    parser.add_argument("--batch-size", type=int, default=12, help="images per step (default: 12)")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps per turn (default: 20)")
+    parser.add_argument("--turns", type=int, default=3, help="turns of each form; the best counts (default: 3)")
+    parser.add_argument("--device", default="auto", help=DEVICE_HELP)
+    parser.add_argument(
+        "--compile", choices=("off", "on", "auto"), default="off", help="torch.compile of ours (default: off)"
+    )
+    parser.add_argument(
+        "--gradient-checkpointing", action="store_true", help="use gradient checkpointing in both forms"
+    )
     args = parser.parse_args()
     changes = {"batch_size": args.batch_size, "compile": args.compile, "epochs": 10**6}
     config = load_config(args.config, changes | {"gradient_checkpointing": args.gradient_checkpointing})
@@ -180,13 +186,15 @@ def main() -> None:
     flops_per_image = 3 * counter.get_total_flops()
 
     forms = {"plain": partial(plain, work, plain_type), "ours": partial(ours, work, our_type)}
-    memory = {name: measure_memory(form) for name, form in forms.items()} if work.on_gpu else {}  # each alone, so first
+    memory = (
+        {name: measure_memory(form) for name, form in forms.items()} if work.on_gpu else {}
+    )  # measured first, each form alone
     speed = measure_speed(work, {name: form() for name, form in forms.items()}, args.steps, args.turns)
 
     what = torch.cuda.get_device_name() if work.on_gpu else f"CPU, {torch.get_num_threads()} threads"
     print(f"{config.encoder}, {config.size} px, batch {args.batch_size}, on {what}", end="; ")
     print(f"ours: {our_type or 'float32'}, compile {args.compile}", end="; ")
-    print(f"{flops_per_image / 1e9:.1f} GFLOPs an image and step")
+    print(f"{flops_per_image / 1e9:.1f} GFLOPs per image and step")
     print("| form | images per second | utilisation | peak memory |\n|---|---|---|---|")
     for name, number_type in (("plain", plain_type), ("ours", our_type)):
         used = speed[name] * flops_per_image / measure_peak(work, number_type or torch.float32)
@@ -194,7 +202,7 @@ def main() -> None:
     print(f"ours is {speed['ours'] / speed['plain']:.2f} times plain")
     if memory:
         fits = "fits" if memory["ours"] < 11.3 else "does not fit"
-        print(f"a batch of {args.batch_size} {fits} a 12 GB card (0.7 GB of it are the driver's)")
+        print(f"a batch of {args.batch_size} {fits} a 12 GB card (the driver uses 0.7 GB of it)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: best of several turns, and the memory of processes."""
+"""Shared by the benchmarks: best time of several turns, and memory of processes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ DEMO = ROOT / "demo"
 
 
 def one_thread() -> None:
-    """As a preprocessing worker computes: on one core, and keeping the memory it frees."""
-    import torch  # not above: whoever imports this module is measured as well
+    """Compute like a preprocessing worker: on one core, without returning freed memory to the system."""
+    import torch  # imported here, because importers of this module are measured
 
     keep_freed_memory()
     limit_threads(1)
@@ -31,22 +31,22 @@ def one_thread() -> None:
 
 
 def add_videos(parser: argparse.ArgumentParser) -> None:
-    """The videos to measure on: files, or folders that are searched."""
-    text = "video files, or folders of them (demo/, which ./quickstart.sh makes)"
+    """Add the argument for the input videos: files, or folders of them."""
+    text = "video files, or folders of them (default: demo/, which ./quickstart.sh creates)"
     parser.add_argument("videos", type=Path, nargs="*", default=[DEMO], help=text)
 
 
 def find_videos(given: Sequence[Path]) -> list[Path]:
-    """The video files that were given, and those in folders that were; ends the program if there are none."""
+    """The given video files, and those inside the given folders; ends the program if there are none."""
     found = [video for path in given for video in (list_videos(path, recursive=True) if path.is_dir() else [path])]
     if not found or not all(path.is_file() for path in found):
-        sys.exit(f"no videos at {' '.join(map(str, given))}; ./quickstart.sh makes demo/")
+        sys.exit(f"no videos at {' '.join(map(str, given))}; ./quickstart.sh creates demo/")
     return found
 
 
 def repeat_video(source: Path, target: Path, *, times: int = 0, minutes: float = 0) -> None:
-    """`source` so many times one after the other, or until it is so long, without decoding it."""
-    import av  # not above: whoever imports this module is measured as well
+    """Write `source` repeated `times` times, or up to a length of `minutes`, without decoding it."""
+    import av  # imported here, because importers of this module are measured
 
     with av.open(str(source)) as first, av.open(str(target), "w") as writer:
         stream = first.streams.video[0]
@@ -64,14 +64,14 @@ def repeat_video(source: Path, target: Path, *, times: int = 0, minutes: float =
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long one call takes."""
+    """Seconds that one call takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def best_in_turn(forms: Mapping[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """The best time of each form over `turns`, taken in turn so that the machine's moods fall on all alike."""
+    """The best time of each form over `turns`; the forms alternate, so that changes of the machine affect all alike."""
     best = dict.fromkeys(forms, float("inf"))
     for _ in range(turns):
         for name, work in forms.items():
@@ -80,13 +80,13 @@ def best_in_turn(forms: Mapping[str, Callable[[], object]], turns: int) -> dict[
 
 
 def run_measured(command: Sequence[object]) -> tuple[float, float, str]:
-    """Run a program: seconds from start to end, peak memory of it and its children in MiB, what it printed.
+    """Run a program; returns its seconds, the peak memory of it and its children in MiB, and its output.
 
-    The memory is the sum of proportional set sizes (a page that two processes share counts half in each), looked at
-    ten times a second.
+    Memory is the sum of proportional set sizes, sampled ten times a second. A page shared by two processes counts half
+    in each.
 
     Raises:
-        SystemExit: it failed; with what it said.
+        SystemExit: the program failed; the message contains its output.
     """
     with tempfile.TemporaryFile("w+") as output:
         started = time.perf_counter()
@@ -113,7 +113,7 @@ def run_measured(command: Sequence[object]) -> tuple[float, float, str]:
 
 
 def _session_memory(session: int) -> float:
-    """MiB of all processes of a session."""
+    """Memory of all processes of a session in MiB."""
     total = 0
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
@@ -122,6 +122,6 @@ def _session_memory(session: int) -> float:
             if os.getsid(int(folder.name)) == session:
                 lines = (folder / "smaps_rollup").read_text().splitlines()
                 total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        except (OSError, StopIteration):  # it ended while being looked at
+        except (OSError, StopIteration):  # the process has ended
             continue
     return total / 1024

@@ -1,8 +1,8 @@
-"""A DATA_ROOT of any size on which every preprocessing step is complete, made of stand-ins; for other benchmarks.
+"""A stub DATA_ROOT of any size on which every preprocessing step is complete; used by other benchmarks.
 
-Videos, crops, masks and landmarks are files of a few bytes, and those of one original and its fakes are hard links
-of one file, so that millions of names cost folders, not inodes. The stamps hold what the steps' own settings and
-digest functions say: should they drift apart, the steps would not take the stubs for complete.
+Videos, crops, masks and landmarks are files of a few bytes. Those of one original and its fakes are hard links to one
+file, so that millions of names need folders, not inodes. The stamps use the settings and digest functions of the steps,
+because the steps would otherwise not consider the stubs complete.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ BOX = (100.125, 80.25, 420.375, 400.5)
 
 
 def crop_keys(original: int, crops: int) -> list[tuple[int, int]]:
-    """(frame, face) of an original's crops; every tenth original shows two people."""
+    """(frame, face) of the crops of an original; every tenth original shows two people."""
     people = 2 if original % 10 == 9 and crops % 2 == 0 else 1
     return [(frame * FRAME_STRIDE, face) for frame in range(crops // people) for face in range(people)]
 
 
 def make_part(root: Path, number: int, originals: int, fakes: int, crops: int, *, all_steps: bool) -> int:
-    """Add part `number` with `originals` videos, `fakes` of each, and `crops` crops of every video.
+    """Add part `number` with `originals` real videos, `fakes` fakes of each, and `crops` crops per video.
 
     Args:
-        all_steps: make landmarks and masks as well, not only boxes and crops.
+        all_steps: also create landmarks and masks, not only boxes and crops.
 
     Returns:
-        The number of crops made.
+        The number of created crops.
     """
     part = root / f"dfdc_train_part_{number}"
     part.mkdir(parents=True)
@@ -53,7 +53,7 @@ def make_part(root: Path, number: int, originals: int, fakes: int, crops: int, *
             family_videos.append(Video(name, part / f"{name}.mp4", part.name, layout.FAKE, real.id))
         keys = crop_keys(family, crops)
         source = root / f".family{family}"
-        source.write_bytes(family.to_bytes(4, "little"))  # no two originals show the same picture
+        source.write_bytes(family.to_bytes(4, "little"))  # all originals have different images
         for video in family_videos:
             video.path.touch()
             metadata[video.path.name] = {"label": video.label, "split": "train"}
@@ -92,7 +92,7 @@ def _make_boxes(root: Path, real: Video, keys: list[tuple[int, int]]) -> None:
 
 
 def _make_looks(family: int, keys: list[tuple[int, int]]) -> list[dict]:
-    """What step 2 keeps of three crops; no two families look alike."""
+    """The entries of three crops in step 2's stamp, see `likeness.look`; they differ between families."""
     rng = np.random.default_rng(family)
     names = likeness.pick([layout.crop_name(*key) for key in keys])
     return [likeness.look(name, rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for name in names]

@@ -177,8 +177,8 @@ def test_t48_every_fault_is_told_at_once_with_the_right_key(write):
         "normalize.mean: three numbers over -1: red, green, blue is expected, not [1, 2]",
         "schedule: an object {...} is expected, not 5",
         "label_smoothing: 0 or more, and under 0.5",
-        "occlusions: the shares add up to 1.8, but to 1 at most is expected",
-        "zzz: unknown key; known are network, encoder, pretrained,",
+        "occlusions: the shares add up to 1.8; at most 1 is expected",
+        "zzz: unknown key; known keys are network, encoder, pretrained,",
     ):
         assert f"\n  {said}" in text
     assert "1 fault:\n" in fault_of(write({"zzz": 1}))
@@ -268,8 +268,8 @@ def test_shares_of_occlusions_may_add_up_to_all_and_no_more(write):
     for shares in (halves, tenths, halves | {"mouth": 0}, halves | {"eyes": 1, "mouth": 0}):
         found = load_config(write({"occlusions": shares})).occlusions
         assert {name: getattr(found, name) for name in shares} == shares
-    assert "\n  occlusions: the shares add up to 1.01, " in fault_of(write({"occlusions": halves | {"nose": 0.01}}))
-    assert "\n  occlusions: the shares add up to 1.3035, " in fault_of(write({"occlusions": {"random_half": 0.607}}))
+    assert "\n  occlusions: the shares add up to 1.01; " in fault_of(write({"occlusions": halves | {"nose": 0.01}}))
+    assert "\n  occlusions: the shares add up to 1.3035; " in fault_of(write({"occlusions": {"random_half": 0.607}}))
     for share in (-0.1, 1.1, "0.1"):
         for name in halves:
             assert f"\n  occlusions.{name}: " in fault_of(write({"occlusions": {name: share}}))
@@ -314,7 +314,7 @@ def test_a_base_that_leads_back_is_refused(write, tmp_path, chain):
     for base in chain:
         path.write_text(json.dumps({"base": base}))
         path = path.parent / base
-    assert "c.json: its base leads back to itself" in fault_of(tmp_path / "c.json")
+    assert "c.json: its base refers back to it" in fault_of(tmp_path / "c.json")
 
 
 def test_an_absent_base_is_told_with_the_file_that_names_it(write, tmp_path):
@@ -418,7 +418,7 @@ def test_faults_of_changes_are_told_with_those_of_the_file(write):
 
 def test_a_change_below_something_that_is_no_object_is_refused(write):
     path = write({"encoder": "resnet18", "optimizer": None})
-    assert "\n  encoder: a text is expected, not {'name': 1}" in fault_of(path, {"encoder.name": 1})
+    assert "\n  encoder: a string is expected, not {'name': 1}" in fault_of(path, {"encoder.name": 1})
     assert "\n  optimizer.type: one of SGD, Adam, AdamW, RMSprop is expected, not {'x': 1}" in fault_of(
         path, {"optimizer.type.x": 1}
     )
@@ -433,7 +433,10 @@ def test_a_change_of_an_object_leaves_its_other_keys(write):
 
 
 def test_a_base_is_for_files(write):
-    assert fault_of(write({}), {"base": "b7.json"}) == "base: it belongs into a file; config names the file"
+    assert (
+        fault_of(write({}), {"base": "b7.json"})
+        == "base: this key is allowed only inside a file; name a file with config"
+    )
     assert "and the command line: 1 fault:" in fault_of(write({}), {"size": 1})
 
 

@@ -8,7 +8,7 @@ from training.config import TrainConfig, flatten
 
 def test_the_page_has_the_table_of_the_classes():
     page = config_table.PAGE.read_text(encoding="utf-8")
-    assert config_table.with_table(page) == page, "python -m training.config_table writes it anew"
+    assert config_table.with_table(page) == page, "run: python -m training.config_table"
 
 
 def test_each_key_has_values_a_default_and_a_meaning():

@@ -215,9 +215,9 @@ def test_t30_crops_that_are_missing_are_named_before_training(crops_root):
     dataset.check_crops(table, crops_root / "crops", path)
     gone = layout.crops_path(crops_root, "fake2") / "20_0.png"
     gone.unlink()
-    with pytest.raises(FoldsError, match=f"names 1 crops that do not exist, {gone}"):
+    with pytest.raises(FoldsError, match=f"names 1 crops that do not exist, e.g. {gone}"):
         dataset.check_crops(table, crops_root / "crops", path)
-    with pytest.raises(FoldsError, match="is not a folder; data_dir must be DATA_ROOT, in which crops_dir "):
+    with pytest.raises(FoldsError, match="is not a folder; set data_dir to the DATA_ROOT that contains crops_dir "):
         dataset.check_crops(table, crops_root / "absent", path)
 
 
@@ -230,7 +230,7 @@ def test_t30_crops_that_are_missing_are_named_before_training(crops_root):
         (HEADER + "a,0_0.png,1,a,0,0\na,0_0.png,2,a,0,0\n", "line 3: label '2' is neither 0"),
         (HEADER + "a,0_0.png,x,a,0,0\n", "line 2: label 'x' is neither 0"),
         (HEADER + "a,0_0.png,1,a,0,0\n\na,0_0.png,1,a,0,x\n", "line 4: fold 'x' is not a whole number"),
-        (HEADER + f"a,0_0.png,1,a,0,{10**30}\n", "too large a number"),
+        (HEADER + f"a,0_0.png,1,a,0,{10**30}\n", "fold is too large"),
     ],
 )
 def test_bad_folds_files_are_named(tmp_path, text, said):
@@ -293,7 +293,7 @@ def test_unreadable_crops_get_a_picture_that_could_be_read():
         dataset.fill_unreadable(batch, spare)
         assert batch["image"][:, 0, 0, 0].tolist() == expected
         assert batch["valid"].tolist() == readable
-    with pytest.raises(ValueError, match="no crop of a batch could be read, and there is no other picture; e"):
+    with pytest.raises(ValueError, match="no crop of a batch could be read, and there is no spare image; e"):
         dataset.fill_unreadable(batch_of([False]), None)
 
 

@@ -73,7 +73,7 @@ def test_t59_broken_crops_are_counted_and_no_black_picture_reaches_the_network(c
     run.max_failed = 6 / 160
     result = train(run, batches)
     assert result.broken_training_crops == 6
-    assert "6 crops could not be read and were left out, crop 1 of batch 5 for one" in capsys.readouterr().out
+    assert "6 crops could not be read and were skipped, e.g. crop 1 of batch 5" in capsys.readouterr().out
     black = network_input({"image": torch.zeros(1, 1, 1, 3)}, run.config)
     for step, images in enumerate(run.model.seen):
         assert not (images == black).all(dim=(1, 2, 3)).any(), step
@@ -88,7 +88,7 @@ def test_t59_too_many_broken_crops_stop_the_epoch_as_soon_as_that_is_certain():
     run = make_run(steps=50)  # 200 crops; 10 may be broken
     batches = [make_batch(step, broken=(0,)) for step in range(50)]
     seen = []
-    with pytest.raises(TrainingError, match=r"11 crops of epoch 0 .* crop 0 of batch 0 for one; .*max_failed 0\.05"):
+    with pytest.raises(TrainingError, match=r"11 crops of epoch 0 .*e\.g\. crop 0 of batch 0\); .*max_failed 0\.05"):
         train(run, batches, after_step=lambda epoch, step, *_: seen.append(step))
     assert seen == list(range(1, 11))
 
@@ -117,8 +117,8 @@ def test_t59_a_validation_bears_some_broken_crops_and_names_them(capsys):
     run.max_failed = 0.25
     scored = engine.validate(run, run.model, held_out([make_batch(1, broken=(2,))]))
     assert (scored.broken, scored.rows.tolist()) == (1, [0, 1, 3])
-    assert "validation: 1 crops could not be read and are not counted, crop 2" in capsys.readouterr().out
-    with pytest.raises(TrainingError, match=r"validation on other: 2 of 4 crops .* crop 1 of batch 1 for one"):
+    assert "validation: 1 crops could not be read and are not counted, e.g. crop 2" in capsys.readouterr().out
+    with pytest.raises(TrainingError, match=r"validation on other: 2 of 4 crops .*e\.g\. crop 1 of batch 1"):
         engine.validate(run, run.model, held_out([make_batch(1, broken=(1, 2))], name="other"))
     run.max_failed = 1.0
     with pytest.raises(TrainingError, match="4 of 4 crops"):

@@ -167,7 +167,7 @@ def test_a_mean_holds_out_what_all_its_parts_did(root, trained, expected, tmp_pa
         given = [path_of(trained, "0"), path_of(trained, "1"), "--data-dir", root, "--workers", 0, "--device", "cpu"]
         return average_checkpoints.main([str(value) for value in (*given, "--output", out, *more)])
 
-    with pytest.raises(SettingError, match=r"^fold 1: these checkpoints learned from it.* fold 0: give fold 0"):
+    with pytest.raises(SettingError, match=r"^fold 1: these checkpoints were trained on it.* fold 0: give fold 0"):
         average(tmp_path / "x", "--fold", 1)
     assert average(tmp_path / "x") == 0
     assert checkpoint.read_checkpoint(tmp_path / "x").holdout == expected

@@ -108,7 +108,7 @@ def test_a_sigterm_to_the_whole_group_saves_the_step_in_progress(crops_root, tmp
     os.killpg(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    assert "--resume auto goes on from there" in err
+    assert "--resume auto continues from there" in err
     assert "Traceback" not in err
 
 
@@ -136,7 +136,7 @@ def test_only_the_main_rank_looks_at_the_disk(crops_root, tmp_path, monkeypatch)
     data = prepared(crops_root, tmp_path, "--validate-on", f"x={crops_root}")
     assert calls == ["check", "check", "check", "stamps"]
     assert data.summary == (
-        "48 crops to train on (24 real), 12 to validate on, 36 of set x; set x holds videos that are trained on; "
+        "48 crops to train on (24 real), 12 to validate on, 36 of set x; set x contains training videos; "
         "3 of 12 fake crops (25.0%) show no change"
     )
     calls.clear()

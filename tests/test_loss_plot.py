@@ -141,7 +141,7 @@ def test_the_picture_of_several_runs(log, full_log, capsys):
         second: [(3, 0.326), (1, 0.38), (3, 0.39)],
     }
     legend = [text.get_text() for text in axis.figure.legends[0].get_texts()]
-    assert legend == [*lines_of(axis), "averaged weights of the run with that colour"]
+    assert legend == [*lines_of(axis), "averaged weights of the run in the same colour"]
 
 
 def test_several_runs_without_averages_have_no_entry_for_them(log, tmp_path):

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("no_display")
 def test_a_log_without_an_epoch_is_an_error(tmp_path):
     path = tmp_path / "empty.jsonl"
     path.write_text('epoch one\n{broken\n{"event": "epoch", "epoch": 0, "sets": {"celeb": {"video": {}}}}\n')
-    with pytest.raises(SettingError, match=r"log_file .*empty\.jsonl: no epoch"):
+    with pytest.raises(SettingError, match=r"log_file .*empty\.jsonl: it contains no epoch"):
         plot_loss.main(["--log-file", str(path)])
 
 
@@ -33,7 +33,7 @@ def test_the_log_for_people_stands_for_the_lines_beside_it(log, tmp_path, capsys
     done = run_script("plot_loss.py", "--log-file", given, cwd=ROOT)
     assert done.returncode == 2
     assert f"--log-file {given}: {lines} can't be read (No such file" in done.stderr
-    assert "training writes it, and <run>.log" in done.stderr
+    assert "training writes it beside <run>.log" in done.stderr
 
 
 @pytest.mark.slow

@@ -74,19 +74,19 @@ def test_the_crops_of_a_step_must_stay_but_not_how_they_are_shared(now, good):
     assert bool(changed) is good
     assert bool(faults) is not good
     if not good:
-        assert faults[-1].endswith(" (batch_size x accumulate x processes was 24 and must stay so)")
+        assert faults[-1].endswith(" (batch_size x accumulate x processes must stay 24)")
     for key, value in (("ohem_samples", 1), ("loss_normalization", "rank")):
         faults, changed = resume.compare(choices(**now, **{key: value}), choices(**{key: value}), ())
         assert not changed
-        assert faults[-1].endswith("as ohem_samples and loss_normalization depend on it)") or not good
+        assert faults[-1].endswith("because ohem_samples or loss_normalization depends on it)") or not good
 
 
 def test_rate_and_length_change_for_those_who_ask():
     before, after = choices(), choices(epochs=50)
-    assert resume.compare(after, before, {"epochs"}) == ([], ["epochs 40 -> 50, as asked for"])
+    assert resume.compare(after, before, {"epochs"}) == ([], ["epochs 40 -> 50, as requested"])
     faults, changed = resume.compare(after, before, ())
     assert (faults, changed) == (
-        ["epochs 40 -> 50 (to go on as before: set epochs=40; to change it: set epochs=50)"],
+        ["epochs 40 -> 50 (to keep it: set epochs=40; to change it: set epochs=50)"],
         [],
     )
     assert resume.compare(after, before, (), finished=True) == ([], [])
@@ -192,7 +192,7 @@ def test_a_state_that_was_written_before_it_had_a_type_goes_on(crops_root, tmp_p
     old = read(tmp_path).training
     assert resume.State.from_dict(old, tmp_path).to_dict() == old
     assert train(crops_root, tmp_path, config, "--freeze-epochs", 2, "--resume", "auto") == 0
-    assert "goes on from epoch 1, step 4;" in log_text(tmp_path)
+    assert "resumes from epoch 1, step 4;" in log_text(tmp_path)
     assert weights(tmp_path)["fc.bias"].item() == pytest.approx(-0.0506, abs=1e-4)  # as the earlier one ended
     assert read(tmp_path).training["history"]["losses"] == pytest.approx({0: 0.83178, 1: 0.83713}, abs=1e-4)
     (record,) = epochs_of(tmp_path)

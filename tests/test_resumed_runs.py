@@ -35,16 +35,16 @@ def test_flags_that_change_what_is_learned_are_refused(stopped):
         ["--set", "drop_path=0.1"],
         ["--epochs", 3, "--set", "optimizer.weight_decay=0"],
     ):
-        with pytest.raises(UserError, match=r"another run|crops2"):
+        with pytest.raises(UserError, match=r"other settings|crops2"):
             stopped("--resume", "auto", *more)
 
 
 def test_another_rate_is_taken_and_logged(stopped, tmp_path):
     assert stopped("--resume", "auto", "--set", "optimizer.learning_rate=0.001") == 0
-    assert "changed since: optimizer.learning_rate 0.05 -> 0.001, as asked for" in log_text(tmp_path)
+    assert "changed since: optimizer.learning_rate 0.05 -> 0.001, as requested" in log_text(tmp_path)
     assert epochs_of(tmp_path)[0]["learning_rate"] < 0.001
     with pytest.raises(
-        UsageError, match=r"as before: --set optimizer\.learning_rate=0\.001; .* --set optimizer\.learning_rate=0\.05"
+        UsageError, match=r"to keep it: --set optimizer\.learning_rate=0\.001; .* --set optimizer\.learning_rate=0\.05"
     ):
         stopped("--resume", "auto", "--epochs", 3)
 
@@ -85,11 +85,11 @@ def test_t57_a_finished_run_is_not_begun_again(crops_root, tmp_path, capsys):
         before = weights(out)
         for flag in ("--resume", "--init-from"):
             if out == tmp_path:
-                with pytest.raises(UsageError, match="the run did not begin with"):
+                with pytest.raises(UsageError, match="the run did not start from"):
                     train(crops_root, out, config, flag, start)
             else:
                 assert train(crops_root, out, config, flag, start) == 0
-                assert "finished already, all 1 epochs" in capsys.readouterr().out
+                assert "already finished, all 1 epochs" in capsys.readouterr().out
         assert same(before, weights(out))
 
 
@@ -121,7 +121,7 @@ def test_weights_of_a_given_checkpoint_begin_a_new_run(crops_root, tmp_path, fla
     assert "from epoch 0, step 3" in log_text(second)
     assert [record["epoch"] for record in epochs_of(second)] == [0]
     other = path_of(tmp_path, "0")
-    with pytest.raises(UsageError, match="the run did not begin with"):
+    with pytest.raises(UsageError, match="the run did not start from"):
         train(crops_root, second, config, flag, other)
     with pytest.raises(UsageError, match="old name"):
         train(crops_root, second, config, "--resume", start, "--init-from", start)
@@ -173,14 +173,14 @@ def test_t55_the_last_state_and_the_one_before_are_good_and_the_advice_is_taken(
     err = str(error.value)
     assert "not finite in 3 steps of epoch 1, 3 of them in a row, last from step 2" in err
     last, before = read(tmp_path), read(tmp_path, "before")
-    assert f"The last good checkpoint is {last.path}. The one before it is {before.path}." in err
+    assert f"The last good checkpoint is {last.path}. The previous one is {before.path}." in err
     assert (before.training["step"], last.training["step"]) == (3, 4)  # the first two bad steps were borne
     for found in (last, before):
         assert all(torch.isfinite(v).all() for v in found.state_dict.values() if v.is_floating_point())
     advice = shlex.split(err.strip().split("rate: ")[1])
     assert advice == ["--resume", "auto", "--set", "optimizer.learning_rate=0.025"]
     assert train(crops_root, tmp_path, config, *advice) == 0
-    assert "as asked for" in log_text(tmp_path)
+    assert "as requested" in log_text(tmp_path)
 
 
 @pytest.mark.slow
@@ -220,7 +220,7 @@ def test_t37_resuming_something_else_is_an_error(crops_root, tmp_path):
     config = write_config(tmp_path, epochs=1)
     train(crops_root, tmp_path, config)
     other = write_config(tmp_path, epochs=2, encoder="test_resnet")
-    with pytest.raises(UsageError, match="holds DeepFakeClassifier with test_efficientnet"):
+    with pytest.raises(UsageError, match="contains DeepFakeClassifier with test_efficientnet"):
         train(crops_root, tmp_path, other, "--resume", path_of(tmp_path, "last"))
     path = crops_root / layout.FOLDS_NAME
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
@@ -233,24 +233,24 @@ def test_states_of_an_older_trainer_and_damaged_ones_say_what_to_do(crops_root, 
     config = write_config(tmp_path)
     train(crops_root, tmp_path, config, "--epochs", 1)
     monkeypatch.setattr(resume, "RECIPE", 3)
-    with pytest.raises(UsageError, match=r"\(recipe 2, here 3\).*--init-from"):
+    with pytest.raises(UsageError, match=r"\(recipe 2, expected 3\).*--init-from"):
         train(crops_root, tmp_path, config, "--resume", "auto")
     monkeypatch.undo()
     last, before = path_of(tmp_path, "last"), path_of(tmp_path, "before")
     before.write_bytes(last.read_bytes())
     last.write_bytes(b"damaged")
-    with pytest.raises(UsageError, match="The one before it goes on by: mv ") as error:
+    with pytest.raises(UsageError, match="To resume from the previous state: mv ") as error:
         train(crops_root, tmp_path, config, "--resume", "auto")
-    _, source, target = shlex.split(str(error.value).split("goes on by: ")[1])
+    _, source, target = shlex.split(str(error.value).split("previous state: ")[1])
     assert (source, target) == (str(before), str(last))
     before.replace(last)
     assert train(crops_root, tmp_path, config, "--resume", "auto", "--epochs", 1) == 0
     last.write_bytes(b"damaged")  # and by now no state before it
     before.unlink(missing_ok=True)
-    with pytest.raises(UsageError, match="Another --prefix with --init-from begins with an epoch's weights"):
+    with pytest.raises(UsageError, match="To start from an epoch's weights, use another --prefix with --init-from"):
         train(crops_root, tmp_path, config, "--resume", "auto")
     last.write_bytes(path_of(tmp_path, "0").read_bytes())
-    with pytest.raises(UsageError, match="is no state of a run"):
+    with pytest.raises(UsageError, match="does not contain the state of a run"):
         train(crops_root, tmp_path, config, "--resume", "auto")
 
 
@@ -258,18 +258,18 @@ def test_states_of_an_older_trainer_and_damaged_ones_say_what_to_do(crops_root, 
 def test_t50_a_run_does_not_overwrite_another(crops_root, tmp_path):
     config = write_config(tmp_path)
     train(crops_root, tmp_path, config)
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         train(crops_root, tmp_path, config)
     last, before = path_of(tmp_path, "last"), path_of(tmp_path, "before")
     last.unlink()  # it takes the most room, and is the first to be deleted
-    with pytest.raises(UsageError, match="it can't go on") as error:
+    with pytest.raises(UsageError, match="it can't be resumed") as error:
         train(crops_root, tmp_path, config, "--resume", "auto")
-    assert shlex.split(str(error.value).rpartition("state before: ")[2]) == ["mv", str(before), str(last)]
+    assert shlex.split(str(error.value).rpartition("previous state: ")[2]) == ["mv", str(before), str(last)]
     before.replace(last)
     assert train(crops_root, tmp_path, config, "--resume", "auto") == 0
     for name in ("last", "before", "best"):
         path_of(tmp_path, name).unlink(missing_ok=True)
-    with pytest.raises(UsageError, match=r"_0 is there, from a run of this name, but .*_last is not"):
+    with pytest.raises(UsageError, match=r"_0 exists, from a run of this name, but .*_last is missing"):
         train(crops_root, tmp_path, config, "--seed", 5)
 
 
@@ -278,7 +278,7 @@ def test_a_finished_run_is_finished_at_any_rate(crops_root, tmp_path, capsys):
     config = write_config(tmp_path, epochs=1)
     train(crops_root, tmp_path, config, "--set", "optimizer.learning_rate=0.01")
     assert train(crops_root, tmp_path, config, "--resume", "auto") == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     with pytest.raises(UsageError, match="seed 777 -> 5"):
         train(crops_root, tmp_path, config, "--resume", "auto", "--seed", 5)
 

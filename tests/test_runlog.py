@@ -41,10 +41,10 @@ def test_a_run_leaves_checkpoints_and_logs(crops_root, tmp_path, capsys):
     assert epochs[1]["frame"]["count"] == 12  # every second of six frames
     text = next((tmp_path / "logs").glob("*.log")).read_text().splitlines()
     assert text[2].startswith("epoch 0 fake 0.")
-    assert "checkpoints of all 2 epochs take" in text[1]
+    assert "checkpoints of all 2 epochs need" in text[1]
     assert "PyTorch fused SGD" in text[0]
     assert train(crops_root, tmp_path, config, "--resume", "auto") == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
 
 
 def test_t43_a_hold_out_with_one_class_trains_on(crops_root, tmp_path):

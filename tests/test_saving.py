@@ -181,15 +181,15 @@ def test_too_little_room_is_said(files, network, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(1, 1, 1_000_000_000))
     config = TrainConfig(epochs=3000)
     said = saving.describe_disk(files, network, config, None)
-    assert said.startswith("checkpoints of all 3000 epochs take ")
-    assert said.endswith("GB, 1.0 GB are free; that is too little: keep N keeps fewer")
+    assert said.startswith("checkpoints of all 3000 epochs need ")
+    assert said.endswith("GB, 1.0 GB are free; that is too little: keep N keeps fewer epochs")
     few = saving.describe_disk(files, network, config, 2)
-    assert few.startswith("checkpoints of the newest 2 and the best 2 epochs take 0.0 GB, 1.0 GB are free")
+    assert few.startswith("checkpoints of the newest 2 and the best 2 epochs need 0.0 GB, 1.0 GB are free")
     assert "too little" not in few
     b7 = TrainConfig()
     numel = 66_000_000  # EfficientNet-B7 has 63.8 million weights and 0.3 million statistics in timm
     monkeypatch.setattr(saving, "disk_need", lambda *a, **k: numel * 4 * (40 + 4))
-    assert "all 40 epochs take 11.6 GB" in saving.describe_disk(files, network, b7, None)
+    assert "all 40 epochs need 11.6 GB" in saving.describe_disk(files, network, b7, None)
 
 
 def test_t58_a_checkpoint_carries_its_own_epochs_metrics(crops_root, tmp_path):

@@ -75,14 +75,14 @@ def test_it_is_put_beside_the_first_and_replaces_nothing(run):
     assert soup(run, "0", "1") == 0
     made = path_of(run[1], "soup")
     assert made.exists()
-    with pytest.raises(UserError, match="is there already; name another file by output"):
+    with pytest.raises(UserError, match="already exists; name another file with output"):
         soup(run, "1", "2")
     made.unlink()
 
 
 def test_what_has_no_mean_is_refused(run, tmp_path):
     root, place = run
-    with pytest.raises(UserError, match="two checkpoints or more"):
+    with pytest.raises(UserError, match="give two or more"):
         soup(run, "0")
     with pytest.raises(UserError, match="given twice"):
         soup(run, "0", "0")
@@ -97,19 +97,21 @@ def test_what_has_no_mean_is_refused(run, tmp_path):
     other = path_of(place, "1").with_name("other_1")
     other.write_bytes(path_of(place, "1").read_bytes())
     given = [path_of(place, "0"), other, "--data-dir", root]
-    with pytest.raises(UserError, match=r"these are of 2 runs \(other, t_Deep.*\); their weights have no common mean"):
+    with pytest.raises(
+        UserError, match=r"the checkpoints are of 2 runs \(other, t_Deep.*\); give checkpoints of one run"
+    ):
         average_checkpoints.main([str(value) for value in given])
     other.unlink()
     content = torch.load(path_of(place, "1"), weights_only=True)
     content["model"]["margin_part"] = 3
     odd = path_of(place, "8")
     torch.save(content, odd)
-    with pytest.raises(UserError, match=r"_8 is made for .*margin_part=3"):
+    with pytest.raises(UserError, match=r"_8 has the specification .*margin_part=3"):
         soup(run, "0", "8")
     del content["state_dict"]["fc.bias"]
     content["model"]["margin_part"] = 4
     torch.save(content, odd)
-    with pytest.raises(UserError, match=r"_8 has other weights than"):
+    with pytest.raises(UserError, match=r"_8 and .* have weights of different names"):
         soup(run, "0", "8")
     odd.unlink()
 

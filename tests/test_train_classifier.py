@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 def test_t44_a_trailing_slash_is_the_same_place(crops_root, tmp_path):
     config = write_config(tmp_path, epochs=1)
     train(crops_root, tmp_path, config, "--output-dir", f"{tmp_path}/weights/")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         train(crops_root, tmp_path, config, "--output-dir", f"{tmp_path}/weights")
 
 
@@ -37,22 +37,22 @@ def test_t44_a_trailing_slash_is_the_same_place(crops_root, tmp_path):
         (["--config", "/absent.json"], "/absent.json: can't be read"),
         (["--batch-size", "0"], "batch_size: a number over 0"),
         (["--set", "optimizr.type=SGD"], "did you mean optimizer"),
-        (["--set", "epochs=3", "--epochs", "4"], "are the same; give one"),
+        (["--set", "epochs=3", "--epochs", "4"], "set the same key; give only one"),
         (["--validate-on", "celeb"], "--validate-on celeb: NAME=DATA_ROOT"),
         (["--validate-on", "a=/absent"], "/absent/folds.csv: can't be read"),
         (["--keep", "0"], "--keep 0: 1 or more"),
         (["--max-failed", "nan"], "--max-failed nan"),
-        (["--max-failed", "2"], "--max-failed 2.0: 1 at most"),
+        (["--max-failed", "2"], "--max-failed 2.0: a number from 0 to 1"),
         (["--init-from", "/absent"], "/absent: no such checkpoint"),
         (["--resume", "/absent"], "/absent: no such checkpoint"),
         (["--seed", "-1"], "--seed -1"),
-        (["--augmentation-grid", "a.jpg"], "--augmentation-grid a.jpg: a name that ends in .png"),
+        (["--augmentation-grid", "a.jpg"], "--augmentation-grid a.jpg: a file name ending in .png"),
         (["--set", "optimizer=Adam"], "not 'Adam'; keys: optimizer.type, optimizer.learning_rate"),
-        (["--set", "lr=0.1"], "lr: unknown key; known are .*optimizer.learning_rate"),
+        (["--set", "lr=0.1"], "lr: unknown key; known keys are .*optimizer.learning_rate"),
         (["--test-every", "0"], "--test-every 0: 1 or more"),
         (["--save-every", "-1"], "--save-every -1.0: 0 or more"),
         (["--padding-part", "2"], "--padding-part 2: 3 or more"),
-        (["--prefix", "a/b"], "--prefix a/b: it begins file names"),
+        (["--prefix", "a/b"], "--prefix a/b: it starts file names"),
         (["--devise", "cpu"], "--devise"),
         (["--device", "cuda:99"], "--device cuda:99"),
     ],
@@ -92,7 +92,7 @@ def test_t50_train_sh_repeats_no_finished_seed_and_stops_at_a_failed_one(crops_r
     process = run_train_sh(crops_root, tmp_path, config, "2 -5 3")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 2, err
-    assert out.count("finished already") == 1
+    assert out.count("already finished") == 1
     assert {path: path.read_bytes() for path in logs} == logs
     assert "seed 3" not in out
 
@@ -106,4 +106,4 @@ def test_train_sh_passes_a_sigterm_on(crops_root, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 143
-    assert "--resume auto goes on from there" in err
+    assert "--resume auto continues from there" in err

@@ -84,7 +84,7 @@ def test_sigterm_saves_the_state_and_exits(crops_root, tmp_path, monkeypatch, ca
     train(crops_root, tmp_path / "whole", config)
     terminate_at(monkeypatch, 3)
     assert train(crops_root, tmp_path / "stopped", config) == 128 + signal.SIGTERM
-    assert "--resume auto goes on" in capsys.readouterr().err
+    assert "--resume auto continues" in capsys.readouterr().err
     monkeypatch.undo()
     assert read(tmp_path / "stopped").training["step"] == 4
     train(crops_root, tmp_path / "stopped", config, "--resume", "auto")
@@ -137,7 +137,7 @@ def test_freeze_epochs_trains_only_the_last_layer(crops_root, tmp_path):
 
 def test_t39_fewer_crops_than_a_batch_is_an_error(crops_root, tmp_path):
     config = write_config(tmp_path, batch_size=500)
-    with pytest.raises(UserError, match="48 crops, fewer than one step takes"):
+    with pytest.raises(UserError, match="48 crops, fewer than one step needs"):
         train(crops_root, tmp_path, config)
 
 
@@ -150,7 +150,7 @@ def test_t59_broken_crops_are_counted_by_name_and_too_many_are_a_failure(crops_r
     assert not path_of(tmp_path, "best").exists()
     assert train(crops_root, tmp_path / "more", config, "--max-failed", 0.1) == 0
     out = capsys.readouterr().out
-    assert "1 crops could not be read and were left out" in out
+    assert "1 crops could not be read and were skipped" in out
     assert "fake1/0_0.png is not a readable image" in out
     assert "validation: 1 crops could not be read" in out
     (record,) = epochs_of(tmp_path / "more")
@@ -224,4 +224,4 @@ def test_batch_norm_is_synchronised_on_several_gpus(monkeypatch, tmp_path, world
     assert {type(module).__name__ for module in network.modules() if "BatchNorm" in type(module).__name__} == {kind}
     assert moved == [((device,), {}), ((), {"memory_format": torch.channels_last})]
     assert ("SyncBN" in origin) is (world == 2)
-    assert ("BatchNorm by process" in origin) is (world == 2 and device == "cpu")
+    assert ("BatchNorm per process" in origin) is (world == 2 and device == "cpu")

@@ -156,7 +156,7 @@ def test_all_ranks_decide_alike(monkeypatch, clock):
     monkeypatch.setattr(wrapping, "gather_objects", lambda own: [own, (4.0, 1.0, "")])
     assert wrapping.compile_model(run)[0] is run.model
     monkeypatch.setattr(wrapping, "gather_objects", lambda own: [own, (float("inf"), 1.0, "no compiler there")])
-    assert wrapping.compile_model(run) == (run.model, "no compiler there; going on without")
+    assert wrapping.compile_model(run) == (run.model, "no compiler there; continuing without compilation")
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_compile_auto_goes_on_where_there_is_no_compiler_and_on_does_not(monkeyp
     run = make_run(compile="auto", size=8)
     model, said = wrapping.compile_model(run)
     assert model is run.model
-    assert said == "the network can't be compiled (RuntimeError: no C++ compiler); going on without"
+    assert said == "the network can't be compiled (RuntimeError: no C++ compiler); continuing without compilation"
     run = make_run(compile="on", size=8)
     model, said = wrapping.compile_model(run)
     assert said == "compiled"

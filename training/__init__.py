@@ -1,1 +1,1 @@
-"""The trainer; train_classifier.py is the only entry."""
+"""The trainer. The entry points are train_classifier.py and average_checkpoints.py."""

@@ -1,10 +1,10 @@
-"""Average the weights of some checkpoints of one run (a "soup"), and validate the result.
+"""Average the weights of several checkpoints of one run (a "soup"), and validate the result.
 
     python training/average_checkpoints.py weights/RUN_30 weights/RUN_34 weights/RUN_38 --data-dir DATA_ROOT
 
-Writes <run>_soup beside the first checkpoint: a checkpoint like any other, with the metrics of the held-out fold. After
-Izmailov et al. 2018 (UAI) and Wortsman et al. 2022 (ICML): where late epochs lie around one minimum, their
-mean lies nearer to it. Choose epochs by plot_loss.py, and compare: it may also be worse than the best of them.
+Writes <run>_soup beside the first checkpoint: a normal checkpoint with the metrics of the held-out fold.
+Averaging helps if late epochs surround one minimum (Izmailov et al. 2018, UAI; Wortsman et al. 2022, ICML).
+The average can be worse than the best source. Choose epochs with plot_loss.py, and compare the metrics.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def parse_arguments(argv: Sequence[str] | None) -> SoupSettings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     settings = parse_arguments(argv)
-    from training import soup  # loads PyTorch, which --help does without
+    from training import soup  # loads PyTorch, which --help does not need
 
     soup.make_soup(settings)
     return 0

@@ -1,8 +1,8 @@
-"""The table of all configuration keys in docs/training.md, made from the classes of training/config.py.
+"""Generate the table of all configuration keys in docs/training.md from the classes of training/config.py.
 
     python -m training.config_table
 
-writes it anew between its two markers; a test compares.
+The command replaces the text between the two markers. A test checks that the page is up to date.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from training.config import TrainConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "training.md"
 BEGIN, END = "<!-- configuration: begin -->\n", "<!-- configuration: end -->\n"
-_KINDS: dict[Any, str] = {bool: "true or false", str: "text"}  # of fields that have no range
+_KINDS: dict[Any, str] = {bool: "true or false", str: "string"}  # for fields without a range
 
 
 def rows(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Key with its dots, values, default and meaning of each field of `kind` and of the classes in it."""
+    """Yield dotted key, values, default and meaning of each field of `kind` and of its nested classes."""
     for name, field in kind.model_fields.items():
         inner: Any = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
@@ -34,7 +34,7 @@ def rows(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, st
 
 
 def _values(field: FieldInfo) -> str:
-    """What a field may hold: its choices, or its type and range."""
+    """The valid values of a field: its choices, or its type and range."""
     if get_origin(field.annotation) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
     if not field.description:
@@ -44,16 +44,16 @@ def _values(field: FieldInfo) -> str:
 
 
 def table() -> str:
-    """The table in Markdown, ending with a line break."""
+    """The Markdown table, with a final newline."""
     lines = [("key", "values", "default", "meaning"), ("---",) * 4, *rows(TrainConfig)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def with_table(page: str) -> str:
-    """The text of a page with the table as it is now between the markers.
+    """Replace the text between the markers of `page` with the current table.
 
     Raises:
-        ValueError: a marker is not there.
+        ValueError: a marker is missing.
     """
     before, _, rest = page.partition(BEGIN)
     _, marker, after = rest.partition(END)

@@ -1,7 +1,7 @@
-"""Crops as training samples: folds.csv, a balanced draw for each epoch, and the pictures.
+"""Crops as training samples: folds.csv, balanced sampling for each epoch, and the images.
 
-Everything random about a sample follows from (seed, epoch, row), so that it does not depend on which worker or
-rank makes it, nor on where a run was resumed.
+Everything random about a sample follows from (seed, epoch, row). It therefore depends neither on the worker or rank
+that loads the sample, nor on where a run was resumed.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ VALIDATE_STRIDE = 2  # every second sampled frame, as the winners did
 
 
 def read_folds(path: Path) -> pd.DataFrame:
-    """folds.csv with columns video, file, label, original, frame, fold; the texts are categories.
+    """Read folds.csv: columns video, file, label, original, frame, fold. Text columns become categories.
 
     Raises:
-        FoldsError: not there, without rows, or not with these columns and types.
+        FoldsError: the file is missing or has no rows, or its columns or types are invalid.
     """
     names = ["video", "original", "file"]
     try:
         table = pd.read_csv(path, dtype=dict.fromkeys(names, str), keep_default_na=False)
         check_columns(path, table.columns, COLUMNS)
-        # Not read as categories: pandas would make numbers of names such as 007.
+        # Not parsed as categories, because pandas would turn names such as 007 into numbers.
         table = table.astype(dict.fromkeys(names, "category"))
         numbers = table.select_dtypes("integer").columns
         sound = {"label", "frame", "fold"} <= {*numbers} and table["label"].isin((0, 1)).all()
@@ -48,42 +48,45 @@ def read_folds(path: Path) -> pd.DataFrame:
     if not len(table):
         raise FoldsFileError(path, "it has no rows")
     if not sound:
-        list(read_columns(path))  # which says what is wrong, and where
-        raise FoldsFileError(path, "a label, frame or fold is too large a number")
+        list(read_columns(path))  # raises an error that names the line
+        raise FoldsFileError(path, "a label, frame or fold is too large")
     return table
 
 
 def split_folds(table: pd.DataFrame, fold: int, path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows to train on and rows held out (`fold`, every second sampled frame).
+    """Split the table into training rows and held-out rows (every second sampled frame of `fold`).
 
     Raises:
-        SettingError: no such fold, nothing left to train on, or only one class to train on.
+        SettingError: the fold does not exist, or the training set lacks a class.
     """
     folds = sorted(table["fold"].unique().tolist())
     if fold not in folds:
-        raise SettingError("fold", fold, f"{path} has the folds {', '.join(map(str, folds))}")
+        raise SettingError("fold", fold, f"choose a fold of {path}, which has the folds {', '.join(map(str, folds))}")
     held_out = (table["fold"] == fold).to_numpy()
     train = table[~held_out].reset_index(drop=True)
     reals, fakes = ((train["label"] == label).sum() for label in (0, 1))
     if not reals or not fakes:
-        found = f"without it {path} holds {reals} real and {fakes} fake crops, but both are needed to train"
+        found = f"without it, {path} contains {reals} real and {fakes} fake crops, but training needs both"
         raise SettingError("fold", fold, f"{found}; hold out another fold, or preprocess more parts")
     return train, rows_to_validate(table[held_out])
 
 
 def rows_to_validate(table: pd.DataFrame) -> pd.DataFrame:
-    """Every second sampled frame of `table`; all of it where only others were sampled."""
+    """The rows of every second sampled frame; all rows if none of those frames was sampled."""
     chosen = (table["frame"] // layout.FRAME_STRIDE) % VALIDATE_STRIDE == 0
     return table[chosen if chosen.any() else slice(None)].reset_index(drop=True)
 
 
 def check_crops(table: pd.DataFrame, crops: Path, folds: Path) -> None:
-    """Raise FoldsError where the folder is absent, or files that `table` names are not in it.
+    """Check that all crops of `table` exist.
 
-    Folders are listed, not files opened: 4 million crops take a minute, not an hour.
+    Folders are listed instead of opening files: 4 million crops take a minute, not an hour.
+
+    Raises:
+        FoldsError: the folder or a crop is missing.
     """
     if not crops.is_dir():
-        advice = f"{setting('data_dir')} must be DATA_ROOT, in which {setting('crops_dir')} (crops) lies"
+        advice = f"set {setting('data_dir')} to the DATA_ROOT that contains {setting('crops_dir')} (default: crops)"
         raise FoldsError(f"{crops} is not a folder; {advice}")
     missing: list[Path] = []
     for video, rows in table.groupby("video", observed=True):
@@ -91,25 +94,28 @@ def check_crops(table: pd.DataFrame, crops: Path, folds: Path) -> None:
         present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
         missing += [folder / name for name in rows["file"] if name not in present]
     if missing:
-        said = f"{len(missing)} crops that do not exist, {missing[0]} for one"
+        said = f"{len(missing)} crops that do not exist, e.g. {missing[0]}"
         raise FoldsError(f"{folds} names {said}; run preprocessing again")
 
 
 class CropDataset(Dataset):
-    """The rows of a folds table, under DATA_ROOT, as samples.
+    """The samples of a folds table, loaded from DATA_ROOT.
 
-    A training sample is taken by (row, epoch), is occluded and augmented; a validation sample by its row.
+    Training samples are indexed by (row, epoch), and are occluded and augmented. Validation samples are indexed by row.
 
     Returns:
-        dict of image (uint8 [size, size, 3], RGB), label (0 or 1), row, error (a text where the crop could not be
-        read: its image is black then, see `fill_unreadable`) and valid (whether it may count: it was read, and, with
-        `only_changed`, it is no fake in which nothing that was changed is to be seen).
+        dict with
+        image: uint8 [size, size, 3], RGB; black if the crop could not be read, see `fill_unreadable`.
+        label: 0 or 1.
+        row: the row number.
+        error: why the crop could not be read; empty if it was read.
+        valid: False if the crop could not be read, or, with `only_changed`, if it is a fake without visible changes.
 
     Args:
-        size: of the pictures that the network takes, in pixels.
-        occlusions: how often what is blacked out in training; None: never.
-        only_changed: whether fake crops without a visible change are not valid.
-        margin_part: the margin of the samples, a part of the face; MARGIN_PART as cropped.
+        size: side length of the network's input in pixels.
+        occlusions: probability of each occlusion in training; None: no occlusions.
+        only_changed: mark fake crops without a visible change as not valid.
+        margin_part: crop with a margin of 1/margin_part of the face; MARGIN_PART: unchanged crops.
     """
 
     def __init__(
@@ -130,7 +136,7 @@ class CropDataset(Dataset):
         self._root, self._crops_dir, self._size = data_dir, crops_dir, size
         self._train, self._seed, self._occlusions = train, seed, occlusions
         self._only_changed, self._margin_part = only_changed, margin_part
-        self._augment: Augment | None = None  # made in the worker: no copy of it travels
+        self._augment: Augment | None = None  # created in the worker, so that it is not pickled
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -140,7 +146,7 @@ class CropDataset(Dataset):
         sample = {"label": int(self._labels[row]), "row": row, "error": ""}
         try:
             sample["image"], sample["valid"] = self._picture(row, epoch)
-        except (OSError, ValueError) as error:  # the last: a broken landmarks file
+        except (OSError, ValueError) as error:  # ValueError: a corrupt landmarks file
             sample |= {"error": str(error), "image": np.zeros((self._size, self._size, 3), np.uint8), "valid": False}
         return sample
 
@@ -155,7 +161,7 @@ class CropDataset(Dataset):
         if self._labels[row] and (self._occlusions or self._only_changed):
             mask = _load_mask(layout.diffs_path(self._root, video) / layout.diff_name(frame, face), picture.shape)
         if self._occlusions:
-            # A crop without landmarks is normal, and is then not occluded by them.
+            # Crops without landmarks are normal; they get no occlusion that needs landmarks.
             points = read_landmarks(layout.landmarks_path(self._root, original) / layout.landmarks_name(frame, face))
         if self._margin_part != MARGIN_PART:
             height, width = picture.shape[:2]
@@ -165,7 +171,7 @@ class CropDataset(Dataset):
                 points = points - [tighten_offset(side, self._margin_part) for side in (width, height)]
         if self._occlusions:
             picture, mask = occlude(picture, mask, points, rng, self._occlusions)
-        # After the occlusion: what is blacked out can't be seen. A fake without a mask gets the benefit of the doubt.
+        # Checked after the occlusion, which may hide the changes. A fake without a mask counts as valid.
         valid = not (self._only_changed and mask is not None and not shows_change(mask))
         if self._augment is None:
             self._augment = Augment(self._size)
@@ -173,7 +179,7 @@ class CropDataset(Dataset):
 
 
 def _load_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """uint8 [h, w], or None where there is none of the picture's size (the ledger of step 4 says why)."""
+    """Read a mask, uint8 [h, w]; None if it is missing or not of the image's size (step 4's ledger says why)."""
     if not path.is_file():
         return None
     mask = read_picture(path, grey=True)
@@ -181,9 +187,9 @@ def _load_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def unchanged_share(table: pd.DataFrame, root: Path) -> tuple[int, int]:
-    """(fake crops whose mask shows no change, fake crops with a mask) of `table`'s videos, from step 4's stamps.
+    """Count (fake crops whose mask shows no change, fake crops with a mask) of `table`, from step 4's stamps.
 
-    Crops of a fake in which nothing was changed are label noise; --only-changed-frames leaves them out.
+    Unchanged crops of a fake are label noise; --only-changed-frames skips them.
     """
     unchanged = masks = 0
     for video in table.loc[table["label"] == 1, "video"].unique():
@@ -195,9 +201,9 @@ def unchanged_share(table: pd.DataFrame, root: Path) -> tuple[int, int]:
 
 
 def epoch_rows(labels: np.ndarray, seed: int, epoch: int, *, oversample: bool = True) -> np.ndarray:
-    """Row numbers of one epoch, shuffled: the whole smaller class and as many drawn from the larger.
+    """The shuffled row numbers of one epoch: all rows of the smaller class, and equally many of the larger.
 
-    Each epoch and each seed draws another part of the larger class. Without `oversample` an epoch is every row once.
+    Each epoch and each seed samples other rows of the larger class. Without `oversample`, an epoch has every row once.
     """
     rng = np.random.default_rng((seed, epoch, 0x5EED))
     if not oversample:
@@ -209,10 +215,9 @@ def epoch_rows(labels: np.ndarray, seed: int, epoch: int, *, oversample: bool = 
 
 
 class EpochSampler(Sampler):
-    """Batches of (row, epoch) for one rank; `set_epoch` draws anew.
+    """Batches of (row, epoch) for one rank; `set_epoch` samples the rows of an epoch.
 
-    All ranks see the same global order, cut into batches of batch_size * ranks; what does not fill a batch at the
-    end is left to another epoch's draw.
+    All ranks use the same global order, split into batches of batch_size * ranks. An incomplete last batch is dropped.
     """
 
     def __init__(
@@ -234,7 +239,7 @@ class EpochSampler(Sampler):
         self.batches = min(max_batches, self.rows // (batch_size * ranks))
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Draw for `epoch`, and leave out the batches before `first_batch` (a resumed run has seen them)."""
+        """Select `epoch`, and skip the batches before `first_batch` (already used by a run that resumes)."""
         self._epoch, self._first = epoch, first_batch
 
     def __len__(self) -> int:
@@ -249,10 +254,13 @@ class EpochSampler(Sampler):
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples -> image uint8 [n, size, size, 3], label float32 [n], row int64 [n], valid bool [n], readable bool [n],
-    error list of texts.
+    """Collate samples into a batch.
 
-    Pictures stay bytes until they are on the device: a quarter of the memory and the traffic of floats.
+    Images stay bytes until they are on the device: a quarter of the memory and bandwidth of floats.
+
+    Returns:
+        dict of image uint8 [n, size, size, 3], label float32 [n], row int64 [n], valid bool [n] and readable bool [n].
+        Its `error` is a list of strings, one per unreadable crop.
     """
     return {
         "image": torch.from_numpy(np.stack([sample["image"] for sample in samples])),
@@ -265,20 +273,22 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def fill_unreadable(batch: dict[str, Any], spare: torch.Tensor | None) -> None:
-    """Give the crops of a batch that could not be read the picture of one that could: in place, before the transfer.
+    """Replace the unreadable images of a batch by a readable one, in place.
 
-    They count for no loss, but they would go through batch norm: black pictures shift its statistics, and a batch of
-    another size is compiled anew.
+    Unreadable crops do not enter the loss, but they pass through batch norm. Black images would shift its statistics,
+    and a batch of another size would trigger a recompilation.
 
-    `spare`, uint8 [size, size, 3], is for a batch of which nothing could be read.
+    Args:
+        batch: from `collate`, on the CPU.
+        spare: uint8 [size, size, 3], the replacement if no image of the batch is readable.
 
     Raises:
-        ValueError: nothing could be read, and there is no spare.
+        ValueError: no image is readable, and `spare` is None.
     """
     if not batch["error"]:
         return
     readable = batch["readable"]
     picture = batch["image"][readable][0] if readable.any() else spare
     if picture is None:
-        raise ValueError(f"no crop of a batch could be read, and there is no other picture; {batch['error'][0]}")
+        raise ValueError(f"no crop of a batch could be read, and there is no spare image; {batch['error'][0]}")
     batch["image"][~readable] = picture

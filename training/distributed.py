@@ -1,6 +1,6 @@
-"""Processes that train together: start-up under torchrun and other launchers, sums and gathers.
+"""Distributed training: start-up under torchrun and other launchers, reductions and gathers.
 
-Without a launcher everything here is the identity, so that the trainer has one code path.
+Without a launcher, every function here does nothing or returns its input, so the trainer has one code path.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dfdc.command_line import SettingError
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which process of how many this is. `rank` counts over all nodes, `local_rank` on this one."""
+    """The rank of this process: `rank` over all nodes, `local_rank` on this node."""
 
     rank: int = 0
     local_rank: int = 0
@@ -29,27 +29,27 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """The one process that writes files: global rank 0, not the first of each node."""
+        """Whether this process writes files: True on global rank 0 only, not on the first rank of each node."""
         return self.rank == 0
 
 
 def start(device: str, local_rank: int | None = None) -> Ranks:
-    """Join the other processes, if a launcher (torchrun, or one that gives --local_rank) started this one.
+    """Join the process group if a launcher (torchrun, or one that passes --local_rank) started this process.
 
     Args:
-        device: "cpu" or "cuda" (each process takes the GPU of its local rank), or "cuda:N" for a single process.
-        local_rank: from an old launcher's flag; the environment's LOCAL_RANK goes before it.
+        device: "cpu", "cuda" (each process uses the GPU of its local rank), or "cuda:N" for a single process.
+        local_rank: the flag of an old launcher; the environment variable LOCAL_RANK overrides it.
 
     Raises:
-        SettingError: there are fewer GPUs than processes.
+        SettingError: the machine has fewer GPUs than processes.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return Ranks(device="cuda:0" if device == "cuda" else device)
     local = int(os.environ.get("LOCAL_RANK", local_rank or 0))
     if device.startswith("cuda"):
         if local >= torch.cuda.device_count():
-            found = f"process {local} of this machine has no GPU ({torch.cuda.device_count()} are there)"
-            advice = "start fewer processes (torchrun's nproc_per_node), or take cpu"
+            found = f"process {local} of this machine has no GPU ({torch.cuda.device_count()} available)"
+            advice = "start fewer processes (torchrun's --nproc_per_node), or use cpu"
             raise SettingError("device", device, f"{found}; {advice}")
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
@@ -63,29 +63,28 @@ def start(device: str, local_rank: int | None = None) -> Ranks:
 
 
 def _agents_store(rank: int, world_size: int) -> dist.Store:
-    """torchrun's own store, with names of their own for these processes.
+    """torchrun's store with a prefix that is unique to this process group.
 
-    Its agent keeps one store for all that it starts: after a restart, and after a node joined or left, which counts
-    no restart. Without a prefix of its own a new group reads the addresses that those before it left, and waits for
-    the dead.
+    The agent keeps one store over restarts, and also when a node joins or leaves, which does not count as a restart.
+    Without a unique prefix, a new group reads the addresses of the previous group, and waits for dead processes.
     """
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     return dist.PrefixStore(agree_on_prefix(store, rank, world_size), store)
 
 
 def agree_on_prefix(store: dist.Store, rank: int, world_size: int, timeout: float = 600.0) -> str:
-    """A text that only the processes of this group know, told by rank 0.
+    """Agree on a unique prefix for this process group; rank 0 chooses it.
 
-    Each other rank leaves a name that nobody had before, and waits for rank 0's answer to that very name, so that
-    neither what a dead process left nor its answer is taken for that of a living one.
+    Each other rank publishes a new unique name, and waits for rank 0's answer to that name. Entries and answers of
+    dead processes are therefore never mistaken for those of live ones.
 
     Raises:
-        TimeoutError: a rank did not come within `timeout` seconds.
+        TimeoutError: a rank did not join within `timeout` seconds.
     """
     own = uuid.uuid4().hex
     if rank:
         store.set(f"hello/{rank}", own)
-        prefix = store.get(f"welcome/{own}").decode()  # waits
+        prefix = store.get(f"welcome/{own}").decode()  # blocks until it is set
         store.add(f"{prefix}/heard", 1)
         return prefix
     answered: set[str] = set()
@@ -96,16 +95,18 @@ def agree_on_prefix(store: dist.Store, rank: int, world_size: int, timeout: floa
             store.set(f"welcome/{name}", own)
             answered.add(name)
         if time.monotonic() > give_up:
-            raise TimeoutError(f"of {world_size} processes only {store.add(f'{own}/heard', 0) + 1} came together")
+            raise TimeoutError(
+                f"only {store.add(f'{own}/heard', 0) + 1} of {world_size} processes joined within {timeout:g} s"
+            )
         time.sleep(0.02)
     return own
 
 
 def stop() -> None:
-    """Leave the group, if there is one."""
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
-        # A DistributedDataParallel that nobody uses any more holds the group, and its threads, until it is collected;
-        # a process that ends before that can abort.
+        # An unused DistributedDataParallel holds the group and its threads until it is garbage-collected.
+        # A process that exits before that can abort.
         gc.collect()
         dist.destroy_process_group()
 
@@ -117,9 +118,9 @@ def barrier() -> None:
 
 
 def share_buffers(model: torch.nn.Module) -> None:
-    """Give all processes the main one's buffers: where batch norm is not synchronised, each has its own statistics.
+    """Broadcast the buffers of rank 0 to all processes. Without SyncBN, each process has its own statistics.
 
-    Its checkpoint holds them, and DistributedDataParallel shares them before the next step as well.
+    The checkpoint stores those of rank 0, and DistributedDataParallel also broadcasts them before the next step.
     """
     if dist.is_initialized():
         for buffer in model.buffers():
@@ -134,7 +135,7 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Each process's `value`, in the order of ranks, on all of them."""
+    """Gather the `value` of each process, in rank order, on all processes."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()

@@ -1,4 +1,4 @@
-"""One epoch of training, and one validation. The wiring is in train_classifier.py."""
+"""One epoch of training, and one validation. trainer.py runs them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from training.optim import learning_rate, set_learning_rate
 from training.records import EpochRecord, Metrics
 from training.wrapping import Statistics, update_average
 
-# Reading a number from a GPU waits for it, so flags are read now and then there; on the CPU it costs nothing.
+# Steps between two checks. Reading a value from a GPU synchronises with it; on the CPU it costs nothing.
 CHECK_EVERY = {"cuda": 16, "cpu": 1}
-MOST_SKIPPED_IN_A_ROW = 20  # as many as a loss scale may need to come down from 65,536
-MOST_SKIPPED = 0.05  # of an epoch's steps, if that is more
+MOST_SKIPPED_IN_A_ROW = 20  # a loss scale may need this many steps to decrease from 65,536
+MOST_SKIPPED = 0.05  # share of an epoch's steps, if that is more
 
 
 class TrainingError(UserError, RuntimeError):
-    """Training can't go on; the message says at which step and why."""
+    """Training can't continue; the message gives the step and the reason."""
 
     status = 1
 
@@ -45,18 +45,18 @@ class NotFiniteError(TrainingError):
 
 
 class StopRequested(Exception):
-    """SIGTERM came; what was done until then was saved."""
+    """A SIGTERM was received; the state was saved."""
 
 
 @dataclass
 class Inference:
-    """What it takes to score crops with a network."""
+    """The settings for scoring crops with a network."""
 
     normalize: NormalizeConfig
     ranks: Ranks
-    amp_type: torch.dtype | None = None  # what autocast uses; None: float32
-    max_failed: float = 0.05  # part of the crops of an epoch, or of a validation, that may be unreadable
-    stop_requested: Callable[[], bool] = lambda: False  # asked now and then
+    amp_type: torch.dtype | None = None  # the type of autocast; None: float32
+    max_failed: float = 0.05  # tolerated share of unreadable crops in an epoch or a validation
+    stop_requested: Callable[[], bool] = lambda: False  # polled regularly
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.amp_type is None:
@@ -69,20 +69,20 @@ class Inference:
 
 @dataclass(kw_only=True)
 class Run(Inference):
-    """What an epoch needs and changes."""
+    """The state that an epoch of training reads and updates."""
 
     config: TrainConfig
     seed: int
-    model: Classifier  # the bare network
+    model: Classifier  # not wrapped
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     steps_per_epoch: int
-    average: Classifier | None = None  # of the weights, kept beside them
-    spare: torch.Tensor | None = None  # uint8 [size, size, 3], for batches of which nothing could be read
+    average: Classifier | None = None  # moving average of the weights
+    spare: torch.Tensor | None = None  # uint8 [size, size, 3], see `fill_unreadable`
 
     @property
     def step_crops(self) -> int:
-        """Crops that a step sees, over all ranks."""
+        """Crops per step, over all ranks."""
         return self.config.batch_size * self.config.accumulate * self.ranks.world_size
 
 
@@ -90,14 +90,14 @@ class Run(Inference):
 class ValidationSet:
     """Crops to validate on."""
 
-    name: str  # of the log; empty for the fold that is held out
-    table: pd.DataFrame  # all its rows of folds.csv
-    loader: Iterable[dict[str, Any]]  # this rank's share of them
+    name: str  # shown in the log; empty for the held-out fold
+    table: pd.DataFrame  # all of its rows of folds.csv
+    loader: Iterable[dict[str, Any]]  # yields this rank's share of the rows
 
 
 @dataclass
 class Scored:
-    """What a validation found: metrics by kind, and the rows that could be read with their scores, [n] and [n]."""
+    """The result of a validation: metrics by kind, and the readable rows with their scores, [n] each."""
 
     metrics: dict[str, Metrics]
     broken: int
@@ -106,21 +106,21 @@ class Scored:
 
 
 def make_scaler(device: str, amp_type: torch.dtype | None) -> torch.amp.GradScaler:
-    """The scaler of the loss for fp16; for other types one that stays at 1, as it also skips steps that are not finite.
+    """The loss scaler of fp16; for other types, a scaler whose scale stays at 1.
 
-    That it skips them on the device, without being asked, is why it is there in all cases.
+    Other types need it too: it skips steps with non-finite gradients on the device, without synchronisation.
     """
     kind = device.split(":")[0]
     return torch.amp.GradScaler(kind) if amp_type is torch.float16 else torch.amp.GradScaler(kind, init_scale=1.0)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Dropout and drop path draw from (seed, step, rank): a resumed run draws what it would have drawn."""
+    """Seed dropout and drop path by (seed, step, rank), so that a resumed run repeats the same random numbers."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
 
 
 def _next_window(run: Run, batches: Iterator[dict[str, Any]], errors: list[str]) -> list[dict[str, Any]]:
-    """The `accumulate` batches of a step, on the device; what could not be read is added to `errors`."""
+    """Load the `accumulate` batches of a step onto the device; reasons of unreadable crops are added to `errors`."""
     window = []
     for batch in islice(batches, run.config.accumulate):
         fill_unreadable(batch, run.spare)
@@ -138,22 +138,22 @@ def train_epoch(
     meter_state: dict[str, float] | None = None,
     after_step: Callable[[int, int, dict[str, float], bool], None] | None = None,
 ) -> EpochRecord:
-    """Train for the steps `first_step` .. steps_per_epoch - 1 of `epoch`; returns its record, without a validation.
+    """Train the steps `first_step` .. steps_per_epoch - 1 of `epoch`; returns its record, without validation metrics.
 
-    A step whose loss or gradient is not finite on any rank changes nothing: neither weights, nor the optimizer's
-    state, nor batch norm's statistics.
+    A step is skipped if its loss or gradient is not finite on any rank. A skipped step changes neither the weights,
+    nor the optimizer's state, nor batch norm's statistics.
 
     Args:
         model: from `wrap`.
-        loader: gives `accumulate` batches for each step.
-        meter_state: EpochMeter's, of the steps before `first_step`.
-        after_step: called now and then with the epoch, the number of the next step, the meter's state, and whether a
-            stop was asked for on any rank.
+        loader: yields `accumulate` batches per step.
+        meter_state: `EpochMeter.state()` of the steps before `first_step`.
+        after_step: called every few steps with the epoch, the number of the next step, the meter's state, and whether
+            a stop was requested on any rank.
 
     Raises:
         NotFiniteError: too many steps were skipped.
         TrainingError: too many crops can't be read.
-        StopRequested: a stop was asked for, on any rank.
+        StopRequested: a stop was requested on any rank.
     """
     meter, batches, errors, waited = EpochMeter(run.ranks.device, meter_state), iter(loader), list[str](), 0.0
     normalizer, statistics = run.normalizer(), Statistics(run.model)
@@ -183,7 +183,7 @@ def train_epoch(
     seconds = max(1e-9, time.monotonic() - started)
     names = list(chain.from_iterable(gather_objects(errors)))
     if names and run.ranks.is_main:
-        print(f"{len(names)} crops could not be read and were left out, {names[0]} for one", flush=True)
+        print(f"{len(names)} crops could not be read and were skipped, e.g. {names[0]}", flush=True)
     speed = (last - first_step) * run.step_crops / seconds
     return _record(run, epoch, meter, images_per_second=speed, data_wait=waited / seconds, seconds=seconds)
 
@@ -210,15 +210,15 @@ def _train_step(
     epoch: int,
     step: int,
 ) -> torch.Tensor:
-    """Train on the batches of one step; returns how many ranks were asked to stop, a scalar that is not waited for."""
+    """Train one step; returns the number of ranks with a stop request, a scalar on the device."""
     config, ranks = run.config, run.ranks
     global_step = epoch * run.steps_per_epoch + step
     seed_step(run.seed, global_step, ranks.rank)
     total, base = config.epochs * run.steps_per_epoch, config.optimizer.learning_rate
     rate = learning_rate(global_step, total, run.steps_per_epoch, base, config.schedule)
     set_learning_rate(run.optimizer, rate)
-    # Each class is normalised by its count over all ranks and accumulated batches, so that these together
-    # are one large batch, however the classes fall among them.
+    # Each class is normalised by its count over all ranks and accumulated batches. Together they equal one large
+    # batch, however the classes are distributed among them.
     counts = [losses.class_counts(batch["label"], batch["valid"], config.ohem_samples) for batch in window]
     local = torch.stack(counts).sum(dim=0)
     own_flags = float(run.stop_requested()), float(sum(len(batch["error"]) for batch in window))
@@ -242,15 +242,16 @@ def _backward(
     local: torch.Tensor,
     counts: torch.Tensor,
 ) -> torch.Tensor:
-    """Gradients of a step's batches; returns this rank's `class_sums` of them, [2].
+    """Compute the gradients of a step's batches; returns this rank's `class_sums`, [2].
 
     Args:
-        local, counts: `class_counts` of these batches, and of all ranks', [2] each.
+        local: `class_counts` of this rank's batches, [2].
+        counts: `class_counts` of all ranks' batches, [2].
     """
     config, criterion = run.config, losses.CRITERIA[run.config.loss]
     step_sums = torch.zeros_like(local)
     for index, batch in enumerate(window):
-        # Gradients are exchanged once, after the last of the accumulated batches.
+        # Gradients are reduced once, after the last accumulated batch.
         hold = isinstance(model, DistributedDataParallel) and index < len(window) - 1
         with model.no_sync() if hold else contextlib.nullcontext():
             with run.autocast():
@@ -258,22 +259,24 @@ def _backward(
             labels, valid = batch["label"], batch["valid"]
             sums = losses.class_sums(logits, labels, valid, criterion, config.label_smoothing, config.ohem_samples)
             if config.loss_normalization == "global":
-                loss = losses.combine(sums, counts) * run.ranks.world_size  # a sum over ranks, and DDP averages
+                loss = (
+                    losses.combine(sums, counts) * run.ranks.world_size
+                )  # DDP averages over ranks, but a sum is needed
             else:
-                loss = losses.combine(sums, local)  # the mean over ranks of each one's own means
+                loss = losses.combine(sums, local)  # the mean over ranks of each rank's own mean
             run.scaler.scale(losses.spread_not_finite(loss)).backward()
         step_sums += sums.detach()
     return step_sums
 
 
 def _step(run: Run) -> torch.Tensor:
-    """Clip the gradients and change the weights, unless their norm is not finite; returns the norm before clipping.
+    """Clip the gradients and update the weights, unless the norm is not finite; returns the norm before clipping.
 
-    The gradients, and so the norm, are the same on all ranks. Nothing waits for the device.
+    The gradients and their norm are the same on all ranks. There is no synchronisation with the device.
     """
     clip = run.config.optimizer.clip_grad_norm
     parameters = [p for group in run.optimizer.param_groups for p in group["params"] if p.grad is not None]
-    # The scaler skips a step for a gradient that is not finite. Finite ones may have a norm that is not.
+    # The scaler skips a step with a non-finite gradient. Finite gradients can still have a non-finite norm.
     norm = get_total_norm([p.grad for p in parameters])
     parameters[0].grad.mul_(torch.where(torch.isfinite(norm), 1.0, torch.nan))
     run.scaler.unscale_(run.optimizer)
@@ -285,20 +288,20 @@ def _step(run: Run) -> torch.Tensor:
 
 
 def _check(run: Run, state: dict[str, float], epoch: int, errors: list[str]) -> None:
-    """Raise where an epoch can't end well any more. The state is all ranks', so that all of them raise."""
+    """Raise if too many steps or crops failed. The state covers all ranks, so all ranks raise together."""
     most = max(MOST_SKIPPED_IN_A_ROW, MOST_SKIPPED * run.steps_per_epoch)
     if state["most_in_a_row"] > MOST_SKIPPED_IN_A_ROW or state["skipped"] > most:
         raise NotFiniteError(
             f"the loss or its gradient was not finite in {state['skipped']:.0f} steps of epoch {epoch}, "
-            f"{state['most_in_a_row']:.0f} of them in a row, last from step {state['first_in_a_row']:.0f} on"
+            f"{state['most_in_a_row']:.0f} of them in a row, last from step {state['first_in_a_row']:.0f}"
         )
     crops = run.steps_per_epoch * run.step_crops
     if state["broken"] > run.max_failed * crops:
-        example = f", {errors[0]} for one" if errors else ""
+        example = f" (e.g. {errors[0]})" if errors else ""
         raise TrainingError(
-            f"{state['broken']:.0f} crops of epoch {epoch} could not be read{example}; that is more than "
-            f"{setting('max_failed')} {run.max_failed:g} of its {crops}. "
-            "Look after the disk, or run preprocessing again"
+            f"{state['broken']:.0f} crops of epoch {epoch} could not be read{example}; that exceeds "
+            f"{setting('max_failed')} {run.max_failed:g} of its {crops} crops. "
+            "Check the disk, or re-run preprocessing"
         )
 
 
@@ -309,13 +312,13 @@ def _to_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
 
 @torch.inference_mode()
 def validate(run: Inference, model: nn.Module, held_out: ValidationSet) -> Scored:
-    """Score crops with `model`, which is on the run's device, each once over all ranks.
+    """Score each held-out crop once over all ranks; `model` is on the run's device.
 
-    Every rank returns what one process would.
+    Every rank returns the same result as a single process.
 
     Raises:
         TrainingError: too many crops can't be read, or a score is not finite.
-        StopRequested: a stop was asked for, on any rank.
+        StopRequested: a stop was requested on any rank.
     """
     model.eval()
     normalizer = run.normalizer()
@@ -340,19 +343,19 @@ def validate(run: Inference, model: nn.Module, held_out: ValidationSet) -> Score
     where = f"validation on {held_out.name}" if held_out.name else "validation"
     if len(broken) > run.max_failed * len(held_out.table) or not len(all_rows):
         raise TrainingError(
-            f"{where}: {len(broken)} of {len(held_out.table)} crops could not be read, "
-            f"{broken[0] if broken else 'as there are none'} for one; "
-            f"that is more than {setting('max_failed')} {run.max_failed:g}"
+            f"{where}: {len(broken)} of {len(held_out.table)} crops could not be read "
+            f"({f'e.g. {broken[0]}' if broken else 'there are none'}); "
+            f"that exceeds {setting('max_failed')} {run.max_failed:g}"
         )
     if not np.isfinite(all_scores).all():
         raise NotFiniteError(f"{where}: the network's scores are not finite")
     if broken and run.ranks.is_main:
-        print(f"{where}: {len(broken)} crops could not be read and are not counted, {broken[0]} for one", flush=True)
+        print(f"{where}: {len(broken)} crops could not be read and are not counted, e.g. {broken[0]}", flush=True)
     order = np.argsort(all_rows, kind="stable")
     all_rows, all_scores = all_rows[order], all_scores[order]
     return Scored(validation_metrics(held_out.table, all_rows, all_scores), len(broken), all_rows, all_scores)
 
 
 def share_of_rows(count: int, ranks: Ranks) -> range:
-    """This rank's row numbers: each row is one rank's, and none is padded on."""
+    """The row numbers of this rank: each row belongs to one rank, without padding."""
     return range(ranks.rank, count, ranks.world_size)

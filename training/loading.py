@@ -1,4 +1,4 @@
-"""The crops that a rank trains and validates on, and the processes that load them."""
+"""The training and validation data of a rank, and its loader processes."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from training.config import TrainConfig
 from training.distributed import Ranks
 from training.engine import TrainingError, ValidationSet, share_of_rows
 
-_GRACE = 30  # seconds that a loader outlives a SIGTERM
-_LOOK_AT = 100  # crops, for one that can be read
+_GRACE = 30  # seconds a loader process keeps running after a SIGTERM
+_LOOK_AT = 100  # crops searched for a readable one
 
 
 @dataclass
 class Data:
-    """The loaders of a rank and what is known of them."""
+    """The loaders of a rank, and facts about their data."""
 
     sampler: dataset.EpochSampler
     loader: DataLoader
     held_out: ValidationSet
     others: list[ValidationSet]
-    crops: dataset.CropDataset  # the held-out samples, by their row
+    crops: dataset.CropDataset  # the held-out samples, indexed by row
     steps_per_epoch: int
     summary: str
     digest: int  # checksum of folds.csv
-    holdout: Holdout  # what of it is not trained on
+    holdout: Holdout  # its videos that are not trained on
     digests_of_others: dict[str, int]  # checksum of the rows of each further validation set, by name
 
     def spare(self) -> torch.Tensor:
-        """A held-out crop that can be read, uint8 [size, size, 3]; see `dataset.fill_unreadable`.
+        """A readable held-out crop, uint8 [size, size, 3]; see `dataset.fill_unreadable`.
 
         Raises:
-            TrainingError: none of the first hundred can.
+            TrainingError: none of the first hundred crops is readable.
         """
         for row in range(min(_LOOK_AT, len(self.crops))):
             sample = self.crops[row]
@@ -56,18 +56,18 @@ class Data:
         raise TrainingError(f"none of the first {row + 1} held-out crops could be read; {sample['error']}")
 
     def close(self) -> None:
-        """End the processes of the loaders now: at the exit they would be waited for, see `start_loader_worker`."""
+        """End the loader processes now; otherwise the exit would wait for them, see `start_loader_worker`."""
         for loader in (self.loader, self.held_out.loader, *(other.loader for other in self.others)):
-            iterator = getattr(loader, "_iterator", None)  # PyTorch offers no other way to its processes
+            iterator = getattr(loader, "_iterator", None)  # PyTorch has no public access to its processes
             if iterator is not None:
                 iterator._shutdown_workers()
 
 
 def prepare_data(settings: RunSettings, config: TrainConfig, ranks: Ranks) -> Data:
-    """Read folds.csv, check that its crops exist, and make this rank's loaders.
+    """Read folds.csv, check that its crops exist, and create this rank's loaders.
 
     Raises:
-        UserError: a folds.csv, crops or a set of --validate-on that can't be used.
+        UserError: folds.csv, the crops or a --validate-on set is missing or invalid.
     """
     folds_path = settings.folds_path
     table = dataset.read_folds(folds_path)
@@ -117,7 +117,7 @@ def prepare_data(settings: RunSettings, config: TrainConfig, ranks: Ranks) -> Da
 def _sampler(
     train_rows: pd.DataFrame, settings: RunSettings, config: TrainConfig, ranks: Ranks
 ) -> dataset.EpochSampler:
-    """The draw of each epoch, which must have as many crops as a step takes."""
+    """The sampler of the epochs; raises SettingError if an epoch has fewer crops than one step."""
     sampler = dataset.EpochSampler(
         train_rows["label"].to_numpy(),
         config.batch_size,
@@ -129,8 +129,8 @@ def _sampler(
     )
     if sampler.batches < config.accumulate:
         step = f"{config.batch_size} crops x {ranks.world_size} processes x {config.accumulate}"
-        found = f"an epoch has {sampler.rows} crops, fewer than one step takes"
-        raise SettingError("batch_size", config.batch_size, f"{found} ({step}); lower it")
+        found = f"an epoch has {sampler.rows} crops, fewer than one step needs"
+        raise SettingError("batch_size", config.batch_size, f"{found} ({step}); lower the batch size")
     return sampler
 
 
@@ -141,12 +141,12 @@ def _named_rows(named: NamedSet) -> pd.DataFrame:
         table = table[table["fold"] == named.fold]
         if not len(table):
             given = f"{named.name}={named.root}:{named.fold}"
-            raise SettingError("validate_on", given, f"{path} has no fold {named.fold}")
+            raise SettingError("validate_on", given, f"{path} has no fold {named.fold}; choose another fold")
     return dataset.rows_to_validate(table)
 
 
 def loading_options(workers: int, *, on_gpu: bool) -> dict[str, Any]:
-    """What all loaders are made with; `workers` under 0: this machine's cores, shared among its ranks."""
+    """The options of all loaders; `workers` < 0: this machine's cores, shared by its ranks, up to 16 each."""
     if workers < 0:
         workers = max(1, min(16, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     return {
@@ -155,16 +155,16 @@ def loading_options(workers: int, *, on_gpu: bool) -> dict[str, Any]:
         "pin_memory": on_gpu,
         "persistent_workers": workers > 0,
         "worker_init_fn": start_loader_worker,
-        "generator": torch.Generator(),  # its own: the loader must not draw from the training's
+        "generator": torch.Generator(),  # separate, so that the loader does not advance the training's generator
     }
 
 
 def start_loader_worker(_: int) -> None:
-    """One thread for each loader process: together they have all cores.
+    """Limit a loader process to one thread, because together the loaders use all cores.
 
-    OpenCV's number of threads came along with the fork. To set it here could wait for ever for threads that the
-    parent had. A SIGTERM to all processes of a job is the parent's to answer: it saves, and ends its loaders. So they
-    go on for a while, and end by themselves if it does not.
+    OpenCV's thread limit is inherited by the fork. Setting it here could wait forever for threads of the parent.
+    If all processes of a job receive a SIGTERM, the parent saves its state and ends its loaders. The loaders therefore
+    keep running for a while, and end by themselves if the parent does not end them.
     """
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
     torch.set_num_threads(1)
@@ -173,14 +173,14 @@ def start_loader_worker(_: int) -> None:
 def _summary(
     train_rows: pd.DataFrame, held_out: pd.DataFrame, others: list[tuple[NamedSet, pd.DataFrame]], root: Path
 ) -> str:
-    """For the first line of the log: how many crops, and how many fakes in which nothing was changed (label noise)."""
+    """For the first line of the log: the number of crops, and of unchanged fake crops (label noise)."""
     unchanged, masks = dataset.unchanged_share(train_rows, root)
-    noise = "no masks, so it is not known in how many fake crops something was changed"
+    noise = "no masks, so the number of unchanged fake crops is unknown"
     if masks:
         noise = f"{unchanged} of {masks} fake crops ({unchanged / masks:.1%}) show no change"
     more = "".join(f", {len(rows)} of set {named.name}" for named, rows in others)
     for named, rows in others:
         if named.root.resolve() == root.resolve() and set(rows["video"]) & set(train_rows["video"]):
-            more += f"; set {named.name} holds videos that are trained on"
+            more += f"; set {named.name} contains training videos"
     reals = int((train_rows["label"] == 0).sum())
     return f"{len(train_rows)} crops to train on ({reals} real), {len(held_out)} to validate on{more}; {noise}"

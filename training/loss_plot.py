@@ -1,4 +1,4 @@
-"""The losses of a run by epoch: read from its log, ranked, and drawn. The work behind plot_loss.py."""
+"""Read the losses of a run by epoch from its log, rank and plot them, for plot_loss.py."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from training.records import Metrics, read_epochs
 
 @dataclass(frozen=True)
 class Losses:
-    """Mean log losses of the fake and of the real held-out videos, in nats."""
+    """Mean log losses of the fake and the real held-out videos, in nats."""
 
     fake: float
     real: float
 
     def selection(self, fake_weight: float) -> float:
-        """What epochs are chosen by, see `dfdc.scoring.selection_loss`."""
+        """The loss that ranks checkpoints, see `dfdc.scoring.selection_loss`."""
         return selection_loss(self.fake, self.real, fake_weight)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint that can be chosen: an epoch's own weights, or its averaged ones."""
+    """A checkpoint to choose from: the weights of an epoch, or their moving average."""
 
     epoch: int
     averaged: bool
@@ -37,7 +37,7 @@ class Candidate:
 
     @property
     def suffix(self) -> str:
-        """What training puts behind the run's name for this checkpoint's file."""
+        """The text that follows the run's name in the checkpoint's file name."""
         return f"_{self.epoch}_ema" if self.averaged else f"_{self.epoch}"
 
     def __str__(self) -> str:
@@ -46,37 +46,37 @@ class Candidate:
 
 @dataclass
 class Run:
-    """A run's losses by epoch. An epoch is absent where it has no finite loss of both classes."""
+    """The losses of a run by epoch. Only epochs with finite losses of both classes are included."""
 
-    held_out: dict[int, Losses] = field(default_factory=dict)  # of the weights after each epoch, on the held-out fold
-    average: dict[int, Losses] = field(default_factory=dict)  # of the average of the weights, on the same videos
-    sets: dict[str, dict[int, Losses]] = field(default_factory=dict)  # of the weights, on further sets by their names
+    held_out: dict[int, Losses] = field(default_factory=dict)  # the weights, on the held-out fold
+    average: dict[int, Losses] = field(default_factory=dict)  # their moving average, on the same videos
+    sets: dict[str, dict[int, Losses]] = field(default_factory=dict)  # the weights, on further sets by name
 
     def forget(self, epoch: int) -> None:
-        """Drop an epoch that a resumed run trains again."""
+        """Remove an epoch that a resumed run repeats."""
         for losses in (self.held_out, self.average, *self.sets.values()):
             losses.pop(epoch, None)
 
     def candidates(self) -> list[Candidate]:
-        """All checkpoints that have a loss, by epoch, an epoch's own weights first."""
+        """All checkpoints with a loss, sorted by epoch; the weights precede their average."""
         found = [Candidate(epoch, False, losses) for epoch, losses in self.held_out.items()]
         found += [Candidate(epoch, True, losses) for epoch, losses in self.average.items()]
         return sorted(found, key=lambda candidate: (candidate.epoch, candidate.averaged))
 
     def best(self, fake_weight: float, first_epoch: int = 0) -> list[Candidate]:
-        """The candidates from `first_epoch` on, the lowest selection loss first; of equals the earlier one."""
+        """The candidates from `first_epoch` on, sorted by selection loss; the earlier one wins a tie."""
         chosen = [candidate for candidate in self.candidates() if candidate.epoch >= first_epoch]
         return sorted(chosen, key=lambda candidate: candidate.losses.selection(fake_weight))
 
 
 def read_run(path: Path) -> Run:
-    """Read a run's losses; a repeated epoch counts as it was last.
+    """Read the losses of a run; the last record of a repeated epoch counts.
 
     Args:
         path: see `read_epochs`.
 
     Raises:
-        SettingError: it can't be read, or no epoch with both losses stands in it.
+        SettingError: the log can't be read, or contains no epoch with both losses.
     """
     run = Run()
     for record in read_epochs(path):
@@ -86,13 +86,13 @@ def read_run(path: Path) -> Run:
         for name, found in (record.sets or {}).items():
             _add(run.sets.setdefault(name, {}), record.epoch, found.video)
     if not run.candidates():
-        advice = "no epoch with a held-out fake and real loss stands in it; training writes them after each validation"
+        advice = "it contains no epoch with a held-out fake and real loss; training logs both after each validation"
         raise SettingError("log_file", path, f"{advice}, if the hold-out has both classes")
     return run
 
 
 def _add(series: dict[int, Losses], epoch: int, video: Metrics | None) -> None:
-    """Add an epoch's losses, unless one of them is missing or not finite."""
+    """Add the losses of an epoch, unless one of them is missing or not finite."""
     fake, real = ((video or {}).get(f"log_loss_{name}", math.nan) for name in ("fake", "real"))
     if math.isfinite(fake) and math.isfinite(real):
         series[epoch] = Losses(fake, real)
@@ -101,10 +101,10 @@ def _add(series: dict[int, Losses], epoch: int, video: Metrics | None) -> None:
 def save_plot(
     runs: Mapping[str, Run], best: Mapping[str, Sequence[Candidate]], fake_weight: float, first_epoch: int, output: Path
 ) -> None:
-    """Write the picture of `draw` as a PNG, and show it where there is a display."""
+    """Write the plot of `draw` as a PNG, and show it if there is a display."""
     display = sys.platform in ("win32", "darwin") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
     if not display:
-        plt.switch_backend("Agg")  # whatever MPLBACKEND says
+        plt.switch_backend("Agg")  # overrides MPLBACKEND
     figure = draw(runs, best, fake_weight, first_epoch)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110, metadata={"Software": None})
@@ -115,13 +115,13 @@ def save_plot(
 def draw(
     runs: Mapping[str, Run], best: Mapping[str, Sequence[Candidate]], fake_weight: float, first_epoch: int = 0
 ) -> Figure:
-    """One picture of a run with all its losses, or of several runs with their selection losses alone.
+    """Plot all losses of a single run, or the selection losses of several runs.
 
     Args:
-        best: the candidates of each run that get a ring, by the run's name.
-        first_epoch: the epochs before it are shaded.
+        best: the candidates to mark with a ring, by run name.
+        first_epoch: earlier epochs are shaded.
     """
-    # Each run is a line of the legend.
+    # The legend has one line per run.
     figure, axis = plt.subplots(figsize=(8, 4.8 + 0.2 * len(runs)), layout="constrained")
     if len(runs) == 1:
         ((name, run),) = runs.items()
@@ -166,13 +166,13 @@ def _draw_runs(
         _curve(axis, run.average, fake_weight, ":", color=f"C{number}")
         _rings(axis, best[name], fake_weight, f"C{number}")
     if any(run.average for run in runs.values()):
-        axis.plot([], [], ":", color="black", label="averaged weights of the run with that colour")
+        axis.plot([], [], ":", color="black", label="averaged weights of the run in the same colour")
 
 
 def _curve(
     axis: Axes, series: Mapping[int, Losses], fake_weight: float, marks: str, *, color: str, label: str | None = None
 ) -> None:
-    """The selection losses as a line, if there are any."""
+    """Plot the selection losses as a line, if there are any."""
     if series:
         epochs = sorted(series)
         losses = [series[epoch].selection(fake_weight) for epoch in epochs]

@@ -1,4 +1,4 @@
-"""Numbers of a run: what is counted on the device during an epoch, and the metrics of a validation."""
+"""Metrics of a run: counters on the device during an epoch, and the metrics of a validation."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from training.records import Metrics
 
 
 class EpochMeter:
-    """What is counted during an epoch, over all ranks: on the device, without waiting for it.
+    """Counters of an epoch over all ranks, kept on the device without synchronisation.
 
-    To go on within an epoch, it begins with a `state` from `state()`.
+    To resume within an epoch, pass the result of `state()` as `state`.
     """
 
     _NAMES = (
-        *("fake", "real", "fakes", "reals"),  # sums of losses, and of how many crops
-        *("steps", "norm", "largest_norm"),  # steps that were taken, the sum and the largest of their gradients' norms
-        *("skipped", "in_a_row", "most_in_a_row", "first_in_a_row"),  # steps that were not
+        *("fake", "real", "fakes", "reals"),  # sums of the losses, and numbers of crops
+        *("steps", "norm", "largest_norm"),  # completed steps, sum and maximum of their gradient norms
+        *("skipped", "in_a_row", "most_in_a_row", "first_in_a_row"),  # skipped steps
         "broken",  # crops that could not be read
     )
 
@@ -33,13 +33,13 @@ class EpochMeter:
     def add(
         self, step: int, sums: torch.Tensor, counts: torch.Tensor, norm: torch.Tensor, broken: torch.Tensor
     ) -> None:
-        """Add a step.
+        """Record a step.
 
         Args:
             step: its number within the epoch.
             sums, counts: `class_sums` and `class_counts` over all ranks, [2] each.
-            norm: of the gradient, a scalar; the step was skipped if it is not finite.
-            broken: crops of the step that could not be read, over all ranks, a scalar.
+            norm: gradient norm, a scalar; not finite if the step was skipped.
+            broken: number of unreadable crops over all ranks, a scalar.
         """
         skipped = ~torch.isfinite(norm)
         zero = torch.zeros((), dtype=torch.float64, device=norm.device)
@@ -60,12 +60,12 @@ class EpochMeter:
         values["broken"] = values["broken"] + broken
 
     def state(self) -> dict[str, float]:
-        """Everything as plain numbers. Waits for the device, once."""
+        """All counters as plain numbers. Synchronises with the device once."""
         return dict(zip(self._NAMES, torch.stack([self._values[name] for name in self._NAMES]).tolist(), strict=True))
 
 
 def epoch_means(state: dict[str, float]) -> dict[str, Any]:
-    """Of an epoch's record, from `EpochMeter.state()`: losses of the classes that came, norms, what was left out."""
+    """Fields of an `EpochRecord` from `EpochMeter.state()`: losses of the classes present, norms, skipped items."""
     present = [name for name in ("fake", "real") if state[f"{name}s"]]
     means: dict[str, Any] = {f"train_{name}": state[name] / state[f"{name}s"] for name in present}
     if means:
@@ -76,16 +76,16 @@ def epoch_means(state: dict[str, float]) -> dict[str, Any]:
 
 
 def validation_metrics(table: pd.DataFrame, rows: np.ndarray, scores: np.ndarray) -> dict[str, Metrics]:
-    """Metrics per frame and per video.
+    """Compute metrics per frame and per video.
 
     Args:
         table: the held-out rows.
-        rows: row numbers that were scored, each at most once (broken crops are not), [n].
+        rows: the scored row numbers, without repeats and without unreadable crops, [n].
         scores: probability of fake, [n].
 
     Returns:
-        {"frame": ..., "video": ..., "video_confident": ...} as `dfdc.label_metrics.metrics` gives them; a video's score
-        is the mean of its frames', or what the winners' `confident` rule makes of them.
+        {"frame": ..., "video": ..., "video_confident": ...}, each from `dfdc.label_metrics.metrics`. A "video" score is
+        the mean over its frames; a "video_confident" score uses the winners' `confident` rule.
     """
     scored = table.iloc[rows][["video", "label"]].assign(score=scores)
     grouped = scored.groupby("video", observed=True)

@@ -1,4 +1,4 @@
-"""Optimizers by name, and the learning rate as a function of the step."""
+"""Optimizers by name, and learning rate schedules."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from training.config import OptimizerConfig, ScheduleConfig
 
 
 def build_optimizer(model: Classifier, config: OptimizerConfig, device: str) -> tuple[torch.optim.Optimizer, str]:
-    """The optimizer of a network, and a sentence for the log that says which implementation it is.
+    """Create the optimizer of a network; returns it with the name of its implementation for the log.
 
-    APEX's fused ones where it is importable (on CUDA), PyTorch's fused ones otherwise. The encoder is a group of its
-    own: APEX's SGD needs momentum for all parameters of a group or for none, and a frozen encoder starts later.
+    On CUDA, APEX's fused optimizers are used if importable; otherwise PyTorch's fused ones. The encoder is a separate
+    group: APEX's SGD needs momentum for all parameters of a group or for none, and a frozen encoder starts later.
     """
     encoder = list(model.encoder.parameters())
     ids = {id(parameter) for parameter in encoder}
     groups = [{"params": encoder}, {"params": [p for p in model.parameters() if id(p) not in ids]}]
     rate, decay, momentum = config.learning_rate, config.weight_decay, config.momentum
     nesterov = config.nesterov and momentum > 0
-    if config.type == "RMSprop":  # nobody has a fused one; foreach is PyTorch's fastest
+    if config.type == "RMSprop":  # there is no fused one; foreach is PyTorch's fastest
         optimizer = torch.optim.RMSprop(groups, lr=rate, weight_decay=decay, momentum=momentum)
         return optimizer, "PyTorch RMSprop (not fused)"
     apex = _apex() if device.startswith("cuda") else None
@@ -39,15 +39,15 @@ def build_optimizer(model: Classifier, config: OptimizerConfig, device: str) -> 
         return kind(groups, lr=rate, weight_decay=decay, fused=True), f"PyTorch fused {config.type}"
     optimizer = torch.optim.SGD(groups, lr=rate, weight_decay=decay, momentum=momentum, nesterov=nesterov, fused=True)
     if momentum:
-        # Made now, as zeros, which is what a first step takes them for. The fused SGD makes them in its first step,
-        # and leaves in them whatever the memory held if that step is skipped.
+        # Momentum buffers start as zeros, as in a normal first step. The fused SGD allocates them in its first step,
+        # and leaves them uninitialised if that step is skipped.
         for parameter in model.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer, "PyTorch fused SGD"
 
 
 def _apex() -> Any:
-    """APEX's optimizers; None where it was not built: PyTorch has fused kernels of its own."""
+    """The module of APEX's optimizers; None if APEX is not installed."""
     try:
         return importlib.import_module("apex.optimizers")
     except ImportError:
@@ -55,25 +55,25 @@ def _apex() -> Any:
 
 
 def learning_rate(step: int, total_steps: int, steps_per_epoch: int, base: float, config: ScheduleConfig) -> float:
-    """The rate for optimizer step `step`, of 0 .. total_steps - 1.
+    """The learning rate of optimizer step `step`, of 0 .. total_steps - 1.
 
-    A pure function: reading it changes nothing, a resumed run needs no state of it, and poly, linear and cosine end
-    and stay at their lowest value instead of wrapping. With `done` the part of the run behind (0 to 1) and `epoch` the
-    epochs behind (a fraction within one):
+    A pure function, so a resumed run needs no state. After the last step, poly, linear and cosine stay at their lowest
+    value. `done` is the completed fraction of the run (0 to 1), and `epoch` the number of completed epochs, with the
+    fraction of the current one:
 
-        poly         base * (1 - done) ** power, as the winners' PolyLR
+        poly         base * (1 - done) ** power, like the winners' PolyLR
         step         base * gamma ** floor(epoch / every_epochs)
         multistep    base * gamma ** (milestones passed)
         exponential  base * gamma ** epoch
         linear       from base to base * lowest
-        cyclic       a triangle between base * lowest and base, every_epochs long (Smith 2017, WACV)
+        cyclic       a triangle wave between base * lowest and base, every_epochs long (Smith 2017, WACV)
         constant     base
-        cosine       half a wave from base to 0 (Loshchilov and Hutter 2017, ICLR)
+        cosine       half a cosine wave from base to 0 (Loshchilov and Hutter 2017, ICLR)
 
-    A warm-up rises to base in the first warmup_steps; poly, linear and cosine are then laid over the rest.
+    A warm-up rises to base in the first warmup_steps; poly, linear and cosine then span the remaining steps.
 
     Raises:
-        ValueError: a negative step, or no steps at all.
+        ValueError: `step` is negative, or there are no steps.
     """
     if step < 0 or total_steps < 1:
         raise ValueError(f"step {step} of {total_steps}: a schedule needs at least one step, numbered from 0")

@@ -1,4 +1,4 @@
-"""Pictures for a person to look at: what augmentation and occlusion do to crops, and the most wrong crops."""
+"""Images for inspection: a grid of augmentations and occlusions, and the crops with the largest errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.arguments import RunSettings
 from training.config import OcclusionConfig, TrainConfig
 from training.transforms import Augment, build_augmentation
 
-# What a tile says of an occlusion, and how many are drawn; the first three look the same each time.
+# Title and number of tiles per occlusion; the first three are deterministic.
 _OCCLUSIONS = {
     "eyes": ("eyes", 1),
     "nose": ("nose", 1),
@@ -31,7 +31,7 @@ _COLUMNS = 6
 
 
 def draw_grid(settings: RunSettings, config: TrainConfig, output: Path) -> None:
-    """Write the grid to a PNG: a fake crop, alone, and by each thing that can happen to it."""
+    """Write a PNG grid of a fake crop: unchanged, and with each augmentation and occlusion."""
     table = dataset.read_folds(settings.folds_path)
     train_rows, _ = dataset.split_folds(table, settings.fold, settings.folds_path)
     shares = None if settings.no_hardcore else config.occlusions
@@ -53,13 +53,13 @@ def draw_grid(settings: RunSettings, config: TrainConfig, output: Path) -> None:
 def grid_tiles(
     picture: np.ndarray, mask: np.ndarray, points: np.ndarray, shares: OcclusionConfig | None, size: int, seed: int
 ) -> list[tuple[str, np.ndarray]]:
-    """(name, RGB uint8 [size, size, 3]) in whole rows: the crop, each step and occlusion, and all together.
+    """(title, RGB uint8 [size, size, 3]) in complete rows: the crop, each step and occlusion, and all together.
 
     Args:
-        picture: a fake's crop, RGB uint8 [h, w, 3].
+        picture: crop of a fake, RGB uint8 [h, w, 3].
         mask: its SSIM mask, uint8 [h, w].
         points: int [5, 2], its landmarks.
-        shares: an occlusion that never happens is not shown; None: none happens.
+        shares: occlusions with a share of 0 are not shown; None: no occlusions.
     """
     rng, draws = np.random.default_rng(seed), random.Random(seed)
     outlined = picture.copy()
@@ -68,9 +68,9 @@ def grid_tiles(
     grey = np.repeat(mask[..., None], 3, 2)
     shown = [("crop of a fake", picture), ("its SSIM mask", grey), ("five landmarks", outlined)]
     for step in build_augmentation(size):
-        for transform in getattr(step, "transforms", [step]):  # those of a OneOf
+        for transform in getattr(step, "transforms", [step]):  # the alternatives of a OneOf
             name = type(transform).__name__
-            if name not in ("IsotropicResize", "PadIfNeeded"):  # every tile shows these
+            if name not in ("IsotropicResize", "PadIfNeeded"):  # every tile includes these
                 transform.set_random_state(rng, draws)
                 shown.append((name, transform(image=picture, force_apply=True)["image"]))
     for kind, (name, times) in _OCCLUSIONS.items():
@@ -86,7 +86,7 @@ def grid_tiles(
 
 
 def _find_example(rows: pd.DataFrame, root: Path, crops_dir: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The first fake crop that has a mask and landmarks: picture, mask, points."""
+    """Image, mask and landmarks of the first fake crop that has both a mask and landmarks."""
     fakes = rows[rows["label"] == 1].sort_values(["video", "frame", "file"])
     for row in fakes.itertuples():
         frame, face = layout.parse_crop_name(str(row.file))
@@ -99,11 +99,13 @@ def _find_example(rows: pd.DataFrame, root: Path, crops_dir: str) -> tuple[np.nd
 
 
 def wrong_sheet(crops: dataset.CropDataset, held_out: pd.DataFrame, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """RGB uint8 [h, w, 3]: up to 24 crops whose scores are farthest from their labels, the worst first.
+    """RGB uint8 [h, w, 3]: up to 24 crops with the largest errors, the largest first.
 
     Args:
+        crops: the held-out samples.
         held_out: the table of `crops`.
-        rows, scores: rows of it, and the probability of fake of each, [n].
+        rows: row numbers of the table, [n].
+        scores: probability of fake of each row, [n].
     """
     labels = held_out["label"].to_numpy()[rows]
     worst = np.argsort(-np.abs(scores - labels), kind="stable")[:24]

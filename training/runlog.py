@@ -1,4 +1,4 @@
-"""The log of a run: a line or more for people and a line of JSON for each epoch, TensorBoard, the most wrong crops."""
+"""The log of a run: text and JSON lines for each epoch, TensorBoard, and the crops with the largest errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.saving import RunFiles
 
 
 class RunLog:
-    """logs/<run>.log for people and logs/<run>.jsonl with everything; both are appended to, never overwritten."""
+    """Writes logs/<run>.log as text and logs/<run>.jsonl with all values; both are appended to, never overwritten."""
 
     def __init__(self, files: RunFiles, settings: RunSettings, config: TrainConfig) -> None:
         files.log_dir.mkdir(parents=True, exist_ok=True)
@@ -43,13 +43,13 @@ class RunLog:
         write_json(files.output_dir / f"{files.name}_config.json", record.to_dict(), indent=2)
 
     def say(self, line: str) -> None:
-        """Print a line, and keep it."""
+        """Print a line and append it to the text log."""
         print(line, flush=True)
         with self._text_path.open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")
 
     def epoch(self, record: EpochRecord) -> None:
-        """Lines for people, one of JSON, and TensorBoard's."""
+        """Log an epoch as text, as JSON and in TensorBoard."""
         name = f"epoch {record.epoch}"
         self.say(
             f"{name} {_metrics_text(record.video or {})} | "
@@ -71,7 +71,7 @@ class RunLog:
     def most_wrong(
         self, epoch: int, crops: CropDataset, held_out: pd.DataFrame, rows: np.ndarray, scores: np.ndarray
     ) -> None:
-        """A sheet of the held-out crops whose scores are farthest from their labels: a PNG, and in TensorBoard."""
+        """Save a sheet of the held-out crops with the largest errors, as PNG and in TensorBoard."""
         sheet = preview.wrong_sheet(crops, held_out, rows, scores)
         write_bytes(self._wrong_path, encode_png(sheet), durable=False)
         self._board.add_image("most wrong", sheet, epoch, dataformats="HWC")
@@ -93,19 +93,19 @@ def _metrics_text(video: Metrics) -> str:
 
 
 def _left_out(record: EpochRecord) -> str:
-    """What an epoch lost, if anything."""
+    """The numbers of skipped steps and unreadable crops, if any."""
     lost = {"steps skipped": record.skipped_steps, "crops unreadable": record.broken_training_crops}
     return "".join(f", {count} {what}" for what, count in lost.items() if count)
 
 
 def versions() -> dict[str, str]:
-    """Python, the libraries that matter, and the git revision (with "+changes" where the tree has some)."""
+    """Versions of Python, the main packages and the code: its git revision, with "+changes" if modified."""
     names = ("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "numpy")
     found = {"python": platform.python_version(), **package_versions(names, "unknown"), "revision": "unknown"}
     root = Path(__file__).resolve().parents[1]
     if (root / ".git").exists():
         command = ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--abbrev=12"]
-        # No git here, or not allowed to look: "unknown" says so.
+        # Stays "unknown" if git is missing or has no access.
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             found["revision"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return found

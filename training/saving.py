@@ -1,4 +1,4 @@
-"""The checkpoint files of a run: one an epoch, the best, and all that it takes to go on."""
+"""The checkpoint files of a run: one per epoch, the best one, and the state to resume from."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from training.records import Metrics
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of a run. Path takes care that `weights` and `weights/` are one place."""
+    """The file names of a run. `Path` makes `weights` and `weights/` the same folder."""
 
     output_dir: Path
     log_dir: Path
@@ -36,12 +36,12 @@ class RunFiles:
 
     @property
     def last(self) -> Path:
-        """Everything that it takes to go on."""
+        """The state to resume from."""
         return self.output_dir / f"{self.name}_last"
 
     @property
     def before(self) -> Path:
-        """The `_last` before the newest."""
+        """The previous `_last`."""
         return self.output_dir / f"{self.name}_before"
 
     @property
@@ -50,7 +50,7 @@ class RunFiles:
         return self.output_dir / f"{self.name}_best"
 
     def leftovers(self) -> list[Path]:
-        """Checkpoints of a run of this name that are there; the state to go on with not among them."""
+        """The existing checkpoints of a run of this name, without `_last`."""
         epochs = sorted(self.output_dir.glob(f"{glob.escape(self.name)}_[0-9]*"))
         return [path for path in (self.before, self.best) if path.exists()] + epochs
 
@@ -61,35 +61,35 @@ class RunFiles:
 
 @dataclass
 class History:
-    """What the epochs' checkpoints were worth, for `_best` and --keep."""
+    """The losses of the epochs so far, for `_best` and --keep."""
 
-    best: float = math.inf  # the lowest balanced log loss yet, of all held-out videos
-    # `selection_loss` of each epoch's better checkpoint (its own weights, or the average).
+    best: float = math.inf  # lowest balanced log loss of the held-out videos so far
+    # `selection_loss` of the better checkpoint of each epoch (the weights or their average).
     losses: dict[int, float] = field(default_factory=dict)
 
 
 def spec_of(config: TrainConfig, margin_part: int) -> ModelSpec:
-    """What a checkpoint of a run needs to be used."""
+    """The specification that a checkpoint stores to rebuild its network."""
     normalize = Normalize(config.normalize.mean, config.normalize.std)
     return ModelSpec(config.network, config.encoder, config.size, normalize, margin_part)
 
 
 def run_files(settings: RunSettings, config: TrainConfig) -> RunFiles:
-    """The files of the run of these settings."""
+    """The file names of the run with these settings."""
     name = f"{settings.prefix}{config.network}_{config.encoder}_{settings.fold}"
     return RunFiles(settings.output_dir, settings.log_dir, name)
 
 
 class Saver:
-    """Writes the checkpoints of a run; the main process has the only one.
+    """Writes the checkpoints of a run. Only the main process uses it.
 
     Args:
-        files: their names.
-        spec: what it takes to use them.
-        keep: the newest and the best so many epochs stay on the disk; None: all.
-        history: of the epochs so far.
-        steps: that the weights in `_last` were trained for, if there is one.
-        holdout: what none of the weights learned from; None where that is not known.
+        files: the file names.
+        spec: stored in each checkpoint.
+        keep: keep the newest and the best `keep` epochs on disk; None: all.
+        history: the losses of the epochs so far.
+        steps: number of training steps of the existing `_last`, if any.
+        holdout: the videos that no weights were trained on; None if unknown.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Saver:
         self._write = partial(checkpoint.save_checkpoint, spec=spec, holdout=holdout)
 
     def epoch(self, epoch: int, model: nn.Module, metrics: Metrics, *, averaged: bool = False) -> None:
-        """Write the checkpoint of `epoch`; as `_best`, too, if no other had a lower balanced loss."""
+        """Write the checkpoint of `epoch`, also as `_best` if its balanced loss is the lowest so far."""
         check_finite(model, self._files)
         loss = balanced_loss(metrics)
         improved = loss < self.history.best
@@ -118,10 +118,10 @@ class Saver:
             self.history.losses[epoch] = min(self.history.losses.get(epoch, math.inf), _selection_loss(metrics))
 
     def last(self, steps: int, epoch: int, model: nn.Module, metrics: Metrics, state: dict[str, Any]) -> None:
-        """Write `_last`; the one before stays as `_before`, unless it was of the same step.
+        """Write `_last`; the previous one is kept as `_before`, unless it is of the same step.
 
         Args:
-            steps: that the weights were trained for, since the run began.
+            steps: number of training steps since the start of the run.
             state: `resume.State.to_dict()`.
         """
         check_finite(model, self._files)
@@ -132,7 +132,7 @@ class Saver:
         self._write(self._files.last, model, epoch=epoch, bce_best=best, metrics=metrics, training=state)
 
     def thin_out(self, epoch: int) -> None:
-        """Remove the checkpoints that are neither among the newest nor among the best; `epoch` is the newest."""
+        """Remove the checkpoints that are neither among the newest nor the best; `epoch` is the newest."""
         if self._keep is None:
             return
         best = sorted(self.history.losses, key=lambda e: (self.history.losses[e], e))[: self._keep]
@@ -143,43 +143,43 @@ class Saver:
 
 
 def balanced_loss(metrics: Metrics) -> float:
-    """What `_best` is chosen by: both classes' log loss alike, or of the one that is there; infinite without any."""
+    """The loss that selects `_best`: both classes weighted equally, or the class present; infinite without any."""
     return metrics.get("log_loss_balanced", metrics.get("log_loss", math.inf))
 
 
 def _selection_loss(metrics: Metrics) -> float:
-    """What --keep ranks epochs by, as plot_loss.py does where the hold-out has both classes."""
+    """The loss by which --keep ranks epochs: that of plot_loss.py if the hold-out has both classes."""
     if {"log_loss_fake", "log_loss_real"} <= metrics.keys():
         return selection_loss(metrics["log_loss_fake"], metrics["log_loss_real"])
     return balanced_loss(metrics)
 
 
 def check_finite(model: nn.Module, files: RunFiles) -> None:
-    """Raise NotFiniteError where a weight or a statistic is not finite, so that it reaches no checkpoint."""
+    """Raise NotFiniteError if a weight or statistic is not finite, so that no checkpoint contains it."""
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise NotFiniteError(f"{name} of the network is not finite, so {files.name} is not saved")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Put `source` at `target` as well: a second name of the same file where the disk can, else a copy. Atomic."""
+    """Create `target` as a hard link to `source`, or as a copy if the file system has no hard links. Atomic."""
     with atomic_file(target, durable=False) as temp:
-        temp.unlink(missing_ok=True)  # a leftover may be another checkpoint's second name: a copy would write into it
+        temp.unlink(missing_ok=True)  # a leftover may link to another checkpoint, which a copy would overwrite
         try:
             os.link(source, temp)
-        except OSError:  # FAT, some network disks
+        except OSError:  # FAT, some network file systems
             try:
                 shutil.copyfile(source, temp)
             except OSError as error:
-                raise CheckpointError(f"{target} can't be written ({error}); free some space") from error
+                raise CheckpointError(f"{target} can't be written ({error}); free some disk space") from error
 
 
 def disk_need(model: nn.Module, epochs: int, keep: int | None, *, averaged: bool, optimizer_copies: int) -> int:
-    """Bytes that all checkpoints of a run take at the end.
+    """Size in bytes of all checkpoints of a finished run.
 
     Args:
-        averaged: whether each epoch has a second one.
-        optimizer_copies: numbers that the optimizer keeps for each weight.
+        averaged: whether each epoch has a second checkpoint.
+        optimizer_copies: number of values that the optimizer stores per weight.
     """
     weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     files = min(epochs, epochs if keep is None else 2 * keep) + (0 if keep is None else 1)  # and _best
@@ -187,7 +187,7 @@ def disk_need(model: nn.Module, epochs: int, keep: int | None, *, averaged: bool
 
 
 def describe_disk(files: RunFiles, network: nn.Module, config: TrainConfig, keep: int | None) -> str:
-    """What the checkpoints will take, and what there is."""
+    """A sentence about the disk space that the checkpoints need, and the free space."""
     copies = 1 if config.optimizer.type == "SGD" else 2
     averaged = bool(config.ema_decay)
     need = disk_need(network, config.epochs, keep, averaged=averaged, optimizer_copies=copies)
@@ -196,6 +196,6 @@ def describe_disk(files: RunFiles, network: nn.Module, config: TrainConfig, keep
     need = max(0, need - sum(present.values()))
     free = shutil.disk_usage(files.output_dir).free
     kept = f"the newest {keep} and the best {keep}" if keep else f"all {config.epochs}"
-    advice = f"; that is too little: {setting('keep')} N keeps fewer" if need > free else ""
+    advice = f"; that is too little: {setting('keep')} N keeps fewer epochs" if need > free else ""
     more = " more" if present else ""
-    return f"checkpoints of {kept} epochs take {need / 1e9:.1f} GB{more}, {free / 1e9:.1f} GB are free{advice}"
+    return f"checkpoints of {kept} epochs need {need / 1e9:.1f} GB{more}, {free / 1e9:.1f} GB are free{advice}"

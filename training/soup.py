@@ -1,4 +1,4 @@
-"""The mean of some checkpoints of a run, with the metrics of its held-out fold."""
+"""The mean of several checkpoints of a run, with the metrics of the held-out fold."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _NAME = re.compile(r"(.+)_(\d+)(_ema)?")
 
 
 def make_soup(settings: SoupSettings) -> None:
-    """Write the mean of the checkpoints, and print its metrics beside theirs.
+    """Write the mean of the checkpoints, and print its metrics and theirs.
 
     Raises:
-        UserError: they have no mean, it can't be validated, or the file is there already.
+        UserError: the checkpoints have no mean, the mean can't be validated, or the file already exists.
     """
     name, members = read_members(settings.checkpoints)
     fold = fold_of(name) if settings.fold is None else settings.fold
     output = settings.output or settings.checkpoints[0].with_name(f"{name}_soup")
     if output.exists():
-        raise UsageError(f"{output} is there already; name another file by {setting('output')}")
+        raise UsageError(f"{output} already exists; name another file with {setting('output')}")
     newest = max(members, key=lambda member: member.epoch)
     holdout = common_holdout([member.holdout for member in members])
     soup = replace(newest, path=output, state_dict=mean_weights(members), training=None, holdout=holdout)
@@ -61,51 +61,55 @@ def read_members(paths: Sequence[Path]) -> tuple[str, list[Checkpoint]]:
     """The name of the run, and its checkpoints.
 
     Raises:
-        UsageError: fewer than two, one twice, of different runs, or made for different pictures.
-        CheckpointError: one can't be read.
+        UsageError: there are fewer than two, a repeated one, or some of different runs or specifications.
+        CheckpointError: a checkpoint can't be read.
     """
     if len(paths) < 2:
-        raise UsageError("give two checkpoints or more; the mean of one is itself")
+        raise UsageError(f"{len(paths)} checkpoint given; give two or more")
     names = [path.name for path in paths]
     if len({path.resolve() for path in paths}) < len(paths):
         raise UsageError(f"a checkpoint is given twice: {', '.join(names)}")
     matches = [_NAME.fullmatch(name) for name in names]
     strange = [name for name, match in zip(names, matches, strict=True) if not match]
     if strange:
-        raise UsageError(f"{strange[0]}: the checkpoint of an epoch is expected, such as RUN_30 or RUN_30_ema")
+        raise UsageError(f"{strange[0]}: the checkpoint of an epoch is expected, e.g. RUN_30 or RUN_30_ema")
     runs = sorted({match[1] for match in matches if match})
     if len(runs) > 1:
-        raise UsageError(f"these are of {len(runs)} runs ({', '.join(runs)}); their weights have no common mean")
+        raise UsageError(f"the checkpoints are of {len(runs)} runs ({', '.join(runs)}); give checkpoints of one run")
     members = [read_checkpoint(path) for path in paths]
     for member in members[1:]:
         if member.spec != members[0].spec:
-            raise UsageError(f"{member.path} is made for {member.spec}, but {members[0].path} for {members[0].spec}")
+            raise UsageError(
+                f"{member.path} has the specification {member.spec}, but {members[0].path} has {members[0].spec}"
+            )
     return runs[0], members
 
 
 def fold_of(name: str) -> int:
-    """The fold that a run held out, by its name.
+    """The fold that a run held out, read from the run's name.
 
     Raises:
-        UsageError: it is not a name as train_classifier.py gives it.
+        UsageError: the name does not end in a fold.
     """
     fold = name.rpartition("_")[2]
     if not fold.isdecimal():
-        raise UsageError(f"{name} does not say which fold the run held out; give {setting('fold')}")
+        raise UsageError(f"the name {name} does not contain the held-out fold; give {setting('fold')}")
     return int(fold)
 
 
 def mean_weights(members: Sequence[Checkpoint]) -> dict[str, torch.Tensor]:
-    """The mean of each weight and statistic, summed in float64; counters are the last member's.
+    """The mean of each weight and statistic, computed in float64; counters are copied from the last member.
 
-    Batch norm's statistics are averaged, too. Izmailov et al. compute them anew from the training crops.
+    The statistics of batch norm are averaged too. Izmailov et al. recompute them from the training crops.
 
     Raises:
-        UsageError: the members have different weights.
+        UsageError: the members have weights of different names.
     """
     for member in members:
         if member.state_dict.keys() != members[0].state_dict.keys():
-            raise UsageError(f"{member.path} has other weights than {members[0].path}")
+            raise UsageError(
+                f"{member.path} and {members[0].path} have weights of different names; give checkpoints of one run"
+            )
     mean = dict(members[-1].state_dict)
     for name, value in members[0].state_dict.items():
         if value.is_floating_point():
@@ -115,13 +119,13 @@ def mean_weights(members: Sequence[Checkpoint]) -> dict[str, torch.Tensor]:
 
 
 def validate(settings: SoupSettings, fold: int, soup: Checkpoint, model: nn.Module) -> engine.Scored:
-    """Score the held-out fold with `model`, as training does after an epoch."""
+    """Score the held-out fold with `model`, like the validation after an epoch."""
     device = resolve_device(settings.device)
     spec, held = soup.spec, soup.holdout
     folds_path = find_folds(settings.data_dir, settings.folds_csv)
     _, rows = dataset.split_folds(dataset.read_folds(folds_path), fold, folds_path)
     if held and held.fold != fold and held.folds_sha256 == sha256_of(folds_path):
-        known = f"these checkpoints learned from it; of {folds_path} they held out fold {held.fold}"
+        known = f"these checkpoints were trained on it; of {folds_path}, they held out fold {held.fold}"
         raise SettingError("fold", fold, f"{known}: give {setting('fold')} {held.fold}")
     dataset.check_crops(rows, settings.data_dir / settings.crops_dir, folds_path)
     root, part = settings.data_dir, spec.margin_part

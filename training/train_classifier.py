@@ -1,11 +1,11 @@
-"""Train one deepfake classifier on the crops that preprocessing made.
+"""Train one deepfake classifier on a preprocessed dataset.
 
     python training/train_classifier.py --config configs/demo.json --data-dir DATA_ROOT
     torchrun --nproc_per_node 2 training/train_classifier.py --config configs/b7.json --data-dir DATA_ROOT --seed 111
 
-Writes <output-dir>/<prefix><network>_<encoder>_<fold>_<epoch> after each epoch, the same with _last (all that it
-takes to go on: --resume auto; the one before it is _before) and with _best (lowest held-out log loss), and
-<log-dir>/<the same>.log and .jsonl.
+A run is named <prefix><network>_<encoder>_<fold>. In the output folder, it writes <run>_<epoch> after each epoch,
+<run>_best (lowest held-out log loss), <run>_last (for --resume auto) and <run>_before (the previous _last). In the log
+folder, it writes <run>.log and <run>.jsonl.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from training.arguments import parse_arguments
 
 def main(argv: Sequence[str] | None = None) -> int:
     settings = parse_arguments(__doc__, argv)
-    from training.config import resolve_config  # loads pydantic: --help does not wait for it
+    from training.config import resolve_config  # loads pydantic, which --help does not need
 
     config = resolve_config(settings)
-    from training import trainer  # loads PyTorch: wrong values do not wait for it
+    from training import trainer  # loads PyTorch, which invalid values do not wait for
 
     return trainer.run_training(settings, config)
 

@@ -1,4 +1,4 @@
-"""A run from its settings to its last epoch: what it begins with, epoch after epoch, and what is saved of it."""
+"""A training run from its settings to its last epoch: set-up, epochs, validation and saving."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from training.saving import History, RunFiles, Saver
 
 
 def run_training(settings: RunSettings, config: TrainConfig) -> int:
-    """Do what the command line says; returns the exit status.
+    """Train, or draw the augmentation grid; returns the exit status.
 
     Raises:
-        UserError: it can't be done, or went wrong; with advice in terms of the command line.
+        UserError: the settings are invalid or training failed; the message says what to do.
     """
     if settings.augmentation_grid:
         preview.draw_grid(settings, config, settings.augmentation_grid)
         return 0
     try:
         train(settings, config)
-        distributed.barrier()  # none leaves while another is still writing
+        distributed.barrier()  # no process exits while another is still writing
     except NotFiniteError as error:
         advice = advise_after_not_finite(saving.run_files(settings, config), config)
         raise NotFiniteError(f"{error}. {advice}") from error
@@ -53,7 +53,7 @@ def run_training(settings: RunSettings, config: TrainConfig) -> int:
         raise TrainingError(f"out of memory ({first}). {advise_after_out_of_memory(config)}") from error
     except StopRequested as reason:
         distributed.barrier()  # rank 0 may still be saving
-        print(f"train_classifier: {reason}; --resume auto goes on from there", file=sys.stderr)
+        print(f"train_classifier: {reason}; --resume auto continues from there", file=sys.stderr)
         return 128 + signal.SIGTERM
     finally:
         distributed.stop()
@@ -61,10 +61,12 @@ def run_training(settings: RunSettings, config: TrainConfig) -> int:
 
 
 def train(settings: RunSettings, config: TrainConfig) -> None:
-    """Join the other processes, look at the data, and train on it."""
+    """Join the process group, load the data, and train."""
     device = resolve_device(settings.device)
     ranks = distributed.start(device, settings.local_rank)
-    with contextlib.closing(loading.prepare_data(settings, config, ranks)) as data:  # before anything slow happens
+    with contextlib.closing(
+        loading.prepare_data(settings, config, ranks)
+    ) as data:  # first, so that errors in the data are reported early
         trainer = prepare(data, settings, config, ranks)
         if trainer:
             trainer.train()
@@ -73,7 +75,7 @@ def train(settings: RunSettings, config: TrainConfig) -> None:
 def prepare_network(
     settings: RunSettings, config: TrainConfig, ranks: Ranks, start: Checkpoint | None
 ) -> tuple[Classifier, str]:
-    """The network on its device, and a sentence about where its weights are from."""
+    """The network on its device, and a text that names the origin of its weights."""
     torch.manual_seed(settings.seed)
     options = config.model_dump(include={"network", "encoder", "drop_path", "dropout", "gradient_checkpointing"})
     network = model.build_network(**options)
@@ -83,7 +85,7 @@ def prepare_network(
     elif settings.pretrained_path:
         origin = model.load_pretrained_file(network, settings.pretrained_path)
     elif config.pretrained:
-        # One process of each machine fetches, the others then find the file in the cache.
+        # One process per machine downloads; the others then read the file from the cache.
         if ranks.local_rank != 0:
             distributed.barrier()
         origin = model.load_pretrained(network, config.encoder)
@@ -93,15 +95,15 @@ def prepare_network(
         origin = "random weights"
     network = network.to(ranks.device).to(memory_format=torch.channels_last)
     if ranks.world_size > 1 and ranks.device.startswith("cuda"):
-        # timm's: PyTorch's own would drop the activation in timm's BatchNorm.
+        # timm's version, because PyTorch's would drop the activation in timm's BatchNorm.
         network, origin = convert_sync_batchnorm(network), f"{origin}; SyncBN"
     elif ranks.world_size > 1:
-        origin += "; BatchNorm by process (SyncBN needs GPUs)"
+        origin += "; BatchNorm per process (SyncBN needs GPUs)"
     return network, origin
 
 
 def prepare(data: Data, settings: RunSettings, config: TrainConfig, ranks: Ranks) -> Trainer | None:
-    """Set up the network, its optimizer and the files; None where the run is finished already."""
+    """Set up the network, the optimizer and the files; None if the run is already finished."""
     files = saving.run_files(settings, config)
     start = resume.find_start(settings, config, files)
     state = None
@@ -132,7 +134,7 @@ def prepare(data: Data, settings: RunSettings, config: TrainConfig, ranks: Ranks
         state.restore(run)
     if state and state.epoch >= config.epochs:
         if ranks.is_main:
-            print(f"{files.name}: finished already, all {config.epochs} epochs; --epochs N for more")
+            print(f"{files.name}: already finished, all {config.epochs} epochs; --epochs N trains more")
         return None
     run.spare = data.spare()
     trainer = Trainer(settings, data, run, choices, files, start, state)
@@ -142,7 +144,7 @@ def prepare(data: Data, settings: RunSettings, config: TrainConfig, ranks: Ranks
 
 
 class Trainer:
-    """Trains epoch after epoch from `start`, if anything, and saves; a resumed run's `state` is in `run` already."""
+    """Trains and saves a run that starts or resumes from `start`. A resumed run's `state` is already in `run`."""
 
     def __init__(
         self,
@@ -167,22 +169,22 @@ class Trainer:
         self.saved_at = time.monotonic()
 
     def log_start(self, log: RunLog, origin: str, optimizer_name: str, changed: list[str]) -> None:
-        """The first lines of the log: what is trained how, on what, and what was changed since the last start."""
+        """Log the network, data, settings and device, and the changes since the last start."""
         run, config = self.run, self.run.config
-        begin = f" goes on from epoch {self.epoch}, step {self.step};" if self.resumed else ""
+        begin = f" resumes from epoch {self.epoch}, step {self.step};" if self.resumed else ""
         log.say(
-            f"{self.files.name}:{begin} {origin}; seed {run.seed}; {self.data.summary}; {run.steps_per_epoch} steps an "
-            f"epoch of {run.step_crops} crops, {config.epochs} epochs; {run.ranks.world_size} x {run.ranks.device}, "
-            f"{run.amp_type or 'float32'}; {optimizer_name}"
+            f"{self.files.name}:{begin} {origin}; seed {run.seed}; {self.data.summary}; "
+            f"{run.steps_per_epoch} steps per epoch of {run.step_crops} crops, {config.epochs} epochs; "
+            f"{run.ranks.world_size} x {run.ranks.device}, {run.amp_type or 'float32'}; {optimizer_name}"
         )
         for change in changed:
             log.say(f"changed since: {change}")
         if doubt := describe_start(self.data.holdout, self.holdout):
-            log.say(f"{doubt}: the held-out metrics may flatter")
+            log.say(f"{doubt}: the held-out metrics may be too optimistic")
         log.say(saving.describe_disk(self.files, run.model, config, self.settings.keep))
 
     def train(self) -> None:
-        """Train the epochs that are left; raises what `engine.train_epoch` and `engine.validate` do."""
+        """Train the remaining epochs; raises the errors of `engine.train_epoch` and `engine.validate`."""
         run, frozen_until = self.run, self.settings.freeze_epochs
         wrapped = None
         for epoch in range(self.epoch, run.config.epochs):
@@ -199,7 +201,7 @@ class Trainer:
                 self._save_epoch(self.log, record)
 
     def _validate(self, record: EpochRecord) -> EpochRecord:
-        """The record with the metrics of all sets, of the weights and of their average."""
+        """Add the metrics of all validation sets, of the weights and their average, to the record."""
         run = self.run
         distributed.share_buffers(run.model)
         found = engine.validate(run, run.model, self.data.held_out)
@@ -218,7 +220,7 @@ class Trainer:
         return dataclasses.replace(record, **values)
 
     def _save_epoch(self, log: RunLog, record: EpochRecord) -> None:
-        """Write the epoch's checkpoints, its lines in the log, and `_last`."""
+        """Write the checkpoints and log lines of the epoch, and `_last`."""
         epoch, run = record.epoch, self.run
         self.saver.epoch(epoch, run.model, record.video or {})
         if run.average:
@@ -230,7 +232,7 @@ class Trainer:
     def _after_step(self, epoch: int, step: int, meter: dict[str, float], stop_requested: bool) -> None:
         minutes = self.settings.save_every
         due = minutes and time.monotonic() - self.saved_at > minutes * 60
-        # After an epoch's last step it is due in any case: the validation takes its time, too.
+        # Always save after the last step of an epoch, before the validation, which also takes time.
         if self.run.ranks.is_main and (due or stop_requested or step == self.run.steps_per_epoch):
             self._save_last(epoch, step, meter, {})
 
@@ -249,37 +251,37 @@ class Trainer:
             computes_in=resume.computes_in(run.amp_type),
             history=self.saver.history,
         )
-        # The epoch that the weights are of: the one before where the next has not begun.
+        # The epoch of the weights: the previous one if the next has not started.
         of_epoch = epoch if step else epoch - 1
         self.saver.last(epoch * run.steps_per_epoch + step, of_epoch, run.model, metrics, state.to_dict())
         self.saved_at = time.monotonic()
 
 
 def watch_for_stop() -> Callable[[], bool]:
-    """Whether a SIGTERM came, so that a run ends after the step in progress and with its state saved."""
+    """Install a SIGTERM handler; returns a function that tells whether a SIGTERM was received."""
     seen: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
     return lambda: bool(seen)
 
 
 def advise_after_not_finite(files: RunFiles, config: TrainConfig) -> str:
-    """What to do after losses that were not finite."""
+    """Advice after non-finite losses."""
     rate = f"{setting('set')} optimizer.learning_rate={config.optimizer.learning_rate / 2:g}"
     if not files.last.exists():
-        return f"There is no checkpoint of this run yet; begin with a smaller rate: {rate}"
-    earlier = f" The one before it is {files.before}." if files.before.exists() else ""
+        return f"There is no checkpoint of this run yet; start with a smaller rate: {rate}"
+    earlier = f" The previous one is {files.before}." if files.before.exists() else ""
     good = f"The last good checkpoint is {files.last}.{earlier}"
-    return f"{good} Go on from it with a smaller rate: {setting('resume')} auto {rate}"
+    return f"{good} Resume from it with a smaller rate: {setting('resume')} auto {rate}"
 
 
 def advise_after_out_of_memory(config: TrainConfig) -> str:
-    """A smaller batch with more accumulation, which a run may go on with."""
+    """Advice: a smaller batch with more accumulation, which a resumed run may use."""
     size = config.batch_size
     part = next((n for n in range(2, size + 1) if size % n == 0), None)
     if part is None:
-        return "A batch is one crop already: take gradient_checkpointing, a smaller size, or another encoder"
+        return "A batch is already a single crop: use gradient_checkpointing, a smaller size, or another encoder"
     return (
-        f"The same steps with less memory: {setting('resume')} auto {setting('batch_size')} {size // part} "
+        f"To run the same steps with less memory: {setting('resume')} auto {setting('batch_size')} {size // part} "
         f"{setting('set')} accumulate={config.accumulate * part} "
         f"(or {setting('set')} gradient_checkpointing=true for a new run)"
     )

@@ -1,7 +1,7 @@
-"""The winners' augmentation, with today's albumentations, which is imported with this module.
+"""The winners' augmentation with albumentations 2; importing this module imports albumentations.
 
-The law of each step is that of albumentations 0.4.6, which the winners ran; docs/recipe.md lists what differs. Where
-version 2 draws or rounds otherwise, the step is written here.
+Each step has the distribution of albumentations 0.4.6, which the winners used; docs/recipe.md lists the differences.
+Steps that version 2 samples or rounds differently are implemented here.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import numpy as np
 
 from dfdc.imaging import isotropic_resize
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would look for a newer version on the network
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # disables its update check over the network
 import albumentations as A
 
-# For bytes and a 3x3 kernel cv2.GaussianBlur takes (1, 2, 1) / 4 where no sigma is given, not its formula's 0.8.
+# Without sigma, cv2.GaussianBlur uses (1, 2, 1) / 4 for bytes and a 3x3 kernel, not its formula's 0.8.
 _BLUR_SIGMA = 1 / np.sqrt(2 * np.log(2))
 
 
 class Augment:
-    """RGB uint8 [h, w, 3] -> RGB uint8 [size, size, 3], by a seed: the same picture and seed give the same result."""
+    """RGB uint8 [h, w, 3] -> RGB uint8 [size, size, 3]; the same image and seed give the same result."""
 
     def __init__(self, size: int) -> None:
         self._compose = build_augmentation(size)
 
     def __call__(self, picture: np.ndarray, seed: int) -> np.ndarray:
-        # One stream of random numbers for all steps. Compose.set_random_seed would start each of them at the same
-        # numbers, so that all draws of a sample were tied.
+        # One random stream for all steps. Compose.set_random_seed would seed each step alike, which would correlate
+        # all random numbers of a sample.
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         return self._compose(image=picture)["image"]
 
 
 def build_augmentation(size: int) -> A.Compose:
-    """The winners' list of steps, each with its probability."""
+    """The winners' steps with their probabilities."""
     area, linear, cubic = cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC
     ways = (area, cubic), (area, linear), (linear, linear)
     resizes: list[A.BasicTransform | A.BaseCompose] = [IsotropicResize(size, down, up) for down, up in ways]
@@ -56,9 +56,9 @@ def build_augmentation(size: int) -> A.Compose:
 
 
 class GaussNoise(A.ImageOnlyTransform):
-    """Gaussian noise in each colour of each pixel, with a variance of 10 to 50 (of 0..255).
+    """Gaussian noise per pixel and channel, with a variance of 10 to 50 (for values 0..255).
 
-    albumentations 2 draws the standard deviation uniformly instead, and its noise from a generator without a seed.
+    albumentations 2 samples the standard deviation uniformly instead, and its noise generator is not seeded.
     """
 
     def get_params(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class GaussNoise(A.ImageOnlyTransform):
 
 
 class IsotropicResize(A.ImageOnlyTransform):
-    """The longer side becomes `size`, by OpenCV's interpolation `down` or `up`; the other side is truncated."""
+    """Resize the longer side to `size` with OpenCV's interpolation `down` or `up`; the other side is truncated."""
 
     def __init__(self, size: int, down: int, up: int) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class IsotropicResize(A.ImageOnlyTransform):
 
 
 class FancyPCA(A.ImageOnlyTransform):
-    """One shift for all pixels, along the main directions of the picture's colours; see `fancy_pca`."""
+    """Shift all pixels alike along the principal components of the image's colours; see `fancy_pca`."""
 
     def get_params(self) -> dict[str, Any]:
         return {"alpha": self.py_random.gauss(0, 0.1)}
@@ -93,7 +93,7 @@ class FancyPCA(A.ImageOnlyTransform):
 
 
 class HueSaturationValue(A.ImageOnlyTransform):
-    """Hue shifted by -20 to 20 (of 180), saturation by -30 to 30 and value by -20 to 20 (of 255)."""
+    """Shift hue by -20 to 20 (of 180), saturation by -30 to 30, and value by -20 to 20 (of 255)."""
 
     def get_params(self) -> dict[str, Any]:
         draw = self.py_random.uniform
@@ -104,9 +104,9 @@ class HueSaturationValue(A.ImageOnlyTransform):
 
 
 class ShiftScaleRotate(A.ImageOnlyTransform):
-    """Scaled by 0.8 to 1.2 and turned by -10 to 10 degrees about the centre, then shifted, over black.
+    """Scale by 0.8 to 1.2, rotate by -10 to 10 degrees about the centre, then shift; the border is black.
 
-    Either axis is shifted by -0.1 to 0.1 of the side, by parts of a pixel; albumentations 2 shifts by whole ones.
+    Each axis is shifted by -0.1 to 0.1 of its side, with subpixel precision. albumentations 2 shifts by whole pixels.
     """
 
     def get_params(self) -> dict[str, Any]:
@@ -121,30 +121,30 @@ class ShiftScaleRotate(A.ImageOnlyTransform):
 
 
 def fancy_pca(picture: np.ndarray, alpha: float) -> np.ndarray:
-    """Shift all pixels by one colour: V^T (alpha * e) * 255, truncated.
+    """Shift all pixels by the same colour, V^T (alpha * e) * 255, truncated.
 
-    V holds the eigenvectors of the colours' covariance (of values 0..1) as columns, e the eigenvalues, largest first.
-    Krizhevsky et al. 2012 (NIPS, section 4.1) say V and an alpha for each eigenvalue. albumentations 0.4.6 stacks
-    the rows of V as columns, which transposes it, and draws one alpha. Ours does so too: the published
-    weights were trained with it, and a shift of that size in any direction is all that is wanted.
+    The columns of V are the eigenvectors of the colour covariance (of values 0..1); e are the eigenvalues, largest
+    first. Krizhevsky et al. 2012 (NIPS, section 4.1) use V and one alpha per eigenvalue. albumentations 0.4.6 stacks
+    the rows of V as columns, which transposes it, and samples a single alpha. This function does the same, because
+    the published weights were trained with it. The direction of the shift does not matter.
 
     Args:
         picture: RGB uint8 [h, w, 3].
-        alpha: from N(0, 0.1).
+        alpha: sampled from N(0, 0.1).
     """
-    # Plane by plane: products of long rows are fast, of three columns slow.
+    # Computed by plane, because products of long rows are faster than those of three columns.
     part = np.float32(1 / 255)
     planes = [plane.ravel() * part - np.float32(cv2.mean(plane)[0] / 255) for plane in cv2.split(picture)]
     covariance = np.array([[float(one @ other) for other in planes] for one in planes]) / max(1, planes[0].size - 1)
-    values, vectors = np.linalg.eigh(covariance)  # the smallest value first
+    values, vectors = np.linalg.eigh(covariance)  # smallest eigenvalue first
     shift = vectors[:, ::-1].T @ (alpha * values[::-1]) * 255
-    # Truncating whole number + shift is adding the floor of the shift.
+    # Truncating (integer + shift) equals adding the floor of the shift.
     scalar = (*np.floor(shift).tolist(), 0)
-    return cv2.add(picture, scalar)  # ty: ignore[no-matching-overload] (OpenCV's types leave out scalars)
+    return cv2.add(picture, scalar)  # ty: ignore[no-matching-overload] (OpenCV's type stubs lack scalars)
 
 
 def shift_hsv(picture: np.ndarray, hue: float, saturation: float, value: float) -> np.ndarray:
-    """Add to hue (modulo 180), saturation and value (0..255), truncated; grey pixels get a colour as well.
+    """Shift hue (modulo 180), saturation and value (clipped to 0..255), truncated. Grey pixels get a colour too.
 
     Args:
         picture: RGB uint8 [h, w, 3].

@@ -1,6 +1,6 @@
-"""The network as a step calls it: frozen or not, compiled if that is faster, in DistributedDataParallel if need be.
+"""Prepare the network for training: freezing, compilation and DistributedDataParallel.
 
-And what depends on the device it runs on: the type it computes in, the kernels, the memory.
+Also contains the device-dependent parts: number type, kernels and memory.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from training.losses import bce
 if TYPE_CHECKING:
     from training.engine import Run
 
-_TIMED = 3  # passes, after one that compiles and warms up
+_TIMED = 3  # timed passes, after one for compilation and warm-up
 
 
 def amp_type(precision: str, device: str) -> torch.dtype | None:
-    """What autocast uses: None is float32. `auto` takes bf16 where the run's own GPU has it, fp16 on older ones."""
+    """The type of autocast; None: float32. `auto` uses bf16 if the run's GPU supports it, fp16 on older GPUs."""
     if precision == "auto":
         if not device.startswith("cuda"):
             return None
-        with torch.cuda.device(device):  # the question is about the current device
+        with torch.cuda.device(device):  # is_bf16_supported asks the current device
             has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if has_bf16 else torch.float16
     if precision == "fp16" and device == "cpu":
-        raise UsageError("precision fp16 needs a GPU; take bf16, fp32 or auto")
+        raise UsageError("precision fp16 needs a GPU; use bf16, fp32 or auto")
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
 
 
 def use_fast_kernels(device: str, amp_type: torch.dtype | None) -> None:
-    """On a GPU: convolutions that were timed for their shape, and TF32 products where float32 is asked for.
+    """On a GPU, select convolution kernels by timing, and use TF32 products for float32.
 
-    TF32 has float32's range and 10 bits of mantissa; sums stay in float32.
+    TF32 has the range of float32 and 10 bits of mantissa; sums stay in float32.
     """
     if not device.startswith("cuda"):
         return
@@ -53,52 +53,52 @@ def use_fast_kernels(device: str, amp_type: torch.dtype | None) -> None:
 
 
 def wrap(run: Run, *, frozen: bool) -> tuple[nn.Module, str]:
-    """The network as training calls it, and a sentence about how it was compiled (or nothing).
+    """The network as training calls it, and a text for the log about its compilation (may be empty).
 
-    DDP notes which parameters train when it is made, so that freezing and thawing take a new one.
+    DDP records the trainable parameters when it is created, so freezing and unfreezing need a new one.
     """
     freeze_encoder(run.model, frozen)
     model, said = compile_model(run)
     if run.ranks.world_size == 1:
         return model, said
     on_gpu = run.ranks.device.startswith("cuda")
-    # A static graph lets DDP order its exchanges once. It may not be combined with no_sync (accumulation).
+    # With a static graph, DDP orders its reductions once. It can't be combined with no_sync (accumulation).
     static = run.config.accumulate == 1 and model is run.model
     wrapped = DistributedDataParallel(
         model,
         device_ids=[run.ranks.local_rank] if on_gpu else None,
-        gradient_as_bucket_view=True,  # gradients are not kept twice
+        gradient_as_bucket_view=True,  # avoids a second copy of the gradients
         static_graph=static,
     )
     return wrapped, said
 
 
 def compile_model(run: Run) -> tuple[nn.Module, str]:
-    """`compile` of the configuration: the network as it is, compiled, or (auto) the faster of both on this machine.
+    """Apply `compile` of the configuration: off, on, or (auto) whichever is faster on this machine.
 
     Raises:
-        RuntimeError: it can't be compiled, and `compile` is "on".
+        RuntimeError: compilation fails, and `compile` is "on".
     """
     if run.config.compile == "off":
         return run.model, ""
-    compiled = cast("nn.Module", torch.compile(run.model))  # typed as a function, it is a module
+    compiled = cast("nn.Module", torch.compile(run.model))  # a module, although typed as a function
     if run.config.compile == "on":
         return compiled, "compiled"
     try:
         with_it, reason = seconds_of(run, compiled), ""
-    except Exception as error:  # of the compiler that is not there, of PyTorch's own layers
+    except Exception as error:  # e.g. a missing compiler, or errors inside PyTorch
         first = (str(error).strip().splitlines() or ["no reason given"])[0]
         with_it, reason = float("inf"), f"the network can't be compiled ({type(error).__name__}: {first})"
-    times = gather_objects((with_it, seconds_of(run, run.model), reason))  # all ranks must do the same
+    times = gather_objects((with_it, seconds_of(run, run.model), reason))  # all ranks must choose the same
     with_it, without = sum(t[0] for t in times), sum(t[1] for t in times)
     if failed := next((t[2] for t in times if t[2]), ""):
-        return run.model, f"{failed}; going on without"
+        return run.model, f"{failed}; continuing without compilation"
     keep, said = judge_compiling(without, with_it)
     return (compiled if keep else run.model), said
 
 
 def seconds_of(run: Run, model: Callable[[torch.Tensor], torch.Tensor]) -> float:
-    """Seconds of a forward and a backward pass on random pictures; weights and statistics stay as they were."""
+    """Seconds of a forward and backward pass on random images; weights and statistics stay unchanged."""
     config, device, normalizer = run.config, run.ranks.device, run.normalizer()
     shape = (config.batch_size, config.size, config.size, 3)
     random = torch.Generator().manual_seed(0)
@@ -129,9 +129,9 @@ def seconds_of(run: Run, model: Callable[[torch.Tensor], torch.Tensor]) -> float
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float, skipped: torch.Tensor) -> None:
-    """Move the average of the weights and statistics towards those of `model`, unless the step was skipped.
+    """Update the moving average of weights and statistics from `model`, unless the step was skipped.
 
-    `skipped` is a bool on the device, which is not waited for.
+    `skipped` is a bool tensor on the device; it is not synchronised.
     """
     weight = torch.where(skipped, 0.0, 1 - decay)
     for kept, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
@@ -142,30 +142,30 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, skipped: 
 
 
 class Statistics:
-    """The running statistics of normalisation layers, so that a step that is skipped leaves no trace in them."""
+    """Backup of the running statistics of normalisation layers, to undo the changes of a skipped step."""
 
     def __init__(self, model: nn.Module) -> None:
         self._buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         self._kept: list[torch.Tensor] = []
 
     def keep(self) -> None:
-        """Note them before a step."""
+        """Copy the statistics before a step."""
         self._kept = [buffer.clone() for buffer in self._buffers]
 
     @torch.no_grad()
     def restore_where(self, skipped: torch.Tensor) -> None:
-        """Put them back if `skipped` (a bool on the device, which is not waited for)."""
+        """Restore the statistics if `skipped`, a bool tensor on the device that is not synchronised."""
         for buffer, before in zip(self._buffers, self._kept, strict=True):
             buffer.copy_(torch.where(skipped, before, buffer))
 
 
 def peak_memory(device: str) -> float:
-    """MiB that the GPU's tensors took at most since the last call; on a CPU, that this process took at most."""
+    """Peak memory in MiB: of the GPU's tensors since the last call, or of this process on a CPU."""
     if device.startswith("cuda"):
         peak = torch.cuda.max_memory_allocated(device) / 2**20
         torch.cuda.reset_peak_memory_stats(device)
         return peak
-    import resource  # not on every system: Windows has none
+    import resource  # not available on Windows
 
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage's
+    unit = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
