@@ -54,7 +54,7 @@ class FoldsStamp:
     Attributes:
         version: version of this format.
         assignment: the assigned folds; with `val_ids`, the numbers in folds.csv are higher by one.
-        digest: digest of the file's content, without paths, so that moving the dataset does not change it.
+        digest: digest of the listed videos, folds and crops, without paths, so that the dataset can be moved.
         file: `identity.fingerprint` of the file.
     """
 
