@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, from_one = parser.add_argument, whole_number(1)
     faces = (
-        "folder of images or videos to make the people from, each of one person who looks at the camera; files "
-        "without a usable face are skipped (default: the portrait of scikit-image)"
+        "folder of images or videos to make the people from, each of one person looking at the camera (default: the "
+        "portrait of scikit-image). Files without a usable face are skipped"
     )
     frames = "frames per video, at 25 per second; the pipeline uses every 10th frame (default: 80)"
     add("--out", type=Path, required=True, metavar="DIR", help="output folder, new or empty")

@@ -2,8 +2,8 @@
 
     python preprocessing/generate_landmarks.py --root-dir DATA_ROOT
 
-Each file is int16 [5, 2]: x, y in crop pixels of left eye, right eye, nose, left and right mouth corner, as seen
-in the image. A FAKE uses the landmarks of its original.
+Each file is int16 [5, 2], x and y in crop pixels. The order is left eye, right eye, nose, left and right mouth corner,
+as seen in the image. A FAKE uses the landmarks of its original.
 """
 
 from __future__ import annotations

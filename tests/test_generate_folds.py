@@ -16,7 +16,7 @@ def test_the_help_names_the_options_of_a_first_run(capsys):
     for text in (
         f"number of folds, 2 or more (default: {first.n_splits})",
         f"seed of the row order (default: {first.seed})",
-        f"report only identical pixels (default: {first.similar})",
+        f"are a leak (default: {first.similar})",
     ):
         assert text in said
 
