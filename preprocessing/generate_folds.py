@@ -73,8 +73,8 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     )
     add("--val-ids", type=Path, default=unsaid, metavar="FILE", help=one)
     similar = (
-        "largest hash distance, of 64 bits, at which crops with the same colours in two folds are a leak (default: 10). "
-        "off: report only identical pixels"
+        "largest hash distance, of 64 bits, at which crops with the same colours in two folds are a leak "
+        "(default: 10). off: report only identical pixels"
     )
     add("--similar", type=read_similar, default=unsaid, metavar="BITS", help=similar)
     check = "check the options, including against those of folds.csv, then exit"
