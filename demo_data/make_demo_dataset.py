@@ -3,10 +3,10 @@
     python demo_data/make_demo_dataset.py --out demo
 
 Writes four parts, dfdc_train_part_0 to _3, each with short H.264 videos and a metadata.json. demo.json records
-the settings and generators. The people are artificial: the script warps, tints, lights and moves a public-domain portrait that comes with
-scikit-image. --faces uses your own images or videos instead. Each fake is made from the frames of a real video of the
-same part, by one of four generators; metadata.json names the generator. Only part 0 uses the generator "pyramid":
-train on parts 1-3 and test on part 0 to measure the detection of an unseen generator.
+the settings and generators. The people are artificial: the script warps, tints, lights and moves a public-domain
+portrait that comes with scikit-image. --faces uses your own images or videos instead. Each fake is made from the frames
+of a real video of the same part, by one of four generators; metadata.json names the generator. Only part 0 uses the
+generator "pyramid": train on parts 1-3 and test on part 0 to measure the detection of an unseen generator.
 
 This dataset shows that the pipeline works, not how good a detector is. For that, use the DFDC (120,000 videos). The
 same command with the same library versions writes identical files. After an interruption, run it again: it creates
