@@ -1,21 +1,21 @@
-# The same set-up as setup.sh, on a CUDA machine. CUDA itself comes inside PyTorch's wheels.
+# Runs setup.sh in an image for CUDA machines. PyTorch's wheels include CUDA.
 #   docker build -t df .
 #   docker run --runtime=nvidia --ipc=host --rm --volume <DATA_ROOT>:/dataset -it df
-# podman and buildah take it as well. docker-entrypoint.sh says as which user commands run.
+# It also builds with podman and buildah. docker-entrypoint.sh decides which user runs the commands.
 FROM python:3.12-slim
 
 WORKDIR /workspace
 ENV VENV=/opt/venv PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 
-# The packages alone, so that a change of the code does not fetch them again.
+# Install the packages first, so that code changes don't download them again.
 RUN --mount=type=bind,source=setup.sh,target=/workspace/setup.sh \
     --mount=type=bind,source=requirements.txt,target=/workspace/requirements.txt \
     ./setup.sh
 
 # APEX's fused optimizers, optional: docker build --build-arg WITH_APEX=1 -t df .
-# They are compiled, which takes a compiler, CUDA's own compiler (of PyTorch's CUDA version) and some ten minutes;
-# without them PyTorch's fused optimizers are used.
+# Building them needs a C++ compiler and nvcc of PyTorch's CUDA version, and takes about ten minutes.
+# Default: without APEX, training uses PyTorch's fused optimizers.
 ARG WITH_APEX=0
 ARG APEX_REVISION=master
 RUN if [ "$WITH_APEX" = 1 ]; then \
@@ -31,7 +31,8 @@ RUN if [ "$WITH_APEX" = 1 ]; then \
 COPY . .
 RUN ./setup.sh
 
-# Any user may write what training and quickstart.sh leave here, and has a home for caches. An unmounted /dataset is df's.
+# Any user can write the outputs of training and quickstart.sh, and has a home folder for caches. User df owns an
+# unmounted /dataset.
 ENV HOME=/home/df USER=df
 RUN useradd --create-home df && mkdir -p /dataset weights logs images && chown df:df /dataset && \
     chmod 777 /home/df . weights logs images

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# How the image of the Dockerfile starts its command: as the owner of /dataset, so that all that is written there belongs
-# to whoever mounted it. Without a mount that is the image's own user, df. If it is root, root stays: under a rootless
-# engine root is you. A container that is started as somebody else (docker run --user) stays as it is.
+# Entry point of the Docker image. Runs the command as the owner of /dataset, so that the user who mounted it owns all
+# new files. Without a mount, the owner is the image's user df. If the owner is root, the command runs as root: under a
+# rootless engine, root maps to the calling user. With docker run --user, the command runs as that user.
 set -euo pipefail
 
 owner=$(stat -c %u /dataset)

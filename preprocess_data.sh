@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# From a folder of DFDC parts to training data: the five preprocessing steps, in order, and a page that shows what
-# they made (DATA_ROOT/report/index.html).
+# Turns a folder of DFDC parts into training data: runs the five preprocessing steps in order, then writes a report
+# (DATA_ROOT/report/index.html).
 #
 #   ./preprocess_data.sh DATA_ROOT [--workers N] [--device auto|cpu|cuda] [--detector-scale auto|FACTOR]
 #                                  [--png-level 0..9] [--max-failed FRACTION] [--crops-dir NAME]
 #                                  [--n-splits N] [--seed N] [--val-ids FILE|FOLDER|none] [--similar BITS|off]
 #                                  [--force] [--force-folds] [--prune [PART ...]]
 #
-# Stopped or killed, the same command goes on where it was; what is finished is not done again. Folds stay as they were
-# made, hold-out and all; to change them takes --force-folds. --prune removes what was made of videos that are in no
-# metadata.json any more. --force redoes the first four steps. Each step can be run by itself as well, and has --help:
-# that of generate_folds.py explains --n-splits, --seed, --val-ids and --similar, that of extract_crops.py the others.
-# benchmarks/RESULTS.md says what a video costs.
+# After an interruption, run the same command again: it resumes and skips finished videos. --force redoes the first four
+# steps. Folds and hold-out never change without --force-folds. --prune removes artifacts of videos that no
+# metadata.json lists. Each step also runs on its own and has --help. See generate_folds.py for --n-splits, --seed,
+# --val-ids and --similar, detect_original_faces.py for --device and --detector-scale, and extract_crops.py for the
+# others. benchmarks/RESULTS.md lists the time per video.
 set -euo pipefail
 unset CDPATH
 
@@ -32,7 +32,7 @@ while [ $# -gt 0 ]; do
         --device) device+=("$1" "$2"); shift 2 ;;
         --detector-scale) detector+=("$1" "$2"); shift 2 ;;
         --png-level)
-            case $2 in [0-9]) png+=("$1" "$2") ;; *) echo "preprocess_data.sh: --png-level $2: give 0 to 9" >&2; exit 2 ;; esac
+            case $2 in [0-9]) png+=("$1" "$2") ;; *) echo "preprocess_data.sh: --png-level $2: give a number from 0 to 9" >&2; exit 2 ;; esac
             shift 2 ;;
         --crops-dir) crops+=("$1=$2"); shift 2 ;;
         --n_splits | --n-splits | --seed | --similar) folds+=("$1" "$2"); shift 2 ;;
@@ -49,7 +49,7 @@ while [ $# -gt 0 ]; do
 done
 given=$data_root
 data_root=$(cd -- "$given" 2>/dev/null && pwd) || {
-    echo "preprocess_data.sh: there is no folder '$given'; give the one in which the dfdc_train_part_* folders lie" >&2
+    echo "preprocess_data.sh: there is no folder '$given'; pass the folder that holds the dfdc_train_part_* folders" >&2
     exit 2
 }
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
@@ -57,11 +57,11 @@ VENV=${VENV:-.venv}
 python=$VENV/bin/python
 [ -x "$python" ] || python=python3
 
-# The page says what is there now, however the run ends. Until then there is none: an old one would say that all is well.
+# Write the page however the run ends. Remove an old page first, because it could hide a failure of this run.
 report() {
     local status=$?
     trap - EXIT
-    if [ "$status" -eq 2 ]; then # wrong usage: its message should be the last to be seen
+    if [ "$status" -eq 2 ]; then # wrong usage: keep its message last
         "$python" preprocessing/report.py --root-dir "$data_root" "${crops[@]}" >/dev/null 2>&1 || true
     else
         printf '\n'
@@ -84,7 +84,7 @@ step() {
     printf '[%d/5] %s took %d s\n' "$number" "$name" $((SECONDS - started))
 }
 
-# What the last step would refuse, it refuses now, and not after days.
+# Check the options of the last step now, not after days of work.
 "$python" preprocessing/generate_folds.py --root-dir "$data_root" "${crops[@]}" "${folds[@]}" --check-options
 
 work=("${common[@]}" "${prune[@]}")

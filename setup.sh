@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes .venv beside this file, and installs the pinned versions of requirements.txt and this folder's packages.
-#   ./setup.sh                       about 2 minutes and 6.5 GB the first time, nothing the second
-#   PYTHON=python3.12 ./setup.sh     with another interpreter (3.10 or newer)
-#   VENV=/opt/venv ./setup.sh        at another place
+# Creates .venv next to this file and installs the pinned versions of requirements.txt and the packages of this folder.
+#   ./setup.sh                       about 2 minutes and 6.5 GB the first time; later runs do nothing
+#   PYTHON=python3.12 ./setup.sh     uses another interpreter (3.10 or newer)
+#   VENV=/opt/venv ./setup.sh        uses another location
 set -euo pipefail
 unset CDPATH
 case ${1:-} in -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
@@ -10,8 +10,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
-list_stamp="$venv/.installed" # the list of versions that is there
-own_stamp="$venv/.project"   # the folder whose packages are
+list_stamp="$venv/.installed" # the installed list of versions
+own_stamp="$venv/.project"   # the installed project folder
 need_gb=8
 
 die() { printf 'setup.sh: %s\n' "$1" >&2; exit 1; }
@@ -21,30 +21,30 @@ works() { "$venv/bin/python" -c '' 2>/dev/null; }
 
 install_list() {
     command -v "$python" >/dev/null ||
-        die "there is no '$python'. Install Python 3.10 or newer (Debian, Ubuntu: apt-get install python3 python3-venv) or name one: PYTHON=/path/to/python3 ./setup.sh"
+        die "there is no '$python'. Install Python 3.10 or newer (Debian, Ubuntu: apt-get install python3 python3-venv) or choose one: PYTHON=/path/to/python3 ./setup.sh"
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-        die "'$python' is $("$python" -V 2>&1), but 3.10 or newer is needed. Name another one: PYTHON=python3.12 ./setup.sh"
+        die "'$python' is $("$python" -V 2>&1), but Python 3.10 or newer is required. Choose another one: PYTHON=python3.12 ./setup.sh"
     "$python" -c 'import venv, ensurepip' 2>/dev/null ||
         die "'$python -m venv' does not work here. Debian, Ubuntu: apt-get install python3-venv"
 
     mkdir -p "$venv"
     free_gb=$(df -Pk "$venv" | awk 'NR == 2 { print int($4 / 1048576) }')
     [ "$free_gb" -ge "$need_gb" ] ||
-        die "$free_gb GB are free where $venv goes, but the packages need $need_gb GB. Free some, or put it elsewhere: VENV=/big/disk/venv ./setup.sh"
+        die "$venv has $free_gb GB of free space, but the packages need $need_gb GB. Free some space or choose another disk: VENV=/big/disk/venv ./setup.sh"
 
     rm -f "$list_stamp" "$own_stamp"
     echo "setup.sh: installing into $venv (about 2 minutes, 6.5 GB)"
-    "$python" -m venv "$venv" || die "could not make $venv with '$python -m venv'; remove $venv and try again"
-    # --no-deps: the list is complete, and facenet-pytorch's own pins of 2024 must not be followed.
-    # --only-binary: no compiler is needed. grad-cam is plain Python, but comes as a source archive only.
+    "$python" -m venv "$venv" || die "could not create $venv with '$python -m venv'; remove $venv and try again"
+    # --no-deps: the list is complete, and facenet-pytorch's own pins are from 2024.
+    # --only-binary: avoids the need for a compiler. grad-cam is pure Python but is published only as a source archive.
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --no-binary=grad-cam \
         -r requirements.txt ||
         die "pip could not install requirements.txt (its message is above). Check the network and the disk, then run ./setup.sh again"
     cp requirements.txt "$list_stamp.tmp" && mv "$list_stamp.tmp" "$list_stamp"
-    echo "setup.sh: done; 'source $venv/bin/activate' for a shell with it"
+    echo "setup.sh: done; activate it with 'source $venv/bin/activate'"
 }
 
-# So that every script finds the packages of this folder, wherever it is started. Nothing is fetched for it.
+# Lets every script import the packages of this folder from any working directory. Downloads nothing.
 install_own() {
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . ||
         die "pip could not install the packages of this folder (its message is above)"

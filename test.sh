@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Set-up, then all checks and tests; ends with a list of what was skipped here, and why.
+# Runs setup.sh, then all checks and tests. Lists skipped tests with their reasons at the end.
 #   ./test.sh             about 18 minutes on two CPU cores
-#   ./test.sh --quick     without the tests that are marked slow: under two minutes
-#   ./test.sh -k video    further arguments go to pytest
+#   ./test.sh --quick     skips tests marked slow: under two minutes
+#   ./test.sh -k video    passes further arguments to pytest
 set -euo pipefail
 unset CDPATH
 chosen=()

@@ -1,1 +1,1 @@
-"""The generated dataset, and the pictures of the README."""
+"""The demo dataset, and the images of the README."""

@@ -1,4 +1,4 @@
-"""The files of the demonstration dataset: which videos there are, the portraits they are made of, and making them."""
+"""Create the files of the demo dataset: plan the videos, load the portraits, render the videos."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from dfdc.workers import LocalWorkers, worker_count
 
 PARTS = 4
 SETTINGS_NAME = "demo.json"
-VERSION = 1  # of the pictures: raise it with any change that draws other pixels
-_MIN_EYE_DISTANCE = 20  # pixels of a user's picture; the canvas has 48, so less than this is a blur
+VERSION = 1  # increase when a change alters any pixel
+_MIN_EYE_DISTANCE = 20  # pixels in a user's image; the canvas has 48, so smaller faces look blurred
 
 
 class DemoError(UserError):
-    """A video that could not be made; the message says which and why."""
+    """A video could not be created; the message names it and the reason."""
 
     status = 1
 
 
 @dataclass(frozen=True)
 class FaceMark:
-    """A file of a user's faces by its content: a copy has another time, but is the same face."""
+    """Identity of a file with a user's face, by content only, so that copies match."""
 
     size: int  # in bytes
     xxh3: str
@@ -50,12 +50,12 @@ class FaceMark:
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What the videos depend on.
+    """Settings that decide the content of the videos.
 
     Attributes:
         version: see VERSION.
         seed, parts, people, fakes, frames: see `make_demo_dataset`.
-        faces: the files of the user's faces by name; None for scikit-image's portrait.
+        faces: file name -> identity of the user's faces; None for the portrait of scikit-image.
     """
 
     version: int
@@ -69,11 +69,11 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class DemoFile:
-    """What stands in demo.json.
+    """Content of demo.json.
 
     Attributes:
-        generators: name -> how it makes a fake.
-        held_out: the generator that part 0 alone has.
+        generators: name -> description of the generator.
+        held_out: the generator that only part 0 uses.
     """
 
     made_by: str
@@ -87,17 +87,17 @@ _FILE = TypeAdapter(DemoFile)
 
 @dataclass(frozen=True)
 class Swap:
-    """How a fake is made of a real video."""
+    """How a fake is made from a real video."""
 
     generator: str
-    donor: int  # the person whose face it shows
+    donor: int  # number of the person whose face the fake shows
     donor_portrait: int
-    number: int  # of the fake within its part
+    number: int  # number of the fake within its part
 
 
 @dataclass(frozen=True)
 class Job:
-    """One video to make: a pure function of this, the seed, the number of frames and the portraits."""
+    """One video to render; it depends only on the job, the seed, the number of frames and the portraits."""
 
     part: int
     name: str  # file name
@@ -107,7 +107,7 @@ class Job:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """This video's entry in metadata.json; generator and donor are ours, readers ignore them."""
+        """Return the metadata.json entry of this video. `generator` and `donor` are not part of the DFDC format."""
         if self.swap is None:
             return {"label": REAL, "split": "train"}
         entry = {"label": FAKE, "split": "train", "original": f"person{self.person:02d}.mp4"}
@@ -119,10 +119,10 @@ def part_name(part: int) -> str:
 
 
 def plan(parts: int, people: int, fakes: int, portraits: int) -> list[Job]:
-    """Every video of the dataset, part by part.
+    """Return the jobs of all videos, part by part.
 
-    Nobody is in two parts, neither as person nor as donor; with a portrait or more for each part, no picture is.
-    The held-out generator is in part 0 alone, together with all the others.
+    No person or donor occurs in two parts. With at least one portrait per part, no portrait does either. Part 0 uses
+    all generators, including the held-out one; the other parts use all except that one.
     """
     seen = [name for name in GENERATORS if name != HELD_OUT]
     jobs = []
@@ -145,7 +145,7 @@ def plan(parts: int, people: int, fakes: int, portraits: int) -> list[Job]:
 
 # --- portraits ----------------------------------------------------------------------------------------------
 def load_portraits(faces: Path | None) -> list[Portrait]:
-    """The portraits of a folder's usable files (SettingError: it has none); without one, scikit-image's astronaut."""
+    """Load the portraits of a folder (SettingError: no usable face); None: the astronaut of scikit-image."""
     if faces is None:
         return [make_portrait(skimage.data.astronaut(), np.array(ASTRONAUT_POINTS))]
 
@@ -163,36 +163,36 @@ def load_portraits(faces: Path | None) -> list[Portrait]:
         raise SettingError(
             "faces",
             faces,
-            "no usable face in it. Put pictures or videos there in which one person looks at the camera, or leave "
-            f"{setting('faces')} out to use the portrait of scikit-image.\n  {why}",
+            "no usable face. Add images or videos of one person who looks at the camera, or omit "
+            f"{setting('faces')} to use the portrait of scikit-image.\n  {why}",
         )
     return portraits
 
 
 def _face_files(faces: Path) -> list[Path]:
     if not faces.is_dir():
-        raise SettingError("faces", faces, "not a folder; give one that holds pictures or videos of faces")
+        raise SettingError("faces", faces, "not a folder; pass a folder with images or videos of faces")
     return sorted(path for path in faces.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
 def _best_face(path: Path, detector: FaceDetector) -> tuple[np.ndarray, np.ndarray] | str:
-    """The picture (uint8 [h, w, 3]) and five points (float [5, 2]) of the one person in a file, or what is wrong."""
+    """Return image (uint8 [h, w, 3]) and five landmarks (float [5, 2]) of the only person in a file, or the reason."""
     pictures = _read_video(path) if path.suffix.lower() in VIDEO_SUFFIXES else _read_picture(path)
     if isinstance(pictures, str):
         return pictures
-    best, best_score, reason = None, 0.0, ""  # of a video's frames the one with the surest face
+    best, best_score, reason = None, 0.0, ""  # frame with the highest detection score
     for picture in pictures:
         height, width = picture.shape[:2]
         found = detector.detect([picture], detector_scale("auto", width, height))[0]
         sizes = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1)
         large = [index for index, size in enumerate(sizes) if size > sizes.max() / 4]
         if len(large) != 1:
-            reason = f"{len(large)} faces found, one is needed"
+            reason = f"{len(large)} faces detected, but exactly one is required"
             continue
         points, score = found.landmarks[large[0]], float(found.scores[large[0]])
         distance = float(((points[1] - points[0]) ** 2).sum() ** 0.5)
         if distance < _MIN_EYE_DISTANCE:
-            reason = f"the eyes are {distance:.0f} pixels apart, at least {_MIN_EYE_DISTANCE} are needed"
+            reason = f"the eyes are {distance:.0f} pixels apart, but at least {_MIN_EYE_DISTANCE} are required"
         elif score > best_score:
             best, best_score = (picture, points), score
     return best or reason
@@ -202,7 +202,7 @@ def _read_picture(path: Path) -> list[np.ndarray] | str:
     try:
         upright = Image.fromarray(read_photo(path).pixels)
     except PictureError as error:
-        return f"neither a picture nor a video that can be read ({error.reason})"
+        return f"not a readable image or video ({error.reason})"
     upright.thumbnail((1600, 1600))
     return [np.array(upright)]
 
@@ -219,7 +219,7 @@ def _read_video(path: Path) -> list[np.ndarray] | str:
 # --- making it ----------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class MakeVideo:
-    """What is done with each job; a `dfdc.workers.Task`."""
+    """Render one job; a `dfdc.workers.Task`."""
 
     out: Path
     seed: int
@@ -228,19 +228,19 @@ class MakeVideo:
     preload = ("demo_data.demo_dataset",)
 
     def size(self, job: Job) -> int:
-        """Bytes of a video file that takes as long to read as this one to draw, generously."""
+        """Return the size in bytes of a video whose decoding takes at least as long as this rendering; for timeouts."""
         return 100_000 * self.frames
 
     def start(self, device: str) -> None:
-        """There is nothing to make ready."""
+        """Nothing to prepare."""
 
     def work(self, job: Job) -> None:
-        """Render one video to its place, all of it or nothing."""
+        """Render one video and write it atomically."""
 
         def person(number: int, portrait: int) -> Person:
             return make_person(self.portraits[portrait], np.random.default_rng((self.seed, 0, number)))
 
-        # A fake renders its original anew instead of reading it: no order among jobs, and no second compression.
+        # A fake renders its original again instead of reading it: jobs need no order, and nothing is compressed twice.
         scene = make_scene(person(job.person, job.portrait), self.frames, (self.seed, 1, job.person))
         if job.swap is None:
             pictures = (frame for frame, _ in frames(scene))
@@ -261,27 +261,27 @@ def make_demo_dataset(
     frames: int = 80,
     workers: int = 1,
 ) -> bool:
-    """Make the dataset in out, or what is missing of it.
+    """Create the dataset in `out`, or its missing files.
 
     Args:
-        out: absent, empty, or begun by this function with the same settings.
-        faces: folder of pictures and videos, one person each; None for scikit-image's portrait.
-        seed: 0 or more; another one gives other people.
-        people, fakes: real videos (one a person, at least 2) and fake ones in each part.
-        frames: of each video, at 25 per second.
+        out: a new or empty folder, or one from an earlier call with the same settings.
+        faces: folder of images and videos, one person each; None for the portrait of scikit-image.
+        seed: 0 or more; decides the people.
+        people, fakes: real videos (one per person, at least 2) and fake videos per part.
+        frames: frames per video, at 25 per second.
         workers: processes, at most one per core.
 
     Returns:
-        False if everything was there already.
+        False if the dataset was already complete.
 
     Raises:
-        SettingError: out holds something else, or faces no usable face.
-        DemoError: a video could not be made.
+        SettingError: `out` holds other files, or `faces` holds no usable face.
+        DemoError: a video could not be created.
     """
     marks = None if faces is None else {path.name: _identity(path) for path in _face_files(faces)}
     settings = DemoSettings(VERSION, seed, parts, people, fakes, frames, marks)
     begun = _check_folder(out, settings)
-    # A number of portraits is not needed to name the videos, so a complete dataset is recognised without a detector.
+    # File names don't depend on the number of portraits, so checking for a complete dataset needs no face detector.
     folders = [out / part_name(part) for part in range(parts)]
     listed = plan(parts, people, fakes, portraits=1)
     missing = {job.name for job in listed if not (out / part_name(job.part) / job.name).is_file()}
@@ -297,7 +297,7 @@ def make_demo_dataset(
         folder.mkdir(exist_ok=True)
         artifacts.remove_leftovers(folder)
     _run([job for job in jobs if job.name in missing], MakeVideo(out, seed, frames, portraits), workers)
-    for part, folder in enumerate(folders):  # last: a part with a metadata.json is a whole part
+    for part, folder in enumerate(folders):  # last: metadata.json marks a complete part
         metadata = {job.name: job.metadata for job in jobs if job.part == part}
         artifacts.write_json(folder / METADATA_NAME, metadata, indent=1)
     return True
@@ -309,17 +309,19 @@ def _identity(path: Path) -> FaceMark:
 
 
 def _check_folder(out: Path, settings: DemoSettings) -> bool:
-    """Whether out was begun with these settings; False for an absent or empty folder."""
+    """Return whether an earlier run with these settings created `out`; False for a missing or empty folder."""
     again = f"Choose another folder for {setting('out')}, or remove this one"
     if not out.exists():
         return False
     if not out.is_dir():
-        raise SettingError("out", out, "it is a file. Choose a folder that does not exist yet")
+        raise SettingError("out", out, "this is a file. Choose a folder that does not exist yet")
     marker = out / SETTINGS_NAME
     if not marker.is_file():
-        # A kill while the very first file was written leaves nothing but its unfinished twin.
+        # If the process was killed while it wrote the first file, only a temporary file exists.
         if set(out.iterdir()) - set(out.glob(f".{SETTINGS_NAME}.*")):
-            raise SettingError("out", out, f"it holds other files, and no {SETTINGS_NAME} of an earlier run. {again}")
+            raise SettingError(
+                "out", out, f"the folder holds other files and no {SETTINGS_NAME} of an earlier run. {again}"
+            )
         artifacts.remove_leftovers(out)
         return False
     try:
@@ -330,7 +332,7 @@ def _check_folder(out: Path, settings: DemoSettings) -> bool:
     changed = [f"{name} {_short(old)} instead of {_short(new)}" for name, old, new in pairs if old != new]
     if changed:
         shown = ", ".join(changed)
-        raise SettingError("out", out, f"it holds a dataset made with other settings ({shown}). {again}")
+        raise SettingError("out", out, f"the folder holds a dataset with other settings ({shown}). {again}")
     return True
 
 
@@ -339,12 +341,12 @@ def _short(value: Any) -> str:
 
 
 def _run(jobs: Sequence[Job], task: MakeVideo, workers: int) -> None:
-    """Make all videos; the first that fails ends it."""
+    """Render all videos; stop at the first failure."""
     if not jobs:
         return
     outcomes = LocalWorkers(worker_count(workers, ["cpu"]))(task, jobs)
     with contextlib.closing(outcomes), progress_bar(total=len(jobs), desc="demo videos", unit="video") as bar:
         for job, outcome in outcomes:
             if outcome is not None:
-                raise DemoError(f"{job.name} could not be made: {outcome.reason}")
+                raise DemoError(f"{job.name} could not be created: {outcome.reason}")
             bar.update()

@@ -1,14 +1,14 @@
-"""Draws the people and the videos of the demonstration dataset: pixels only, no files. Swaps are in demo_swaps.py.
+"""Render the people and videos of the demo dataset as arrays, without file access. Swaps are in demo_swaps.py.
 
-One picture with one face is enough for many "people": its geometry is warped around the five face points (wider
-jaw, longer nose, ...), skin, hair and clothes are tinted, light and background change. A head then moves smoothly
-before a background, and a camera adds its light, blur and noise.
+One portrait yields many "people". The code warps the geometry around the five landmarks (wider jaw, longer nose, ...),
+tints skin, hair and clothes, and changes light and background. The head then moves smoothly in front of a background,
+and a simulated camera adds exposure, blur and noise.
 
-Everything is a pure function of its arguments: the same portrait, seed and index give the same pixels.
+All functions are pure: the same portrait, seed and index produce the same pixels.
 
-Spaces. *Canvas*: [CANVAS, CANVAS] pixels in which every portrait has its eyes at the same place and distance;
-people are textures on the canvas. *Frame*: [height, width] pixels of the video. Points are x, y in pixels, images
-RGB, uint8 [h, w, 3] unless said otherwise. Lengths "in eyes" are multiples of the distance between the eyes.
+*Canvas* means [CANVAS, CANVAS] pixels in which all portraits have the same eye position and eye distance. People are
+textures on the canvas. *Frame* means the [height, width] pixels of the video. Points are x, y in pixels. Images are RGB
+uint8 [h, w, 3] unless stated otherwise. Lengths "in eyes" are multiples of the distance between the eyes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import cv2
 import numpy as np
 
 CANVAS = 512
-EYES = np.array([256.0, 176.0], np.float32)  # canvas: the point between the eyes
-EYE_DISTANCE = 48.0  # canvas pixels; a face box of MTCNN is then about 98 x 124 pixels
-NECK = EYES[1] + 2.3 * EYE_DISTANCE  # canvas y: above it the head moves, below it the body
+EYES = np.array([256.0, 176.0], np.float32)  # canvas point between the eyes
+EYE_DISTANCE = 48.0  # canvas pixels; an MTCNN face box is then about 98 x 124 pixels
+NECK = EYES[1] + 2.3 * EYE_DISTANCE  # canvas y; above it the head moves, below it the body
 
-# The five points (left eye, right eye, nose, left and right mouth corner, as they lie in the picture) of the portrait
-# that comes with scikit-image, as MTCNN finds them: constants, because the portrait never changes.
+# The five MTCNN landmarks of scikit-image's portrait: left eye, right eye, nose, left and right mouth corner, as seen
+# in the image. They are constants because the portrait never changes.
 ASTRONAUT_POINTS = ((204.7, 101.7), (246.9, 103.6), (225.9, 128.8), (202.4, 139.9), (245.0, 141.3))
 
 # width, height: landscape, square and portrait.
@@ -34,46 +34,46 @@ SIZES = ((480, 320), (416, 320), (384, 288), (384, 384), (320, 416), (352, 464))
 
 
 class Portrait(NamedTuple):
-    """A picture laid on the canvas, with what is needed to recolour it."""
+    """An image aligned to the canvas, with masks for recolouring."""
 
     image: np.ndarray  # uint8 [CANVAS, CANVAS, 3]
     points: np.ndarray  # float32 [5, 2]
-    matte: np.ndarray  # float32 [CANVAS, CANVAS], 1 on the person, 0 on the background
-    skin: np.ndarray  # float32 [CANVAS, CANVAS], 0..1, as are the next two
+    matte: np.ndarray  # float32 [CANVAS, CANVAS], 1 = person, 0 = background
+    skin: np.ndarray  # float32 [CANVAS, CANVAS], 0..1; also hair and clothes
     hair: np.ndarray
     clothes: np.ndarray
 
 
 class Person(NamedTuple):
-    """A made-up person: one texture that the renderer moves about."""
+    """An artificial person: a texture that the renderer moves."""
 
     texture: np.ndarray  # uint8 [CANVAS, CANVAS, 4], RGB and matte (0..255)
     points: np.ndarray  # float32 [5, 2]
 
 
 class Pose(NamedTuple):
-    """Where a head is in one frame, and what its face does."""
+    """Position of the head and expression of the face in one frame."""
 
-    x: float  # frame pixels: the point between the eyes
+    x: float  # frame pixels; the point between the eyes
     y: float
     angle: float  # radians, clockwise on the screen
     scale: float  # frame pixels per canvas pixel
-    yaw: float  # in eyes: how far the middle of the face turns to the side; about -0.15..0.15
+    yaw: float  # in eyes; sideways shift of the middle of the face, about -0.15..0.15
     pitch: float
-    mouth: float  # in eyes: how far the lips part
+    mouth: float  # in eyes; distance between the lips
     brow: float
 
 
 # --- portraits ----------------------------------------------------------------------------------------------
 def make_portrait(image: np.ndarray, points: np.ndarray) -> Portrait:
-    """Lay a picture on the canvas and find person, skin, hair and clothes in it.
+    """Align an image to the canvas and segment person, skin, hair and clothes.
 
-    image: uint8 [h, w, 3]; points: float [5, 2], the five MTCNN points in its pixels.
+    image: uint8 [h, w, 3]; points: float [5, 2], the five MTCNN landmarks in pixels of the image.
     """
     points = np.asarray(points, np.float32)
     axis = points[1] - points[0]
     zoom = EYE_DISTANCE / max(float(np.hypot(*axis)), 1.0)
-    if zoom < 0.5:  # sampling a large picture directly would alias
+    if zoom < 0.5:  # avoids aliasing of large images
         small = cv2.resize(image, None, fx=2 * zoom, fy=2 * zoom, interpolation=cv2.INTER_AREA)
         points = points * (np.array(small.shape[1::-1], np.float32) / np.array(image.shape[1::-1], np.float32))
         image, axis = small, points[1] - points[0]
@@ -89,7 +89,7 @@ def make_portrait(image: np.ndarray, points: np.ndarray) -> Portrait:
 
 
 def _in_eyes(points: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Canvas coordinates relative to the eyes, in eyes: of every pixel ([CANVAS, CANVAS] twice) or points [n, 2]."""
+    """Return x and y relative to the eyes, in eyes: of all pixels (each [CANVAS, CANVAS]) or of points [n, 2]."""
     if points is None:
         rows, columns = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.float32)
     else:
@@ -109,22 +109,22 @@ def _matte(canvas: np.ndarray, points: np.ndarray) -> np.ndarray:
     guess[head | shoulders] = cv2.GC_PR_FGD
     guess[(x / 0.9) ** 2 + ((y - 0.5) / 1.3) ** 2 < 1] = cv2.GC_FGD
     guess[(np.abs(x) < 0.6 + 0.7 * (y - chin)) & (y > chin)] = cv2.GC_FGD
-    cv2.setRNGSeed(0)  # GrabCut starts from k-means on random centres
+    cv2.setRNGSeed(0)  # GrabCut uses k-means with random centres
     work = cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR)
     cv2.grabCut(work, guess, (0, 0, 0, 0), np.zeros((1, 65)), np.zeros((1, 65)), 4, cv2.GC_INIT_WITH_MASK)
     inside = np.isin(guess, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
-    inside[np.abs(x) > 3.5] = 0  # wider than shoulders: something beside the person
+    inside[np.abs(x) > 3.5] = 0  # wider than shoulders: not part of the person
     inside = cv2.morphologyEx(inside, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
     _, label, *_ = cv2.connectedComponentsWithStats(inside)
     inside = (label == label[int(EYES[1] + 0.5 * EYE_DISTANCE), int(EYES[0])]).astype(np.uint8)
     inside = cv2.morphologyEx(inside, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
-    # A pixel or two less than the outline: the outermost pixels carry the old background's colour.
+    # Shrink by a pixel or two: the outermost pixels contain the colour of the old background.
     inside = cv2.erode(inside, np.ones((3, 3), np.uint8))
     return cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 1.5)
 
 
 def _regions(canvas: np.ndarray, points: np.ndarray, matte: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Soft masks of skin, hair and clothes, each float32 [CANVAS, CANVAS], 0..1."""
+    """Return soft masks of skin, hair and clothes, each float32 [CANVAS, CANVAS], 0..1."""
     x, y = _in_eyes()
     mouth = float(points[3:, 1].mean() - EYES[1]) / EYE_DISTANCE
     lab = cv2.cvtColor(canvas, cv2.COLOR_RGB2LAB).astype(np.float32)
@@ -133,7 +133,7 @@ def _regions(canvas: np.ndarray, points: np.ndarray, matte: np.ndarray) -> tuple
     distance = np.sqrt((((lab - middle) / (55, 11, 11)) ** 2).sum(axis=2))
     near_head = np.clip(4 - 4 * np.sqrt((x / 1.5) ** 2 + ((y - 0.55) / 2.1) ** 2), 0, 1)
     skin = np.clip(2.2 - distance, 0, 1) * near_head
-    # Lips, brows and shadows inside the face take the tone of the skin as well.
+    # Lips, brows and shadows inside the face also count as skin.
     skin = np.maximum(skin, np.clip(3 - 3 * np.sqrt((x / 0.9) ** 2 + ((y - 0.55) / 1.3) ** 2), 0, 1))
     skin = cv2.GaussianBlur((skin * matte).astype(np.float32), (0, 0), 2.0)
     below = np.clip((y - mouth - 0.9) * 4, 0, 1)
@@ -144,7 +144,7 @@ def _regions(canvas: np.ndarray, points: np.ndarray, matte: np.ndarray) -> tuple
 
 # --- people -------------------------------------------------------------------------------------------------
 def make_person(portrait: Portrait, rng: np.random.Generator) -> Person:
-    """Make another person of a portrait: face geometry, tones, light, fine skin texture."""
+    """Create a person from a portrait by varying face geometry, tones, light and fine skin texture."""
     points = portrait.points
     nose, mouth = points[2], points[3:].mean(axis=0)
     across, down = np.array([[EYE_DISTANCE, 0], [0, EYE_DISTANCE]], np.float32)
@@ -171,10 +171,10 @@ def make_person(portrait: Portrait, rng: np.random.Generator) -> Person:
     rgba = np.dstack([image, portrait.matte * 255])
     rgba = cv2.remap(rgba, source[0], source[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     moved = points.copy()
-    for _ in range(8):  # the map goes from new to old, so the new place of an old point is a fixed point of it
+    for _ in range(8):  # the map goes from new to old, so the new position of a point is a fixed point
         moved = points + displacement(moved, moves)
 
-    # Pores and single hairs: finer than what a picture of this size holds, and the first thing a swap loses.
+    # Pores and single hairs: finer than the resolution of the portrait, and the first detail that a swap loses.
     grain = rng.standard_normal((CANVAS, CANVAS), np.float32)
     grain = cv2.GaussianBlur(grain, (0, 0), 0.8) * 2.8 + cv2.GaussianBlur(grain[::-1], (0, 0), 2.0) * 2.5
     rgba[..., :3] *= 1 + rng.uniform(0.018, 0.04) * grain[..., None]
@@ -186,7 +186,7 @@ def make_person(portrait: Portrait, rng: np.random.Generator) -> Person:
 
 
 def displacement(points: np.ndarray, moves: list) -> np.ndarray:
-    """Sum of smooth bumps at points float32 [n, 2], in pixels [n, 2]."""
+    """Return the displacement in pixels, float32 [n, 2], of points float32 [n, 2]: a sum of Gaussian bumps."""
     total = np.zeros_like(points, dtype=np.float32)
     for centre, reach, (dx, dy) in moves:
         offset = (points - np.asarray(centre, np.float32)) / np.float32(reach * EYE_DISTANCE)
@@ -197,7 +197,7 @@ def displacement(points: np.ndarray, moves: list) -> np.ndarray:
 
 
 def _recolour(portrait: Portrait, rng: np.random.Generator) -> np.ndarray:
-    """Another skin tone, hair colour and colour of clothes: float32 [CANVAS, CANVAS, 3], about 0..255."""
+    """Return the portrait with other skin, hair and clothes colours: float32 [CANVAS, CANVAS, 3], about 0..255."""
     image = portrait.image.astype(np.float32) / 255
     depth = rng.beta(1.2, 1.6)  # 0 pale .. 1 dark
     tone = np.array([1.0, 1 - 0.10 * depth, 1 - 0.22 * depth]) * _cast(rng, 0.05)
@@ -214,43 +214,43 @@ def _recolour(portrait: Portrait, rng: np.random.Generator) -> np.ndarray:
 
 
 def _cast(rng: np.random.Generator, strength: float) -> np.ndarray:
-    """Gains of R, G, B around 1: colours of light and hair vary from blue to orange, hardly from green to pink."""
+    """Return gains of R, G, B around 1; they vary strongly from blue to orange and weakly from green to pink."""
     warm, pink = rng.uniform(-strength, strength), rng.uniform(-strength, strength) / 4
     return np.array([1 + warm + pink, 1 - pink, 1 - warm + pink])
 
 
 def _shading(rng: np.random.Generator) -> np.ndarray:
-    """Light on a head and body from one side, float32 [CANVAS, CANVAS, 3], around 1."""
+    """Return the gain of side light on head and body, float32 [CANVAS, CANVAS, 3], around 1."""
     x, y = _in_eyes()
     angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.32)
     side = np.tanh(x / 1.3) * np.cos(angle) + 0.6 * np.tanh((y - 0.5) / 1.6) * np.sin(angle)
-    colour = _cast(rng, 0.35)  # the light's colour shows where the light is strong
+    colour = _cast(rng, 0.35)  # coloured light
     return (1 + strength * side[..., None] * colour).astype(np.float32)
 
 
 # --- the recording ------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Scene:
-    """One recorded video: a person, a background, a motion and a camera. frames() renders it."""
+    """One recorded video: person, background, motion and camera. `frames` renders it."""
 
     person: Person
     width: int
     height: int
     count: int
-    crf: int  # H.264 quality of the recording
+    crf: int  # H.264 constant rate factor
     background: np.ndarray  # uint8 [height + 2 * MARGIN, width + 2 * MARGIN, 3]
-    light: np.ndarray  # float32 [height, width, 3], gain of the frame
-    noise: np.ndarray  # float32 [2 * height, 2 * width, 3], mean 0; each frame takes another window of it
-    blur: float  # pixels; negative: sharpened, as phones do
-    waves: np.ndarray  # float64 [8, 3, 3]: per pose value three waves of amplitude, cycles per second, phase
+    light: np.ndarray  # float32 [height, width, 3], gain
+    noise: np.ndarray  # float32 [2 * height, 2 * width, 3], mean 0; each frame uses a random window
+    blur: float  # pixels; negative: sharpening, as in phones
+    waves: np.ndarray  # float64 [8, 3, 3]: three waves per pose value; amplitude, cycles per second, phase
     rest: Pose
     seed: tuple[int, ...]
 
-    MARGIN = 24  # pixels of background for the camera's shake
+    MARGIN = 24  # pixels of background for camera shake
 
 
 def make_scene(person: Person, count: int, seed: tuple[int, ...]) -> Scene:
-    """Choose background, motion and camera of a recording of count frames."""
+    """Choose background, motion and camera of a recording with `count` frames."""
     rng = np.random.default_rng(seed)
     width, height = SIZES[rng.integers(len(SIZES))]
     scale = rng.uniform(0.7, 0.9)
@@ -287,14 +287,14 @@ def make_scene(person: Person, count: int, seed: tuple[int, ...]) -> Scene:
 
 
 def pose_at(scene: Scene, index: int, fps: float = 25.0) -> Pose:
-    """The pose in frame index."""
+    """Return the pose in frame `index`."""
     size, pace, phase = np.moveaxis(scene.waves, 2, 0)
     offset = (size * np.sin(2 * np.pi * pace * index / fps + phase)).sum(axis=1)
     return Pose(*(float(a + b) for a, b in zip(scene.rest, offset, strict=True)))
 
 
 def frames(scene: Scene) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield each recorded frame, uint8 [h, w, 3], and its map: float32 [h, w, 2], for each pixel the canvas point."""
+    """Yield each frame, uint8 [h, w, 3], and the canvas point of each pixel, float32 [h, w, 2]."""
     h, w, margin = scene.height, scene.width, scene.MARGIN
     for index in range(scene.count):
         rng = np.random.default_rng((*scene.seed, 1, index))
@@ -316,16 +316,16 @@ def frames(scene: Scene) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def sample(picture: np.ndarray, where: np.ndarray, border: int) -> np.ndarray:
-    """The picture [h, w] or [h, w, c] at the points `where`, float32 [rows, columns, 2]; `border`: cv2.BORDER_*."""
+    """Sample an image [h, w] or [h, w, c] at points `where`, float32 [rows, columns, 2]; `border`: cv2.BORDER_*."""
     x, y = cv2.split(where)
     return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=border)
 
 
 def pose_map(pose: Pose, rest: Pose, points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """For each frame pixel its point on the canvas, float32 [height, width, 2].
+    """Return the canvas point of each frame pixel, float32 [height, width, 2].
 
-    The head follows the pose; the body follows it less; the neck is in between. Computed for every 4th pixel, since
-    the map is smooth.
+    The head follows the pose, the body follows it less, and the neck interpolates. The map is smooth, so only every 4th
+    pixel is computed.
     """
     step = 4
     rows, columns = -(-height // step), -(-width // step)
@@ -339,7 +339,7 @@ def pose_map(pose: Pose, rest: Pose, points: np.ndarray, height: int, width: int
 
     mouth, down = points[3:].mean(axis=0), np.array([0, EYE_DISTANCE], np.float32)
     local = [
-        ((points[2] + EYES) / 2, 0.9, (pose.yaw, pose.pitch)),  # turning: the nose moves more than the ears
+        ((points[2] + EYES) / 2, 0.9, (pose.yaw, pose.pitch)),  # turn: the nose moves more than the ears
         (mouth + 0.45 * down, 0.42, (0, pose.mouth)),  # lower lip and chin
         (mouth - 0.2 * down, 0.3, (0, -0.4 * pose.mouth)),
         (points[0] - 0.4 * down, 0.35, (0, pose.brow)),
@@ -351,20 +351,20 @@ def pose_map(pose: Pose, rest: Pose, points: np.ndarray, height: int, width: int
 
 
 def _unpose(x: np.ndarray, y: np.ndarray, x0: float, y0: float, angle: float, scale: float) -> np.ndarray:
-    """Frame pixels back to the canvas for a head with its eyes at x0, y0: [..., 2]."""
+    """Map frame pixels to canvas points [..., 2], for a head with its eyes at x0, y0."""
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     dx, dy = x - x0, y - y0
     return np.stack([EYES[0] + cos * dx + sin * dy, EYES[1] - sin * dx + cos * dy], axis=-1)
 
 
 def _clouds(height: int, width: int, cell: int, rng: np.random.Generator) -> np.ndarray:
-    """Smooth random field, float32 [height, width], about -1..1, with features of about cell pixels."""
+    """Return a smooth random field, float32 [height, width], about -1..1, with features of about `cell` pixels."""
     coarse = rng.uniform(-1, 1, (height // cell + 3, width // cell + 3)).astype(np.float32)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A wall, curtains, shelves, lights at night or a garden, more or less out of focus: uint8 [height, width, 3]."""
+    """Return a blurred wall, curtain, shelf, night lights or garden: uint8 [height, width, 3]."""
     base = rng.uniform(40, 210) * rng.uniform(0.8, 1.2, 3)
     picture = np.ones((height, width, 3), np.float32) * base
     picture += 18 * _clouds(height, width, 150, rng)[..., None] + 6 * _clouds(height, width, 40, rng)[..., None]
@@ -395,7 +395,7 @@ def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray
         sky = np.array([170, 195, 220]) * rng.uniform(0.8, 1.1)
         edge = 1 / (1 + np.exp((np.arange(height)[:, None] - height * rng.uniform(0.0, 0.4)) / 12 + 2 * leaves))
         picture = (green * (1 + 0.5 * leaves[..., None])) * (1 - edge[..., None]) + sky * edge[..., None]
-    if kind == "wall" and rng.random() < 0.7:  # a picture or a window frame on it
+    if kind == "wall" and rng.random() < 0.7:  # a picture frame or a window
         x0, y0 = int(rng.integers(-60, width - 60)), int(rng.integers(-40, height // 2))
         x1, y1 = x0 + int(rng.integers(60, 200)), y0 + int(rng.integers(60, 200))
         cv2.rectangle(picture, (x0, y0), (x1, y1), tuple(base * rng.uniform(0.4, 1.2)), -1)
@@ -405,7 +405,7 @@ def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray
 
 
 def _light(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Exposure, white balance, a gradient over the room and vignetting: float32 gain [height, width, 3]."""
+    """Return the gain of exposure, white balance, light gradient and vignetting: float32 [height, width, 3]."""
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     angle = rng.uniform(0, 2 * np.pi)
     slope = 1 + rng.uniform(0, 0.18) * (x * np.cos(angle) + y * np.sin(angle))
@@ -414,11 +414,11 @@ def _light(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _noise(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Sensor noise, float32 [2 * height, 2 * width, 3]."""
+    """Return sensor noise, float32 [2 * height, 2 * width, 3]."""
     strength = rng.choice([0.8, 2.0, 3.5, 5.5]) * rng.uniform(0.8, 1.2)
     grey = rng.standard_normal((2 * height, 2 * width, 1), np.float32)
     colour = rng.standard_normal((2 * height, 2 * width, 3), np.float32)
     noise = strength * (0.8 * grey + 0.5 * colour)
-    if rng.random() < 0.5:  # many cameras denoise, which leaves coarser grain
+    if rng.random() < 0.5:  # denoising in cameras leaves coarser grain
         noise = 1.6 * cv2.GaussianBlur(noise, (0, 0), 0.8)
     return noise

@@ -1,8 +1,7 @@
-"""Draws the face swaps of the demonstration dataset, by several generators: pixels only, no files.
+"""Render the face swaps of the demo dataset with several generators, without file access.
 
-A swap takes the recorded frames of a scene, blends another person's face into them, and leaves the traces that real
-face swaps leave: colours that do not quite match, resampling, a blending edge, jitter. Spaces and units are those of
-demo_faces.py.
+A swap blends another person's face into the frames of a scene. It leaves the artifacts of real face swaps: slightly
+different colours, resampling, a blending edge, and jitter. demo_faces.py defines the coordinate spaces and units.
 """
 
 from __future__ import annotations
@@ -14,34 +13,33 @@ import numpy as np
 
 from demo_data.demo_faces import CANVAS, EYE_DISTANCE, EYES, Person, Scene, displacement, frames, sample
 
-# name -> what it does; the last one is never in a training part, so that a test can ask how well a detector copes
-# with a generator that it has not seen.
+# name -> description. Training parts don't use the last one, so tests can measure detection of an unseen generator.
 GENERATORS = {
-    "autoencoder": "the whole face of another person, at a low resolution and with a checkerboard, soft edge",
-    "paste": "the inner face of another person as an unfiltered texture, colours half matched, hard edge, more jitter",
-    "lipsync": "the lower face of the same person, drawn anew with another mouth movement at low resolution",
-    "pyramid": "the whole face of another person at low resolution, blended per frequency band, so without an edge",
+    "autoencoder": "the whole face of another person at low resolution, with a checkerboard pattern, soft edge",
+    "paste": "the inner face of another person as an unfiltered texture, half-matched colours, hard edge, more jitter",
+    "lipsync": "the lower face of the same person, drawn again with another mouth movement at low resolution",
+    "pyramid": "the whole face of another person at low resolution, blended per frequency band, without an edge",
 }
 HELD_OUT = "pyramid"
 
 
 def swapped_frames(scene: Scene, donor: Person, generator: str, seed: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Yield the frames of scene with the donor's face in place of the person's own, each uint8 [h, w, 3].
+    """Yield the frames of `scene` with the face of the donor, each uint8 [h, w, 3].
 
-    Pixels outside the blended region are those of the original frame.
+    Pixels outside the blended region equal those of the original frame.
     """
     if generator not in GENERATORS:
-        raise ValueError(f"unknown generator {generator!r}; there are {', '.join(GENERATORS)}")
+        raise ValueError(f"unknown generator {generator!r}; choose from {', '.join(GENERATORS)}")
     rng = np.random.default_rng(seed)
     person = scene.person
-    # The same face, by its points: person -> donor on the canvas, by least squares.
+    # Align the landmarks on the canvas by least squares: person -> donor.
     corners = np.hstack([person.points, np.ones((5, 1), np.float32)])
     align = np.linalg.lstsq(corners, donor.points, rcond=None)[0].T  # [2, 3]
-    align[:, 2] += rng.uniform(-1.5, 1.5, 2)  # no aligner is exact
+    align[:, 2] += rng.uniform(-1.5, 1.5, 2)  # imperfect alignment
     mask = _face_mask(person.points, generator)
     tint = rng.choice([-1, 1]) * rng.uniform(12, 20) + rng.uniform(-12, 12, 3)
     matched = rng.uniform(0.5, 0.75) if generator == "paste" else rng.uniform(0.7, 0.95)
-    pixels = rng.uniform(20, 28)  # what a low-resolution generator has across the face
+    pixels = rng.uniform(20, 28)  # resolution of the generator across the face
     checker = rng.uniform(6, 9)
     texel = rng.uniform(2.7, 3.5)  # canvas pixels
     wobble = {"paste": 1.3, "lipsync": 0.6}.get(generator, 0.9)
@@ -49,7 +47,7 @@ def swapped_frames(scene: Scene, donor: Person, generator: str, seed: tuple[int,
     drift = np.zeros(3)
     for index, (frame, where) in enumerate(frames(scene)):
         step = np.random.default_rng((*seed, 1, index)).standard_normal(3)
-        drift = 0.6 * drift + 0.8 * wobble * step * (1, 1, 0.012)  # canvas pixels twice, and turn
+        drift = 0.6 * drift + 0.8 * wobble * step * (1, 1, 0.012)  # x and y in canvas pixels, and rotation
         weight = sample(mask, where, cv2.BORDER_CONSTANT)
         top, bottom, left, right = _region(weight, margin=12)
         there = where[top:bottom, left:right]
@@ -75,7 +73,7 @@ def swapped_frames(scene: Scene, donor: Person, generator: str, seed: tuple[int,
             face = _resample(face, ratio, checker)
         if generator == "pyramid":
             mixed = _blend_bands(face, below, weight)
-            touched = np.clip(6 * weight, 0, 1)  # the low bands reach far; keep the rest of the frame as it was
+            touched = np.clip(6 * weight, 0, 1)  # the low bands reach far; leave the rest of the frame unchanged
             mixed = below + touched * (mixed - below)
         else:
             mixed = below + weight * (face - below)
@@ -85,10 +83,10 @@ def swapped_frames(scene: Scene, donor: Person, generator: str, seed: tuple[int,
 
 
 def _face_mask(points: np.ndarray, generator: str) -> np.ndarray:
-    """Where a generator blends: float32 [CANVAS, CANVAS], 0..1, exactly 0 away from the face."""
+    """Return the blending mask of a generator: float32 [CANVAS, CANVAS], 0..1, exactly 0 away from the face."""
     down = points[3:].mean(axis=0) - EYES
     right = np.array([EYE_DISTANCE, 0], np.float32)
-    # Right half of an outline: eyes to the side, eyes-to-mouth down. Brow, temple, cheek, jaw, chin.
+    # Right half of the outline: x in eye distances, y in eye-to-mouth distances. Brow, temple, cheek, jaw, chin.
     half = [(0.45, -0.5), (0.82, -0.4), (0.92, 0.1), (0.9, 0.6), (0.78, 1.1), (0.5, 1.5), (0.15, 1.7)]
     soft = 4.0  # canvas pixels
     if generator == "paste":
@@ -104,7 +102,7 @@ def _face_mask(points: np.ndarray, generator: str) -> np.ndarray:
 
 
 def _region(weight: np.ndarray, margin: int) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right of where weight [h, w] is above 0, with a margin, within the frame."""
+    """Return top, bottom, left, right of the area with weight [h, w] above 0, plus a margin, within the frame."""
     rows, columns = np.flatnonzero(weight.any(axis=1)), np.flatnonzero(weight.any(axis=0))
     h, w = weight.shape
     top, left = (max(int(found[0]) - margin, 0) for found in (rows, columns))
@@ -112,7 +110,7 @@ def _region(weight: np.ndarray, margin: int) -> tuple[int, int, int, int]:
 
 
 def _match_colours(face: np.ndarray, below: np.ndarray, weight: np.ndarray, amount: float) -> np.ndarray:
-    """Move mean and spread of each channel of face [h, w, 3] towards those of below, where weight is high."""
+    """Move mean and spread of each channel of `face` [h, w, 3] towards those of `below`, where weight is high."""
     inside = weight[..., 0] > 0.5
     mean, spread = face[inside].mean(axis=0), face[inside].std(axis=0) + 1e-3
     mean_to, spread_to = below[inside].mean(axis=0), below[inside].std(axis=0)
@@ -121,17 +119,17 @@ def _match_colours(face: np.ndarray, below: np.ndarray, weight: np.ndarray, amou
 
 
 def _resample(face: np.ndarray, ratio: float, checker: float) -> np.ndarray:
-    """What a network with ratio times its resolution leaves of face, with a checkerboard (amplitude in 0..255)."""
+    """Reduce `face` to `ratio` times its resolution and back; add a checkerboard of amplitude `checker` (0..255)."""
     h, w = face.shape[:2]
     small = cv2.resize(face, (max(int(w * ratio), 4), max(int(h * ratio), 4)), interpolation=cv2.INTER_AREA)
-    # The checkerboard that transposed convolutions leave.
+    # Transposed convolutions leave such a checkerboard.
     rows, columns = np.indices(small.shape[:2])
     small += (checker * (1 - 2 * ((rows + columns) % 2)))[..., None].astype(np.float32)
     return cv2.resize(small, (w, h), interpolation=cv2.INTER_CUBIC)
 
 
 def _blend_bands(face: np.ndarray, below: np.ndarray, weight: np.ndarray, levels: int = 3) -> np.ndarray:
-    """Blend each frequency band with a mask of its own softness (a Laplacian stack, at full size)."""
+    """Blend each frequency band with its own mask softness (a full-size Laplacian stack)."""
     mixed = np.zeros_like(below)
     for level in range(levels):
         sigma = 2.0 ** (level + 1)

@@ -1,4 +1,4 @@
-"""Draw what preprocessing makes of one pair of videos, step by step: the picture in the README.
+"""Draw the preprocessing steps of one pair of videos: the image in the README.
 
 python demo_data/draw_pipeline.py --root-dir demo --output images/pipeline.png
 """
@@ -15,14 +15,16 @@ from dfdc.command_line import run_main
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root-dir", type=Path, required=True, metavar="DATA_ROOT", help="a preprocessed data set")
-    parser.add_argument("--crops-dir", default=layout.CROPS_DIR, help="folder of the crops, in DATA_ROOT (crops)")
-    parser.add_argument("--output", type=Path, required=True, metavar="PNG")
+    parser.add_argument("--root-dir", type=Path, required=True, metavar="DATA_ROOT", help="a preprocessed dataset")
+    parser.add_argument(
+        "--crops-dir", default=layout.CROPS_DIR, help="folder of the crops, in DATA_ROOT (default: crops)"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="PNG", help="image to write")
     args = parser.parse_args(argv)
-    from demo_data.pipeline_picture import draw  # heavy: only once there is something to do
+    from demo_data.pipeline_picture import draw  # heavy import: delayed until the arguments are parsed
 
     draw(layout.load_dataset(args.root_dir), args.crops_dir, args.output)
-    print(f"picture: {args.output}")
+    print(f"wrote {args.output}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a screenshot: its empty end goes, and it becomes small enough for a repository."""
+"""Shrink a screenshot for the repository: remove its empty end and reduce its colours."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from PIL import Image
 
 from dfdc.artifacts import write_bytes
 
-_EDGE = 24  # pixels of background to keep below the page
+_EDGE = 24  # pixels of background kept below the page
 
 
 def trim_page(source: Path, output: Path) -> None:
-    """Write the image `source` to `output`, without the rows below the page and with 256 colours."""
+    """Write the image `source` to `output` without the rows below the page and with 256 colours."""
     image = Image.open(source).convert("RGB")
     pixels = np.asarray(image)
     used = np.flatnonzero((pixels != pixels[-1, 0]).any(axis=(1, 2)))

@@ -1,4 +1,4 @@
-"""The picture on top of the README."""
+"""Draw the image at the top of the README."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from dfdc.video import VideoReader
 
 
 def find_example(dataset: Dataset, crops_dir: str) -> tuple[Video, int, int]:
-    """The first fake, frame and face for which all artifacts exist.
+    """Return the first fake, frame and face with all artifacts.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no fake has all artifacts.
     """
     root = dataset.root
     for fake in dataset.fakes():
@@ -30,11 +30,11 @@ def find_example(dataset: Dataset, crops_dir: str) -> tuple[Video, int, int]:
             mask = layout.diffs_path(root, fake.id) / layout.diff_name(frame, face)
             if points.is_file() and mask.is_file():
                 return fake, frame, face
-    raise UsageError(f"no fake in {root} has crop, landmarks and mask; run ./preprocess_data.sh {root} first")
+    raise UsageError(f"no fake in {root} has a crop, landmarks and a mask; run ./preprocess_data.sh {root} first")
 
 
 def draw(dataset: Dataset, crops_dir: str, output: Path) -> None:
-    """Write the picture."""
+    """Write the image to `output`."""
     root = dataset.root
     fake, number, face = find_example(dataset, crops_dir)
     original = dataset.videos[fake.source]
@@ -90,6 +90,6 @@ def _text(axis: Axes, upper: str, lower: str) -> None:
 
 
 def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """An arrow beside a picture; the points are fractions of its sides."""
+    """Draw an arrow next to an image; the points are fractions of its sides."""
     arrow = {"arrowstyle": "-|>", "color": "0.4"}
     axis.annotate("", xy=end, xytext=start, xycoords="axes fraction", arrowprops=arrow)

@@ -2,7 +2,7 @@
 
     python demo_data/screenshot.py demo/submission_report/index.html --output images/index.png
 
-This needs Chromium or Chrome on the PATH. The image has 256 colours, and ends where the page ends.
+Chromium or Chrome must be on the PATH. The image has 256 colours and ends at the end of the page.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ _TIMEOUT_S = 120
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("page", type=Path, help="the HTML file")
-    parser.add_argument("--output", type=Path, required=True, metavar="PNG", help="the image to write")
-    parser.add_argument("--width", type=whole_number(200), default=1200, metavar="PIXELS", help="of the window (1200)")
-    height = "of the image at most (900)"
+    parser.add_argument("page", type=Path, help="HTML file")
+    parser.add_argument("--output", type=Path, required=True, metavar="PNG", help="image to write")
+    parser.add_argument(
+        "--width", type=whole_number(200), default=1200, metavar="PIXELS", help="width of the window (default: 1200)"
+    )
+    height = "largest height of the image (default: 900)"
     parser.add_argument("--height", type=whole_number(200), default=900, metavar="PIXELS", help=height)
-    parser.add_argument("--dark", action="store_true", help="use the dark colours")
+    parser.add_argument("--dark", action="store_true", help="use the dark theme (default: light)")
     args = parser.parse_args(argv)
     if not args.page.is_file():
-        raise UsageError(f"{args.page}: no such page; predict_folder.py and preprocess_data.sh write pages")
-    from demo_data.page_image import trim_page  # here: --help must not wait for Pillow
+        raise UsageError(f"{args.page}: page not found; predict_folder.py and preprocess_data.sh write pages")
+    from demo_data.page_image import trim_page  # delayed so that --help need not import Pillow
 
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "shot.png"
@@ -43,16 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def take(page: Path, output: Path, width: int, height: int, *, dark: bool = False) -> None:
-    """Write a window's view of a page, in pixels of the page.
+    """Write a screenshot of `page` in a window of `width` x `height` CSS pixels.
 
     Raises:
-        UserError: there is no browser, or it wrote no image.
+        UserError: no browser is installed, or it wrote no image.
     """
     found = [path for name in BROWSERS if (path := shutil.which(name))]
     if not found:
-        raise UserError(
-            f"no browser found: install Chromium, which has to be on the PATH as one of {', '.join(BROWSERS)}"
-        )
+        raise UserError(f"no browser found: install Chromium and put it on the PATH as one of {', '.join(BROWSERS)}")
     options = ["--headless", "--disable-gpu", "--hide-scrollbars", "--no-sandbox", f"--window-size={width},{height}"]
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     command = [found[0], *options, scheme, f"--screenshot={output}", page.resolve().as_uri()]

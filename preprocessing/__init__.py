@@ -1,1 +1,1 @@
-"""From DATA_ROOT to training data: one script is one step with one output folder. See dfdc/layout.py."""
+"""From DATA_ROOT to training data: each script is one step with one output. See dfdc/layout.py."""

@@ -1,4 +1,4 @@
-"""Do two crops show the same place? Looked at where no face is: a fake differs from its original in the face alone."""
+"""Compare two crops outside the face: a fake differs from its original only in the face."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class BorderSettings:
-    """When the borders of two crops are taken for different.
+    """Thresholds for treating the borders of two crops as different.
 
     Attributes:
-        part: width of the border, as a part of the side; a crop's face keeps a fifth of the side away from its edge.
-        side: pixels of the longer side that is looked at; compression and noise vanish in such small pictures.
-        difference: mean absolute difference of brightness (0..255) over which borders may be different.
-        likeness: correlation under which they are, then. Both must hold: a fake that is lighter all over is alike,
-            and flat walls correlate with nothing.
+        part: width of the border as a fraction of the side; the face stays a fifth of the side away from the edge.
+        side: longer side in pixels of the downscaled crops, which hide compression artifacts and noise.
+        difference: borders can differ only if their mean absolute brightness difference (0..255) exceeds this.
+        likeness: borders can differ only if their correlation is below this. Both conditions are required: a fake that
+            is brighter everywhere still correlates, and flat walls correlate with nothing.
     """
 
     part: float = 0.1
@@ -27,7 +27,7 @@ class BorderSettings:
 
 
 def compare_borders(first: np.ndarray, second: np.ndarray, settings: BorderSettings) -> tuple[float, float]:
-    """Mean absolute difference (0..255) and correlation (-1..1) of two crops' borders; both RGB uint8 [h, w, 3]."""
+    """Return mean absolute difference (0..255) and correlation (-1..1) of two crops' borders; RGB uint8 [h, w, 3]."""
     height, width = first.shape[:2]
     scale = min(1.0, settings.side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -43,7 +43,7 @@ def compare_borders(first: np.ndarray, second: np.ndarray, settings: BorderSetti
 
 
 def border_differs(first: np.ndarray, second: np.ndarray, settings: BorderSettings | None = None) -> bool:
-    """Whether two crops (RGB uint8 [h, w, 3], of one size) differ where no face is."""
+    """Return whether two crops (RGB uint8 [h, w, 3], same size) differ outside the face."""
     settings = settings or BorderSettings()
     difference, likeness = compare_borders(first, second, settings)
     return difference > settings.difference and likeness < settings.likeness

@@ -1,4 +1,4 @@
-"""Step 2: the crops of one video, cut with the boxes of its original."""
+"""Step 2: cut the crops of one video with the boxes of its original."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from preprocessing import frame_matching, likeness
 from preprocessing.frame_matching import Match, match_frames
 from preprocessing.orphans import PruningStep, rows_without_effect
 
-# Raised with every change that gives other crops; tests/test_versions.py has those of a fixed clip for each version.
+# Increase when a change alters the crops. tests/test_versions.py holds the crops of a fixed clip for each version.
 VERSION = 2
 SETTINGS = {
     "version": VERSION,
@@ -30,17 +30,17 @@ SETTINGS = {
     "matching": frame_matching.SETTINGS,
     "looks": [likeness.LOOKS, likeness.TINY],
 }
-_REMEMBERED = 64  # boxes files: a fake comes soon after its original
+_REMEMBERED = 64  # boxes files kept in memory: a fake follows soon after its original
 
-Places = dict[int, list[tuple[int, tuple[float, float, float, float]]]]  # frame -> (face, box) of what is cut there
+Places = dict[int, list[tuple[int, tuple[float, float, float, float]]]]  # frame -> (face, box) of each crop
 
 
 class CropStep(PruningStep):
-    """Crops of one video.
+    """Cut the crops of one video.
 
     Args:
-        rejections: what is not to be cut; by default, what rejected.csv names.
-        png_level: compression; it decides nothing about what the crops show.
+        rejections: crops to leave out; default: the rows of rejected.csv.
+        png_level: PNG compression level; it does not change the pixels.
     """
 
     name = "extract_crops"
@@ -53,9 +53,9 @@ class CropStep(PruningStep):
         self.png_level = png_level
         if rejections is not None:
             self.rejections = rejections
-        # The memory is this run's, and only the check's: a worker reads the boxes it cuts with itself.
+        # These caches serve only `check` during one run. Each worker reads its own boxes.
         self._remembered = lru_cache(_REMEMBERED)(self._boxes)
-        self._known_digests: dict[str, str | None] = {}  # by original, where nothing is rejected of any video
+        self._known_digests: dict[str, str | None] = {}  # by original; used only without rejections
         self._has_boxes = cache(lambda original: layout.bboxes_path(root, original).is_file())
 
     def __getstate__(self) -> dict[str, Any]:
@@ -65,13 +65,14 @@ class CropStep(PruningStep):
     def obstacle(self, video: Video) -> str | None:
         if self._has_boxes(video.source):
             return None
-        return f"there are no boxes of {video.source}; step 1 (detect_original_faces.py) makes them"
+        return f"{video.source} has no boxes; run step 1 (detect_original_faces.py)"
 
     def select(self, dataset: Dataset) -> tuple[list[Video], list[tuple[str, str]]]:
-        """As the base says; it tells as well which rows of rejected.csv have no effect."""
+        """See `VideoStep.select`; also print the rows of rejected.csv that have no effect."""
         idle = rows_without_effect(dataset, self.rejections)
         if idle:
-            print(f"{layout.REJECTED_NAME}: nothing is rejected by {plural(len(idle), 'row')}: {'; '.join(idle[:5])}")
+            rows = plural(len(idle), "row")
+            print(f"{layout.REJECTED_NAME}: {rows} without a matching video or face: {'; '.join(idle[:5])}")
         return super().select(dataset)
 
     def check(self, video: Video) -> Stamp | None:
@@ -84,43 +85,43 @@ class CropStep(PruningStep):
         return stamp if same_file(stamp.made_from.get("source"), video.path) else None
 
     def boxes_digest(self, video: Video) -> str | None:
-        """Digest of all that crops take from the boxes; None if there are none that can be used."""
+        """Return a digest of the boxes and times that decide the crops; None if no valid boxes file exists."""
         known = {} if self.rejections.rows else self._known_digests
         if video.source not in known:
             try:
                 boxes = self._remembered(video.source)
-            except BoxesError:  # `work` says what is wrong with them
+            except BoxesError:  # `work` reports the error
                 boxes = None
             known[video.source] = None if boxes is None else self._inputs(boxes, self._places(boxes, video))
         return known[video.source]
 
     def work(self, video: Video) -> Stamp:
-        """Write the crops of one video; return their stamp."""
+        """Write the crops of one video and return their stamp."""
         try:
             boxes = self._boxes(video.source)
         except BoxesError as error:
-            raise FailVideo(f"{error}; run step 1 (detect_original_faces.py) again") from None
+            raise FailVideo(f"{error}; rerun step 1 (detect_original_faces.py)") from None
         if boxes is None:
             ledger = layout.ledger_path(self.root, "detect_original_faces")
-            raise SkipVideo(f"there are no boxes of {video.source}; see {ledger}")
+            raise SkipVideo(f"{video.source} has no boxes; see {ledger}")
         source, places = fingerprint(video.path), self._places(boxes, video)
         made_from = {"settings": SETTINGS, "boxes": self._inputs(boxes, places), "source": source}
         try:
             if not boxes.faces:
-                raise SkipVideo(f"no face was found in {video.source}")
+                raise SkipVideo(f"no face detected in {video.source}")
             if not places:
-                raise SkipVideo(f"{layout.REJECTED_NAME} names all of its faces")
+                raise SkipVideo(f"{layout.REJECTED_NAME} rejects all of its faces")
             with VideoReader(video.path) as reader, artifacts.atomic_folder(self.crops_of(video.id)) as folder:
                 if (reader.width, reader.height) != (boxes.width, boxes.height):
-                    # Its boxes would cut something else. (T19: named, not passed over.)
+                    # The boxes would cut a different area (T19: report it).
                     sizes = (
                         f"{reader.width}x{reader.height} pixels, but {video.source} has {boxes.width}x{boxes.height}"
                     )
-                    raise FailVideo(f"it has {sizes}, and they share boxes")
+                    raise FailVideo(f"it has {sizes}; shared boxes need the same size")
                 match = match_frames(boxes, places, reader, video.source)
                 folder.stamp = stamp = self._cut(match, places, reader, folder, made_from)
         except (VideoError, FailVideo, SkipVideo):
-            # Crops of another video or of other boxes must not be taken for these. Those of the same stay.
+            # Remove crops that were made from another video or from other boxes. Keep crops of the same inputs.
             artifacts.remove_unless(self.crops_of(video.id), {"boxes": made_from["boxes"]}, source)
             raise
         return stamp
@@ -128,7 +129,7 @@ class CropStep(PruningStep):
     def _cut(
         self, match: Match, places: Places, reader: VideoReader, folder: NewFolder, made_from: dict[str, Any]
     ) -> Stamp:
-        """Write the crops."""
+        """Write the crops to `folder` and return their stamp."""
         names = [layout.crop_name(number, face) for number in places for face, _ in places[number]]
         looked_at = set(likeness.pick(names))
         looks, degenerate, notes = [], [], list(match.notes)
@@ -143,18 +144,18 @@ class CropStep(PruningStep):
                     if name in looked_at:
                         looks.append(likeness.look(name, np.ascontiguousarray(crop)))
         if reader.lost:
-            notes.append(f"{len(reader.lost)} frames can't be decoded, the first is {reader.lost[0]}")
+            notes.append(f"{len(reader.lost)} frames can't be decoded (first: {reader.lost[0]})")
         if degenerate:
-            notes.append(f"{len(degenerate)} boxes hold no picture, the first is {degenerate[0]}")
+            notes.append(f"{len(degenerate)} boxes are degenerate or outside the frame (first: {degenerate[0]})")
         if not folder.content.files:
-            raise FailVideo("; ".join(notes) or "no crop could be cut")
+            raise FailVideo("; ".join(notes) or "no crop was cut")
         return Stamp(made_from, {"crops": folder.content.files}, notes=tuple(notes), looks=tuple(looks))
 
     def _boxes(self, original: str) -> Boxes | None:
         return read_boxes(layout.bboxes_path(self.root, original))
 
     def _places(self, boxes: Boxes, video: Video) -> Places:
-        """What is cut, by frame: the boxes less what is rejected."""
+        """Return the boxes to cut by frame, without rejected ones."""
         places: Places = {}
         for number, faces in boxes.frames.items():
             kept = [(f.face, f.box) for f in faces if not self.rejections.covers(video, number, f.face)]
@@ -163,7 +164,7 @@ class CropStep(PruningStep):
         return places
 
     def _inputs(self, boxes: Boxes, places: Places) -> str:
-        """Digest of all that crops take from the boxes: the very pixels that are cut, and when they are shown."""
+        """Return a digest of all inputs from the boxes: pixel areas, frame size and count, duration and timestamps."""
         size = boxes.width, boxes.height
         cuts = [[n, face, margin_box(box, *size)] for n, faces in sorted(places.items()) for face, box in faces]
         times = [round(boxes.times[number], 3) for number in sorted(places) if number in boxes.times]

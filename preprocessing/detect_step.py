@@ -1,4 +1,4 @@
-"""Step 1: the boxes of one REAL video, detected and tracked."""
+"""Step 1: detect and track the faces of one REAL video."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dfdc.tracking import Tracker, TrackerSettings
 from dfdc.video import VideoError, VideoReader
 from preprocessing.orphans import PruningStep
 
-# Raised with every change that gives other boxes (decoder, detector, tracker, rounding): those of an older way are
-# stale. tests/test_versions.py has the boxes of a fixed clip for each version.
+# Increase when a change to decoder, detector, tracker or rounding alters the boxes; older boxes then become stale.
+# tests/test_versions.py holds the boxes of a fixed clip for each version.
 VERSION = 2
 
 
 class DetectStep(PruningStep):
-    """Boxes of one REAL video; `scale` is --detector-scale, "auto" or a factor."""
+    """Detect the boxes of one REAL video; `scale` (--detector-scale) is "auto" or a factor."""
 
     name = "detect_original_faces"
     version = VERSION
@@ -60,21 +60,21 @@ class DetectStep(PruningStep):
         try:
             return read_boxes(layout.bboxes_path(self.root, video.id))
         except BoxesError:
-            return None  # of an earlier version, or broken: made anew
+            return None  # an old format or an invalid file: detect again
 
     def start(self, device: str) -> None:
-        from dfdc.faces import FaceDetector  # here: only workers wait for PyTorch
+        from dfdc.faces import FaceDetector  # delayed: only workers need PyTorch
 
         self.detector = FaceDetector(DETECT_THRESHOLDS, device)
 
     def work(self, video: Video) -> Stamp:
-        """Write the boxes of one video; return their stamp."""
+        """Write the boxes of one video and return their stamp."""
         target = layout.bboxes_path(self.root, video.id)
         source = fingerprint(video.path)
         try:
             boxes = self._detect(video, source)
         except VideoError:
-            # Boxes of another video must not be taken for this one's. Those of this very video are no worse for it.
+            # Remove boxes that belong to another version of the video. Keep boxes of this exact file.
             stored = self._stored(video)
             if stored is None or not same_record(stored.source, source):
                 artifacts.remove(target)
@@ -104,8 +104,8 @@ class DetectStep(PruningStep):
             source=source,
             settings=self.settings,
             made={"frames": len(frames), "faces": faces},
-            failed=None if faces else f"no face found in {len(frames)} frames; is one to be seen?",
-            notes=(f"{len(lost)} frames can't be decoded, the first is {lost[0]}",) if lost else (),
+            failed=None if faces else f"no face detected in {len(frames)} frames; check that the video shows a face",
+            notes=(f"{len(lost)} frames can't be decoded (first: {lost[0]})",) if lost else (),
             frames=frames,
         )
 
@@ -116,7 +116,7 @@ class DetectStep(PruningStep):
         frames = {}
         for (number, _), faces in zip(batch, found, strict=True):
             people = tracker.update(number, faces.boxes)
-            # Not rounded: a corner that moves over a whole number moves the crop by a pixel.
+            # Do not round: rounding a corner across an integer would shift the crop by a pixel.
             rows = []
             for person, box, score in zip(people, faces.boxes, faces.scores, strict=True):
                 x1, y1, x2, y2 = map(float, box)

@@ -1,4 +1,4 @@
-"""Step 4: where one FAKE differs from its original."""
+"""Step 4: compute the difference masks between one FAKE and its original."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dfdc.layout import FAKE, Video
 from preprocessing.border import BorderSettings, border_differs
 from preprocessing.orphans import PruningStep
 
-# Raised with every change that gives other masks; tests/test_versions.py has those of a fixed clip for each version.
+# Increase when a change alters the masks. tests/test_versions.py holds the masks of a fixed clip for each version.
 VERSION = 3
 SETTINGS = {
     "version": VERSION,
@@ -26,7 +26,7 @@ SETTINGS = {
 
 @dataclass
 class _Comparison:
-    """What came of comparing the crops of a pair of videos."""
+    """Result of comparing the crops of a FAKE with those of its original."""
 
     masks: int = 0
     unchanged: int = 0
@@ -35,7 +35,7 @@ class _Comparison:
 
 
 class DiffStep(PruningStep):
-    """Masks of one FAKE; `png_level` is the compression, and decides nothing about what they show."""
+    """Write the masks of one FAKE; `png_level` is the PNG compression level and does not change the pixels."""
 
     name = "generate_diffs"
     preload = ("preprocessing.diff_step",)
@@ -45,7 +45,7 @@ class DiffStep(PruningStep):
     def __init__(self, root: Path, crops_dir: str, png_level: int = 1) -> None:
         super().__init__(root, crops_dir)
         self.png_level = png_level
-        # The memory is this run's, and only the check's: a worker looks at the crops it compares itself.
+        # This cache serves only `check` during one run. Each worker computes the identities itself.
         self._remembered = cache(artifacts.folder_identity)
 
     def __getstate__(self) -> dict:
@@ -55,10 +55,10 @@ class DiffStep(PruningStep):
         absent = [folder.name for folder in self._crops(video).values() if not folder.is_dir()]
         if not absent:
             return None
-        return f"{' and '.join(absent)} without crops; step 2 (extract_crops.py) makes them, or says why not"
+        return f"no crops of {' and '.join(absent)}; run step 2 (extract_crops.py), or see failures/extract_crops.csv"
 
     def check(self, video: Video) -> Stamp | None:
-        """As the base says. A fresh stamp that `failed` is of a fake that is no pair with its original."""
+        """See `VideoStep.check`. A fresh stamp with `failed` means that the fake does not match its original."""
         stamp = artifacts.read_stamp(layout.diffs_path(self.root, video.id))
         crops = {key: self._remembered(folder) for key, folder in self._crops(video).items()}
         return stamp if stamp is not None and stamp.is_fresh({"settings": SETTINGS, "crops": crops}) else None
@@ -67,7 +67,7 @@ class DiffStep(PruningStep):
         return {"fake": self.crops_of(video.id), "real": self.crops_of(video.source)}
 
     def work(self, video: Video) -> Stamp:
-        """Write the masks of one fake; return their stamp."""
+        """Write the masks of one fake and return their stamp."""
         folders = self._crops(video)
         crops = {key: artifacts.folder_identity(folder) for key, folder in folders.items()}
         made_from = {"settings": SETTINGS, "crops": crops}
@@ -76,23 +76,23 @@ class DiffStep(PruningStep):
         artifacts.remove_unless(target, {"crops": crops})
         with artifacts.atomic_folder(target) as folder:
             found = self._compare(folders, sorted(fakes & reals), folder)
-            for lonely, whose in ((reals - fakes, "the original's"), (fakes - reals, "the fake's")):
+            for lonely, whose in ((reals - fakes, "original"), (fakes - reals, "fake")):
                 if lonely:
                     first = layout.crop_name(*min(lonely))
-                    found.notes.append(f"{len(lonely)} of {whose} crops have no partner, the first is {first}")
+                    found.notes.append(f"{len(lonely)} crops of the {whose} have no counterpart (first: {first})")
             if found.unchanged:
                 found.notes.append(f"{found.unchanged} of {found.masks} masks show no change")
             if not found.masks:
-                found.failed = "; ".join(found.notes) or "there are no pairs of crops"
+                found.failed = "; ".join(found.notes) or "no pairs of crops"
             made = {"masks": found.masks, "unchanged": found.unchanged}
             folder.stamp = stamp = Stamp(made_from, made, found.failed, tuple(found.notes))
         return stamp
 
     def _compare(self, folders: dict[str, Path], keys: Sequence[tuple[int, int]], folder: NewFolder) -> _Comparison:
-        """Write the masks of the pairs of crops `keys`."""
+        """Write the masks of the crop pairs `keys`, given as (frame, face)."""
         found = _Comparison()
         unusable: dict[str, list[str]] = {}
-        elsewhere: list[str] = []  # pairs whose border differs
+        elsewhere: list[str] = []  # crops whose borders differ
         for frame, face in keys:
             name = layout.crop_name(frame, face)
             try:
@@ -107,12 +107,12 @@ class DiffStep(PruningStep):
             folder.write(layout.diff_name(frame, face), encode_png(mask, self.png_level))
             found.masks += 1
         for reason, names in unusable.items():
-            found.notes.append(f"{len(names)} pairs, the first is {names[0]}: {reason}")
+            found.notes.append(f"{len(names)} pairs (first: {names[0]}): {reason}")
         if elsewhere:
-            told = f"in {len(elsewhere)} of {len(keys)} frames it differs where no face is, the first is {elsewhere[0]}"
+            told = f"differs outside the face in {len(elsewhere)} of {len(keys)} frames (first: {elsewhere[0]})"
             if 2 * len(elsewhere) > len(keys):
                 whose = folders["real"].name
-                found.failed = f"{told}: it is no pair with {whose} (another video, or turned, or shifted in time)"
+                found.failed = f"{told}: not a pair with {whose} (another video, or rotated, or shifted in time)"
             else:
                 found.notes.append(told)
         return found

@@ -2,8 +2,8 @@
 
     python preprocessing/extract_crops.py --root-dir DATA_ROOT --crops-dir crops
 
-A FAKE is cut with its original's boxes, so that both crops show the same place. A third of the box is added on
-each side. The PNGs are lossless. What rejected.csv names is not cut.
+A FAKE is cut with the boxes of its original, so that both crops show the same area. Each side of the box gets a
+margin of a third of the box. The PNGs are lossless. Crops listed in rejected.csv are skipped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dfdc.step_command import RunOptions, step_parser
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = step_parser(__doc__, crops=True, png=True).parse_args(argv)
-    from preprocessing.crop_step import CropStep  # heavy: only once there is something to do
+    from preprocessing.crop_step import CropStep  # heavy import: delayed until the arguments are parsed
 
     return CropStep(args.root_dir, args.crops_dir, png_level=args.png_level).run(RunOptions.of(args))
 

@@ -1,8 +1,8 @@
-"""Which fold each video goes to. No fold number changes later, unless somebody asks for it.
+"""Assign each video to a fold. Fold numbers stay fixed unless the user forces a change.
 
-Videos that show the same people belong to one family, and a family goes to one fold: an original, its fakes, and the
-videos whose faces its fakes show (their donors). Parts go to folds in blocks of neighbours, since the parts of the DFDC
-share fewer people than the videos of one part do; a family goes where the part of its originals goes.
+A family is an original, its fakes, and the videos whose faces the fakes show (donors). Each family is in one fold.
+Neighbouring parts form one fold, because two parts of the DFDC share fewer people than the videos of one part.
+A family goes to the fold of the part that holds its originals.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Fold = Annotated[int, Field(ge=0)]
 
 
 def by_force() -> str:
-    """How messages name the settings that change what folds.csv keeps."""
+    """Return how messages name the flags that overwrite the stored folds."""
     return f"{setting('force')} (preprocess_data.sh: {setting('force_folds')})"
 
 
@@ -34,11 +34,11 @@ class Listing:
     """A video that folds.csv can list.
 
     Attributes:
-        crops: int64 [n, 2], (frame, face) of each crop in order.
-        content: checksum of the names and contents of all its crops.
-        looks: what step 2 kept of a few of its crops.
-        family: what all videos of its family, and no others, have here.
-        fold: the fold it goes to.
+        crops: int64 [n, 2], sorted (frame, face) of each crop.
+        content: checksum of the names and contents of all crops.
+        looks: the hashes and thumbnails that step 2 stored for some crops.
+        family: name shared by exactly the videos of one family.
+        fold: the assigned fold.
     """
 
     video: Video
@@ -51,9 +51,9 @@ class Listing:
 
 @dataclass
 class Assignment:
-    """The folds that were given out, without a hold-out of single videos: by part, and by original.
+    """Fold of each part and each original, excluding a hold-out of single videos.
 
-    What is not in the data set today stays here, so that it has its fold again when it comes back.
+    Parts and originals missing from the dataset keep their entry, so they get the same fold when they return.
     """
 
     parts: dict[str, Fold] = field(default_factory=dict)
@@ -62,14 +62,14 @@ class Assignment:
 
 @dataclass
 class _Family:
-    """What decides where a family goes."""
+    """The data that decides the fold of a family."""
 
     name: str
     listings: list[Listing] = field(default_factory=list)
-    home_crops: Counter[str] = field(default_factory=Counter)  # of the originals themselves, by part
+    home_crops: Counter[str] = field(default_factory=Counter)  # crops of the originals, by part
 
     def crops_by_fold(self, originals: dict[str, int]) -> Counter[int]:
-        """Its crops by the fold that their original had, where it had one."""
+        """Return the number of crops by the earlier fold of their original; new originals are skipped."""
         counts: Counter[int] = Counter()
         for listing in self.listings:
             if listing.video.source in originals:
@@ -78,22 +78,22 @@ class _Family:
 
 
 def find_families(videos: Sequence[Video]) -> dict[str, str]:
-    """The name of each video's family, by the video's id: the first, by name, of the originals in it.
+    """Return video id -> family name, which is the alphabetically first original of the family.
 
-    What links the videos (an original, a donor) need not be one of them.
+    An original or donor links videos even if it is not in `videos` itself.
     """
-    leads_to: dict[str, str] = {}  # a name to another of its family, the last to itself
+    leads_to: dict[str, str] = {}  # union-find: name -> parent; a root is its own parent
 
     def last(name: str) -> str:
         while leads_to.setdefault(name, name) != name:
-            leads_to[name] = leads_to[leads_to[name]]  # half the way next time
+            leads_to[name] = leads_to[leads_to[name]]  # path halving
             name = leads_to[name]
         return name
 
     for video in videos:
         for other in (video.source, video.donor or video.id):
             leads_to[last(video.id)] = last(other)
-    names: dict[str, str] = {}  # by the last
+    names: dict[str, str] = {}  # by root
     for video in videos:
         end = last(video.id)
         names[end] = min(names.get(end, video.source), video.source)
@@ -101,9 +101,9 @@ def find_families(videos: Sequence[Video]) -> dict[str, str]:
 
 
 def block_folds(parts: Sequence[str], n_splits: int) -> dict[str, int]:
-    """Part -> fold for the first time: blocks of neighbours, as equal as possible, the larger ones last.
+    """Return the initial part -> fold: contiguous blocks of nearly equal size, larger blocks last.
 
-    `parts` are in natural order; with fewer of them than folds, each part is a fold.
+    `parts` are in natural order. With fewer parts than folds, each part is one fold.
     """
     n_splits = min(n_splits, len(parts))
     folds: dict[str, int] = {}
@@ -124,24 +124,26 @@ def assign_folds(
 ) -> tuple[Assignment, list[str]]:
     """Set family and fold of each listing.
 
-    A part and an original that had a fold keep it. A new part goes to the fold with the fewest crops. A family goes
-    where its originals were, else where the part goes that holds most of their crops.
+    Parts and originals with an earlier fold keep it. A new part gets the fold with the fewest crops. A family gets the
+    earlier fold of its originals, or else the fold of the part that holds most of their crops.
 
     Args:
-        earlier: what was given out before; empty for the first time.
-        force: whether a donor may bring families together that were in different folds, and that then go where most
-            of their crops were; else that is a UsageError.
-        first: the number that fold 0 has in the file (1 beside a hold-out), for messages.
+        earlier: the earlier assignment; empty on the first run.
+        force: let a donor merge families of different folds; they move to the fold with most of their crops.
+        first: number of fold 0 in the file, for messages: 1 if a hold-out of single videos exists, else 0.
 
     Returns:
-        What is given out now, with all that stood in `earlier`; and what a person should know of it, a sentence each.
+        The new assignment, including all entries of `earlier`, and notes for the user, one sentence each.
+
+    Raises:
+        UsageError: a donor links videos of different folds, without `force`.
     """
     families = _gather(listings, dataset)
     place = {part.name: index for index, part in enumerate(dataset.parts)}
     present = sorted({part for family in families for part in family.home_crops}, key=place.__getitem__)
     parts, moved = dict(earlier.parts) or block_folds(present, n_splits), []
-    crops: Counter[int] = Counter()  # by fold
-    waiting: dict[str, list[_Family]] = defaultdict(list)  # for a new part to get its fold
+    crops: Counter[int] = Counter()  # crops per fold
+    waiting: dict[str, list[_Family]] = defaultdict(list)  # families of parts that have no fold yet
 
     def settle(family: _Family, fold: int) -> None:
         for listing in family.listings:
@@ -156,15 +158,15 @@ def assign_folds(
             settle(family, fold)
             if len(had) > 1:
                 folds, to = [number + first for number in sorted(had)], fold + first
-                moved.append(f"a donor links videos of folds {folds}: the family of {family.name} in fold {to}")
+                moved.append(f"a donor links videos of folds {folds}: the family of {family.name} goes to fold {to}")
         elif home in parts:
             settle(family, parts[home])
         else:
             waiting[home].append(family)
     if moved and not force:
         raise UsageError(
-            "Donors in metadata.json link videos that are in different folds, one of which may have been held out. "
-            f"Take the donors out again, or move the videos with {by_force()}:\n  {layout.list_faults(moved)}"
+            "Donors in metadata.json link videos of different folds; one of these folds may be the hold-out. "
+            f"Remove these donors, or move the videos with {by_force()}:\n  {layout.list_faults(moved)}"
         )
     for part in present:
         if part not in parts:
@@ -176,7 +178,7 @@ def assign_folds(
 
 
 def _gather(listings: Sequence[Listing], dataset: Dataset) -> list[_Family]:
-    """The families, in order of their first video."""
+    """Return the families in the order of their first video."""
     families: dict[str, _Family] = {}
     names = find_families([listing.video for listing in listings])
     for listing in listings:
@@ -189,10 +191,10 @@ def _gather(listings: Sequence[Listing], dataset: Dataset) -> list[_Family]:
 
 
 def _donor_notes(families: Sequence[_Family], videos: int) -> list[str]:
-    """What to say if donors link so much that folds lose their meaning."""
+    """Return a note if donors link so many videos that the folds are not useful."""
     if len(families) == 1 and len({listing.video.source for listing in families[0].listings}) > 1:
         linked = f"donors link all {plural(videos, 'video')} into one family"
-        return [f"{linked}: one fold holds them, and nothing can be held out"]
+        return [f"{linked}: they share one fold, so no fold can be held out"]
     across = [len(family.listings) for family in families if len(family.home_crops) > 1]
     if sum(across) * 2 <= videos:
         return []
@@ -200,23 +202,23 @@ def _donor_notes(families: Sequence[_Family], videos: int) -> list[str]:
 
 
 def hold_out(listings: Sequence[Listing], val_ids: Sequence[str]) -> tuple[list[Listing], list[Listing]]:
-    """Make fold 0 of just the videos `val_ids`; the folds of the others go up by one.
+    """Make the videos `val_ids` fold 0 and increase all other folds by one.
 
     Returns:
-        The listings to write, and those left out: the other videos of the families of the hold-out.
+        The listings to write, and the excluded listings: all other videos of the held-out families.
 
     Raises:
-        UsageError: `val_ids` names videos that are not listed.
+        UsageError: `val_ids` names videos that have no listing.
     """
     wanted = set(val_ids)
     unknown = sorted(wanted - {listing.video.id for listing in listings})
     if unknown:
         flag = setting("val_ids")
         raise UsageError(
-            f"{flag}: {len(unknown)} of {plural(len(wanted), 'video')} can't be listed, {', '.join(unknown[:5])} among "
-            "them. They must lie in a part of DATA_ROOT (any folder with a metadata.json), and have gone through step "
-            "2; failures/generate_folds.csv has the reasons of those that are in a metadata.json. Mend that, or give "
-            f"another hold-out ({flag} FILE, or {flag} none) with {by_force()}"
+            f"{flag}: {len(unknown)} of {plural(len(wanted), 'video')} can't be listed, including "
+            f"{', '.join(unknown[:5])}. Each must be in a metadata.json of a part of DATA_ROOT and have crops from "
+            f"step 2; see failures/generate_folds.csv. Fix that, or change the hold-out ({flag} FILE or {flag} none) "
+            f"with {by_force()}"
         )
     families = {listing.family for listing in listings if listing.video.id in wanted}
     kept, dropped = [], []

@@ -1,4 +1,4 @@
-"""folds.csv: its rows are written, and looked through for what one fold gives away of another."""
+"""Write folds.csv and check the written file for leaks between folds."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from dfdc.layout import FAKE, Dataset
 from preprocessing import likeness
 from preprocessing.fold_assignment import Listing, find_families
 
-WRITE_ROWS = 1 << 14  # at a time, so that few of them are in memory as text
+WRITE_ROWS = 1 << 14  # rows per write; limits the text held in memory
 
 
 def csv_field(text: str) -> str:
-    """`text` as one field of folds.csv, in quotes where it needs them."""
+    """Return `text` as one field of folds.csv, quoted if necessary."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerow((text, ""))
     return buffer.getvalue().removesuffix(",\n")
 
 
 def write_folds(path: Path, listings: Sequence[Listing], seed: int) -> int:
-    """Write the rows in an order that `seed` decides; return how many there are."""
+    """Write the rows in the random order of `seed` and return their number."""
     owner = np.repeat(np.arange(len(listings), dtype=np.int32), [len(listing.crops) for listing in listings])
     crops = np.concatenate([listing.crops for listing in listings])
     order = np.random.default_rng(seed).permutation(len(owner))
-    # What the rows of a video have in common is made into text once; see COLUMNS for their order.
+    # Format the values shared by all rows of a video only once, in the order of COLUMNS.
     before = [f"{csv_field(listing.video.id)}," for listing in listings]
     between = [f",{int(x.video.label == FAKE)},{csv_field(x.video.source)}," for x in listings]
     after = [f",{listing.fold}\n" for listing in listings]
@@ -49,16 +49,17 @@ def write_folds(path: Path, listings: Sequence[Listing], seed: int) -> int:
 
 
 def find_leaks(path: Path, dataset: Dataset, listings: Iterable[Listing], similar: int | None) -> list[str]:
-    """What the written `path` gives away from one fold to another; each leak is one sentence.
+    """Return the leaks between folds in the written file `path`, one sentence each.
 
-    Looked at, from the file, metadata.json and what step 2 kept of the crops: families (rows of one video, an original
-    and its fakes, one person of one original, donors), the very same picture under two names, and videos that look
-    alike. Real and fake videos count alike.
+    The sources are the file, metadata.json and the looks from step 2. Three kinds of leaks are checked, for real and
+    fake videos alike:
+    - families: rows of one video, an original and its fakes, one person of one original, donors;
+    - identical images under two names;
+    - videos that look alike.
 
     Args:
-        listings: with the looks of each video in the file.
-        similar: videos with at least two crops that differ in so many bits or fewer look alike; None: that is not
-            looked at.
+        listings: the listings, with looks, of all videos in the file.
+        similar: two videos look alike if at least two crops differ in at most this many bits; None disables the check.
     """
     rows = read_distinct(path)
     video_folds: dict[str, set[int]] = defaultdict(set)
@@ -74,7 +75,7 @@ def find_leaks(path: Path, dataset: Dataset, listings: Iterable[Listing], simila
 
 
 def _family_leaks(rows: Sequence[FoldsRow], video_folds: Mapping[str, set[int]], dataset: Dataset) -> list[str]:
-    """Rows of one video, of one original and its fakes, of one person, and of one family that are in several folds."""
+    """Return the videos, originals with their fakes, persons and families that are in several folds."""
     original_folds: dict[str, set[int]] = defaultdict(set)
     person_folds: dict[tuple[str, str], set[int]] = defaultdict(set)
     for row in rows:
@@ -96,12 +97,12 @@ def _family_leaks(rows: Sequence[FoldsRow], video_folds: Mapping[str, set[int]],
     for family, originals in family_originals.items():
         if len(originals) > 1:
             names = name_some(sorted(originals), " and ")
-            said.append((f"fakes link {names} by their donors; all these are", family_folds[family]))
+            said.append((f"donors link {names}; they are", family_folds[family]))
     return [f"{who} in folds {sorted(folds)}" for who, folds in said if len(folds) > 1]
 
 
 def _same_pictures(video_folds: Mapping[str, set[int]], listings: Sequence[Listing]) -> list[tuple[str, ...]]:
-    """Names, in order, of videos in different folds that have the very same pixels in a crop."""
+    """Return sorted names of videos in different folds that share a crop with identical pixels."""
     holders: dict[bytes, set[str]] = defaultdict(set)
     for listing in listings:
         for look in listing.looks:
@@ -114,7 +115,7 @@ def _same_pictures(video_folds: Mapping[str, set[int]], listings: Sequence[Listi
 def _alike_leaks(
     video_folds: Mapping[str, set[int]], listings: Sequence[Listing], similar: int, same: Sequence[Sequence[str]]
 ) -> list[str]:
-    """Videos in different folds that look alike; without those that are the `same`, which is said already."""
+    """Return videos in different folds that look alike, except those already reported in `same`."""
     groups: dict[str, set[int]] = defaultdict(set)
     for number, videos in enumerate(same):
         for video in videos:
@@ -131,6 +132,6 @@ def _alike_leaks(
 
 
 def name_some(names: Sequence[str], between: str = ", ") -> str:
-    """The first five names, and how many more there are."""
+    """Join the first five names and the number of further names."""
     more = [f"{len(names) - 5} more"] if len(names) > 5 else []
     return between.join([*names[:5], *more])

@@ -1,4 +1,4 @@
-"""Which videos step 5 lists: those whose crops are complete and fresh, and whose fake is a pair with its original."""
+"""Select the videos for step 5: crops must be complete and fresh, and a fake must match its original."""
 
 from __future__ import annotations
 
@@ -21,22 +21,18 @@ from preprocessing.diff_step import DiffStep
 from preprocessing.fold_assignment import Listing
 
 STEP = "generate_folds"
-NOT_FRESH = (
-    "its crops are not complete and fresh; step 2 (extract_crops.py) makes them, or says in failures/extract_crops.csv "
-    "why it can't"
-)
+NOT_FRESH = "its crops are not complete and fresh; run step 2 (extract_crops.py), or see failures/extract_crops.csv"
 NOT_COMPARED = "it was not compared with its original (step 4, generate_diffs.py)"
 
 
 @dataclass(frozen=True)
 class Checks:
-    """What the earlier steps know of a video.
+    """Checks of a video against the results of earlier steps.
 
     Attributes:
-        rejected: why a person does not want it; None if they do.
-        crops: the stamp of its crops if they are complete and fresh, else None. UserError or OSError: that can't be
-            known now.
-        pair: the same of a FAKE's masks.
+        rejected: returns the reason for a rejection by the user, or None.
+        crops: returns the stamp of complete and fresh crops, else None. Raises UserError or OSError if unreadable.
+        pair: the same for the masks of a FAKE.
     """
 
     rejected: Callable[[Video], str | None]
@@ -45,27 +41,27 @@ class Checks:
 
 
 def open_checks(root: Path, crops_dir: str) -> Checks:
-    """The checks of steps 2 and 4 on a DATA_ROOT."""
+    """Return the checks of steps 2 and 4 for a DATA_ROOT."""
     rejections = load_rejections(root)
     return Checks(rejections.whole, CropStep(root, crops_dir, rejections).check, DiffStep(root, crops_dir).check)
 
 
 @dataclass
 class _Found:
-    """What came of looking at a video: a listing, or the reason why there is none; or a note on the listing."""
+    """Result for one video: a listing with optional notes in `reason`, or the reason for skipping the video."""
 
     listing: Listing | None = None
     reason: str = ""
-    unreadable: bool = False  # there may be good crops, but they can't be read now
+    unreadable: bool = False  # valid crops may exist but can't be read now
 
 
 def list_crops(
     dataset: Dataset, crops_dir: str, checks: Checks, ledger: Ledger
 ) -> tuple[list[Listing], dict[str, str]]:
-    """Every video with fresh crops; the others go to the ledger with the reason.
+    """List every video with fresh crops; write the reason for each other video to the ledger.
 
     Returns:
-        The listings, and the reasons why other videos can't be looked at now, by their ids.
+        The listings, and video id -> reason for videos that can't be read now.
     """
     videos = list(dataset.videos.values())
 
@@ -91,14 +87,14 @@ def list_crops(
 
 
 def _examine(video: Video, folder: Path, checks: Checks) -> _Found:
-    """Whether `video` can be listed with the crops in `folder`, and what there is to say of it."""
+    """Decide whether `video` can be listed with the crops in `folder`; return the listing or the reason."""
     reason = checks.rejected(video)
     if reason is not None:
         return _Found(reason=reason)
     notes = []
     try:
         stamp = checks.crops(video)
-    except (UserError, OSError) as error:  # "can't be read" is not "changed": what was made of it stays
+    except (UserError, OSError) as error:  # an unreadable video has not changed: keep its crops
         stamp = artifacts.read_stamp(folder)
         notes.append(reason_of(error))
     if stamp is None:
@@ -116,13 +112,13 @@ def _examine(video: Video, folder: Path, checks: Checks) -> _Found:
         return _Found(reason=failed)
     crops = layout.list_crops(folder)
     if not crops:
-        return _Found(reason=f"{folder} holds no crops; step 2 (extract_crops.py) could cut none")
+        return _Found(reason=f"{folder} holds no crops; step 2 (extract_crops.py) cut none")
     array = np.array(crops, np.int64)  # 4 million tuples would fill half a gigabyte
     return _Found(Listing(video, array, stamp.content, read_looks(stamp, folder, crops)), "; ".join(notes))
 
 
 def read_looks(stamp: Stamp, folder: Path, crops: Sequence[tuple[int, int]]) -> tuple[likeness.Look, ...]:
-    """What step 2 kept of its crops to tell videos apart; looked at again where its stamp has nothing that fits.
+    """Return the looks that step 2 stored in `stamp`; recompute them from the crops if missing or invalid.
 
     Raises:
         OSError: a crop can't be read.

@@ -1,7 +1,7 @@
-"""What an earlier step 5 left behind: the options and folds in its stamp, or in a folds.csv that has none.
+"""Options and folds of an earlier step 5, read from its stamp or from a folds.csv without a stamp.
 
-A model's score means something only if it never saw what is held out. So a hold-out, once made, stays: the options and
-folds of the first run are those of all later ones, until somebody asks for others with --force.
+A score is meaningful only if the model never saw the hold-out. Therefore a hold-out is permanent: later runs use the
+options and folds of the first run until the user changes them with --force.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from dfdc.text import plural
 from preprocessing.fold_assignment import Assignment, Listing, by_force
 from preprocessing.likeness import NEAR_BITS
 
-VERSION: Final = 1  # of the stamp, and of the way from crops to folds.csv
+VERSION: Final = 1  # of the stamp format and of the fold assignment
 
 
 @dataclass(frozen=True)
 class Options:
-    """What folds.csv depends on besides the data.
+    """Options that decide folds.csv, besides the data.
 
     Attributes:
-        n_splits: number of folds, the hold-out of `val_ids` aside.
-        seed: decides the order of the rows.
-        val_ids: the videos that are held out as fold 0, sorted; None: none but by part.
+        n_splits: number of folds, excluding the hold-out of `val_ids`.
+        seed: seed of the row order.
+        val_ids: sorted ids of the videos held out as fold 0; None: folds consist of whole parts.
         crops_dir: folder of the crops, in DATA_ROOT.
-        similar: largest distance of near crops in bits, for the leak check; None: that is not looked at.
+        similar: largest distance in bits of similar crops, for the leak check; None disables this check.
     """
 
     n_splits: Annotated[int, Field(ge=2)] = 16
@@ -49,12 +49,12 @@ class Options:
 
 @dataclass(frozen=True)
 class FoldsStamp:
-    """What stands beside a folds.csv.
+    """Content of the stamp file beside a folds.csv.
 
     Attributes:
-        version: of this layout.
-        assignment: the folds given out; where `val_ids` are held out, those in the file are one higher.
-        digest: of what the file lists, without a path: a data set that is moved is the same.
+        version: version of this format.
+        assignment: the assigned folds; with `val_ids`, the numbers in folds.csv are higher by one.
+        digest: digest of the listed videos, folds and crops, without paths, so that the dataset can be moved.
         file: `identity.fingerprint` of the file.
     """
 
@@ -72,19 +72,19 @@ _STAMP = TypeAdapter(FoldsStamp)
 
 
 def stamp_path(target: Path) -> Path:
-    """Where the stamp of the folds.csv `target` lies."""
+    """Return the path of the stamp of the folds.csv `target`."""
     return target.with_name(f".{target.name}{artifacts.STAMP_NAME}")
 
 
 def read_folds_stamp(path: Path) -> FoldsStamp | None:
-    """The stamp; None if there is none, or it is not one that this version writes.
+    """Return the stamp; None if it is missing, invalid or from another version.
 
     Raises:
-        OSError: it is there, but can't be read.
+        OSError: the stamp exists but can't be read.
     """
     kept = artifacts.read_json(path)
     try:
-        # All of them: a default in the place of what was lost would take a hold-out back.
+        # Require every key: a default for a missing key could remove a hold-out.
         parts = ((kept, FoldsStamp), (kept["options"], Options), (kept["assignment"], Assignment))
         whole = all(part.keys() >= {key.name for key in fields(kind)} for part, kind in parts)
         return _STAMP.validate_python(kept) if whole else None
@@ -93,26 +93,26 @@ def read_folds_stamp(path: Path) -> FoldsStamp | None:
 
 
 def listed_digest(listings: Iterable[Listing], options: Options) -> str:
-    """Digest of all that folds.csv is made from, and of what the leak check looks at."""
+    """Return a digest of all inputs of folds.csv and of the leak check."""
     rows = [(x.video.id, x.video.label, x.video.source, x.family, x.fold, x.content) for x in listings]
     return identity.digest_of([(VERSION, options.seed, options.similar), rows])
 
 
 def choose_options(given: Mapping[str, Any], earlier: Options, *, force: bool) -> Options:
-    """The earlier options with those `given` now (fields of `Options`), which may differ only by `force`.
+    """Return the earlier options updated with `given` (fields of `Options`).
 
     Raises:
-        UsageError: they differ; the message says in what.
+        UsageError: a given option differs, without `force`; the message lists the differences.
     """
     options = replace(earlier, **given)
     old, new = asdict(earlier), asdict(options)
-    # What looks alike decides whether folds.csv is written, not what stands in it.
+    # `similar` decides whether folds.csv is written, but not its content.
     other = [name for name in old if old[name] != new[name] and name != "similar"]
     changes = [f"{setting(name)} from {_shown(name, old[name])} to {_shown(name, new[name])}" for name in other]
     if changes and not force:
         raise UsageError(
-            f"folds.csv was made with other options, and a hold-out must not change by accident. This would change "
-            f"{'; '.join(changes)}. Leave that out to keep it, or do it with {by_force()}"
+            f"folds.csv was made with other options, and a hold-out must not change by accident. This run would change "
+            f"{'; '.join(changes)}. Omit the option to keep the old value, or change it with {by_force()}"
         )
     return options
 
@@ -128,24 +128,24 @@ def _shown(name: str, value: Any) -> str:
 def adopt(
     rows: Sequence[FoldsRow], dataset: Dataset, listed: Iterable[str], given: Mapping[str, Any]
 ) -> tuple[Options, Assignment]:
-    """Options and folds of a folds.csv without a stamp; what it does not tell is as given, or as by default.
+    """Infer options and folds from a folds.csv without a stamp; other options come from `given` or the defaults.
 
-    Fold 0 is taken for a hold-out of single videos if it splits a part. If it does not, but many relatives of its
-    videos (half as many as these, or more) are not in the file, nobody can tell: they may have got their crops since.
+    Fold 0 counts as a hold-out of single videos if it splits a part. Otherwise, relatives of its videos may be missing
+    from the file. If they number at least half of its videos, the case is ambiguous: their crops may be newer.
 
     Args:
-        rows: what the file says.
+        rows: rows of the file.
         listed: ids of the videos that can be listed now.
-        given: fields of `Options` that stand on the command line.
+        given: fields of `Options` from the command line.
 
     Raises:
-        ValueError: the file is of another data set, or nothing that this step writes.
-        UsageError: whether fold 0 is a hold-out can't be told.
+        ValueError: the file belongs to another dataset, or this step did not write it.
+        UsageError: it is ambiguous whether fold 0 is a hold-out.
     """
     folds = _video_folds(rows, dataset)
     videos = dataset.videos | {name: skipped.video for name, skipped in dataset.skipped.items()}
     zero = tuple(sorted(name for name, fold in folds.items() if fold == 0))
-    part_folds: dict[str, set[int]] = defaultdict(set)  # by the part of a video's original, so that families count too
+    part_folds: dict[str, set[int]] = defaultdict(set)  # keyed by the original's part, so that families count too
     for name, fold in folds.items():
         part_folds[videos.get(videos[name].source, videos[name]).part].add(fold)
     originals_held = {videos[name].source for name in zero}
@@ -154,8 +154,8 @@ def adopt(
     if zero and not split and 2 * left_out >= len(zero) and "val_ids" not in given:
         raise UsageError(
             f"folds.csv has no stamp of this version, and {plural(left_out, 'relative')} of the videos in its fold 0 "
-            f"can be listed but are not in it. Was fold 0 made by {setting('val_ids')}? Then give that again, else "
-            f"{setting('val_ids')} none"
+            f"can be listed but are missing from it. If {setting('val_ids')} made fold 0, pass the same file again; "
+            f"otherwise pass {setting('val_ids')} none"
         )
     held = zero if zero and (split or given.get("val_ids") == zero) else None
 
@@ -177,7 +177,7 @@ def adopt(
 
 
 def _video_folds(rows: Sequence[FoldsRow], dataset: Dataset) -> dict[str, int]:
-    """The fold of each video in metadata.json; ValueError: that says something else, or has none of the videos."""
+    """Return the fold of each video; ValueError: rows contradict metadata.json, or it lists none of the videos."""
     videos = dataset.videos | {name: skipped.video for name, skipped in dataset.skipped.items()}
     folds: dict[str, int] = {}
     for row in rows:
@@ -185,9 +185,9 @@ def _video_folds(rows: Sequence[FoldsRow], dataset: Dataset) -> dict[str, int]:
         if video is None:
             continue
         if (row.label, row.original) != (int(video.label == FAKE), video.source):
-            raise ValueError(f"label and original of {row.video} are not those of metadata.json")
+            raise ValueError(f"label or original of {row.video} differs from metadata.json")
         if row.fold < 0 or folds.setdefault(row.video, row.fold) != row.fold:
-            raise ValueError(f"{row.video} is in several folds, or in one below 0")
+            raise ValueError(f"{row.video} is in several folds or in a negative fold")
     if not folds:
-        raise ValueError("no metadata.json names one of its videos")
+        raise ValueError("no metadata.json lists any of its videos")
     return folds

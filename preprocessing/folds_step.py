@@ -1,4 +1,4 @@
-"""Step 5: which fold each video goes to, and folds.csv."""
+"""Step 5: assign folds and write folds.csv."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from preprocessing.folds_stamp import (
 
 
 class LeakError(UserError):
-    """Folds that know of each other; the message lists the leaks."""
+    """Folds leak into each other; the message lists the leaks."""
 
     status = 1
 
 
 class FoldsStep(Step):
-    """The one table of all videos, written to `out` (from `root`); `given`: the fields of `Options` asked for."""
+    """Write the table of all videos to `out`, relative to `root`; `given`: fields of `Options` that the user set."""
 
     name = "generate_folds"
     version = folds_stamp.VERSION
@@ -49,30 +49,30 @@ class FoldsStep(Step):
         self.out, self.target, self.given = out, root / out, given
 
     def check_options(self, *, force: bool) -> tuple[Dataset, FoldsStamp | None, Options, Assignment]:
-        """The data set, what stands beside folds.csv, and the options and folds that follow from it.
+        """Return the dataset, the stamp of folds.csv, and the resulting options and folds.
 
         Raises:
-            SettingError: `out` can't be written.
-            UsageError: the options are not those of folds.csv, or its stamp is lost.
+            SettingError: `out` is not a valid file name.
+            UsageError: the options differ from those of folds.csv, or its stamp is lost.
         """
         dataset = layout.load_dataset(self.root)
         layout.check_crops_dir(self.given["crops_dir"], dataset.parts)
         target, beside = self.target, stamp_path(self.target)
         if target.exists() and not target.is_file():
-            raise SettingError("out", self.out, f"{target} is no file; give the name of one")
+            raise SettingError("out", self.out, f"{target} is not a file; choose another name")
         for path in (target, beside):
             artifacts.remove_leftovers(path.parent, of=path.name)
         stamp = read_folds_stamp(beside)
         if stamp is None:
             if beside.exists() and not target.exists() and not force:
                 raise UsageError(
-                    f"{beside} can't be understood, and {target} is not there: a hold-out may be lost. Bring either "
-                    f"back, or begin anew with {by_force()}"
+                    f"{beside} is invalid and {target} is missing, so a hold-out may be lost. Restore one of them, or "
+                    f"start over with {by_force()}"
                 )
-            return dataset, None, Options(**self.given), Assignment()  # unless the file itself tells more
+            return dataset, None, Options(**self.given), Assignment()  # `take_over` may read more from the file
         options, assignment = change_options(self.given, stamp.options, stamp.assignment, force=force)
         if options == stamp.options:
-            print(f"{self.name}: as before: {options}")
+            print(f"{self.name}: unchanged options: {options}")
         return dataset, stamp, options, assignment
 
     def run(self, options: RunOptions) -> int:
@@ -89,13 +89,13 @@ class FoldsStep(Step):
             assignment, notes = assign_folds(listings, dataset, chosen.n_splits, assignment, force=force, first=first)
             gone = sorted(assignment.parts.keys() - {part.name for part in dataset.parts}, key=layout.natural_key)
             if gone:
-                notes.append(f"not here now, and their folds are kept for them: {', '.join(gone)}")
+                notes.append(f"missing parts, whose folds are kept: {', '.join(gone)}")
             held = chosen.val_ids or ()
             if not force and not away.keys().isdisjoint(held):
                 check_nothing_is_lost(target, away)
             rejected = [name for name in held if name in dataset.videos and checks.rejected(dataset.videos[name])]
             if rejected:
-                notes.append(f"rejected, and so not held out: {name_some(rejected)}")
+                notes.append(f"rejected and therefore not held out: {name_some(rejected)}")
             kept, dropped = hold_out(listings, sorted(set(held) - set(rejected))) if held else (listings, [])
             digest = listed_digest(kept, chosen)
             edited = stamp is not None and target.is_file() and not identity.same_file(stamp.file, target)
@@ -103,12 +103,12 @@ class FoldsStep(Step):
             if not fresh and not force:
                 check_nothing_is_lost(target, away)
             if edited:
-                print(f"{target} was edited since this step wrote it; it is written anew")
+                print(f"{target} was edited after this step wrote it; overwriting it")
             if not fresh and not self._write(dataset, kept, chosen, assignment, digest, ledger):
                 return LeakError.status
         ledger.finish()
         if stamp is not None and chosen != stamp.options:
-            print(f"{self.name}: from now on: {chosen}")
+            print(f"{self.name}: new options: {chosen}")
         print_table(kept)
         print_notes(kept, dropped, notes, ledger)
         rows = sum(len(listing.crops) for listing in kept)
@@ -118,22 +118,22 @@ class FoldsStep(Step):
     def _list(
         self, dataset: Dataset, options: Options, checks: Checks, ledger: Ledger
     ) -> tuple[list[Listing], dict[str, str]]:
-        """What can be listed (UsageError: nothing), and why other videos can't be looked at now, by their ids."""
+        """Return the listings (UsageError: none), and video id -> reason for videos that can't be read now."""
         listings, unreadable = list_crops(dataset, options.crops_dir, checks, ledger)
         away = {name: skipped.reason for name, skipped in dataset.skipped.items()} | unreadable
         if not listings:
-            missing = f", {plural(len(away), 'video')} can't be looked at now" if away else ""
+            missing = f" ({plural(len(away), 'video')} can't be read now)" if away else ""
             raise UsageError(
-                f"{self.root / options.crops_dir} holds no crops of the videos in metadata.json that are complete "
-                f"and fresh{missing}. Is a disk away? Else run steps 1 and 2 first (preprocess_data.sh runs all); "
-                f"{ledger.path} has the reasons"
+                f"{self.root / options.crops_dir} holds no complete and fresh crops of the videos in "
+                f"metadata.json{missing}. Check that all disks are mounted. Otherwise run steps 1 and 2 first "
+                f"(preprocess_data.sh runs all); see {ledger.path}"
             )
         return listings, away
 
     def _write(
         self, dataset: Dataset, kept: list[Listing], options: Options, folds: Assignment, digest: str, ledger: Ledger
     ) -> bool:
-        """Write folds.csv and its stamp; whether that was done, since no fold knows of another."""
+        """Write folds.csv and its stamp; return False if a leak prevented it."""
         target = self.target
         try:
             with artifacts.atomic_file(target) as temp:
@@ -141,16 +141,16 @@ class FoldsStep(Step):
                 leaks = find_leaks(temp, dataset, kept, options.similar)
                 if leaks:
                     raise LeakError(layout.list_faults(leaks))
-                # Before the file has its name: a kill in between leaves a hold-out that is known, not one that is not.
+                # Write the stamp before the rename: if the process dies in between, the hold-out is still recorded.
                 FoldsStamp(options, folds, digest, identity.fingerprint(temp)).write(stamp_path(target))
         except LeakError as error:
-            ledger.add(target.name, "failed", f"it was not written, since folds leak into each other: {error}")
+            ledger.add(target.name, "failed", f"not written because folds leak into each other: {error}")
             ledger.finish()
             print(
-                f"{self.name}: {target} was not written, since folds leak into each other:\n  {error}\n"
-                f"Remove one of the videos named, or put it into {self.root / layout.REJECTED_NAME} and run "
-                "preprocess_data.sh again. Where videos look alike and are not the same, give "
-                f"{setting('similar')} a smaller number, or off",
+                f"{self.name}: {target} was not written because folds leak into each other:\n  {error}\n"
+                f"Remove one of these videos, or add it to {self.root / layout.REJECTED_NAME} and rerun "
+                "preprocess_data.sh. If videos look alike but are not the same, set "
+                f"{setting('similar')} to a smaller number or to off",
                 file=sys.stderr,
             )
             return False
@@ -160,10 +160,10 @@ class FoldsStep(Step):
 def take_over(
     target: Path, dataset: Dataset, listings: Sequence[Listing], given: Mapping[str, Any], *, force: bool
 ) -> tuple[Options, Assignment]:
-    """Options and folds where `target` has no stamp: those that it shows, or the first ones if there is no such file.
+    """Return options and folds of a `target` without a stamp: read from the file, or initial if it is missing.
 
     Raises:
-        UsageError: this step does not understand the file, or other options than its own are given.
+        UsageError: the file is invalid, or `given` options differ from it, without `force`.
     """
     try:
         rows = read_distinct(target) if target.exists() else []
@@ -173,52 +173,52 @@ def take_over(
     except UsageError:
         raise
     except ValueError as error:
-        fault = f"{target} is not what this step makes ({error.reason if isinstance(error, FoldsFileError) else error})"
+        fault = (
+            f"{target} was not written by this step ({error.reason if isinstance(error, FoldsFileError) else error})"
+        )
         if not force:
-            raise UsageError(f"{fault}. Move it away, or replace it with {by_force()}") from None
-        print(f"{fault}; it is replaced")
+            raise UsageError(f"{fault}. Move it elsewhere, or overwrite it with {by_force()}") from None
+        print(f"{fault}; overwriting it")
         return Options(**given), Assignment()
-    held = f"; fold 0, a hold-out of {plural(len(earlier.val_ids), 'video')}, stays one" if earlier.val_ids else ""
-    print(f"{target} has no stamp of this version: the folds are taken from the file itself{held}")
+    held = f"; fold 0 stays a hold-out of {plural(len(earlier.val_ids), 'video')}" if earlier.val_ids else ""
+    print(f"{target} has no stamp of this version; its folds are read from the file{held}")
     return change_options(given, earlier, assignment, force=force)
 
 
 def change_options(
     given: Mapping[str, Any], earlier: Options, assignment: Assignment, *, force: bool
 ) -> tuple[Options, Assignment]:
-    """The earlier options with those that are `given`, and the folds that stay with them.
+    """Return the earlier options updated with `given`, and the folds that remain valid.
 
     Raises:
-        UsageError: they differ, and that is not forced.
+        UsageError: a given option differs, without `force`.
     """
     options = choose_options(given, earlier, force=force)
     if options.n_splits != earlier.n_splits:
-        print(f"{options.n_splits} folds instead of {earlier.n_splits}: all are given out anew")
+        print(f"{options.n_splits} folds instead of {earlier.n_splits}: reassigning all folds")
         assignment = Assignment()
     return options, assignment
 
 
 def check_nothing_is_lost(target: Path, away: Mapping[str, str]) -> None:
-    """Raise UsageError if `target` lists videos that are `away`: the reason why they can't be worked on now, by id."""
+    """Raise UsageError if `target` lists videos in `away` (id -> reason why they can't be read now)."""
     if not away:
         return
     try:
         rows = read_distinct(target) if target.exists() else []
     except FoldsFileError as error:
-        raise UsageError(
-            f"{target} can't be understood any more ({error.reason}); {by_force()} makes it anew"
-        ) from None
+        raise UsageError(f"{target} is invalid ({error.reason}); recreate it with {by_force()}") from None
     lost = [name for name in dict.fromkeys(row.video for row in rows) if name in away]
     if lost:
         shown = "".join(f"\n  {name}: {away[name]}" for name in lost[:5])
         raise UsageError(
-            f"{target} lists {plural(len(lost), 'video')} that can't be looked at now. Bring them back, or leave them "
-            f"out with {by_force()}. The first are:{shown}"
+            f"{target} lists {plural(len(lost), 'video')} that can't be read now. Restore them, or remove them from "
+            f"the file with {by_force()}. The first are:{shown}"
         )
 
 
 def print_table(listings: Sequence[Listing]) -> None:
-    """Which parts each fold holds, and how much of either class."""
+    """Print the parts of each fold and its number of real and fake videos and crops."""
     print(f"{'fold':>4}  {'real':>6} {'fake':>6} videos  {'real':>9} {'fake':>9} crops  parts")
     for fold in sorted({listing.fold for listing in listings}):
         inside = [listing for listing in listings if listing.fold == fold]
@@ -231,32 +231,32 @@ def print_table(listings: Sequence[Listing]) -> None:
 
 
 def print_notes(kept: Sequence[Listing], dropped: Sequence[Listing], notes: Sequence[str], ledger: Ledger) -> None:
-    """What a person should know besides the table."""
+    """Print notes for the user below the table."""
     for note in notes:
         print(note)
     if dropped:
         names = name_some(sorted(listing.video.id for listing in dropped))
-        print(f"left out, being of the families of the hold-out: {plural(len(dropped), 'video')} ({names})")
+        print(f"excluded as relatives of the hold-out: {plural(len(dropped), 'video')} ({names})")
     if len({listing.fold for listing in kept}) < 2:
         print(
-            "only one fold has crops, so that nothing is left to train on when it is held out; add another part, "
-            f"or name a hold-out with {setting('val_ids')}"
+            "only one fold has crops, so holding it out leaves no training set; add another part, "
+            f"or choose a hold-out with {setting('val_ids')}"
         )
     first = Counter(listing.video.label for listing in kept if listing.fold == 0)
     lacking = [label for label in (REAL, FAKE) if not first[label]]
     if lacking:
-        print(f"fold 0, which training holds out unless told otherwise, has no {' and no '.join(lacking)} video")
+        print(f"fold 0, the default hold-out of training, has no {' and no '.join(lacking)} video")
     counts = ledger.counts()
     if counts:
         print(
             f"  not listed: {plural(counts['skipped'], 'video')}, listed with a note: {counts['incomplete']}; "
-            f"reasons: {ledger.path}"
+            f"see {ledger.path}"
         )
 
 
 @contextlib.contextmanager
 def refusal_noted(ledger: Ledger, name: str) -> Generator[None]:
-    """Let the ledger, and so the page, say why folds.csv (`name`) was not written."""
+    """Record in the ledger, and therefore on the page, why folds.csv (`name`) was not written."""
     try:
         yield
     except UsageError as error:

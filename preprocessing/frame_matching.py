@@ -1,4 +1,4 @@
-"""Which frame of a fake shows what a frame of its original shows: by number, or by time where their rates differ."""
+"""Match the frames of a fake to those of its original: by number, or by time if the frame rates differ."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from dfdc.boxes import Boxes
 from dfdc.video import VideoReader
 from dfdc.workers import FailVideo
 
-SAME_COUNT = 0.01  # numbers of frames that differ by this part, or by SPARE_FRAMES, are the same
-SPARE_FRAMES = 2  # encoders lose one at either end
-SAME_LENGTH = 0.02  # durations that differ by this part are the same
+SAME_COUNT = 0.01  # frame counts count as equal within this fraction or within SPARE_FRAMES
+SPARE_FRAMES = 2  # encoders may drop one frame at either end
+SAME_LENGTH = 0.02  # durations count as equal within this fraction
 SETTINGS = {"same_count": SAME_COUNT, "spare_frames": SPARE_FRAMES, "same_length": SAME_LENGTH}
-LATE = 2.0  # frames by which two frames of one number may be shown apart before that is told
+LATE = 2.0  # in frames: report when timestamps of equally numbered frames differ by more
 
 
 @dataclass
 class Match:
-    """Frames to take: number in the video -> those of the original that it stands for; and notes for a person."""
+    """Frames to read: frame number in the video -> matching frame numbers of the original; and notes for the user."""
 
     frames: dict[int, list[int]]
     notes: list[str] = field(default_factory=list)
 
 
 def match_frames(boxes: Boxes, wanted: Iterable[int], reader: VideoReader, original: str) -> Match:
-    """Find the frames of a video for those of its original.
+    """Return the frames of a video that match frames of its original.
 
     Args:
-        boxes: the original's.
-        wanted: numbers of the original's frames.
-        reader: of the video: the original itself, or a fake made from it.
-        original: the original's name, for messages.
+        boxes: boxes of the original.
+        wanted: frame numbers of the original.
+        reader: reader of the original itself or of a fake made from it.
+        original: name of the original, for messages.
 
     Raises:
-        FailVideo: they have neither as many frames nor the same length, so that nothing can be said.
+        FailVideo: neither frame counts nor durations match, or timestamps are missing.
     """
     wanted = sorted(wanted)
     shown = reader.times()
@@ -48,8 +48,8 @@ def match_frames(boxes: Boxes, wanted: Iterable[int], reader: VideoReader, origi
             apart = max((abs(float(shown[n]) - boxes.times[n]) for n in known if n < len(shown)), default=0.0)
         if boxes.rate and apart > LATE / boxes.rate:
             by_number.notes.append(
-                f"its frames are shown up to {apart:.2f} s away from those of {original}, but are as many: they are "
-                "taken by number"
+                f"its presentation timestamps differ by up to {apart:.2f} s from those of {original}, but the frame "
+                "counts match: frames are matched by number"
             )
         return by_number
     lengths = reader.duration, boxes.duration
@@ -58,11 +58,11 @@ def match_frames(boxes: Boxes, wanted: Iterable[int], reader: VideoReader, origi
         f"{original} has {boxes.frame_count} in {boxes.duration:.2f} s ({boxes.rate:.2f} a second)"
     )
     if shown is None or not all(lengths) or abs(lengths[0] - lengths[1]) > SAME_LENGTH * lengths[1]:
-        raise FailVideo(f"{numbers}: which of its frames belong together can't be said")
+        raise FailVideo(f"{numbers}: the frames can't be matched")
     frames: dict[int, list[int]] = defaultdict(list)
     for number in wanted:
         if number in boxes.times:
             frames[int(np.argmin(np.abs(shown - boxes.times[number])))].append(number)
     if not frames:
-        raise FailVideo(f"{numbers}, and {original} does not say when its frames are shown")
-    return Match(dict(frames), [f"{numbers}: frames are taken by time"])
+        raise FailVideo(f"{numbers}, and {original} has no presentation timestamps")
+    return Match(dict(frames), [f"{numbers}: frames are matched by time"])

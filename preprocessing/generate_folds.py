@@ -2,15 +2,15 @@
 
     python preprocessing/generate_folds.py --root-dir DATA_ROOT --out folds.csv
 
-Whole parts go to folds, in contiguous blocks, since parts share fewer people than videos of one part do: with
-the 50 parts of the full set and 16 folds, fold 0 holds parts 0-2. An original, its fakes, and the videos whose faces
-these show (donors) stay together. Training holds out one fold.
+Each fold is a contiguous block of whole parts, because two parts share fewer people than the videos of one part.
+With the 50 parts of the full dataset and 16 folds, fold 0 holds parts 0-2. An original, its fakes, and the videos
+whose faces these show (donors) share one fold. Training holds out one fold.
 
-With --val-ids, fold 0 is just the videos named there; their originals, fakes and donors are left out of the file, and
-the others are folds 1, 2, ... .
+With --val-ids, fold 0 holds only the listed videos. Their originals, fakes and donors are excluded from the file, and
+the other videos are in folds 1, 2, ... .
 
-Options and fold numbers are those of the first run until --force and another option change them, so that no video that
-was held out is ever trained on by accident.
+Later runs keep the options and fold numbers of the first run, so that training never includes a held-out video by
+accident. To change them, pass --force and the new option.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from dfdc.step_command import RunOptions, step_parser
 
 
 def read_val_ids(path: Path) -> tuple[str, ...]:
-    """Video ids from a file (one a line, with or without suffix) or a folder of videos, sorted.
+    """Return sorted video ids from a file (one per line, with or without suffix) or from a folder of videos.
 
     Raises:
-        UsageError: there are none.
+        UsageError: the file can't be read, or lists no video.
     """
     if path.is_dir():
         names = [video.name for video in layout.list_videos(path)]
@@ -40,12 +40,14 @@ def read_val_ids(path: Path) -> tuple[str, ...]:
             raise UsageError(f"--val-ids {path}: can't be read ({error})") from None
     ids = {layout.video_id(name.strip()) for name in names if name.strip()}
     if not ids:
-        raise UsageError(f"--val-ids {path}: no video is named there; give a file with one id a line, or a folder")
+        raise UsageError(
+            f"--val-ids {path}: it lists no video; pass a file with one id per line, or a folder of videos"
+        )
     return tuple(sorted(ids))
 
 
 def read_similar(text: str) -> int | None:
-    """`--similar`: bits, or None for off (argparse type)."""
+    """Parse `--similar` (argparse type): a number of bits, or None for off."""
     if text == "off":
         return None
     if not text.isdecimal() or int(text) > 64:
@@ -54,34 +56,37 @@ def read_similar(text: str) -> int | None:
 
 
 def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """The command line, and of it the fields of `Options` that are given.
+    """Return the parsed arguments, and the fields of `Options` set on the command line.
 
     Raises:
-        UsageError: a value that can't be used.
+        UsageError: a value is invalid.
     """
     parser = step_parser(__doc__, crops=True, workers=False)
     add, unsaid = parser.add_argument, argparse.SUPPRESS
-    out = "where to write; a relative path is taken in DATA_ROOT (folds.csv)"
+    out = "file to write; a relative path is relative to DATA_ROOT (default: folds.csv)"
     add("--out", type=Path, default=Path(layout.FOLDS_NAME), metavar="FILE", help=out)
-    add("--n-splits", "--n_splits", type=int, default=unsaid, help="number of folds, 2 or more (16)")
-    add("--seed", type=int, default=unsaid, help="decides the order of the rows (777)")
-    one = "hold out just these: a file with one video id a line, or a folder of videos; none takes such a hold-out back"
+    add("--n-splits", "--n_splits", type=int, default=unsaid, help="number of folds, 2 or more (default: 16)")
+    add("--seed", type=int, default=unsaid, help="seed of the row order (default: 777)")
+    one = (
+        "hold out exactly these videos: a file with one video id per line, or a folder of videos; none: remove "
+        "such a hold-out (default: none)"
+    )
     add("--val-ids", type=Path, default=unsaid, metavar="FILE", help=one)
     similar = (
-        "videos in two folds are a leak if the hashes of their crops differ in so many of 64 bits or fewer, and "
-        "their colours agree; off: only the very same pixels are (10)"
+        "largest hash distance, of 64 bits, at which crops with the same colours in two folds are a leak "
+        "(default: 10). off: report only identical pixels"
     )
     add("--similar", type=read_similar, default=unsaid, metavar="BITS", help=similar)
-    check = "check the options, and that they agree with those of folds.csv, and do no more"
+    check = "check the options, including against those of folds.csv, then exit"
     add("--check-options", action="store_true", help=check)
     args = parser.parse_args(argv)
-    # The folder of the crops is not that of the first run: steps 2 to 4 do not know it.
+    # Always take crops_dir from the command line: steps 2 to 4 don't store the value of the first run.
     options = ("crops_dir", "n_splits", "seed", "similar", "val_ids")
     given = {name: getattr(args, name) for name in options if hasattr(args, name)}
     if given.get("n_splits", 2) < 2:
-        raise UsageError(f"--n-splits {args.n_splits}: two folds or more are needed, one of them to hold out")
+        raise UsageError(f"--n-splits {args.n_splits}: at least 2 folds are needed, one of them as hold-out")
     if given.get("seed", 0) < 0:
-        raise UsageError(f"--seed {args.seed}: give a number from 0 on")
+        raise UsageError(f"--seed {args.seed}: give a number of 0 or more")
     if "val_ids" in given:
         given["val_ids"] = None if str(args.val_ids) == "none" else read_val_ids(args.val_ids)
     return args, given
@@ -89,7 +94,7 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
 
 def main(argv: Sequence[str] | None = None) -> int:
     args, given = parse_args(argv)
-    from preprocessing.folds_step import FoldsStep  # heavy: only once there is something to do
+    from preprocessing.folds_step import FoldsStep  # heavy import: delayed until the arguments are parsed
 
     step = FoldsStep(args.root_dir, args.out, given)
     if args.check_options:

@@ -1,4 +1,4 @@
-"""Step 3: five points in the crops of one REAL video."""
+"""Step 3: detect five landmarks in the crops of one REAL video."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from preprocessing.orphans import PruningStep
 if TYPE_CHECKING:
     from dfdc.faces import FaceDetector, Faces
 
-# Raised with every change that gives other points; tests/test_versions.py has those of a fixed clip for each version.
+# Increase when a change alters the landmarks. tests/test_versions.py holds those of a fixed clip for each version.
 VERSION = 2
-CROPS_AT_ONCE = 64  # read before the detector is called; of any sizes, it takes as many as its memory allows
-SMALLEST = 0.2  # of a crop's shorter side; on 1049 crops, up to 0.25 changed no point
+CROPS_AT_ONCE = 64  # crops per detector call, of any size; the detector splits them to fit its memory
+SMALLEST = 0.2  # smallest face, as a fraction of the crop's shorter side; on 1049 crops, up to 0.25 changed no landmark
 SETTINGS = {
     "version": VERSION,
     "thresholds": list(LANDMARK_THRESHOLDS),
@@ -32,7 +32,7 @@ SETTINGS = {
 
 
 class LandmarkStep(PruningStep):
-    """Points in the crops of one REAL video."""
+    """Write the landmarks of the crops of one REAL video."""
 
     name = "generate_landmarks"
     version = VERSION
@@ -42,7 +42,7 @@ class LandmarkStep(PruningStep):
     def obstacle(self, video: Video) -> str | None:
         if self.crops_of(video.id).is_dir():
             return None
-        return "it has no crops; step 2 (extract_crops.py) makes them, or says why not"
+        return "no crops; run step 2 (extract_crops.py), or see failures/extract_crops.csv"
 
     def check(self, video: Video) -> Stamp | None:
         stamp = artifacts.read_stamp(layout.landmarks_path(self.root, video.id))
@@ -52,12 +52,12 @@ class LandmarkStep(PruningStep):
         return {"settings": SETTINGS, "crops": artifacts.folder_identity(self.crops_of(video.id))}
 
     def start(self, device: str) -> None:
-        from dfdc.faces import FaceDetector  # here: only workers wait for PyTorch
+        from dfdc.faces import FaceDetector  # delayed: only workers need PyTorch
 
         self.detector = FaceDetector(LANDMARK_THRESHOLDS, device)
 
     def work(self, video: Video) -> Stamp:
-        """Write the landmarks of one video; return their stamp."""
+        """Write the landmarks of one video and return their stamp."""
         crops, inputs = self.crops_of(video.id), self._inputs(video)
         made, notes, without = 0, [], []
         names = layout.list_crops(crops)
@@ -70,7 +70,7 @@ class LandmarkStep(PruningStep):
                     try:
                         pictures[name] = read_picture(crops / layout.crop_name(*name))
                     except OSError as error:
-                        notes.append(f"{error}; remove {crops} and run step 2 again")
+                        notes.append(f"{error}; remove {crops} and rerun step 2")
                 found = find_landmarks([*pictures.values()], self.detector)
                 for name, points in zip(pictures, found, strict=True):
                     if points is None:
@@ -79,14 +79,14 @@ class LandmarkStep(PruningStep):
                     folder.write(layout.landmarks_name(*name), encode_landmarks(points))
                     made += 1
             if without:
-                notes.append(f"no points in {len(without)} of {len(names)} crops, the first is {without[0]}")
+                notes.append(f"no landmarks in {len(without)} of {len(names)} crops (first: {without[0]})")
             folder.stamp = stamp = Stamp(inputs, {"landmarks": made}, notes=tuple(notes))
         return stamp
 
 
 def find_landmarks(pictures: Sequence[np.ndarray], detector: FaceDetector) -> list[np.ndarray | None]:
-    """int16 [5, 2] of the face in the middle of each crop, clipped to it; None where there is none."""
-    # A crop's own face is 3/5 of it: smaller ones are looked for only where that finds none.
+    """Return the landmarks, int16 [5, 2], of the middle face of each crop, clipped to the crop; None without a face."""
+    # The face of a crop spans 3/5 of it. Detect smaller faces only if the first pass detects none.
     found = [_middle_points(p, f) for p, f in zip(pictures, detector.detect(pictures, smallest=SMALLEST), strict=True)]
     without = [index for index, points in enumerate(found) if points is None]
     for index, faces in zip(without, detector.detect([pictures[index] for index in without]), strict=True):

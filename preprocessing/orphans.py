@@ -1,4 +1,4 @@
-"""Artifacts of videos that are in no metadata.json any more: counted by the report, removed by --prune."""
+"""Orphans: artifacts of videos that no metadata.json lists. The report counts them, --prune removes them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from preprocessing.folds_stamp import read_folds_stamp, stamp_path
 
 
 def find_orphans(dataset: Dataset, step: str, crops_dir: str = layout.CROPS_DIR) -> list[Path]:
-    """What `step` once made of videos that the data set does not name, in order of name.
+    """Return the sorted artifacts of `step` for videos that no metadata.json lists.
 
-    What is not on disk just now, but named, is none. Only what carries the mark of a step counts: a folder with a
-    stamp, or a boxes file.
+    Videos that are listed but missing on disk have no orphans. Only folders with a stamp and boxes files count.
     """
     folder = layout.artifacts_folder(dataset.root, step, crops_dir)
     everything = [*dataset.videos.values(), *(entry.video for entry in dataset.skipped.values())]
@@ -33,7 +32,7 @@ def find_orphans(dataset: Dataset, step: str, crops_dir: str = layout.CROPS_DIR)
 
 
 def _has_stamp(folder: Path) -> bool:
-    """Whether a step made this folder; not if that can't be seen."""
+    """Return whether a step made this folder; False if it can't be read."""
     try:
         return (folder / artifacts.STAMP_NAME).is_file()
     except OSError:
@@ -41,7 +40,7 @@ def _has_stamp(folder: Path) -> bool:
 
 
 def rows_without_effect(dataset: Dataset, rejections: Rejections) -> list[str]:
-    """The rows of rejected.csv that name no video of the data set, or no face of its boxes, as they stand there."""
+    """Return the rows of rejected.csv, as `video,frame,face`, without a matching video or face."""
     named = dataset.videos | {name: entry.video for name, entry in dataset.skipped.items()}
     found = []
     for row in rejections.rows:
@@ -53,7 +52,7 @@ def rows_without_effect(dataset: Dataset, rejections: Rejections) -> list[str]:
 
 
 def _has_face(root: Path, original: str, row: Rejection) -> bool:
-    """Whether boxes hold a face that `row` means; True where there are none that could be looked at."""
+    """Return whether the boxes hold a face that matches `row`; True if the boxes are missing or unreadable."""
     if row.frame is None and row.face is None:
         return True
     try:
@@ -67,7 +66,7 @@ def _has_face(root: Path, original: str, row: Rejection) -> bool:
 
 
 def absent_parts(dataset: Dataset) -> list[str]:
-    """The parts that folds.csv was made from and that are not here now, in order."""
+    """Return the parts in the stamp of folds.csv that are missing now, in natural order."""
     stamp = read_folds_stamp(stamp_path(dataset.root / layout.FOLDS_NAME))
     known = set() if stamp is None else set(stamp.assignment.parts)
     return sorted(known - {part.name for part in dataset.parts}, key=layout.natural_key)
@@ -77,21 +76,21 @@ class PruningStep(VideoStep):
     """A step that can remove its orphans."""
 
     def prune(self, dataset: Dataset, gone: Sequence[str]) -> None:
-        """As the base says.
+        """See `VideoStep.prune`.
 
         Raises:
-            UsageError: a part is not here now, nor among those `gone` for good: it may only be away.
+            UsageError: a part is missing and not listed in `gone`, so it may be missing only temporarily.
         """
         found = find_orphans(dataset, self.name, self.crops_dir)
         away = [part for part in absent_parts(dataset) if part not in gone]
         if found and away:
             flag = setting("prune")
             raise UsageError(
-                f"{flag}: {len(found)} artifacts would go, {found[0].name} for one, which may be of a part that had "
-                f"a fold and is not here now: {', '.join(away)}. Bring it back; or, if it is gone for good, name it: "
-                f"{flag} {' '.join(away)} (preprocess_data.sh takes the names too)"
+                f"{flag}: would remove {len(found)} artifacts, such as {found[0].name}, that may belong to missing "
+                f"parts: {', '.join(away)}. Restore these parts. If they are gone for good, pass {flag} "
+                f"{' '.join(away)} (preprocess_data.sh takes the same arguments)"
             )
         for path in found:
             artifacts.remove(path)
         if found:
-            print(f"{self.name}: {len(found)} removed that belong to no video any more, {found[0].name} for one")
+            print(f"{self.name}: removed {len(found)} artifacts without a video, such as {found[0].name}")

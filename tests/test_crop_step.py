@@ -89,11 +89,11 @@ def test_t4_boxes_that_hold_no_picture_and_frames_that_are_lost_are_told(root):
     (stamp,) = cut(root, "real")
     assert stamp.made == {"crops": 3}
     assert stamp.notes == (
-        "1 frames can't be decoded, the first is 1000",
-        "1 boxes hold no picture, the first is 30_0.png",
+        "1 frames can't be decoded (first: 1000)",
+        "1 boxes are degenerate or outside the frame (first: 30_0.png)",
     )
     write_boxes(root, videos["real"], boxes={0: [outside]})
-    with pytest.raises(FailVideo, match=r"^1 boxes hold no picture, the first is 0_0\.png$"):
+    with pytest.raises(FailVideo, match=r"^1 boxes are degenerate or outside the frame \(first: 0_0\.png\)$"):
         cut(root, "real")
 
 
@@ -105,7 +105,7 @@ def test_what_is_rejected_is_not_cut(root):
     mask = compare(root)
     assert mask.made["masks"] == 4
     (root / layout.REJECTED_NAME).write_text("video,frame,face\nreal,,0\n")
-    with pytest.raises(SkipVideo, match=r"rejected\.csv names all of its faces"):
+    with pytest.raises(SkipVideo, match=r"rejected\.csv rejects all of its faces"):
         cut(root, "real")
     assert not layout.crops_path(root, "real").exists()  # it was cut with other boxes
 
@@ -123,9 +123,9 @@ def test_videos_without_boxes_are_skipped(root):
     dataset = layout.load_dataset(root)
     videos, skipped = step_of(root).select(dataset)
     assert videos == []
-    told = "there are no boxes of real; step 1 (detect_original_faces.py) makes them"
+    told = "real has no boxes; run step 1 (detect_original_faces.py)"
     assert skipped == [("real", told), ("fake", told)]
-    with pytest.raises(SkipVideo, match=r"there are no boxes of real; see .*failures/detect_original_faces\.csv"):
+    with pytest.raises(SkipVideo, match=r"real has no boxes; see .*failures/detect_original_faces\.csv"):
         cut(root, "fake")
 
 
@@ -140,7 +140,7 @@ def test_a_fake_of_half_the_rate_is_matched_by_time(root):
     assert fake.made == {"crops": 7}
     assert fake.notes == (
         "it has 31 frames in 2.48 s (12.50 a second), but real has 61 in 2.44 s (25.00 a second): "
-        "frames are taken by time",
+        "frames are matched by time",
     )
     stamp = compare(root)
     assert (stamp.made["masks"], stamp.failed) == (7, None)
@@ -269,7 +269,7 @@ def test_no_face_takes_the_crops_of_other_boxes_along(root):
     cut(root)
     write_boxes(root, videos["real"], boxes={0: [], 10: []})
     for name in ("real", "fake"):
-        with pytest.raises(SkipVideo, match="no face was found in real"):
+        with pytest.raises(SkipVideo, match="no face detected in real"):
             step_of(root).work(videos[name])
         assert not layout.crops_path(root, name).exists()
 
@@ -279,7 +279,7 @@ def test_boxes_of_an_earlier_version_are_named(root):
     content = json.loads(path.read_text())
     del content["times"]
     path.write_text(json.dumps(content))
-    with pytest.raises(FailVideo, match=r"real\.json is not valid output of step 1 .*; run step 1"):
+    with pytest.raises(FailVideo, match=r"real\.json is not valid output of step 1 .*; rerun step 1"):
         cut(root, "real")
 
 
@@ -287,7 +287,7 @@ def test_a_fake_of_another_size_is_a_named_failure(root):
     cut(root)
     rewrite_fake(root, [np.zeros((64, 64, 3), np.uint8)] * 61)
     size = f"{SIZE[1]}x{SIZE[0]}"
-    with pytest.raises(FailVideo, match=rf"it has 64x64 pixels, but real has {size}, and they share boxes"):
+    with pytest.raises(FailVideo, match=rf"it has 64x64 pixels, but real has {size}; shared boxes need the same size"):
         cut(root, "fake")
     assert not layout.crops_path(root, "fake").exists()
 

@@ -30,7 +30,7 @@ def test_a_swap_changes_the_face_and_nothing_else(portrait, generator):
 
 def test_a_generator_that_is_none_is_named(portrait):
     scene, donor = scene_and_donor(portrait, frames=1)
-    with pytest.raises(ValueError, match="unknown generator 'paint'; there are autoencoder, paste"):
+    with pytest.raises(ValueError, match="unknown generator 'paint'; choose from autoencoder, paste"):
         next(demo_swaps.swapped_frames(scene, donor, "paint", (9,)))
 
 

@@ -83,7 +83,7 @@ def test_people_are_listed_by_their_number(tmp_path):
 def test_no_face_is_a_failure_with_a_reason_and_known_the_next_time(tmp_path):
     video = one_real(tmp_path)
     step, stamp = detect(tmp_path, video, lambda picture: no_faces())
-    assert stamp.failed == "no face found in 5 frames; is one to be seen?"
+    assert stamp.failed == "no face detected in 5 frames; check that the video shows a face"
     assert step.check(video) == stamp
 
 
@@ -99,7 +99,7 @@ def test_lost_frames_are_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(detect_step.VideoReader, "frames", frames)
     _, stamp = detect(tmp_path, video, lambda picture: faces_of((1, 1, 30, 30)))
-    assert stamp.notes == ("2 frames can't be decoded, the first is 10",)
+    assert stamp.notes == ("2 frames can't be decoded (first: 10)",)
     assert stamp.made == {"frames": 3, "faces": 3}
 
 

@@ -34,8 +34,8 @@ def test_a_fake_that_was_turned_is_no_pair_and_is_named(root, turn):
     cut(root)
     stamp = compare(root)
     assert stamp.failed == (
-        "in 7 of 7 frames it differs where no face is, the first is 0_0.png: it is no pair with real (another video, "
-        "or turned, or shifted in time)"
+        "differs outside the face in 7 of 7 frames (first: 0_0.png): not a pair with real (another video, "
+        "or rotated, or shifted in time)"
     )
     step = DiffStep(root, "crops")
     assert step.check(videos_of(root)["fake"]).failed == stamp.failed  # known: not looked at anew each time
@@ -50,7 +50,7 @@ def test_a_few_frames_that_differ_are_told_and_no_more(root):
     cut(root)
     stamp = compare(root)
     assert stamp.failed is None
-    assert stamp.notes == ("in 3 of 7 frames it differs where no face is, the first is 10_0.png",)
+    assert stamp.notes == ("differs outside the face in 3 of 7 frames (first: 10_0.png)",)
     (root / layout.REJECTED_NAME).write_text("video,frame,face\nreal,60,\n")
     cut(root)
     assert compare(root).failed is None  # half of them are not most of them
@@ -58,7 +58,7 @@ def test_a_few_frames_that_differ_are_told_and_no_more(root):
     frames[40] = np.ascontiguousarray(frames[40][::-1, ::-1])
     rewrite_fake(root, frames)
     cut(root)
-    assert compare(root).failed.startswith("in 4 of 7 frames it differs where no face is, the first is 10_0.png: it")
+    assert compare(root).failed.startswith("differs outside the face in 4 of 7 frames (first: 10_0.png): not")
 
 
 def test_a_fake_without_partners_failed_and_is_not_done_again(root):
@@ -67,8 +67,8 @@ def test_a_fake_without_partners_failed_and_is_not_done_again(root):
         path.rename(path.with_name(path.name.replace("_0", "_5")))
     stamp = compare(root)
     assert stamp.failed == (
-        "7 of the original's crops have no partner, the first is 0_5.png; "
-        "7 of the fake's crops have no partner, the first is 0_0.png"
+        "7 crops of the original have no counterpart (first: 0_5.png); "
+        "7 crops of the fake have no counterpart (first: 0_0.png)"
     )
     assert DiffStep(root, "crops").check(videos_of(root)["fake"]) is not None
 
@@ -87,10 +87,10 @@ def test_t19_missing_and_mismatching_partners_are_counted(root):
     assert stamp.failed is None
     sizes = f"{list(picture.shape)} and {list(picture[:-1].shape)}"
     assert stamp.notes == (
-        f"1 pairs, the first is 20_0.png: crops have different sizes: {sizes}",
-        f"1 pairs, the first is 40_0.png: {fake / '40_0.png'} is not a readable image (10 bytes)",
-        "1 of the original's crops have no partner, the first is 50_0.png",
-        "1 of the fake's crops have no partner, the first is 60_0.png",
+        f"1 pairs (first: 20_0.png): crops of different size: {sizes}",
+        f"1 pairs (first: 40_0.png): {fake / '40_0.png'} is not a readable image (10 bytes)",
+        "1 crops of the original have no counterpart (first: 50_0.png)",
+        "1 crops of the fake have no counterpart (first: 60_0.png)",
         "1 of 3 masks show no change",
     )
 

@@ -1,4 +1,4 @@
-"""README.md and docs/*.md: commands can be run as typed, examples run, links lead somewhere, sentences are short."""
+"""PAGESME.md and docs/*.md: commands can be run as typed, examples run, links lead somewhere, sentences are short."""
 
 import argparse
 import importlib.util
@@ -19,8 +19,6 @@ from training_runs import write_config
 from dfdc import layout
 from training import train_classifier
 
-NOT_YET = ("architecture.md",)
-READ = [page for page in PAGES if page.name not in NOT_YET]
 MOST_WORDS = 25
 
 # Not run here. quickstart.sh takes minutes, and each of its steps is run below; test.sh, which makes sure of setup.sh,
@@ -47,10 +45,10 @@ RUN = "b7_111_DeepFakeClassifier_test_efficientnet_0"
 NAMES = {"<run>": RUN, "RUN_30": f"{RUN}_0", "RUN_34": f"{RUN}_1", "RUN_38": f"{RUN}_2"}
 
 
-COMMANDS = [command for page in READ for command in documents.commands(page)]
+COMMANDS = [command for page in PAGES for command in documents.commands(page)]
 PARSED = [
     *COMMANDS,
-    *(one for page in READ for one in documents.inline_commands(page) if "benchmarks/" not in one.text),
+    *(one for page in PAGES for one in documents.inline_commands(page) if "benchmarks/" not in one.text),
 ]
 RUNNABLE = [command for command in COMMANDS if not command.marked and command.text not in ELSEWHERE]
 
@@ -120,7 +118,7 @@ def test_the_checker_counts_words_of_sentences():
     assert [documents.count_words(one) for one in documents.sentences(text)] == [3, 4, 1, 2]
 
 
-@pytest.mark.parametrize("page", READ, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_sentences_are_short(page):
     long = [one for one in documents.sentences(documents.read(page)) if documents.count_words(one) > MOST_WORDS]
     assert not long

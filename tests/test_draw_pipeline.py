@@ -19,7 +19,7 @@ def test_data_set_crops_and_output_arrive(tmp_path, monkeypatch, capsys):
         (["a"], "crops", tmp_path / "p.png"),
         (["a"], "other", tmp_path / "p.png"),
     ]
-    assert capsys.readouterr().out == f"picture: {tmp_path / 'p.png'}\n" * 2
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'p.png'}\n" * 2
 
 
 def test_what_is_no_data_set_is_refused(tmp_path):

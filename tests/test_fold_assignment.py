@@ -177,14 +177,14 @@ def test_a_new_donor_joins_folds_where_most_crops_are_and_says_so():
     earlier = Assignment({"p0": 0, "p1": 1, "p2": 2}, {"r0.0": 0, "r1.0": 1, "r2.0": 2})
     for crops, home in (({"r0.0": 3, "r2.0": 5}, 2), ({"r0.0": 3, "r2.0": 3}, 0), ({"r0.0": 3, "r2.0": 4}, 0)):
         dataset, listings = data(*reals(0, 1, 2, each=1), swap, *reals(3, 4, 5, 6), crops=crops)
-        with pytest.raises(UsageError, match=r"Donors in metadata\.json link videos that are in different folds") as no:
+        with pytest.raises(UsageError, match=r"Donors in metadata\.json link videos of different folds") as no:
             assign_folds(listings, dataset, 16, earlier, first=1)
-        assert f"a donor links videos of folds [1, 3]: the family of r0.0 in fold {home + 1}" in str(no.value)
+        assert f"a donor links videos of folds [1, 3]: the family of r0.0 goes to fold {home + 1}" in str(no.value)
         assert "force (preprocess_data.sh: force_folds)" in str(no.value)
         assignment, notes = assign_folds(listings, dataset, 16, earlier, force=True)
         assert {folds_of(listings)[name] for name in ("r0.0", "r2.0", "f")} == {home}
         assert assignment.originals["r0.0"] == assignment.originals["r2.0"] == home
-        assert notes == [f"a donor links videos of folds [0, 2]: the family of r0.0 in fold {home}"]
+        assert notes == [f"a donor links videos of folds [0, 2]: the family of r0.0 goes to fold {home}"]
         assert assign_folds(listings, dataset, 16, assignment)[1] == []
     # Where only one of them had a fold, that is the one.
     earlier.originals.pop("r2.0")
@@ -200,7 +200,7 @@ def test_donors_that_link_too_much_are_named():
 
     across = video("f", "p0", "r0.0", donor="r1.0")
     within = video("g", "p0", "r0.0", donor="r0.1")
-    all_one = "donors link all 3 videos into one family: one fold holds them, and nothing can be held out"
+    all_one = "donors link all 3 videos into one family: they share one fold, so no fold can be held out"
     assert notes(*reals(0, 1), across) == [all_one]
     assert notes(*reals(0, each=2), within) == [all_one]
     assert notes(*reals(0, 1, 2), across) == [
@@ -232,7 +232,7 @@ def test_a_hold_out_that_is_not_listed_is_refused():
     dataset, listings = data(*reals(0, 1))
     assign_folds(listings, dataset, 16, Assignment())
     wanted = (*(f"x{number}" for number in range(7, 0, -1)), "r0.0")
-    with pytest.raises(UsageError, match=r"7 of 8 videos can't be listed, x1, x2, x3, x4, x5 among them") as refusal:
+    with pytest.raises(UsageError, match=r"7 of 8 videos can't be listed, including x1, x2, x3, x4, x5\.") as refusal:
         hold_out(listings, wanted)
     assert "x6" not in str(refusal.value)
     assert folds_of(listings) == {"r0.0": 0, "r1.0": 1}

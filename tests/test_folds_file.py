@@ -67,10 +67,10 @@ def test_t64_a_donor_in_another_fold_leaks(tmp_path):
     root = make_root(tmp_path, (0, 1, 2))
     main(root)
     make_root(root, (0, 1), f0b="r1")
-    assert leaks_of(root) == ["fakes link r0 and r1 by their donors; all these are in folds [0, 1]"]
+    assert leaks_of(root) == ["donors link r0 and r1; they are in folds [0, 1]"]
     make_root(root, (2,), f2b="somebody")
     make_root(root, (1,), f1b="somebody")
-    assert leaks_of(root) == ["fakes link r0 and r1 and r2 by their donors; all these are in folds [0, 1, 2]"]
+    assert leaks_of(root) == ["donors link r0 and r1 and r2; they are in folds [0, 1, 2]"]
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_t64_videos_that_look_alike_leak(tmp_path, capsys, first, second):
     err = capsys.readouterr().err
     assert f"\n  {' and '.join(sorted((first, second)))} look alike (crops differ in " in err
     assert " of 64 bits) and are in folds [0, 1]\n" in err
-    for advice in ("Remove one", f"put it into {root / 'rejected.csv'}", "--similar a smaller number, or off"):
+    for advice in ("Remove one", f"add it to {root / 'rejected.csv'}", "--similar to a smaller number or to off"):
         assert advice in err
     assert (root / "folds.csv").read_bytes() == before
     assert main(root, "--similar", "off") == 0
@@ -221,7 +221,7 @@ def reference_leaks(path, dataset):
         inside = sorted(group & originals.keys())
         folds = sorted(set().union(*(originals[name] for name in inside)))
         if len(inside) > 1 and len(folds) > 1:
-            leaks.append(f"fakes link {' and '.join(inside)} by their donors; all these are in folds {folds}")
+            leaks.append(f"donors link {' and '.join(inside)}; they are in folds {folds}")
     holders = defaultdict(set)
     for name in videos:
         folder = layout.crops_path(dataset.root, name)

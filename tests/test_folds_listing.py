@@ -67,11 +67,11 @@ def test_only_fresh_crops_are_listed_and_the_ledger_says_why(tmp_path, capsys, m
         "f2b": ("incomplete", f"{folds_listing.NOT_COMPARED}: its masks can't be read"),
         "r2": ("skipped", f"its crops can't be read: {layout.crops_path(root, 'r2')}/.stamp.json: Permission denied"),
         "f3a": ("skipped", "nothing to see"),
-        "f3b": ("skipped", f"{no_crops} holds no crops; step 2 (extract_crops.py) could cut none"),
+        "f3b": ("skipped", f"{no_crops} holds no crops; step 2 (extract_crops.py) cut none"),
     }
     run = json.loads(layout.ledger_path(root, "generate_folds").with_suffix(".json").read_text())
     assert run == {"videos": 11, "looked_at": 11, "finished": True}
-    assert "not listed: 8 videos, listed with a note: 3; reasons: " in capsys.readouterr().out
+    assert "not listed: 8 videos, listed with a note: 3; see " in capsys.readouterr().out
     main(root)
     assert set(ledger_of(root)) == {"f0b", "f3a", "f3b"}
 
@@ -87,7 +87,7 @@ def test_t61_crops_that_cannot_be_read_now_do_not_shrink_the_file(tmp_path, monk
     root = make_root(tmp_path, (0, 1))
     main(root)
     refuse_stamp_of(monkeypatch, "f0a")
-    refused(root, said=["lists 1 video that can't be looked at now", "f0a: its crops can't be read", "--force-folds"])
+    refused(root, said=["lists 1 video that can't be read now", "f0a: its crops can't be read", "--force-folds"])
     assert main(root, "--force") == 0
     assert "f0a" not in folds_of(root)
 
@@ -133,7 +133,11 @@ def test_the_other_steps_are_asked(tmp_path, monkeypatch):
 
 def test_without_crops_it_says_which_steps_make_them(tmp_path):
     root = make_root(tmp_path, (0,))
-    refused(root, stale=["r0", "f0a", "f0b"], said=["holds no crops", "steps 1 and 2", str(root / "failures")])
+    refused(
+        root,
+        stale=["r0", "f0a", "f0b"],
+        said=["holds no complete and fresh crops", "steps 1 and 2", str(root / "failures")],
+    )
     rows = ledger_of(root)
     assert len(rows) == 4
     assert rows["folds.csv"][1].startswith("refused: ")

@@ -37,7 +37,7 @@ def test_folds_of_an_earlier_version_are_kept(tmp_path, capsys, stamp):
     old_file(root, old, stamp)
     assert main(root, "--seed", 3, "--similar", 4) == 0
     assert folds_of(root) == old | {"f2a": 5}
-    assert "has no stamp of this version: the folds are taken from the file itself\n" in capsys.readouterr().out
+    assert "has no stamp of this version; its folds are read from the file\n" in capsys.readouterr().out
     kept = read_folds_stamp(stamp_path(root / "folds.csv"))
     assert kept.options == Options(seed=3, similar=4)
     assert kept.assignment == Assignment(
@@ -75,7 +75,7 @@ def test_a_hold_out_of_an_earlier_version_stays_one(tmp_path, capsys, old, given
     assert folds == {name: old.get(name, 2) for name in all_videos(0, 1, 2) if name not in dropped}
     out = capsys.readouterr().out
     videos = "1 video" if len(held or []) == 1 else f"{len(held or [])} videos"
-    assert (f"fold 0, a hold-out of {videos}, stays one" in out) == bool(held)
+    assert (f"fold 0 stays a hold-out of {videos}" in out) == bool(held)
     options = read_folds_stamp(stamp_path(root / "folds.csv")).options
     assert options.val_ids == (tuple(sorted(held)) if held else None)
     assert main(root) == 0
@@ -89,7 +89,7 @@ def test_a_hold_out_that_nobody_can_tell_is_asked_for(tmp_path, lacking):
     root = make_root(tmp_path, (0, 1, 2))
     old = {name: 0 for name in all_videos(0, 1) if name not in lacking} | dict.fromkeys(all_videos(2), 2)
     old_file(root, old)
-    refused(root, said=[f"{len(lacking)} relatives of the videos in its fold 0", "else --val-ids none"])
+    refused(root, said=[f"{len(lacking)} relatives of the videos in its fold 0", "otherwise pass --val-ids none"])
     assert main(root, "--val-ids", "none") == 0
     assert folds_of(root) == old | dict.fromkeys(lacking, 0)
     stamp_path(root / "folds.csv").unlink()
@@ -155,12 +155,12 @@ def test_options_that_an_earlier_file_contradicts_are_refused(tmp_path, capsys):
         ("video,file,label,original,frame,fold,mine\nr0,0_0.png,0,r0,0,0,1\n", "its first line"),
         (HEADER + "r0,0_0.png,0,r0,0\n", "line 2 has 5 values, not 6"),
         (HEADER + "r0,0_0.png,0,r0,0,x\n", "line 2: fold 'x' is not a whole number"),
-        (HEADER + "r0,0_0.png,0,r0,0,-1\n", "r0 is in several folds, or in one below 0"),
+        (HEADER + "r0,0_0.png,0,r0,0,-1\n", "r0 is in several folds or in a negative fold"),
         (HEADER + "r0,0_0.png,0,r0,0,0\nr0,10_0.png,0,r0,10,1\n", "r0 is in several folds"),
-        (HEADER + "r0,0_0.png,1,r0,0,0\n", "label and original of r0"),
-        (HEADER + "f0a,0_0.png,1,r1,0,0\n", "label and original of f0a"),
-        (HEADER + "f0a,0_0.png,0,r0,0,0\n", "label and original of f0a"),
-        (HEADER + "stranger,0_0.png,0,stranger,0,0\n", "no metadata.json names one of its videos"),
+        (HEADER + "r0,0_0.png,1,r0,0,0\n", "label or original of r0"),
+        (HEADER + "f0a,0_0.png,1,r1,0,0\n", "label or original of f0a"),
+        (HEADER + "f0a,0_0.png,0,r0,0,0\n", "label or original of f0a"),
+        (HEADER + "stranger,0_0.png,0,stranger,0,0\n", "no metadata.json lists any of its videos"),
         (HEADER + "r0,0_0.png,0,r0,0,1\nf0a,0_0.png,1,r0,0,2\n", "r0 and its fakes are in several folds"),
         (HEADER + '"' + "x" * 200_000, "field larger than"),
         ("\xff", "first line"),
@@ -170,10 +170,10 @@ def test_what_this_step_did_not_make_is_replaced_only_with_force(tmp_path, capsy
     root = make_root(tmp_path, (0, 1))
     (root / "folds.csv").write_text(text, encoding="latin-1" if text == "\xff" else "utf-8")
     said = "utf-8" if text == "\xff" else said
-    refused(root, said=[str(root / "folds.csv"), "is not what this step makes", said, "--force"])
+    refused(root, said=[str(root / "folds.csv"), "was not written by this step", said, "--force"])
     assert main(root, "--force", "--n_splits", 2) == 0
     assert folds_of(root) == {name: int(name[1]) for name in all_videos(0, 1)}
-    assert "it is replaced" in capsys.readouterr().out
+    assert "overwriting it" in capsys.readouterr().out
 
 
 def test_an_empty_table_and_rows_of_parts_that_were_taken_away_are_no_fault(tmp_path):

@@ -33,7 +33,7 @@ def test_finished_folds_are_not_redone_and_stale_ones_are(tmp_path, capsys):
     assert (root / "folds.csv").stat().st_mtime == 1
     out = capsys.readouterr().out
     assert "folds.csv (was complete)" in out
-    assert "as before: --n-splits 16, --seed 777, --val-ids none, --crops-dir crops, --similar 10\n" in out
+    assert "unchanged options: --n-splits 16, --seed 777, --val-ids none, --crops-dir crops, --similar 10\n" in out
     main(root, "--force")
     assert (root / "folds.csv").stat().st_mtime > 1
     assert (root / "folds.csv").read_bytes() == text
@@ -111,7 +111,7 @@ def test_t63_options_stay_until_somebody_says_otherwise(tmp_path, capsys):
     for arguments in ([], ["--force"], ["--seed", 5], ["--n-splits", 2]):
         assert main(root, *arguments) == 0
         assert (root / "folds.csv").read_bytes() == first
-        assert "as before: --n-splits 2, --seed 5, --val-ids 2 videos (f1a, r1)" in capsys.readouterr().out
+        assert "unchanged options: --n-splits 2, --seed 5, --val-ids 2 videos (f1a, r1)" in capsys.readouterr().out
     ids.write_text("r1\nf1a.mp4\n")
     assert main(root, "--val-ids", ids) == 0
     assert (root / "folds.csv").read_bytes() == first
@@ -130,7 +130,7 @@ def test_t63_options_stay_until_somebody_says_otherwise(tmp_path, capsys):
     assert (root / "folds.csv").read_bytes() != first
     main(root, "--crops-dir", "crops2", "--force")
     assert folds_of(root) == held
-    assert "from now on: --n-splits 2, --seed 6" in capsys.readouterr().out
+    assert "new options: --n-splits 2, --seed 6" in capsys.readouterr().out
     assert main(root, "--crops-dir", "crops2") == 0
     assert "--crops-dir crops2" in capsys.readouterr().out
     refused(root, said="--crops-dir from crops2 to crops.")  # the other steps would work on these
@@ -139,7 +139,7 @@ def test_t63_options_stay_until_somebody_says_otherwise(tmp_path, capsys):
     assert len(folds_of(root)) == 12
     main(root, "--n_splits", 4, "--force")
     assert folds_of(root) == {kind: int(kind[1]) for kind in folds_of(root)}
-    assert "4 folds instead of 2: all are given out anew" in capsys.readouterr().out
+    assert "4 folds instead of 2: reassigning all folds" in capsys.readouterr().out
 
 
 def test_every_file_has_a_stamp_of_its_own(tmp_path):
@@ -171,7 +171,7 @@ def test_an_edited_file_is_written_anew(tmp_path, capsys):
         capsys.readouterr()
         assert main(root) == 0
         assert path.read_bytes() == before
-        assert f"{path} was edited since this step wrote it" in capsys.readouterr().out
+        assert f"{path} was edited after this step wrote it" in capsys.readouterr().out
     main(root)
     assert "was edited" not in capsys.readouterr().out
 
@@ -191,11 +191,11 @@ def test_t63_a_disk_that_is_away_does_not_shrink_the_hold_out(tmp_path):
     (root / "dfdc_train_part_1" / "r1.mp4").symlink_to(tmp_path / "nothing")
     with pytest.raises(UsageError) as refusal:
         main(root)
-    assert "lists 9 videos that can't be looked at now" in str(refusal.value)
+    assert "lists 9 videos that can't be read now" in str(refusal.value)
     assert str(refusal.value).count("\n") == 5
     assert (root / "folds.csv").read_bytes() == before
     (root / "folds.csv").write_text("broken")
-    refused(root, said=["can't be understood any more", "--force"])
+    refused(root, said=["is invalid (", "--force"])
     (root / "folds.csv").unlink()
     (root / "dfdc_train_part_1" / "f1b.mp4").unlink()
     assert main(root) == 0  # nothing is listed that could be lost
@@ -255,7 +255,7 @@ def test_t63_a_stamp_that_cant_be_understood_is_not_passed_over(tmp_path):
     (root / "folds.csv").unlink()
     path = stamp_path(root / "folds.csv")
     path.write_bytes(path.read_bytes()[:100])
-    refused(root, said=["can't be understood", "a hold-out may be lost", "--force-folds"])
+    refused(root, said=["is invalid and", "a hold-out may be lost", "--force-folds"])
     assert main(root, "--force") == 0
     assert set(folds_of(root).values()) == {0, 1}
 
@@ -265,7 +265,7 @@ def test_parts_that_are_not_here_now_are_named(tmp_path, capsys):
     main(root)
     (root / "dfdc_train_part_0").rename(tmp_path / "away")
     assert main(root) == 0
-    assert "not here now, and their folds are kept for them: dfdc_train_part_0\n" in capsys.readouterr().out
+    assert "missing parts, whose folds are kept: dfdc_train_part_0\n" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------- what a person is told
@@ -291,7 +291,7 @@ def test_a_rejected_video_leaves_the_hold_out_with_a_line(tmp_path, capsys):
     assert main(root, rejected=["r1"]) == 0
     assert [video for video, fold in folds_of(root).items() if fold == 0] == ["r0"]
     out = capsys.readouterr().out
-    assert "rejected, and so not held out: r1\n" in out
+    assert "rejected and therefore not held out: r1\n" in out
     assert "has no FAKE video" in out
     assert main(root) == 0  # and it comes back
     assert {video for video, fold in folds_of(root).items() if fold == 0} == {"r0", "r1"}
@@ -302,15 +302,15 @@ def test_a_hold_out_that_cannot_be_listed_changes_nothing(tmp_path):
     ids = tmp_path / "ids"
     ids.write_text("r1\n")
     main(root, "--val-ids", ids)
-    refused(root, stale=["r1"], said=["1 of 1 video can't be listed, r1 among them", "--force-folds"])
-    refused(root, "--force", stale=["r1"], said="r1 among them")
+    refused(root, stale=["r1"], said=["1 of 1 video can't be listed, including r1.", "--force-folds"])
+    refused(root, "--force", stale=["r1"], said="including r1")
     assert ledger_of(root)["folds.csv"][0] == "failed"
     ids.write_text("r1\nstranger")
-    refused(root, "--val-ids", ids, "--force", said="1 of 2 videos can't be listed, stranger among them")
+    refused(root, "--val-ids", ids, "--force", said="1 of 2 videos can't be listed, including stranger")
     ids.write_text("r1\n")
     (root / "dfdc_train_part_1" / "r1.mp4").rename(tmp_path / "r1.mp4")
-    refused(root, said="lists 1 video that can't be looked at now. Bring them back")
-    refused(root, "--force", said="1 of 1 video can't be listed, r1 among them")
+    refused(root, said="lists 1 video that can't be read now. Restore them")
+    refused(root, "--force", said="1 of 1 video can't be listed, including r1")
     (tmp_path / "r1.mp4").rename(root / "dfdc_train_part_1" / "r1.mp4")
     assert main(root, "--val-ids", "none", "--force", stale=["r1"]) == 0
     assert folds_of(root) == {name: int(name[1]) for name in all_videos(0, 1, 2) if name != "r1"}

@@ -66,7 +66,7 @@ def test_another_rate_is_matched_by_time(count, rate):
     assert found.frames == {round(number * rate / 30): [number] for number in WANTED}
     assert found.notes == [
         f"it has {count} frames in 10.00 s ({rate:.2f} a second), but orig has 300 in 10.00 s (30.00 a second): "
-        "frames are taken by time"
+        "frames are matched by time"
     ]
 
 
@@ -98,11 +98,12 @@ def test_frames_as_many_but_shown_at_other_times_are_told():
     found = match(original(), reader(300, 30.0, times))
     assert found.frames == {number: [number] for number in WANTED}
     assert found.notes == [
-        "its frames are shown up to 0.50 s away from those of orig, but are as many: they are taken by number"
+        "its presentation timestamps differ by up to 0.50 s from those of orig, but the frame counts match: "
+        "frames are matched by number"
     ]
     assert match(original(), reader(300, 30.0, np.arange(300) / 30 + 0.06)).notes == []  # under two frames
     double = match(original(), reader(300, 60.0))
-    assert "up to 4.83 s away" in double.notes[0]
+    assert "up to 4.83 s from" in double.notes[0]
 
 
 def test_without_times_there_is_nothing_to_tell():
@@ -131,11 +132,11 @@ def test_what_cant_be_said_is_refused_with_the_numbers(video):
         match(original(), video)
     assert f"it has {video.frame_count} frames in {video.duration:.2f} s ({video.fps:.2f} a second)" in str(error.value)
     assert "but orig has 300 in 10.00 s (30.00 a second)" in str(error.value)
-    assert "which of its frames belong together can't be said" in str(error.value)
+    assert "the frames can't be matched" in str(error.value)
 
 
 def test_an_original_of_unknown_length_or_times_is_refused_too():
-    with pytest.raises(FailVideo, match="can't be said"):
+    with pytest.raises(FailVideo, match="can't be matched"):
         match(replace(original(), duration=0.0), reader(150, 15.0))
-    with pytest.raises(FailVideo, match="orig does not say when its frames are shown"):
+    with pytest.raises(FailVideo, match="orig has no presentation timestamps"):
         match(replace(original(), times={}), reader(150, 15.0))

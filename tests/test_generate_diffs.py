@@ -36,7 +36,7 @@ def test_videos_without_crops_are_skipped_with_the_reason(family_copy, started):
     run("generate_diffs", family_copy)
     _, _, videos, skipped, _ = started[0]
     assert videos == []
-    assert skipped == [("fake", "real without crops; step 2 (extract_crops.py) makes them, or says why not")]
+    assert skipped == [("fake", "no crops of real; run step 2 (extract_crops.py), or see failures/extract_crops.csv")]
 
 
 @pytest.mark.slow

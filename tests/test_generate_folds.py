@@ -14,9 +14,9 @@ def test_the_help_names_the_options_of_a_first_run(capsys):
     said = " ".join(capsys.readouterr().out.split())
     first = Options()
     for text in (
-        f"number of folds, 2 or more ({first.n_splits})",
-        f"decides the order of the rows ({first.seed})",
-        f"only the very same pixels are ({first.similar})",
+        f"number of folds, 2 or more (default: {first.n_splits})",
+        f"seed of the row order (default: {first.seed})",
+        f"are a leak (default: {first.similar})",
     ):
         assert text in said
 
@@ -37,7 +37,7 @@ def test_options_are_checked_before_any_work(tmp_path, capsys):
     main(root, "--seed", 3)
     capsys.readouterr()
     assert main(root, "--check-options") == 0
-    assert "as before: " in capsys.readouterr().out
+    assert "unchanged options: " in capsys.readouterr().out
     refused(root, "--check-options", "--seed", 4, said="--seed from 3 to 4")
     refused(root, "--check-options", "--val-ids", tmp_path / "absent", said="absent")
     before = (root / "folds.csv").read_bytes()
@@ -57,7 +57,7 @@ def test_val_ids_hold_out_just_those_and_drop_their_families(tmp_path, capsys, a
         ids.write_text("r0\n f1a.mp4 \n\n", encoding="utf-8-sig")
     assert main(root, "--val-ids", ids) == 0
     assert folds_of(root) == {"r0": 0, "f1a": 0, "r2": 3, "f2a": 3, "f2b": 3}
-    said = "left out, being of the families of the hold-out: 7 videos (f0a, f0b, f1b, f3a, f3b, 2 more)\n"
+    said = "excluded as relatives of the hold-out: 7 videos (f0a, f0b, f1b, f3a, f3b, 2 more)\n"
     assert said in capsys.readouterr().out
 
 
@@ -69,7 +69,7 @@ def test_wrong_use_exits_2_and_names_it(tmp_path):
         (["--n_splits", 1], "--n-splits 1"),
         (["--seed", -1], "--seed -1"),
         (["--val-ids", tmp_path / "absent"], "absent"),
-        (["--val-ids", tmp_path / "empty"], "no video is named there"),
+        (["--val-ids", tmp_path / "empty"], "it lists no video"),
         (["--val-ids", tmp_path / "bytes"], "can't be read"),
         (["--crops-dir", "bboxes"], "--crops-dir bboxes"),
         (["--out", "crops"], "--out crops"),

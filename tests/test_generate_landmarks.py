@@ -35,7 +35,7 @@ def test_videos_without_crops_are_skipped_with_the_reason(family_copy, started):
     run("generate_landmarks", family_copy)
     _, _, videos, skipped, _ = started[0]
     assert videos == []
-    assert skipped == [("real", "it has no crops; step 2 (extract_crops.py) makes them, or says why not")]
+    assert skipped == [("real", "no crops; run step 2 (extract_crops.py), or see failures/extract_crops.csv")]
     cut(family_copy, "real")
     run("generate_landmarks", family_copy, "--device", "cuda:1")
     _, options, videos, skipped, _ = started[1]

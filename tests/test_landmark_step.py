@@ -86,7 +86,7 @@ def test_crops_without_points_are_searched_again_and_told(cropped):
     step, _, stamp = find(cropped, answer)
     assert step.detector.calls == [(5, 1.0, landmark_step.SMALLEST), (5, 1.0, 0.0)]
     assert stamp.made == {"landmarks": 0}
-    assert stamp.notes == ("no points in 5 of 5 crops, the first is 0_0.png",)
+    assert stamp.notes == ("no landmarks in 5 of 5 crops (first: 0_0.png)",)
 
 
 def test_crops_are_read_some_at_a_time(cropped, monkeypatch):
@@ -102,7 +102,7 @@ def test_a_broken_crop_is_named_and_costs_itself(cropped):
     assert stamp.made == {"landmarks": 4}
     (note,) = stamp.notes
     assert "20_0.png" in note
-    assert note.endswith(f"remove {layout.crops_path(cropped, 'real')} and run step 2 again")
+    assert note.endswith(f"remove {layout.crops_path(cropped, 'real')} and rerun step 2")
     assert step.check(video) is not None  # of the crops as they lie there, stamp or no stamp
     (layout.crops_path(cropped, "real") / "30_0.png").unlink()
     assert step.check(video) is None
@@ -137,7 +137,7 @@ def test_step_3_is_about_real_videos_only(cropped):
     assert [video.id for video in videos] == ["real"]
     reasons = dict(skipped)
     assert reasons.keys() == {"gone", "bare", "out"}
-    assert reasons["bare"] == "it has no crops; step 2 (extract_crops.py) makes them, or says why not"
+    assert reasons["bare"] == "no crops; run step 2 (extract_crops.py), or see failures/extract_crops.csv"
     assert reasons["out"] == "rejected in rejected.csv"
 
 

@@ -56,9 +56,7 @@ def test_what_belongs_to_no_video_any_more_is_kept_until_prune(root, started, na
     run(name, root, "--prune")
     assert {path.name for path in folder.iterdir()} == before - orphans
     first = min(orphans)
-    assert capsys.readouterr().out == (
-        f"{name}: {len(orphans)} removed that belong to no video any more, {first} for one\n"
-    )
+    assert capsys.readouterr().out == (f"{name}: removed {len(orphans)} artifacts without a video, such as {first}\n")
     run(name, root, "--prune")
     assert capsys.readouterr().out == ""
 
@@ -78,9 +76,10 @@ def test_t61_what_was_made_of_a_part_that_is_away_is_not_pruned(root, started, n
     else:
         artifacts.write_json(gone / artifacts.STAMP_NAME, {})
     for flags in (["--prune"], ["--prune", "part_2"]):
-        with pytest.raises(UsageError, match=r"prune: 1 artifacts would go, gone.* is not here now: .*part_1") as no:
+        said = r"prune: would remove 1 artifacts, such as gone.* missing parts: .*part_1"
+        with pytest.raises(UsageError, match=said) as no:
             run(name, root, *flags)
-    assert "name it: prune part_1 (preprocess_data.sh takes" in str(no.value)  # of the last attempt
+    assert "pass prune part_1 (preprocess_data.sh takes" in str(no.value)  # of the last attempt
     assert gone.exists()
     assert run(name, root, "--prune", "part_1", "part_2") == 0
     assert not gone.exists()

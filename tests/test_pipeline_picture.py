@@ -34,7 +34,7 @@ def test_the_example_is_the_first_that_has_everything(dataset):
     for path in layout.landmarks_path(root, "real0").iterdir():
         path.unlink()
     assert find_example(dataset, "crops")[0].id == "fake1"
-    with pytest.raises(UsageError, match=r"no fake in .* has crop, landmarks and mask; run \./preprocess_data\.sh"):
+    with pytest.raises(UsageError, match=r"no fake in .* has a crop, landmarks and a mask; run \./preprocess_data\.sh"):
         find_example(dataset, "other")
 
 

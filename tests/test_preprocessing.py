@@ -136,7 +136,7 @@ def test_bad_videos_stand_in_the_ledger_and_the_others_go_on(demo_root, tmp_path
     assert rows[zero.id] == ("failed", "the file has zero bytes")
     assert rows[cut.id][0] == "failed"
     assert rows["empty scene"][0] == "failed"
-    assert "no face found in 3 frames" in rows["empty scene"][1]
+    assert "no face detected in 3 frames" in rows["empty scene"][1]
     assert rows["absent"][0] == "skipped"
     assert not {"orphan", other.id} & rows.keys()  # fakes are not searched: step 2 is about them
     assert not layout.bboxes_path(root, zero.id).exists()
@@ -149,9 +149,9 @@ def test_bad_videos_stand_in_the_ledger_and_the_others_go_on(demo_root, tmp_path
     assert rows[fake.id][0] == "failed"
     assert rows[zero.id] == (
         "skipped",
-        f"there are no boxes of {zero.id}; step 1 (detect_original_faces.py) makes them",
+        f"{zero.id} has no boxes; run step 1 (detect_original_faces.py)",
     )
-    assert rows["empty scene"] == ("skipped", "no face was found in empty scene")
+    assert rows["empty scene"] == ("skipped", "no face detected in empty scene")
     for step in ("generate_landmarks", "generate_diffs", "generate_folds"):
         assert run_step(step, root).returncode == 0
     assert ledger(root, "generate_diffs")[fake.id][0] == "skipped"

@@ -13,7 +13,7 @@ PAGE = """<style>body { margin: 0; background: white; } div { height: 100px; bac
 
 
 def test_a_page_that_is_not_there(tmp_path):
-    with pytest.raises(UsageError, match=r"none\.html: no such page"):
+    with pytest.raises(UsageError, match=r"none\.html: page not found"):
         screenshot.main([str(tmp_path / "none.html"), "--output", str(tmp_path / "a.png")])
 
 

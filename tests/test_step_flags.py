@@ -189,7 +189,7 @@ def test_wrong_options_of_the_driver_are_named(driver):
     for given, said in (
         (["--n-splitz", "3"], "unknown argument '--n-splitz'"),
         (["--seed"], "--seed needs a value"),
-        (["--png-level", "12"], "--png-level 12: give 0 to 9"),
+        (["--png-level", "12"], "--png-level 12: give a number from 0 to 9"),
     ):
         done, calls = driver(*given)
         assert (done.returncode, calls) == (2, {})

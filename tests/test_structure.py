@@ -175,9 +175,9 @@ def test_shell_scripts_parse_and_stop_at_errors(script):
     ("python", "free_kb", "said"),
     [
         (None, 99_000_000, "there is no 'python3'. Install Python 3.10"),
-        ('[ "$1" = -V ] && { echo Python 3.8.1; exit; }; exit 1', 99_000_000, "Python 3.8.1, but 3.10 or newer"),
+        ('[ "$1" = -V ] && { echo Python 3.8.1; exit; }; exit 1', 99_000_000, "Python 3.8.1, but Python 3.10 or newer"),
         ('case "$2" in *ensurepip*) exit 1;; esac', 99_000_000, "apt-get install python3-venv"),
-        ("exit 0", 1_000_000, "0 GB are free where"),
+        ("exit 0", 1_000_000, "has 0 GB of free space"),
     ],
 )
 def test_setup_says_what_to_install_or_free(tmp_path, python, free_kb, said):
