@@ -50,7 +50,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("checkpoints").add_argument
     add("--weights-dir", type=Path, default=Path("weights"), help="folder of the checkpoints (default: weights)")
     names = "checkpoints in that folder, or paths; @FILE reads the names from FILE"
-    default = f"@weights/{SELECTED_NAME} if it exists, else all of the folder, but of a training run only _best"
+    default = f"@weights/{SELECTED_NAME} if it exists, else all of the folder; of a training run, only _best"
     add("--models", nargs="+", default=[], metavar="NAME", help=f"{names} (default: {default})")
 
     add = parser.add_argument_group("inputs").add_argument
@@ -76,11 +76,11 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
 
 def _add_way_and_results(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("scoring").add_argument
-    auto = "auto: 2 if the longer side is under 300 pixels, 1 up to 1000, 0.5 above"
+    auto = "auto, which is 2 if the longer side is under 300 pixels, 1 up to 1000, 0.5 above"
     scale = f"resize frames by this factor before face detection; the winners used 0.5 (default: {auto})"
     add("--detector-scale", type=parse_detector_scale, default="auto", metavar="auto|FACTOR", help=scale)
-    ways = "the winners' rule, the mean, the highest mean of a person, or smooth, which has no thresholds"
-    strategy = f"how face scores are combined: {ways}; see docs/scoring.md (default: confident)"
+    ways = "by the winners' rule, mean, highest mean of a person, or expected maximum of a person"
+    strategy = f"combine face scores {ways}; see docs/scoring.md (default: confident)"
     add("--strategy", choices=STRATEGIES, default="confident", help=strategy)
     floors = Floors()
     few = f"add the doubt 'few faces' if fewer frames than this show a face (default: {floors.faces})"
@@ -90,11 +90,11 @@ def _add_way_and_results(parser: argparse.ArgumentParser) -> None:
     apply = "apply the temperature in FILE, fitted for these checkpoints by --calibrate"
     add("--calibration", type=Path, metavar="FILE", help=apply)
     add("--device", default="auto", help=DEVICE_HELP)
-    auto = "auto: fp16 on a GPU, bf16 on a CPU that gains from it, else fp32"
+    auto = "auto, which is fp16 on a GPU, bf16 on a CPU that gains from it, else fp32"
     precision = f"precision of the networks; ONNX files always use fp32 (default: {auto})"
     add("--precision", choices=PRECISIONS, default="auto", help=precision)
-    auto = "auto: if there are enough videos, and only if it is faster on this machine"
-    compiling = f"compile each kind of network once with torch.compile; never ONNX files (default: {auto})"
+    auto = "auto, which compiles if there are enough videos and it is faster on this machine"
+    compiling = f"compile each kind of network once with torch.compile, except ONNX files (default: {auto})"
     add("--compile", choices=("auto", "on", "off"), default="auto", help=compiling)
 
     add = parser.add_argument_group("results").add_argument

@@ -172,7 +172,7 @@ class _Readers:
             return None
 
     def stop(self) -> None:
-        """End the threads, even during their work."""
+        """End the threads, even while they work."""
         self._stopped.set()
         for decoder in self._decoders:
             decoder.stop()  # a thread that waits for it wakes up, and ends at its next item

@@ -30,7 +30,7 @@ from prediction.progress import SCORING_VERSION
 from prediction.verdict import Verdict
 
 FEWEST_VIDEOS = 8  # with fewer, a single video determines the temperature
-# If all videos are on the right side of 0.5, the log loss falls with T without end: scores would become 0 and 1.
+# If all videos are on the right side of 0.5, the log loss keeps falling with T: scores would become 0 and 1.
 LOWEST, HIGHEST = 0.2, 20.0
 # T < 1 moves scores closer to 1 than float64 can resolve, so 1 - score shrinks to no less than this share. Scores that
 # differ by 1e-9 or more, as float32 scores do, stay different.

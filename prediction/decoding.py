@@ -38,7 +38,7 @@ class Opened:
     picture: bool  # whether it is a photo
     frame_count: int  # number of frames that the file shows
     frames_per_second: float  # 0 if unknown
-    wanted: int  # number of frames that will be decoded
+    wanted: int  # number of frames to decode
     notes: list[str]  # how the frames are converted, and which parts of the file are not read; texts for users
 
 
@@ -136,7 +136,7 @@ class Decoder:
         self.kill()
 
     def close(self) -> None:
-        """Kill the child, even during its work, and wait for its end."""
+        """Kill the child, even while it works, and wait for its end."""
         if self._connection is not None:
             self._connection.close()
         if self._child is not None:

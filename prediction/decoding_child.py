@@ -22,7 +22,7 @@ from prediction.decoding import Opened
 
 
 def frame_numbers(frame_count: int, wanted: int) -> list[int]:
-    """Return `wanted` frame numbers, evenly from first to last, truncated to int; all numbers of a shorter clip."""
+    """Return `wanted` frame numbers, evenly from first to last, truncated to int; of a shorter clip, all."""
     return sorted({int(number) for number in np.linspace(0, frame_count - 1, min(wanted, frame_count))})
 
 

@@ -23,7 +23,8 @@ from dfdc.devices import package_versions
 from dfdc.text import printable
 from prediction.verdict import Verdict
 
-# Version of the code between a file and its score. Raised with every change that may alter a score (a golden test).
+# Version of the code between a file and its score. Raise it with every change that may alter a score; a golden test
+# detects such changes.
 SCORING_VERSION = 2
 # Packages whose version may alter a score.
 LIBRARIES = ("torch", "torchvision", "timm", "facenet-pytorch", "opencv-python-headless", "av", "numpy")
@@ -38,7 +39,7 @@ def program_version() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ProgressHeader:
-    """The first line: the settings and their digest; `version` of this layout, which early versions did not write."""
+    """The first line: the settings and their digest; `version` of the layout, which old files lack."""
 
     run: Annotated[str, Field(pattern="^[0-9a-f]{12,}$")]
     settings: dict[str, Any]
@@ -66,7 +67,7 @@ class Results:
         self.files: dict[str, dict | None] = {}  # fingerprints of the files read; None if unreadable
 
     def begin(self, name: str) -> None:
-        """Called before a video is read."""
+        """Prepare for the reading of a video; called just before."""
 
     def add(self, verdict: Verdict) -> None:
         """Store a verdict."""

@@ -52,7 +52,7 @@ def _search(reading: Reading, verdict: Verdict, detector: FaceDetector, setting:
     opened = reading.opened
     verdict.picture, verdict.notes = opened.picture, list(opened.notes)
     verdict.frame_count, verdict.frames_per_second = opened.frame_count, opened.frames_per_second
-    # In a long video, consecutive faces of one person are seconds apart.
+    # In a long video, the frames are seconds apart, but the persons stay the same.
     tracker, cuts = Tracker(max_gap=max(50, opened.frame_count // 4)), ShotCuts()
     for batch in _batches(reading.frames(), detector, setting):
         height, width = batch[0][1].shape[:2]

@@ -118,7 +118,9 @@ def test_single_files_of_any_name_lists_and_nothing(tmp_path):
     said = refused(inputs.list_inputs, [], [tmp_path / "bad.txt"])
     assert said.endswith(f"bad.txt: 2 of its files are missing, for example {tmp_path / 'absent.mp4'}")
     (tmp_path / "bad.txt").write_text("\n")
-    assert refused(inputs.list_inputs, [], [tmp_path / "bad.txt"]).endswith("bad.txt: it names no file")
+    assert refused(inputs.list_inputs, [], [tmp_path / "bad.txt"]).endswith(
+        "bad.txt: it names no file; write one path per line"
+    )
     assert "can't be read (No such file" in refused(inputs.list_inputs, [], [tmp_path / "absent.txt"])
 
 
