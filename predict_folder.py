@@ -1,16 +1,17 @@
-"""Score videos and pictures with an ensemble of checkpoints: which are fake, who in them, and how sure?
+"""Score videos and photos with an ensemble of checkpoints: the probability of fake per file, person and face.
 
     python predict_folder.py --test-dir DIR
     python predict_folder.py --test-dir DIR --weights-dir weights --models A B C D E --output submission.csv
 
-32 frames of each video are searched for faces. Every checkpoint scores every face. The scores of the faces give one
-score per checkpoint, and the mean of these is the video's probability of being fake. A video without a score has an
-empty label and a status that says why; the exit status is then 1. Doubts name what weakens a score, such as few faces.
+Faces are detected in 32 frames of each video, and every checkpoint scores every face. A strategy combines the face
+scores into one score per checkpoint. Their mean is the video's score, its probability of being fake. A video without a
+score has an empty label and a status with the reason; the exit status is then 1. Doubts mark scores that rest on weak
+grounds, such as few faces.
 
-submission.csv holds filename,label,status,doubts,faces,frames. submission.json holds every person, face and score.
-submission_report/index.html is a page for each video. Results are saved after each video, and re-running scores only
-new, changed or failed videos. With labels, the metrics are printed and the scores can be calibrated. --self-test checks
-that this machine computes the scores that were stored on another one.
+submission.csv has the columns filename,label,status,doubts,faces,frames. submission.json has every person, face and
+score. submission_report/ has an index.html and a page for each video. Results are saved after each video. Re-running
+scores only new, changed or failed videos. With labels, the metrics are printed and the scores can be calibrated.
+--self-test checks that this machine reproduces scores that were stored on another one.
 """
 
 from __future__ import annotations
@@ -47,88 +48,88 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("checkpoints").add_argument
-    add("--weights-dir", type=Path, default=Path("weights"), help="folder of the checkpoints (weights)")
-    names = "checkpoints in that folder, or paths; @FILE: those named in FILE"
-    default = f"@weights/{SELECTED_NAME} if it exists, else all of the folder; of a training run, its _best"
-    add("--models", nargs="+", default=[], metavar="NAME", help=f"{names} ({default})")
+    add("--weights-dir", type=Path, default=Path("weights"), help="folder of the checkpoints (default: weights)")
+    names = "checkpoints in that folder, or paths; @FILE reads the names from FILE"
+    default = f"@weights/{SELECTED_NAME} if it exists, else all of the folder; of a training run, only _best"
+    add("--models", nargs="+", default=[], metavar="NAME", help=f"{names} (default: {default})")
 
-    add = parser.add_argument_group("what to score").add_argument
-    files = "folders of videos and pictures, and single files"
+    add = parser.add_argument_group("inputs").add_argument
+    files = "folders of videos and photos, or single files"
     add("--test-dir", type=Path, nargs="+", default=[], metavar="PATH", dest="places", help=files)
-    add("--recursive", action="store_true", help="look into the folders' own folders as well")
-    listed = "a text file with the path of a video or picture on each line"
+    add("--recursive", action="store_true", help="also search subfolders")
+    listed = "text file with the path of a video or photo on each line"
     add("--list", type=Path, action="append", default=[], metavar="FILE", dest="lists", help=listed)
-    refused = "refused where a checkpoint was trained on them"
-    held_out = f"--test-dir is a DATA_ROOT: score this fold of its folds.csv, and print log loss and AUC; {refused}"
+    refused = "refused if a checkpoint was trained on its videos"
+    held_out = f"score fold K of the DATA_ROOT given by --test-dir, and print log loss and AUC; {refused}"
     add("--fold", type=int, metavar="K", help=held_out)
-    printed = "print log loss, AUC and more, of each checkpoint and the ensemble"
-    labels = f"metadata.json, or a CSV with filename,label: {printed}, and draw a reliability plot beside the output"
+    printed = "print log loss, AUC and more for each checkpoint and the ensemble"
+    labels = f"metadata.json, or a CSV with filename,label: {printed}, and save a reliability plot beside the output"
     add("--labels", type=Path, metavar="FILE", help=labels)
 
     add = parser.add_argument_group("self-test").add_argument
-    asked = "do this machine and these --device, --precision and --compile still give the same?"
-    clip = f"score a small made-up clip, and compare with the scores stored beside the checkpoints: {asked}"
+    tested = "tests this machine with the given --device, --precision and --compile"
+    clip = f"score a small generated clip, and compare with the scores stored beside the checkpoints; {tested}"
     add("--self-test", action="store_true", help=clip)
-    store = "with --self-test: store the scores of checkpoints without stored ones (with --force, of all)"
+    store = "with --self-test: store the scores of checkpoints that have none; with --force, of all"
     add("--store", action="store_true", help=store)
 
 
 def _add_way_and_results(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("how").add_argument
-    auto = "auto: x2 where the longer side is under 300 pixels, x1 up to 1000, x0.5 above"
-    scale = f"resize frames by this before face detection; the winners used 0.5 ({auto})"
+    add = parser.add_argument_group("scoring").add_argument
+    auto = "auto, which is 2 if the longer side is under 300 pixels, 1 up to 1000, 0.5 above"
+    scale = f"resize frames by this factor before face detection; the winners used 0.5 (default: {auto})"
     add("--detector-scale", type=parse_detector_scale, default="auto", metavar="auto|FACTOR", help=scale)
-    ways = "the winners' rule, the mean, the most suspicious person's mean, or smooth, without thresholds"
-    strategy = f"how faces' scores become a video's: {ways} (confident); see docs/scoring.md"
+    ways = "by the winners' rule, mean, highest mean of a person, or expected maximum of a person"
+    strategy = f"combine face scores {ways}; see docs/scoring.md (default: confident)"
     add("--strategy", choices=STRATEGIES, default="confident", help=strategy)
     floors = Floors()
-    few = f"a video with faces in fewer frames than this gets the doubt 'few faces' ({floors.faces})"
+    few = f"add the doubt 'few faces' if fewer frames than this show a face (default: {floors.faces})"
     add("--few-faces", type=int, default=floors.faces, metavar="N", help=few)
-    small = f"where most faces are smaller than this, the doubt is 'small faces' ({floors.side:g})"
+    small = f"add the doubt 'small faces' if most faces are smaller than this (default: {floors.side:g})"
     add("--small-faces", type=float, default=floors.side, metavar="PIXELS", help=small)
     apply = "apply the temperature in FILE, fitted for these checkpoints by --calibrate"
     add("--calibration", type=Path, metavar="FILE", help=apply)
     add("--device", default="auto", help=DEVICE_HELP)
-    auto = "auto: fp16 on a GPU, bf16 on a CPU that gains from it"
-    precision = f"of the networks ({auto}); ONNX files are always fp32, and never compiled"
+    auto = "auto, which is fp16 on a GPU, bf16 on a CPU that gains from it, else fp32"
+    precision = f"precision of the networks; ONNX files always use fp32 (default: {auto})"
     add("--precision", choices=PRECISIONS, default="auto", help=precision)
-    auto = "auto: where there are so many videos that it may pay, and only if it is faster on this machine"
-    compiling = f"torch.compile, once for all checkpoints of a kind ({auto})"
+    auto = "auto, which compiles if there are enough videos and it is faster on this machine"
+    compiling = f"compile each kind of network once with torch.compile, except ONNX files (default: {auto})"
     add("--compile", choices=("auto", "on", "off"), default="auto", help=compiling)
 
     add = parser.add_argument_group("results").add_argument
-    add("--output", type=Path, default=Path("submission.csv"), help="(submission.csv)")
-    fit = "with labels: fit a temperature to the scores, and write it to FILE (JSON)"
+    add("--output", type=Path, default=Path("submission.csv"), help="result file, .csv (default: submission.csv)")
+    fit = "with labels: fit a temperature to the scores, and write it to FILE as JSON"
     add("--calibrate", type=Path, metavar="FILE", help=fit)
-    pages = "folder of the pages, a page for each video and index.html (submission_report, beside the output)"
+    pages = "folder of index.html and a page for each video (default: submission_report, beside the output)"
     add("--report", type=Path, metavar="DIR", help=pages)
-    add("--no-report", action="store_true", help="write no pages")
-    add("--force", action="store_true", help="score again what an earlier run has scored")
+    add("--no-report", action="store_true", help="do not write the pages")
+    add("--force", action="store_true", help="score all videos again")
 
 
 def _check(args: argparse.Namespace) -> None:
     if args.store and not args.self_test:
-        raise UsageError("--store goes with --self-test")
+        raise UsageError("--store requires --self-test")
     others = (args.places, args.lists, args.labels, args.fold is not None, args.calibrate, args.calibration)
     if args.self_test and any(others):
-        raise UsageError("--self-test scores its own clip: give --models and --weights-dir, and no videos or labels")
+        raise UsageError("--self-test scores its own clip; leave out videos, labels and calibrations")
     if args.calibrate and args.calibration:
-        raise UsageError("--calibrate fits to scores without a calibration; leave out --calibration")
+        raise UsageError("--calibrate fits uncalibrated scores; leave out --calibration")
     if args.calibrate and args.fold is None and not args.labels:
-        raise UsageError("--calibrate takes labels: give --labels or --fold as well")
+        raise UsageError("--calibrate requires labels; add --labels or --fold")
     if args.fold is not None and args.labels:
-        raise UsageError("--fold knows the labels already; give either --fold or --labels")
+        raise UsageError("--fold already provides the labels; leave out --labels")
     if args.output.suffix.lower() != ".csv" or args.output.is_dir():
-        raise UsageError(f"--output {args.output}: the name of a file that ends in .csv is expected")
+        raise UsageError(f"--output {args.output}: choose a file name that ends in .csv")
     if args.output.with_suffix(".json").name == layout.METADATA_NAME:
         taken = f"its details would be written to {layout.METADATA_NAME}"
-        raise UsageError(f"--output {args.output}: {taken}; take another name")
+        raise UsageError(f"--output {args.output}: {taken}; choose another name")
     if args.report and args.report.exists() and not args.report.is_dir():
-        raise UsageError(f"--report {args.report}: a folder is expected")
+        raise UsageError(f"--report {args.report}: exists and is not a folder; choose another path")
     if args.report and args.no_report:
-        raise UsageError("--report and --no-report exclude each other; give one of them")
+        raise UsageError("--report and --no-report are mutually exclusive; give only one")
     if not (args.self_test or args.places or args.lists or args.fold is not None):
-        raise UsageError("nothing to score: give --test-dir or --list")
+        raise UsageError("nothing to score; give --test-dir or --list")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,9 +138,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = None if args.self_test else find_inputs(settings)
     models = find_models(settings.weights_dir, settings.models)
     if not settings.models:
-        print(f"checkpoints of {printable(settings.weights_dir)}: {printable(', '.join(path.name for path in models))}")
+        print(f"checkpoints in {printable(settings.weights_dir)}: {printable(', '.join(path.name for path in models))}")
         settings = replace(settings, models=list(map(str, models)))
-    from prediction import folder  # here: --help and wrong use must not wait for PyTorch
+    from prediction import folder  # here: --help and usage errors must not wait for PyTorch
 
     if args.self_test:
         return folder.run_self_test(settings, store=args.store)

@@ -1,10 +1,10 @@
-"""Scoring videos and photos. From another program:
+"""Score videos and photos. From another program:
 
     from prediction import Scorer, score
 
     verdicts = score(["a.mp4", "b.jpg"], ["weights/model"])
 
-docs/scoring.md says what a verdict holds.
+docs/scoring.md describes a verdict.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ += ["Status", "Thumbnail", "Verdict", "score", "score_folder"]
 
 
 def __getattr__(name: str) -> object:
-    """Load what is asked for, and no more: a process that decodes must not wait for PyTorch, nor must --help."""
+    """Import a name on first use: neither a decoding process nor --help must wait for PyTorch."""
     if name in __all__:
         for home in ("settings", "verdict", "conclusion", "scorer", "folder"):
             module = import_module(f"prediction.{home}")

@@ -1,8 +1,8 @@
-"""Reading, detection and scoring side by side: faces of many videos share batches, and memory stays bounded.
+"""Read, detect and score in parallel: faces of many videos share batches, and memory stays bounded.
 
-Reader threads have videos decoded, each by a process of its own, and find faces; each crop goes through a queue of
-limited length to the scoring, which takes as many as make full batches, whichever videos they are of. A video is done
-when its last face is.
+Each reader thread has a process that decodes videos, and detects faces in their frames. The crops go through a queue of
+limited length to the scoring thread, which fills batches with crops of any video. A video is finished when its last
+face is scored.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from prediction.verdict import Verdict
 
 @dataclass(frozen=True)
 class Options:
-    """How faces are found and what becomes of their scores."""
+    """How faces are detected, and how their scores are combined."""
 
     detector_scale: DetectorScale = "auto"  # see dfdc.detector_settings.detector_scale
-    strategy: str = "confident"  # a name in dfdc.scoring.STRATEGIES
-    floors: Floors = field(default_factory=Floors)  # under which a verdict stands with a doubt
+    strategy: str = "confident"  # a key of dfdc.scoring.STRATEGIES
+    floors: Floors = field(default_factory=Floors)  # thresholds of the doubts
 
 
 @dataclass(eq=False)
 class _Job:
-    """A video on its way. A reader only carries it; the thread that scores notes in it what came of the video."""
+    """A video in progress. Readers only pass it on; the scoring thread records results in it."""
 
     name: str
-    scores: list[list[float] | Exception] = field(default_factory=list)  # of each crop that was tried, in their order
-    read: _Read | None = None  # None before its reading ends, and again when it is concluded
+    scores: list[list[float] | Exception] = field(default_factory=list)  # of each crop so far, in order
+    read: _Read | None = None  # None until reading ends, and again after the video is finished
 
 
 @dataclass(frozen=True)
 class _Crop:
-    """A face on its way to the networks: RGB uint8 [h, w, 3]."""
+    """A face to be scored: RGB uint8 [h, w, 3]."""
 
     job: _Job
     pixels: np.ndarray
@@ -57,20 +57,20 @@ class _Crop:
 
 @dataclass(frozen=True)
 class _Read:
-    """A video that is read: how many crops were handed out, and its verdict so far."""
+    """A video whose reading ended: the number of its crops, and its verdict so far."""
 
     job: _Job
     crops: int = 0
     verdict: Verdict | None = None
-    fault: BaseException | None = None  # one of this program, with which the run ends
+    fault: BaseException | None = None  # an error of this program, which ends the run
 
 
 class _Stopped(Exception):
-    """The scoring ended; a reader that waits for room in the queue must end as well."""
+    """Scoring ended; a reader that waits for room in the queue must end too."""
 
 
 def reader_count(device: str) -> int:
-    """Threads that decode and detect: half of the cores beside a CPU's scoring, up to 8 beside a GPU's."""
+    """Return the number of reader threads: half of the cores if the CPU scores, all up to 8 if a GPU does."""
     cores = available_cores()
     return max(1, min(cores, 8) if device.startswith("cuda") else cores // 2)
 
@@ -84,11 +84,11 @@ def predict(
     readers: int = 1,
     tell: Callable[[Verdict], None] | None = None,
 ) -> list[Verdict]:
-    """Verdicts of all videos of `results`, in their order; each goes to `results` when it is known.
+    """Return the verdicts of all videos of `results`, in their order; add each to `results` when it is known.
 
     Args:
-        results: names the videos; those that it has done are not read again.
-        readers: threads that have videos decoded and find faces.
+        results: names the videos; those already done are not read again.
+        readers: number of threads that decode videos and detect faces.
         tell: called with each new verdict.
     """
     work = _Work(ensemble.names, results, options, tell)
@@ -96,7 +96,7 @@ def predict(
     reading = _Readers(results, detector, options.detector_scale, threads=readers, room=2 * at_once)
     try:
         batch: list[_Crop] = []
-        # One video more than there are readers waits for its last faces; its crops are in the queue or scored.
+        # One video more than there are readers: it waits for its last faces, which are queued or being scored.
         open_jobs = sum(reading.start_next() for _ in range(readers + 1))
         while open_jobs:
             item = reading.next_item(wait=not batch)
@@ -119,7 +119,7 @@ def predict(
 
 
 class _Readers:
-    """Threads that each read a video; what they find comes out one by one, `room` items may wait to be taken."""
+    """Threads that each read a video and queue what they detect; at most `room` items wait in the queue."""
 
     def __init__(
         self, results: Results, detector: FaceDetector, scale: DetectorScale, *, threads: int, room: int
@@ -134,7 +134,7 @@ class _Readers:
         self._stopped = threading.Event()
 
     def start_next(self) -> int:
-        """Have the next video read, if there is one; return how many that were."""
+        """Start reading the next video, if there is one; return the number started, 0 or 1."""
         name = next(self._waiting, None)
         if name is not None:
             self._pool.submit(self._read, _Job(name))
@@ -154,7 +154,7 @@ class _Readers:
             verdict = find_faces(path, job.name, decoder, self._detector, self._scale, emit)
             done = _Read(job, crops, verdict)
             self._free.append(decoder)
-        except BaseException as error:  # the run must not wait for ever for this video
+        except BaseException as error:  # the run must not wait forever for this video
             done = _Read(job, fault=error)
         self._put(done)
 
@@ -165,24 +165,24 @@ class _Readers:
         raise _Stopped
 
     def next_item(self, *, wait: bool) -> _Crop | _Read | None:
-        """The next face or read video; None when there is none at the moment and `wait` is not set."""
+        """Return the next crop or read video; without `wait`, None if there is none at the moment."""
         try:
             return self._items.get(timeout=None if wait else 0.05)
         except queue.Empty:
             return None
 
     def stop(self) -> None:
-        """End the threads, whatever they are at."""
+        """End the threads, even while they work."""
         self._stopped.set()
         for decoder in self._decoders:
-            decoder.stop()  # the thread that waits for it goes on, and ends at its next face
+            decoder.stop()  # a thread that waits for it wakes up, and ends at its next item
         self._pool.shutdown(cancel_futures=True)
         for decoder in self._decoders:
             decoder.close()
 
 
 def _score(batch: Sequence[_Crop], ensemble: Ensemble) -> Sequence[list[float] | Exception]:
-    """Each crop's scores; where that fails, each video is tried by itself, and crops of that at fault get the error."""
+    """Score each crop. If that fails, score each video alone; the crops of a failing video get the error."""
     try:
         return _scores(batch, ensemble)
     except Exception as error:  # becomes the video's status, as in find_faces
@@ -194,14 +194,14 @@ def _score(batch: Sequence[_Crop], ensemble: Ensemble) -> Sequence[list[float] |
 
 
 def _scores(batch: Sequence[_Crop], ensemble: Ensemble) -> list[list[float]]:
-    # Digits and not decimals: near 0, the log loss hangs on them.
+    # Significant digits, not decimals: the log loss depends on them near 0.
     scores = ensemble.score([crop.pixels for crop in batch])
     return [[float(f"{value:.7g}") for value in values] for values in scores.T]
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What is done with a video that is read and scored to its last face."""
+    """Finishes a video after its last face is scored."""
 
     names: Sequence[str]
     results: Results
@@ -209,11 +209,11 @@ class _Work:
     tell: Callable[[Verdict], None] | None
 
     def finish(self, job: _Job) -> int:
-        """Conclude a video; return 1 for it, 0 if it is not so far."""
+        """Conclude a video, and return 1; return 0 if it is not complete yet."""
         read = job.read
         if read is None or read.verdict is None or len(job.scores) < read.crops:
             return 0
-        verdict, job.read = read.verdict, None  # done once
+        verdict, job.read = read.verdict, None  # only once
         if verdict.status.scored:
             self._put_scores(verdict, job.scores)
         self.results.add(verdict)
@@ -229,5 +229,5 @@ class _Work:
         verdict.faces = [replace(face, scores=values) for face, values in zip(verdict.faces, found, strict=True)]
         try:
             conclude(verdict, self.names, self.options.strategy, self.options.floors)
-        except ValueError as error:  # a score that is no probability
+        except ValueError as error:  # a score is not a probability
             verdict.fail(error, "while combining the scores: ")

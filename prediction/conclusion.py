@@ -1,4 +1,4 @@
-"""From faces' scores to a verdict: each checkpoint's score, each person's, and what weakens them."""
+"""Combine face scores into a verdict: the score of each checkpoint and each person, and the doubts."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from dfdc.scoring import STRATEGIES, SURE_FACE, deciding_person, faces_that_coun
 from prediction.settings import Floors
 from prediction.verdict import Face, Grounds, ModelScore, Person, Status, Thumbnail, Verdict
 
-CUT_FROM = 0.1  # a face with a larger part than this outside the frame is cut
-APART = 0.3  # scores of persons or checkpoints that lie further apart than this differ
-MUCH = 0.1  # a score that could as well be another by more than this is doubtful
+CUT_FROM = 0.1  # a face is cut if a larger share than this is outside the frame
+APART = 0.3  # scores of persons or checkpoints differ if they are further apart
+MUCH = 0.1  # a score is doubtful if a small change moves it by more than this
 
-# What may stand in Verdict.doubts, and what it means.
+# The possible values of Verdict.doubts, and their meaning.
 DOUBTS = {
-    "few faces": "few frames show a face that decides",
-    "small faces": "most faces that decide are smaller than those that checkpoints learn from",
-    "cut faces": "most faces that decide are cut by the edge of the frame",
-    "unsure faces": "the detector is not sure that most of what decides are faces",
-    "one face decides": "one face more or less would change the score by much",
-    "faces left out": "several persons were seen too seldom to count; were they one, the score would be another",
-    "persons differ": "one person looks more fake than another; look at each",
-    "checkpoints differ": "the checkpoints do not agree",
+    "few faces": "few frames show a face that decides the score",
+    "small faces": "most deciding faces are smaller than those in training sets",
+    "cut faces": "most deciding faces are cut by the edge of the frame",
+    "unsure faces": "for most deciding faces, the detector is not sure that they are faces",
+    "one face decides": "one face more or less would change the score considerably",
+    "faces left out": "some persons were seen too rarely to count; as one person, they would change the score",
+    "persons differ": "one person looks more fake than another; check each person",
+    "checkpoints differ": "the checkpoints disagree",
     "partial": "some frames could not be decoded",
-    "sizes differ": "the picture's size changes on the way",
-    "unusual pictures": "the pictures had to be converted, or are not all that the file holds",
+    "sizes differ": "the frame size changes within the video",
+    "unusual pictures": "the frames were converted, or only a part of the file was read",
 }
 
 
 def conclude(verdict: Verdict, names: Sequence[str], strategy: str, floors: Floors | None = None) -> None:
-    """Combine the faces' scores into the video's and each person's, and say what weakens them.
+    """Combine the face scores into scores of the video and each person, and set the doubts.
 
     Args:
-        verdict: its faces have their scores.
-        names: of the checkpoints.
-        strategy: a name in STRATEGIES; photos have a rule of their own.
+        verdict: its faces must have scores.
+        names: names of the checkpoints.
+        strategy: a key of STRATEGIES; photos have a separate rule.
 
     Raises:
-        ValueError: a score is no probability.
+        ValueError: a score is not a probability.
     """
     scores = np.array([face.scores for face in verdict.faces], np.float64).reshape(len(verdict.faces), len(names))
     people = np.array([face.person for face in verdict.faces])
@@ -49,7 +49,7 @@ def conclude(verdict: Verdict, names: Sequence[str], strategy: str, floors: Floo
     verdict.models = [ModelScore(name, result.score, result.rule) for name, result in zip(names, results, strict=True)]
     score, floors = float(np.mean([result.score for result in results])), floors or Floors()
     verdict.score, verdict.score_uncalibrated = score, None
-    if verdict.picture:  # where every person has one face
+    if verdict.picture:  # every person has one face
         able = faces_that_count(sureness)
         weights = dict(zip(people.tolist(), able.astype(float).tolist(), strict=True))
         decides = (able[:, None] & (scores == scores[able].max(axis=0))).any(axis=1)
@@ -76,7 +76,7 @@ def conclude(verdict: Verdict, names: Sequence[str], strategy: str, floors: Floo
 
 
 def _person(faces: Sequence[Face], own: np.ndarray, scores: np.ndarray, weight: float, strategy: str) -> Person:
-    """Args: own: int [k], the indices of the person's faces; scores: [faces, checkpoints]."""
+    """Summarise one person. Args: own: int [k], indices of the person's faces; scores: [faces, checkpoints]."""
     mine = [faces[index] for index in own]
     alone = np.zeros(len(own), int)
     best = max(mine, key=lambda face: face.detector * face.side**2)
@@ -105,7 +105,7 @@ def _count(deciding: Sequence[Face], floors: Floors) -> Grounds:
 
 
 def _doubts(verdict: Verdict, score: float, grounds: Grounds, floors: Floors) -> list[str]:
-    """Those of DOUBTS that hold, in its order."""
+    """Return the keys of DOUBTS that apply, in its order."""
     persons = [person.score for person in verdict.persons if person.weight > 0]
     holds = {
         "few faces": not verdict.picture and grounds.frames < floors.faces,

@@ -1,4 +1,4 @@
-"""The child's side of decoding.py: it decodes what the parent asks for, and ends with it."""
+"""The child process of decoding.py: it decodes the files that the parent requests, and exits with the parent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prediction.decoding import Opened
 
 
 def frame_numbers(frame_count: int, wanted: int) -> list[int]:
-    """`wanted` frame numbers evenly from first to last, truncated to int; a shorter clip is read whole, once."""
+    """Return `wanted` frame numbers, evenly from first to last, truncated to int; of a shorter clip, all."""
     return sorted({int(number) for number in np.linspace(0, frame_count - 1, min(wanted, frame_count))})
 
 
@@ -37,7 +37,7 @@ def _serve(connection: Connection) -> None:
         try:
             answer = {"lost": _send_frames(connection, path, request["wanted"])}
         except MemoryError as error:
-            answer = {"memory": str(error) or "there is not enough memory to decode it"}
+            answer = {"memory": str(error) or "not enough memory to decode the file"}
         except VideoError as error:
             answer = {"memory" if isinstance(error.__cause__, MemoryError) else "unreadable": error.reason}
         except BrokenPipeError:
@@ -48,7 +48,7 @@ def _serve(connection: Connection) -> None:
 
 
 def _send_frames(connection: Connection, path: Path, wanted: int | list[int]) -> list[int]:
-    """Send what is known of the file, and its frames; return the numbers of those that are lost."""
+    """Send the properties of the file, and its frames; return the numbers of the frames not decoded."""
 
     def send(number: int, picture: np.ndarray) -> None:
         height, width = picture.shape[:2]
@@ -59,17 +59,17 @@ def _send_frames(connection: Connection, path: Path, wanted: int | list[int]) ->
         connection.send_bytes(json.dumps({"opened": asdict(Opened(*values))}).encode())
 
     try:
-        regular(path)  # of a pipe there would be no end
+        regular(path)  # a pipe would never end
     except OSError as error:
         raise VideoError(path, f"can't be opened: {error.strerror}") from error
     if layout.is_picture(path):
-        from dfdc import pictures  # here: it takes 8 MiB that videos need not
+        from dfdc import pictures  # here: it takes 8 MiB, which videos do not need
 
         if pictures.is_still(path):
             try:
                 photo = pictures.read_photo(path)
             except pictures.PictureError as error:
-                raise VideoError(path, f"not a readable picture: {error.reason}") from error
+                raise VideoError(path, f"not a readable image: {error.reason}") from error
             begin(True, 1, 0.0, 1, photo.notes)
             send(0, photo.pixels)
             return []
@@ -85,14 +85,14 @@ def _send_frames(connection: Connection, path: Path, wanted: int | list[int]) ->
 def _notes(reader: VideoReader) -> list[str]:
     notes = []
     if reader.dynamic_range != "sdr":
-        notes.append(f"high dynamic range ({reader.dynamic_range.upper()}), brought down to standard (BT.709)")
+        notes.append(f"high dynamic range ({reader.dynamic_range.upper()}), converted to standard range (BT.709)")
     if reader.pixel_aspect != 1:
-        notes.append(f"pixels {reader.pixel_aspect:.3g} times as wide as high, made square")
+        notes.append(f"non-square pixels ({reader.pixel_aspect:.3g} times as wide as high), resampled to square")
     return notes
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of the input, which the parent holds open, and end: even amid a decoder's endless loop."""
+    """Exit when the parent closes stdin, even during an endless loop of a decoder."""
     sys.stdin.buffer.read()
     os._exit(0)
 
@@ -101,7 +101,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     limit_threads(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries' words on a file, without its name; the verdict says it
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # library messages do not name the file; the verdict does
     _serve(Connection(int(sys.argv[1])))
 
 

@@ -1,4 +1,4 @@
-"""A folder of videos and pictures: scored, and written to submission.csv and .json. What predict_folder.py does."""
+"""Score a folder of videos and photos, and write submission.csv and .json: the work of predict_folder.py."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
 
 def score_folder(settings: FolderSettings, inputs: Inputs | None = None) -> list[Verdict]:
-    """Score videos and pictures, write what came out, and print how good it is.
+    """Score videos and photos, write the results, and print the metrics.
 
-    What an earlier run of the same settings has scored is taken over, see docs/scoring.md.
+    Scores of an earlier run with the same settings are reused, see docs/scoring.md.
 
     Args:
-        inputs: of `find_inputs`, where they are known already.
+        inputs: result of `find_inputs`, if already known.
 
     Returns:
         the verdicts, in the order of submission.csv.
 
     Raises:
-        UserError: something that was asked for can't be used; nothing of it was written.
+        UserError: a setting or an input can't be used; its result is not written.
     """
     videos, labels = inputs or find_inputs(settings)
     if settings.calibrate:
@@ -55,10 +55,10 @@ def score_folder(settings: FolderSettings, inputs: Inputs | None = None) -> list
 
 
 def run_self_test(settings: FolderSettings, *, store: bool) -> int:
-    """Self-test the settings' checkpoints, and return the exit status; with `force` all are stored anew.
+    """Self-test the checkpoints of `settings`, and return the exit status; with `force`, overwrite stored scores.
 
     Raises:
-        UserError: there is no such device, or a checkpoint can't be used.
+        UserError: the device is not available, or a checkpoint can't be used.
     """
     way = {"device": resolve_device(settings.device), "precision": settings.precision}
     paths = find_models(settings.weights_dir, settings.models)
@@ -86,7 +86,7 @@ def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: 
     write_results(settings.output, verdicts, made, summary)
     print_summary(settings.output, verdicts, summary)
     plot = settings.output.with_name(f"{settings.output.stem}_reliability.png")
-    plot.unlink(missing_ok=True)  # of an earlier run
+    plot.unlink(missing_ok=True)  # left by an earlier run
     if reports:
         reports.measure(plot, models)
     if reports and settings.report:
@@ -96,10 +96,10 @@ def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: 
 
 
 def _reports(settings: FolderSettings, verdicts: list[Verdict], labels: dict[str, int] | None) -> Reports | None:
-    """None where nothing is asked for beyond the results."""
+    """Return None if `settings` request nothing beyond the results."""
     if labels is None and not settings.report:
         return None
-    from prediction.reports import Reports  # here: scoring alone must not hold scikit-learn, Matplotlib and Grad-CAM
+    from prediction.reports import Reports  # here: scoring alone must not load scikit-learn, Matplotlib and Grad-CAM
 
     return Reports(settings, verdicts, labels)
 
@@ -107,7 +107,7 @@ def _reports(settings: FolderSettings, verdicts: list[Verdict], labels: dict[str
 def _score(
     settings: FolderSettings, videos: dict[str, Path], paths: Sequence[Path], models: list[ModelFile]
 ) -> tuple[Progress, RunSettings, Ensemble | None]:
-    """Score the videos that have no verdict yet; there is no ensemble where all have one."""
+    """Score the videos that have no verdict yet. The ensemble is None if all had one."""
     device = resolve_device(settings.device)
     names = [model.name for model in models]
     hung_on: dict[str, Any] = {
@@ -117,13 +117,13 @@ def _score(
         "margin_part": MARGIN_PART,
         "precision": choose_precision(settings.precision, device),
     }
-    # Faces' scores are kept, and every strategy makes its own of them.
+    # Without the strategy: face scores are saved, and any strategy can combine them.
     kept = {**hung_on, "models": [asdict(model) for model in models], "device": device.partition(":")[0]}
     place = settings.output.with_name(settings.output.name + ".progress")
     progress = Progress(place, kept, videos, anew=settings.force)
     _conclude_again(progress, names, settings)
     if progress.done:
-        print(f"{len(progress.done)} of {len(videos)} were scored before; {setting('force')} scores them again")
+        print(f"{len(progress.done)} of {len(videos)} already have a verdict; {setting('force')} scores them again")
     todo = [path for name, path in videos.items() if name not in progress.done]
     ensemble = _score_rest(settings, device, paths, todo, progress) if todo else None
     if ensemble:
@@ -139,19 +139,19 @@ def _conclude_again(progress: Progress, names: Sequence[str], settings: FolderSe
         try:
             if verdict.judged:
                 conclude(verdict, names, settings.strategy, settings.floors)
-        except ValueError:  # a line that was edited or damaged: that video is scored again
+        except ValueError:  # an edited or corrupt line: the video is scored again
             del progress.done[name]
 
 
 def _score_rest(
     settings: FolderSettings, device: str, paths: Sequence[Path], todo: Sequence[Path], progress: Progress
 ) -> Ensemble:
-    """Score what `progress` has not done, into it."""
+    """Score the videos of `todo`, and add their verdicts to `progress`."""
     print(f"loading {plural(len(paths), 'checkpoint')}", flush=True)
     options = {name: getattr(settings, name) for name in ("precision", "strategy", "detector_scale", "floors")}
     with Scorer(paths, device=device, **options) as scorer:
         if scorer.should_compile(settings.compile, todo):
-            print("compiling the networks: this takes a minute or two", flush=True)
+            print("compiling the networks; this takes one to two minutes", flush=True)
             try:
                 print(scorer.ensemble.compile(only_if_faster=settings.compile == "auto"), flush=True)
             except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Whether checkpoints have learned from the videos that they are asked to score."""
+"""Check whether checkpoints were trained on the videos that they are to score."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from prediction.results import Held
 
 
 def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> list[Held]:
-    """See that no checkpoint was trained on the videos of a fold. One that does not say is named on stderr.
+    """Check that no checkpoint was trained on the videos of a fold. Checkpoints without a record are named on stderr.
 
     Args:
         names: file names of the fold's videos.
 
     Returns:
-        what each checkpoint says.
+        the record of each checkpoint.
 
     Raises:
-        SettingError: one may have been trained on some of them.
-        UsageError: one can't be read.
+        SettingError: a checkpoint may have been trained on some of the videos.
+        UsageError: a checkpoint can't be read.
     """
     videos = [layout.video_id(name) for name in names]
     said: list[Held] = []
@@ -37,7 +37,7 @@ def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> l
         except CheckpointError as error:
             raise UsageError(printable(error)) from error
         if holdout is None:
-            unknown = "does not say what it was trained on; if on these videos, its scores flatter"
+            unknown = "does not record what it was trained on; if it was these videos, its metrics are optimistic"
             print(f"warning: {printable(name)} {unknown}", file=sys.stderr)
             said.append(Held(name, "unknown"))
             continue
@@ -49,12 +49,12 @@ def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> l
             folds.add(holdout.fold)
         said.append(Held(name, holdout.fold, holdout.folds_sha256, holdout.trained_on_videos))
     if faults:
-        advice = " or ".join(f"Give {setting('fold')} {own}" for own in sorted(folds))
-        advice += " (each checkpoint by itself)" if len(folds) > 1 else ""
+        advice = " or ".join(f"use {setting('fold')} {own}" for own in sorted(folds))
+        advice += " (each checkpoint alone)" if len(folds) > 1 else ""
         if fold in folds:
-            kept = "if its first weights had not learned from them either"
-            advice = f"Score with the folds.csv it was trained with, {kept}"
+            kept = "unless its initial weights were trained on these videos"
+            advice = f"use the folds.csv that it was trained with, {kept}"
         lines = "\n  ".join(["a checkpoint may have been trained on these videos", *faults])
-        otherwise = f"if you mean to score what was learned, leave out {setting('fold')} and give {setting('labels')}"
-        raise SettingError("fold", fold, f"{lines}\n{advice}; or, {otherwise}")
+        otherwise = f"to score training videos on purpose, give {setting('labels')} instead of {setting('fold')}"
+        raise SettingError("fold", fold, f"{lines}\n{advice}; {otherwise}")
     return said

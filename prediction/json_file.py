@@ -1,4 +1,4 @@
-"""JSON files that are read back: what a dataclass says of them is checked, and every fault is named."""
+"""Read JSON files into dataclasses: the values are validated, and every invalid one is named."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ T = TypeVar("T")
 
 
 def read_json_file(path: Path, kind: type[T]) -> T:
-    """What a JSON file holds, as `kind`, a dataclass. Keys that it has not are passed over.
+    """Read a JSON file as `kind`, a dataclass. Unknown keys are ignored.
 
     Raises:
-        OSError: it can't be read.
-        ValueError: it is no such file; the message names every wrong value.
+        OSError: the file can't be read.
+        ValueError: the content is invalid; the message names every invalid value.
     """
     try:
-        # By Python's reader: pydantic's own refuses names of files that are no UTF-8.
+        # Python's parser: pydantic's refuses file names that are not UTF-8.
         return TypeAdapter(kind).validate_python(json.loads(path.read_bytes()))
     except RecursionError:
-        raise ValueError("its brackets are nested too deep") from None
+        raise ValueError("its brackets are nested too deeply") from None
     except ValidationError as error:
         raise ValueError(list_wrong(error)) from None

@@ -1,4 +1,4 @@
-"""How good the verdicts on labelled videos are: each checkpoint's and the ensemble's, as a table and as a picture."""
+"""Metrics of verdicts on labelled videos, of each checkpoint and the ensemble: a table and a plot."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ _CONFUSION = [item.name for item in fields(Confusion)]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known of a run's scores from labels."""
+    """Evaluation of a run's scores by labels."""
 
-    labels: np.ndarray  # 0 or 1 of the videos that have a verdict and a label, [n]
-    scores: list[tuple[str, np.ndarray]]  # of a checkpoint, or the ensemble, float64 [n]; the last is the verdict
-    values: list[Metrics]  # of each
+    labels: np.ndarray  # 0 or 1, of the videos with a verdict and a label, [n]
+    scores: list[tuple[str, np.ndarray]]  # per checkpoint and ensemble, float64 [n]; the verdict is last
+    values: list[Metrics]  # in the order of `scores`
     without_verdict: int
     without_label: int  # but with a verdict
 
     @property
     def verdict_scores(self) -> np.ndarray:
-        """The ensemble's scores, float64 [n]; calibrated where there is a calibration."""
+        """The ensemble's scores, float64 [n]; calibrated if there is a calibration."""
         return self.scores[-1][1] if self.scores else np.zeros(0)
 
     def summary(self) -> dict[str, Any]:
-        """The parts of a `prediction.results.Summary`."""
+        """Return the fields of a `prediction.results.Summary` that need labels."""
         counts = {"labels": LabelCounts(len(self.labels), self.without_verdict, self.without_label)}
         if not self.values:
             return counts
@@ -52,7 +52,7 @@ class Evaluation:
 
 
 def evaluate(verdicts: Sequence[Verdict], labels: dict[str, int]) -> Evaluation:
-    """Metrics of each checkpoint's scores, the ensemble's, and the calibrated ones where there are such.
+    """Compute the metrics of each checkpoint, of the ensemble, and of the calibrated scores if there are any.
 
     Args:
         labels: 0 (real) or 1 (fake) by file name.
@@ -81,10 +81,10 @@ def _values(name: str, labels: np.ndarray, scores: np.ndarray) -> Metrics:
 
 
 def reliability(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores in BINS bins of equal width, (a, b] as in Guo et al. 2017; 0 is in the first.
+    """Group scores into BINS bins of equal width, (a, b] as in Guo et al. 2017; 0 is in the first.
 
     Returns:
-        of the bins that hold a video, in their order: mean score, share of fakes (float64 [bins], 0..1) and count
+        of the bins that are not empty, in order: mean score, share of fakes (float64 [bins], 0..1) and count
         (int [bins]).
     """
     scores = np.asarray(scores, np.float64)
@@ -96,22 +96,22 @@ def reliability(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _bins(scores: np.ndarray) -> np.ndarray:
-    """The number of each score's bin, 0 to BINS - 1: (a, b], and 0 is in the first."""
+    """Return the number of each score's bin, 0 to BINS - 1."""
     return np.clip(np.ceil(scores * BINS).astype(int) - 1, 0, BINS - 1)
 
 
 def expected_calibration_error(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Mean distance of a bin's score from its share of fakes, weighted by count.
+    """Return the mean distance between a bin's score and its share of fakes, weighted by count.
 
-    Source: Guo et al. 2017, equation 3, with the probability of fake and the share of fakes in place of confidence
-    and accuracy: what is said of a video here is the probability, not a class.
+    Source: Guo et al. 2017, equation 3. Probability of fake and share of fakes replace confidence and accuracy, since a
+    verdict is a probability, not a class.
     """
     means, shares, counts = reliability(labels, scores)
     return float(np.average(np.abs(means - shares), weights=counts))
 
 
 def print_report(evaluation: Evaluation, plot: Path) -> None:
-    """Print the table, and draw the reliability plot if there is anything to draw."""
+    """Print the table, and draw the reliability plot if any video is counted."""
     print_table(evaluation)
     if evaluation.values:
         plot_reliability(evaluation, plot)
@@ -119,12 +119,12 @@ def print_report(evaluation: Evaluation, plot: Path) -> None:
 
 
 def print_table(evaluation: Evaluation) -> None:
-    """The metrics, a row for each checkpoint and the ensemble; and which videos they leave out."""
+    """Print the metrics, a row per checkpoint and ensemble, and the number of videos not counted."""
     left_out = {"verdict": evaluation.without_verdict, "label": evaluation.without_label}
     if any(left_out.values()):
         print("not counted:", " and ".join(f"{count} without a {kind}" for kind, count in left_out.items() if count))
     if not evaluation.values:
-        print("none of the videos with a verdict has a label")
+        print("no video with a verdict has a label")
         return
     rows = [["", *_COLUMNS.values(), *(name.replace("_said_", ">") for name in _CONFUSION)]]
     for values in map(plain, evaluation.values):
@@ -134,30 +134,30 @@ def print_table(evaluation: Evaluation) -> None:
     for first, *rest in rows:
         cells = map(str.rjust, rest, widths[1:])
         print("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    print("real>fake: real videos said to be fake, at 0.5; ECE: expected calibration error")
+    print("real>fake: real videos with a score above 0.5; ECE: expected calibration error")
     missing = {0, 1} - set(evaluation.labels.tolist())
     if missing:
-        print(f"there is no {'fake' if 1 in missing else 'real'} video among them: '-' takes both classes")
+        print(f"no {'fake' if 1 in missing else 'real'} videos are counted; metrics shown as '-' need both classes")
 
 
 def _write_count(axis: Axes, x: float, y: float, count: int) -> None:
-    """Beside a point, into the picture and away from its frame."""
+    """Write the count beside a point, on the side away from the plot's edge."""
     shift, side = (-9, "top") if y > 0.5 else (9, "bottom")
     look: dict[str, Any] = {"va": side, "fontsize": "small", "bbox": {"fc": "white", "ec": "none", "pad": 0.5}}
     axis.annotate(str(count), (x, y), (0, shift), textcoords="offset points", ha="center", **look)
 
 
 def plot_reliability(evaluation: Evaluation, output: Path) -> None:
-    """A PNG: score against share of fakes, above how many videos have such a score."""
+    """Write a PNG: share of fakes against score, above a histogram of the scores."""
     figure = Figure(figsize=(8, 7), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    upper.plot([0, 1], [0, 1], color="grey", ls="--", lw=1, label="as sure as right")
+    upper.plot([0, 1], [0, 1], color="grey", ls="--", lw=1, label="perfect calibration")
     edges = np.linspace(0, 1, BINS + 1)
     bar = 0.9 / BINS / len(evaluation.scores)
     for index, (name, scores) in enumerate(evaluation.scores):
         last = index == len(evaluation.scores) - 1  # the verdict
         means, shares, counts = reliability(evaluation.labels, scores)
-        plain_name = printable(name).replace("$", r"\$")  # dollars are no formulas
+        plain_name = printable(name).replace("$", r"\$")  # no math text
         label = f"{plain_name}, ECE {evaluation.values[index].expected_calibration_error:.3f}"
         colour = "black" if last else f"C{index}"
         style: dict[str, Any] = {"ms": 6, "lw": 2} if last else {"ms": 4, "lw": 1, "alpha": 0.7}
@@ -169,8 +169,8 @@ def plot_reliability(evaluation: Evaluation, output: Path) -> None:
         lower.bar(edges[:-1] + 0.05 / BINS + (index + 0.5) * bar, every, bar, color=colour, alpha=1 if last else 0.7)
     upper.set(ylabel="share of fakes", xlim=(-0.02, 1.02), ylim=(-0.04, 1.04))
     upper.set_title(f"{len(evaluation.labels)} labelled videos, {int(evaluation.labels.sum())} fake")
-    figure.legend(fontsize="small", loc="outside lower center")  # in the picture it would hide points
-    lower.set(xlabel=f"probability of fake, in {BINS} bins (numbers: the ensemble's videos)", ylabel="videos")
+    figure.legend(fontsize="small", loc="outside lower center")  # inside, it would hide points
+    lower.set(xlabel=f"probability of fake, in {BINS} bins (numbers: videos, ensemble)", ylabel="videos")
     lower.yaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in (upper, lower):
         axis.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Verdicts on disk as they come, so that a stopped run can go on; and the lock by which two runs never share them."""
+"""Save each verdict to disk, so that a stopped run can resume; and lock an output, so that two runs never share it."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from dfdc.devices import package_versions
 from dfdc.text import printable
 from prediction.verdict import Verdict
 
-# Of the way from a file to its score. Raised with every change that may move one; a golden test says when.
+# Version of the code between a file and its score. Raise it with every change that may alter a score; a golden test
+# detects such changes.
 SCORING_VERSION = 2
-# Whose versions may move a score as well.
+# Packages whose version may alter a score.
 LIBRARIES = ("torch", "torchvision", "timm", "facenet-pytorch", "opencv-python-headless", "av", "numpy")
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a disk without locks says
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of file systems without locks
 
 
 def program_version() -> dict[str, Any]:
-    """What makes scores comparable: the version of the way, and of the packages that it goes by."""
+    """Return the versions that scores depend on: of the scoring code and of its packages."""
     names = (*LIBRARIES, "scipy", "pillow", "pillow-heif", "onnxruntime")
     return {"scoring": SCORING_VERSION, **package_versions(names, "unknown")}
 
 
 @dataclass(frozen=True)
 class ProgressHeader:
-    """The first line: the settings and their digest; `version` is of this layout. An earlier program wrote none."""
+    """The first line: the settings and their digest; `version` of the layout, which old files lack."""
 
     run: Annotated[str, Field(pattern="^[0-9a-f]{12,}$")]
     settings: dict[str, Any]
@@ -58,31 +59,31 @@ _HEADERS, _ROWS = TypeAdapter(ProgressHeader), TypeAdapter(ProgressRow)
 
 
 class Results:
-    """Verdicts in memory, as they come."""
+    """Verdicts in memory, in order of completion."""
 
     def __init__(self, videos: dict[str, Path]) -> None:
         self.videos = videos
-        self.done: dict[str, Verdict] = {}  # so far, by name
-        self.files: dict[str, dict | None] = {}  # fingerprints of those that were read; None: it can't be opened
+        self.done: dict[str, Verdict] = {}  # by name
+        self.files: dict[str, dict | None] = {}  # fingerprints of the files read; None if unreadable
 
     def begin(self, name: str) -> None:
-        """Hear that a video is about to be read."""
+        """Prepare for the reading of a video; called just before."""
 
     def add(self, verdict: Verdict) -> None:
-        """Keep a verdict."""
+        """Store a verdict."""
         self.done[verdict.filename] = verdict
 
 
 class Progress(Results):
-    """Verdicts on disk, one JSON object a line.
+    """Verdicts on disk, one JSON object per line.
 
-    The first line holds the settings, and every line their digest: checkpoints, what decides on faces, the program's
-    version. Lines of another digest are not taken over; a file of other settings is set aside under the name of its
-    digest, and comes back when those settings do.
+    The first line holds the settings: checkpoints, face detection and program version. Every line holds their digest.
+    Lines with another digest are ignored. A file of other settings is renamed after its digest, and used again when
+    those settings return.
 
-    A verdict counts for the file it was made of (`identity.same_file`): a video that was added, mended or changed since
-    is scored, the others are not scored again. What failed for a reason that may pass is tried again, and so is a file
-    that can't be read now; its earlier verdict stays on disk, and counts when the same file is back.
+    A verdict is valid for the file that it was made from (`identity.same_file`). Only new, repaired and changed videos
+    are scored again. Transient failures are retried, and so are files that can't be read now. The earlier verdict of
+    such a file stays on disk, and is valid again when the same file is back.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], videos: dict[str, Path], *, anew: bool = False) -> None:
@@ -90,10 +91,9 @@ class Progress(Results):
         self.path = path
         self._settings = {**settings, "program": program_version()}
         self._digest = identity.digest_of(self._settings)
-        self._waiting: list[
-            ProgressRow
-        ] = []  # rows of files that can't be read now, and of videos that this run has not
-        self._aside: Path | None = None  # where the file that is there goes before ours is written
+        # Rows of files that can't be read now, and of videos that are not in this run.
+        self._waiting: list[ProgressRow] = []
+        self._aside: Path | None = None  # new path of an existing file of other settings
         lines, own = _lines(path), self._place_of(self._digest)
         header = _read_header(lines[0]) if lines else None
         if lines and (header is None or header.run != self._digest):
@@ -101,14 +101,14 @@ class Progress(Results):
             differs = _difference(header, self._settings)
             lines = _lines(own)
         rows = [row for row in map(_read_row, lines[1:]) if row and row.run == self._digest and row.file is not None]
-        for name, row in {row.verdict.filename: row for row in rows}.items():  # the last is of the newest file
+        for name, row in {row.verdict.filename: row for row in rows}.items():  # the last row is the newest
             if name not in videos:
                 self._waiting.append(row)
             elif not anew:
                 self._take(row)
         if self._aside is not None and videos.keys() - self.done.keys():
-            what = f"left by a run with other settings{differs}"
-            print(printable(f"{path}: {what}; kept as {self._aside.name} from the first new verdict on"))
+            what = f"written by a run with other settings{differs}"
+            print(printable(f"{path}: {what}; renamed to {self._aside.name} at the first new verdict"))
         self._begun = False
 
     def _place_of(self, digest: str) -> Path:
@@ -121,29 +121,29 @@ class Progress(Results):
         path = self.videos[verdict.filename]
         try:
             if identity.same_file(row.file, path):
-                verdict.path = str(path)  # it may have been moved since
+                verdict.path = str(path)  # the file may have been moved
                 self.done[verdict.filename], self.files[verdict.filename] = verdict, row.file
-        except OSError:  # not known to be another: the video is tried again, and its new verdict says why that fails
+        except OSError:  # perhaps the same file: the video is tried again, and its new verdict has the error
             self._waiting.append(row)
 
     def _row(self, verdict: Verdict) -> ProgressRow:
         return ProgressRow(self._digest, self.files[verdict.filename], verdict)
 
     def begin(self, name: str) -> None:
-        """Note what a video is like before it is read; it may be replaced meanwhile."""
+        """Record the fingerprint of a video before it is read; it may be replaced meanwhile."""
         try:
             self.files[name] = identity.fingerprint(self.videos[name])
         except OSError:
-            self.files[name] = None  # its verdict will say why
+            self.files[name] = None  # its verdict will have the error
 
     def add(self, verdict: Verdict) -> None:
-        if not self._begun:  # not earlier: a run that can't even begin must not cost what an earlier one left
+        if not self._begun:  # only now: a run that fails to start must keep the earlier results
             if self._aside is not None:
                 self.path.replace(self._aside)
             first = _line(ProgressHeader(self._digest, self._settings))
             rows = [*self._waiting, *map(self._row, self.done.values())]
             artifacts.write_bytes(self.path, (first + "".join(map(_line, rows))).encode())
-            self._place_of(self._digest).unlink(missing_ok=True)  # it is in ours now
+            self._place_of(self._digest).unlink(missing_ok=True)  # its rows are in our file now
             self._begun = True
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(_line(self._row(verdict)))
@@ -159,7 +159,7 @@ def _line(part: ProgressHeader | ProgressRow) -> str:
 
 
 def _read_header(line: str) -> ProgressHeader | None:
-    """None for a line that this version can't tell the digest of."""
+    """Return None for a header that this version can't read."""
     try:
         return _HEADERS.validate_python(_parse(line))
     except ValidationError:
@@ -167,7 +167,7 @@ def _read_header(line: str) -> ProgressHeader | None:
 
 
 def _read_row(line: str) -> ProgressRow | None:
-    """None for a line that is not just as `_line` writes it: one that a kill cut, or that somebody edited."""
+    """Return None for a line that differs from what `_line` writes: truncated by a kill, or edited."""
     values = _parse(line)
     try:
         row = _ROWS.validate_python(values)
@@ -177,7 +177,7 @@ def _read_row(line: str) -> ProgressRow | None:
 
 
 def _parse(line: str) -> dict[str, Any]:
-    """What a line holds; nothing where it is damaged."""
+    """Return the object in a line; empty if the line is corrupt."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
@@ -186,7 +186,7 @@ def _parse(line: str) -> dict[str, Any]:
 
 
 def _difference(earlier: ProgressHeader | None, settings: dict[str, Any]) -> str:
-    """Which settings differ, as an addition to a sentence; nothing where that can't be told."""
+    """Return the names of the settings that differ, in parentheses; empty if unknown."""
     if earlier is None:
         return ""
     old = earlier.settings
@@ -196,29 +196,30 @@ def _difference(earlier: ProgressHeader | None, settings: dict[str, Any]) -> str
 
 @contextlib.contextmanager
 def only_run(output: Path) -> Generator[None]:
-    """Hold the lock of an output while the block runs. It ends with the process, however that ends.
+    """Hold the lock of an output while the block runs. The lock ends with the process, even after a crash.
 
     Raises:
         SettingError: another run holds it; the message names that run.
     """
-    real = output.resolve()  # a link to a file is that file, and a.csv and a.CSV share a.json
+    real = output.resolve()  # follows links; a.csv and a.CSV share a.json
     path = real.with_name(f".{real.stem}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8", errors="replace") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = os.path.samestat(os.fstat(handle.fileno()), path.stat())  # else its owner just removed it
+            held = os.path.samestat(os.fstat(handle.fileno()), path.stat())  # False: its owner just removed it
         except (BlockingIOError, FileNotFoundError):
             held = False
-        except OSError as error:  # some network disks have no locks
+        except OSError as error:  # some network file systems have no locks
             if error.errno not in _NO_LOCKS:
                 raise
-            print(f"{printable(output.parent)} can't be locked ({error.strerror}): see that no other run writes there")
+            place = printable(output.parent)
+            print(f"{place} can't be locked ({error.strerror}); make sure that no other run writes there")
             held = True
         if not held:
             handle.seek(0)
-            owner = printable(handle.read()) or "it has not said which"
-            advice = f"another run writes to it ({owner}); wait for its end, or take another {setting('output')}"
+            owner = printable(handle.read()) or "unknown process"
+            advice = f"another run writes to it ({owner}); wait until it ends, or choose another {setting('output')}"
             raise SettingError("output", printable(output), advice)
         handle.truncate(0)
         began = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -227,4 +228,4 @@ def only_run(output: Path) -> Generator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)  # while it is locked: nobody else can have taken it
+            path.unlink(missing_ok=True)  # while locked: no other run can have taken it

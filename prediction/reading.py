@@ -1,4 +1,4 @@
-"""From a video (or a photo) to its faces: frames, detection, persons, crops."""
+"""From a video or photo to its faces: frames, detection, persons, crops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prediction.decoding import Decoder, Reading
 from prediction.settings import FRAMES_PER_VIDEO, DetectorScale
 from prediction.verdict import Face, Status, Verdict
 
-# With fewer frames, where some were lost, there is no verdict: less than these, or than this part of the wanted ones.
+# If frames were lost, a verdict needs at least this number of frames, and this share of those requested.
 LEAST_FRAMES, LEAST_PART = 8, 0.25
 
 Emit = Callable[[np.ndarray], None]
@@ -26,15 +26,15 @@ Frame = tuple[int, np.ndarray]
 def find_faces(
     path: Path, filename: str, decoder: Decoder, detector: FaceDetector, scale: DetectorScale, emit: Emit
 ) -> Verdict:
-    """Read a video and hand the crop of each face to `emit`; what goes wrong becomes the status, never a score.
+    """Read a video, and pass the crop of each face to `emit`. An error becomes the status, never a score.
 
     Args:
-        decoder: reads the file; no other thread may use it meanwhile.
-        scale: the detector's, see `dfdc.detector_settings.detector_scale`.
-        emit: called with the crop of each face, RGB uint8 [h, w, 3], in the order of frames; it may wait.
+        decoder: reads the file; no other thread may use it at the same time.
+        scale: the detector's scale, see `dfdc.detector_settings.detector_scale`.
+        emit: called with the crop of each face, RGB uint8 [h, w, 3], in frame order; it may block.
 
     Returns:
-        the verdict so far; its `faces` are those whose crops were handed out, without scores.
+        the verdict so far; its `faces` match the crops, and have no scores yet.
     """
     verdict = Verdict(filename, Status.OK, path=str(path))
     try:
@@ -43,7 +43,7 @@ def find_faces(
         _judge_reading(verdict, reading)
     except VideoError as error:
         verdict.end(Status.UNREADABLE, error.reason)
-    except Exception as error:  # one video must not end the run; the status and the exit status say that it failed
+    except Exception as error:  # one video must not end the run; its status and the exit status report the failure
         verdict.fail(error)
     return verdict
 
@@ -52,7 +52,7 @@ def _search(reading: Reading, verdict: Verdict, detector: FaceDetector, setting:
     opened = reading.opened
     verdict.picture, verdict.notes = opened.picture, list(opened.notes)
     verdict.frame_count, verdict.frames_per_second = opened.frame_count, opened.frames_per_second
-    # Frames lie seconds apart in a long video, and the person is the same.
+    # In a long video, the frames are seconds apart, but the persons stay the same.
     tracker, cuts = Tracker(max_gap=max(50, opened.frame_count // 4)), ShotCuts()
     for batch in _batches(reading.frames(), detector, setting):
         height, width = batch[0][1].shape[:2]
@@ -63,7 +63,7 @@ def _search(reading: Reading, verdict: Verdict, detector: FaceDetector, setting:
         to_first = np.tile([verdict.sizes[0][1] / width, verdict.sizes[0][2] / height], 2)
         for (number, frame), faces in zip(batch, found, strict=True):
             cut = [(index, crop_face(frame, box)) for index, box in enumerate(faces.boxes)]
-            crops = {index: crop for index, crop in cut if crop is not None}  # a bad box costs that crop only
+            crops = {index: crop for index, crop in cut if crop is not None}  # an invalid box costs only its crop
             looks = looks_of(list(crops.values()))
             people = tracker.update(number, faces.boxes[list(crops)] * to_first, looks, cut=cuts.is_cut(frame))
             for (index, crop), person in zip(crops.items(), people, strict=True):
@@ -71,18 +71,18 @@ def _search(reading: Reading, verdict: Verdict, detector: FaceDetector, setting:
                 corners = [round(float(corner), 2) for corner in box]
                 inside = round(_part_inside(box, width, height), 4)
                 verdict.faces.append(Face(number, person, corners, sureness, inside))
-                emit(crop.copy())  # the frame itself must not stay in memory
+                emit(crop.copy())  # a view would keep the whole frame in memory
 
 
 def _part_inside(box: np.ndarray, width: int, height: int) -> float:
-    """The part of a box that lies within the frame, 0..1."""
+    """Return the share of a box within the frame, 0..1."""
     x1, y1, x2, y2 = (float(corner) for corner in box)
     within = max(0.0, min(x2, width) - max(x1, 0.0)) * max(0.0, min(y2, height) - max(y1, 0.0))
     return within / max((x2 - x1) * (y2 - y1), 1e-9)
 
 
 def _batches(frames: Iterator[Frame], detector: FaceDetector, setting: DetectorScale) -> Iterator[list[Frame]]:
-    """Frames of one size, as many as the detector takes at once."""
+    """Yield batches of frames of equal size, as many as the detector takes at once."""
     batch: list[Frame] = []
     for number, frame in frames:
         height, width = frame.shape[:2]
@@ -98,17 +98,17 @@ def _batches(frames: Iterator[Frame], detector: FaceDetector, setting: DetectorS
 
 
 def _judge_reading(verdict: Verdict, reading: Reading) -> None:
-    """The status, by how much could be read."""
+    """Set the status by the number of frames read."""
     wanted, read = reading.opened.wanted, verdict.frames_read
     verdict.frames_lost = reading.lost
     if reading.lost:
-        lost = f"{len(reading.lost)} of {wanted} frames can't be decoded"
+        lost = f"{len(reading.lost)} of {wanted} frames could not be decoded"
         if read < LEAST_FRAMES or read < LEAST_PART * wanted:
-            verdict.end(Status.DAMAGED, f"{lost}; the {read} that were read are too few to judge by")
+            verdict.end(Status.DAMAGED, f"{lost}; the other {read} are too few for a verdict")
             return
         verdict.status, verdict.reason = Status.PARTIAL, lost
     elif wanted < FRAMES_PER_VIDEO and not verdict.picture:
         verdict.status, verdict.reason = Status.TOO_SHORT, f"only {wanted} frames; all were read"
     if not verdict.faces:
-        seen = "photo" if verdict.picture else f"{read} frames that were read"
-        verdict.end(Status.NO_FACE, f"no face found in the {seen}")
+        seen = "photo" if verdict.picture else f"{read} frames read"
+        verdict.end(Status.NO_FACE, f"no face detected in the {seen}")

@@ -1,6 +1,6 @@
-"""What a run tells of its verdicts where it is asked to: how good they are, a temperature, pages.
+"""Optional reports on the verdicts: metrics, a temperature, pages.
 
-It takes scikit-learn, Matplotlib and Grad-CAM: 100 MiB and a second that scoring alone does without.
+It loads scikit-learn, Matplotlib and Grad-CAM: 100 MiB and one second, which scoring alone does not need.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from prediction.verdict import Verdict
 
 
 class Reports:
-    """What `settings` ask for of these verdicts.
+    """The reports on these verdicts that `settings` request.
 
     Args:
-        labels: 0 (real) or 1 (fake) by file name; None: there are none.
+        labels: 0 (real) or 1 (fake) by file name; None without labels.
     """
 
     def __init__(self, settings: FolderSettings, verdicts: Sequence[Verdict], labels: dict[str, int] | None) -> None:
@@ -32,11 +32,11 @@ class Reports:
         self._evaluation = None if labels is None else evaluate(verdicts, labels)
 
     def summary(self) -> dict[str, Any]:
-        """The parts of a `prediction.results.Summary` that take labels."""
+        """Return the fields of a `prediction.results.Summary` that need labels."""
         return self._evaluation.summary() if self._evaluation else {}
 
     def measure(self, plot: Path, models: list[ModelFile]) -> None:
-        """Print the metrics, draw the reliability plot, and fit a temperature; nothing without labels."""
+        """Print the metrics, draw the reliability plot, and fit a temperature; do nothing without labels."""
         if self._evaluation is None:
             return
         print_report(self._evaluation, plot)
@@ -45,6 +45,6 @@ class Reports:
             fit_to_file(self._settings.calibrate, labels, scores, models, self._settings.strategy)
 
     def show(self, folder: Path, made: RunSettings, ensemble: Ensemble, files: Mapping[str, Any]) -> None:
-        """Write the pages, see `make_report`."""
+        """Write the pages; see `make_report`."""
         page = make_report(folder, self._verdicts, plain(made), ensemble, files)
         print(printable(f"report: {page}"))

@@ -1,4 +1,4 @@
-"""submission.csv and .json (docs/scoring.md says what they hold), what of them is printed, and where they may go."""
+"""Write submission.csv and .json (see docs/scoring.md), print a summary, and check the output paths."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS = ("filename", "label", "status", "doubts", "faces", "frames")  # of sub
 
 @dataclass(frozen=True)
 class Confusion:
-    """Videos by their label and what a score over 0.5, or not, says."""
+    """Number of videos by label and prediction; a score above 0.5 predicts fake."""
 
     real_said_real: int
     real_said_fake: int
@@ -34,10 +34,10 @@ class Confusion:
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """How good scores are, see dfdc.scoring.metrics. What takes a class that is not there is absent.
+    """Metrics of scores, see dfdc.label_metrics.metrics. Metrics that need a missing class are absent.
 
     Attributes:
-        name: of the checkpoint; absent for the verdicts.
+        name: name of the checkpoint; absent for the verdicts.
     """
 
     name: str | None = None
@@ -58,7 +58,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """How many videos were counted, and how many could not be; one without both is in the first of these."""
+    """Number of videos counted, of those without a verdict, and of those with a verdict but no label."""
 
     counted: int
     without_verdict: int
@@ -67,7 +67,7 @@ class LabelCounts:
 
 @dataclass(frozen=True)
 class Held:
-    """What a checkpoint says it was trained on; the rest is absent where its fold is "unknown"."""
+    """What a checkpoint records about its training; the other fields are absent if `fold` is "unknown"."""
 
     name: str
     fold: int | Literal["unknown"]
@@ -77,7 +77,7 @@ class Held:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The fold whose videos were scored, and what each checkpoint says of it."""
+    """The fold whose videos were scored, and what each checkpoint records about its training."""
 
     fold: int
     by: list[Held]
@@ -85,7 +85,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Summary:
-    """Of all videos. What takes labels, or a fold, is absent without."""
+    """Summary of all videos. Fields that need labels or a fold are absent without them."""
 
     statuses: dict[Status, int]
     doubts: dict[str, int]
@@ -97,7 +97,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Submission:
-    """What submission.json holds; `program` has the versions that scores hang on."""
+    """The content of submission.json; `program` has the versions that scores depend on."""
 
     version: Literal[2]
     program: dict[str, str | int]
@@ -107,20 +107,20 @@ class Submission:
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """A dataclass as JSON has it, without fields that are None."""
+    """Return a dataclass as a JSON object, without fields that are None."""
     known = asdict(value, dict_factory=lambda items: {key: part for key, part in items if part is not None})
     return json.loads(json.dumps(known))
 
 
 def write_results(output: Path, verdicts: Sequence[Verdict], settings: RunSettings, summary: Summary) -> None:
-    """submission.csv, and submission.json beside it."""
+    """Write submission.csv, and submission.json beside it."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     quoting = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(COLUMNS)
-    for v in verdicts:  # csv quotes a name with its own end of line, but not one with another's
+    for v in verdicts:  # csv quotes names with its own line end, but not with another one
         row = quoting if "\r" in v.filename else writer
-        label = "" if v.score is None else repr(v.score)  # all its digits: calibrated scores near 1 must not tie
+        label = "" if v.score is None else repr(v.score)  # all digits: calibrated scores near 1 must not tie
         row.writerow([v.filename, label, v.status, "; ".join(v.doubts), len(v.faces), v.frames_read])
     submission = Submission(2, program_version(), settings, summary, list(verdicts))
     details = {**asdict(submission), "settings": plain(settings), "summary": plain(summary)}
@@ -129,7 +129,7 @@ def write_results(output: Path, verdicts: Sequence[Verdict], settings: RunSettin
 
 
 def print_summary(output: Path, verdicts: Sequence[Verdict], summary: Summary) -> None:
-    """The verdicts if they are few, all that are not ok, and how many there are of each kind."""
+    """Print at most 50 verdicts, every status other than ok, the counts, and the metrics."""
     for verdict in verdicts:
         if verdict.judged and len(verdicts) <= 50:
             doubts = f"  ({', '.join(verdict.doubts)})" if verdict.doubts else ""
@@ -150,41 +150,42 @@ def print_summary(output: Path, verdicts: Sequence[Verdict], summary: Summary) -
         print(f"on {values['count']} labelled videos ({values['fakes']} fake): {', '.join(shown)}")
     unknown = [held.name for held in summary.held_out.by if held.fold == "unknown"] if summary.held_out else []
     if unknown:
-        print(f"  (whether {', '.join(unknown)} learned from these videos is not known)")
+        print(f"  (unknown whether these videos were in the training sets of {', '.join(unknown)})")
     print(printable(f"written: {output} and {output.with_suffix('.json')}"))
 
 
 def check_places(settings: FolderSettings, videos: Iterable[Path]) -> None:
-    """See that nothing is written over a file that is not a result of this program.
+    """Check that no file is overwritten that this program did not write.
 
     Raises:
-        SettingError: a place holds one, or is one of the files that are read or written as well.
+        SettingError: a path holds such a file, or is also an input or another output.
     """
     output, calibrate, report = settings.output, settings.calibrate, settings.report
     details = output.with_suffix(".json")
     inputs = (settings.labels, settings.calibration, *settings.lists, *videos)
     read = {os.path.realpath(path) for path in inputs if path}
     if calibrate and os.path.realpath(calibrate) == os.path.realpath(details):
-        raise SettingError("calibrate", calibrate, f"the details of {setting('output')} go there; take another name")
+        taken = f"the details of {setting('output')} are written there"
+        raise SettingError("calibrate", calibrate, f"{taken}; choose another name")
     for name, given, path in (("output", output, output), ("output", output, details), ("calibrate", *[calibrate] * 2)):
         if path is None:
             continue
-        which = "" if path == given else f"its details would go to {path.name}, which "
+        which = "" if path == given else f"its details would be written to {path.name}, which "
         if os.path.realpath(path) in read:
-            raise SettingError(name, given, f"{which}is one of the files that are read; take another name")
+            raise SettingError(name, given, f"{which}is an input file; choose another name")
         if path.is_file() and path.stat().st_size and not is_result(path):
-            raise SettingError(name, given, f"{which}holds no result of this program; remove it or take another name")
+            raise SettingError(name, given, f"{which}was not written by this program; remove it or choose another name")
     index = report and report / "index.html"
     if index and index.is_file() and "predict_folder.py --report" not in index.read_text(errors="replace"):
-        raise SettingError("report", report, "its index.html is no page of this program; take another folder")
+        raise SettingError("report", report, "its index.html was not written by this program; choose another folder")
 
 
 def is_result(path: Path) -> bool:
-    """Whether a file is a submission.csv, its details or a temperature, of this version or an earlier one."""
+    """Return whether a file is a submission.csv, its details or a temperature, of this or an earlier version."""
     if path.suffix.lower() == ".csv":
         with path.open(encoding="utf-8", errors="replace") as handle:
             header = handle.readline().rstrip("\n")
-        # The header of an earlier version is that of a table of labels: the details beside it tell.
+        # An earlier version's header equals that of a file of labels; the details beside it tell them apart.
         return header == ",".join(COLUMNS) or (header == "filename,label" and is_result(path.with_suffix(".json")))
     content = artifacts.read_json(path)
     return isinstance(content, dict) and ({"settings", "videos"} <= content.keys() or "temperature" in content)

@@ -1,4 +1,4 @@
-"""Scoring from another program: `score` once, or a `Scorer` that keeps its checkpoints between calls."""
+"""Score from another program: `score` once, or a `Scorer` that keeps its checkpoints between calls."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from prediction.verdict import Verdict
 class Scorer:
     """Checkpoints and a face detector, ready to score videos and photos.
 
-    It may be used in a `with` statement, and holds threads and memory until it is closed. One call of `score` at a
-    time: threads that share one wait for each other.
+    It holds threads and memory until it is closed; a `with` statement closes it. Calls of `score` from several threads
+    wait for each other.
 
     Args:
-        models: paths of checkpoints, ours or the winners' own, or of files of export_model.py.
+        models: paths of checkpoints, of this project or the winners, or of files of export_model.py.
         device: auto, cpu, cuda or cuda:N.
-        precision: of networks.precision.PRECISIONS.
-        strategy: how faces' scores become a video's: a name in dfdc.scoring.STRATEGIES.
-        detector_scale: frames are resized by it before detection, or "auto"; see dfdc/detector_settings.py.
-        floors: under which a verdict stands with a doubt.
+        precision: one of networks.precision.PRECISIONS.
+        strategy: rule that combines the face scores, a key of dfdc.scoring.STRATEGIES.
+        detector_scale: factor that resizes frames before detection, or "auto"; see dfdc/detector_settings.py.
+        floors: thresholds of the doubts.
 
     Raises:
-        ValueError: no checkpoint, one that can't be used (networks.checkpoint.CheckpointError), the same one twice, two
-            that want different detectors, an unknown device, precision or strategy.
+        ValueError: no checkpoint, an unusable one (networks.checkpoint.CheckpointError), the same one twice, two that
+            need different detectors, or an unknown device, precision, strategy or scale.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class Scorer:
         floors: Floors | None = None,
     ) -> None:
         if isinstance(models, (str, Path)):
-            raise TypeError(f"models: a list of paths is expected, not {models!r}")
+            raise TypeError(f"models: give a list of paths, not {models!r}")
         if not models:
-            raise UsageError("no checkpoint is given")
+            raise UsageError("no checkpoint; give the path of at least one")
         if strategy not in STRATEGIES:
-            raise UsageError(f"strategy {strategy!r} is unknown; there are {', '.join(STRATEGIES)}")
+            raise UsageError(f"strategy {strategy!r} is unknown; choose one of {', '.join(STRATEGIES)}")
         if detector_scale != "auto" and not (isinstance(detector_scale, (int, float)) and 0 < detector_scale <= 4):
-            raise UsageError(f"detector_scale {detector_scale!r} is neither 'auto' nor a factor over 0 and up to 4")
+            raise UsageError(f"detector_scale {detector_scale!r} is invalid; give 'auto' or a factor above 0, up to 4")
         self.options = Options(detector_scale, strategy, floors or Floors())
         paths = [Path(path) for path in models]
         refuse_twins(paths)
@@ -72,39 +72,39 @@ class Scorer:
         self.close()
 
     def close(self) -> None:
-        """End the threads. What was scored stays."""
+        """End the threads. Verdicts stay valid."""
         self._closed = True
         self.ensemble.close()
 
     def score(self, paths: Iterable[str | Path], *, tell: Callable[[Verdict], None] | None = None) -> list[Verdict]:
-        """A verdict for each path, in their order; nothing is printed or written.
+        """Return a verdict for each path, in their order. Nothing is printed or written.
 
-        What is wrong with one file is its verdict's status, and never an exception.
+        A problem with a file becomes the status of its verdict, never an exception.
 
         Args:
-            paths: of videos and photos; `Verdict.filename` is the path as it was given.
-            tell: called with each verdict as soon as it is known, in the order in which they end.
+            paths: paths of videos and photos; `Verdict.filename` is the path as given.
+            tell: called with each verdict as soon as it is known, in order of completion.
 
         Raises:
-            FileNotFoundError: a path leads to nothing; nothing was scored then.
+            FileNotFoundError: a path does not exist; nothing is scored then.
             TypeError: a single path instead of several.
-            RuntimeError: this scorer is closed, or `tell` calls it.
+            RuntimeError: the scorer is closed, or `tell` calls it.
         """
         if isinstance(paths, (str, Path)):
-            raise TypeError(f"paths: several are expected, in a list, not {paths!r}")
+            raise TypeError(f"paths: give a list of paths, not {paths!r}")
         given = [str(path) for path in paths]
         absent = [path for path in given if not Path(path).exists()]
         if absent:
-            raise FileNotFoundError(f"{len(absent)} of {len(given)} files are not there, {absent[0]!r} for one")
+            raise FileNotFoundError(f"{len(absent)} of {len(given)} files are missing, for example {absent[0]!r}")
         found = self.run(Results({path: Path(path) for path in given}), tell=tell)
         by_name = {verdict.filename: verdict for verdict in found}
         return [by_name[path] for path in given]
 
     def run(self, results: Results, *, tell: Callable[[Verdict], None] | None = None) -> list[Verdict]:
-        """As `score`, of the videos of `results`, which keeps the verdicts and knows the earlier ones."""
+        """Score the videos of `results` as `score` does; `results` has earlier verdicts, and keeps new ones."""
         readers = reader_count(self.device)
         with self._turn:
-            if self._closed or self._busy:  # busy: this very thread is at it
+            if self._closed or self._busy:  # busy: the lock is reentrant, and this thread holds it
                 raise RuntimeError("this Scorer is closed" if self._closed else "`tell` must not call its own Scorer")
             self._busy = True
             try:
@@ -113,8 +113,8 @@ class Scorer:
                 self._busy = False
 
     def should_compile(self, when: str, paths: Sequence[Path]) -> bool:
-        """Whether to have `ensemble.compile` called: "on", "off", or "auto": for so many files that it may pay."""
-        faces = sum(1 if layout.is_picture(path) else FRAMES_PER_VIDEO for path in paths)  # or so
+        """Return whether to call `ensemble.compile`; `when` is "on", "off", or "auto": if there are enough files."""
+        faces = sum(1 if layout.is_picture(path) else FRAMES_PER_VIDEO for path in paths)  # an estimate
         kinds = self.ensemble.compilable
         return bool(kinds) and (when == "on" or (when == "auto" and worth_compiling(faces, kinds)))
 
@@ -129,9 +129,9 @@ def score(
     detector_scale: DetectorScale = "auto",
     floors: Floors | None = None,
 ) -> list[Verdict]:
-    """A verdict for each path, in their order; see `Scorer` for the arguments and what is raised.
+    """Return a verdict for each path, in their order. `Scorer` describes the arguments and errors.
 
-    Nothing is printed or written. Who scores more than once keeps a `Scorer`, which loads the checkpoints once.
+    Nothing is printed or written. To score more than once, keep a `Scorer`: it loads the checkpoints only once.
     """
     with Scorer(
         models, device=device, precision=precision, strategy=strategy, detector_scale=detector_scale, floors=floors

@@ -1,12 +1,12 @@
-"""Golden scores: would this machine's software still give the scores that were known to be right?
+"""Self-test: does this machine reproduce golden scores that were stored on a trusted machine?
 
-A small clip, drawn from scikit-image's portrait by integer arithmetic, goes the whole way of a video: encoder, decoder,
-detector, crop, resize, normalisation, network. `<checkpoint>.golden.json`, stored once on a machine that is trusted,
-has the boxes and scores of fp32 on the CPU; a later run compares, first in the same way and then in the way in which it
-scores videos: on its device, in its precision, compiled or not. The file also has the checkpoint's SHA-256, so that
-other weights are not taken for another library, and the libraries' versions, so that the one to blame can be named.
+A small clip is drawn from scikit-image's portrait by integer arithmetic. It passes through every stage of scoring:
+encoder, decoder, detector, crop, resize, normalisation, network. `<checkpoint>.golden.json` holds its boxes and scores
+in fp32 on the CPU. A later run compares in fp32 on the CPU first. It then compares with the device, precision and
+compilation that it scores videos with. The file also holds the checkpoint's SHA-256, to recognise other weights, and
+the library versions, to name the cause of a difference.
 
-The scores say nothing of the portrait: the clip is there to be the same everywhere.
+The scores say nothing about the portrait: the clip only has to be the same everywhere.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ from prediction.verdict import Verdict
 
 
 class Bounds(NamedTuple):
-    """How far a score and its logit may be from the stored ones.
+    """The largest allowed differences of a score and its logit from the stored ones.
 
-    A trained checkpoint is sure of most faces, and a score near 0 or 1 hardly moves: its logit does. 0.1 is 0.0005 at
-    a score of 0.005, and more than 0.005 only between 0.05 and 0.95.
+    A trained checkpoint is sure of most faces. A score near 0 or 1 hardly moves, but its logit does. A logit difference
+    of 0.1 changes a score of 0.005 by 0.0005, and exceeds 0.005 only between scores of 0.05 and 0.95.
     """
 
     score: float
     logit: float
 
 
-# fp32: what another CPU's rounding does is far smaller; what another library does to a face is mostly larger.
-# The others: at least twice the largest difference from fp32 that was seen on real faces and on this clip. bf16: 0.046
-# of a score and 0.23 of a logit (B7 whose random weights were scaled until its scores filled 0 to 1); trained
-# test_resnet: 0.014 and 0.06. fp16: 0.002 and 0.03 (test_vit).
+# fp32: rounding on another CPU differs far less; another library mostly differs more.
+# The others: at least twice the largest difference from fp32 seen on real faces and on this clip (score and logit).
+# bf16: 0.046 and 0.23 (B7 with random weights, scaled until its scores filled 0 to 1). Trained test_resnet: 0.014 and
+# 0.06. fp16: 0.002 and 0.03 (test_vit).
 BOUNDS = {"fp32": Bounds(0.005, 0.1), "fp16": Bounds(0.02, 0.2), "bf16": Bounds(0.1, 0.5)}
 BOX_TOLERANCE = 1.0  # pixels of the clip
-GPU_BOX_TOLERANCE = 2.0  # a GPU adds up in another order; not measured
-_SIDE = 1024  # pixels: large enough for the detector to work on half-size frames, as on most videos
+GPU_BOX_TOLERANCE = 2.0  # a GPU sums in another order; not measured
+_SIDE = 1024  # pixels: the detector halves frames of this size, as in most videos
 _FACE = 224, 120  # x, y in the portrait, near the middle of the face
-_SATURATED = 0.001  # nearer to 0 or 1, a difference of logits changes no verdict
+_SATURATED = 0.001  # closer to 0 or 1, a difference of logits changes no verdict
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class GoldenFace:
 
 @dataclass(frozen=True)
 class Clip:
-    """The clip: of its pixels, which must be the same everywhere, and of the file that the encoder made of them."""
+    """SHA-256 of the clip's pixels, which must be the same everywhere, and of the encoded file."""
 
     pixels_sha256: str
     file_sha256: str
@@ -81,7 +81,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Golden:
-    """What lies beside a checkpoint, `libraries` with the version of each; `version` is of this layout."""
+    """The file beside a checkpoint; `libraries` has the version of each, `version` is that of this layout."""
 
     checkpoint_sha256: str
     clip: Clip
@@ -92,7 +92,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class Way:
-    """How the clip is scored: on a PyTorch device, in fp32, fp16 or bf16, compiled or not."""
+    """How the clip is scored: PyTorch device, precision (fp32, fp16 or bf16), compiled or not."""
 
     device: str = "cpu"
     precision: str = "fp32"
@@ -102,22 +102,22 @@ class Way:
         return f"{self.precision} on {self.device}{', compiled' if self.compiled else ''}"
 
 
-REFERENCE = Way()  # in which scores are stored
+REFERENCE = Way()  # of the stored scores
 
 
 def clip_frames() -> list[np.ndarray]:
-    """Four frames, RGB uint8 [1024, 1024, 3]: one face in three sizes, so that it is enlarged and shrunk for networks.
+    """Return four frames, RGB uint8 [1024, 1024, 3]: one face in three sizes, so that crops are enlarged and shrunk.
 
-    Only integers are computed with, and pixels repeated: no library's resizing can change the clip.
+    Only integer arithmetic and pixel repetition are used: no library's resizing can change the clip.
     """
     portrait = skimage.data.astronaut().astype(np.int32)  # [512, 512, 3]
     double = portrait.repeat(2, 0).repeat(2, 1)
-    # Light from the left and a little dark at the bottom: another picture, with the same face.
+    # Bright on the left and dark on the right: another image of the same face.
     light = np.linspace(150, 90, _SIDE).astype(np.int32)[None, :, None]
     corner = np.full((_SIDE, _SIDE, 3), 96, np.int32)
     corner[300:812, 400:912] = portrait
     x, y = _FACE
-    half = 128  # pixels of the portrait around the face, four times as large
+    half = 128  # pixels of the portrait around the face, enlarged four times
     top, left = max(0, y - half), max(0, x - half)
     close = portrait[top : top + 2 * half, left : left + 2 * half].repeat(4, 0).repeat(4, 1)
     frames = [double, double[:, ::-1] * light // 128, corner, close]
@@ -133,34 +133,34 @@ def self_test(
     precision: str = "auto",
     compile_: bool = False,
 ) -> int:
-    """Compare each checkpoint's scores of the clip with its stored ones; print both, and the detector's boxes.
+    """Compare each checkpoint's scores of the clip with the stored ones; print both, and the detector's boxes.
 
     Args:
-        store: store the scores of checkpoints that have none yet, in fp32 on the CPU whatever follows.
-        force: with `store`, of all.
+        store: store the scores of checkpoints that have none, always in fp32 on the CPU.
+        force: with `store`, of all checkpoints.
         device: a PyTorch device name.
-        precision: of `networks.ensemble.PRECISIONS`.
-        compile_: whether the networks are compiled.
+        precision: one of `networks.precision.PRECISIONS`.
+        compile_: whether to compile the networks.
 
     Returns:
-        exit status: 0 if all agree (or were stored), 1 if one differs or has none.
+        exit status: 0 if all agree or were stored, 1 if one differs or has no stored scores.
 
     Raises:
-        UsageError: a checkpoint or what is stored beside it can't be read, or it can't be scored in that way.
+        UsageError: a checkpoint or its stored scores can't be read, or it can't be scored with these settings.
     """
     own = Way(device, choose_precision(precision, device), compile_)
     golden = {path: None if store and force else read_golden(path) for path in paths}
     ways = [REFERENCE] if own == REFERENCE else [REFERENCE, own]
     failed = {way: _test(paths, golden, way, store and way == REFERENCE) for way in ways}
     if not store and not any(golden.values()):
-        print(f"self-test: nothing was compared, as no scores are stored; {_advice('store them')}")
+        print(f"self-test: nothing was compared, because no scores are stored; {_advice('store them')}")
         return 1
     for way in ways:
         if failed[way]:
             share = f"{failed[way]} of {len(paths)} checkpoints"
-            print(f"self-test FAILED for {share} in {way}: do not trust verdicts before it is explained")
+            print(f"self-test FAILED for {share} in {way}: do not trust verdicts until the cause is known")
     if failed[own] and not failed[REFERENCE]:
-        print(f"{REFERENCE} agrees with what is stored, so that the difference comes from {own}")
+        print(f"{REFERENCE} agrees with the stored scores, so the difference comes from {own}")
     if any(failed.values()):
         return 1
     shown = " and in ".join(map(str, ways))
@@ -169,13 +169,13 @@ def self_test(
 
 
 def _test(paths: Sequence[Path], golden: dict[Path, Golden | None], way: Way, store: bool) -> int:
-    """Score the clip in one way, print, compare with `golden` or add to it; return how many checkpoints failed."""
+    """Score the clip, print, and compare with `golden` or add to it; return the number of failed checkpoints."""
     print(f"{way}:")
     libraries = package_versions((*LIBRARIES, "scikit-image"), "not installed under this name")
     checksums = {path: artifacts.sha256_of(path) for path in paths}
     verdict, clip = score_clip(paths, way)
     if not verdict.status.scored:
-        print(f"  the clip got no scores ({verdict.status}: {verdict.reason})")
+        print(f"  the clip was not scored ({verdict.status}: {verdict.reason})")
         return len(paths)
     failed = 0
     for index, (path, name) in enumerate(zip(paths, map(printable, model_names(paths)), strict=True)):
@@ -186,20 +186,20 @@ def _test(paths: Sequence[Path], golden: dict[Path, Golden | None], way: Way, st
             golden[path] = found
             print(f"{name}: stored in {printable(golden_path(path))}")
         print_faces(name, golden[path], found)
-        bounds = BOUNDS["fp32" if is_onnx(path) else way.precision]  # ONNX Runtime's, whatever is asked for
+        bounds = BOUNDS["fp32" if is_onnx(path) else way.precision]  # ONNX Runtime always uses fp32
         problems = compare(golden[path], found, bounds, BOX_TOLERANCE if way.device == "cpu" else GPU_BOX_TOLERANCE)
         failed += bool(problems)
         print(f"  {'FAILED' if problems else 'ok'}{''.join(f': {problem}' for problem in problems)}")
         if all(min(face.score, 1 - face.score) < _SATURATED for face in faces):
-            print("  note: this checkpoint is sure of every frame; this tests the boxes more than it")
+            print("  note: this checkpoint is sure of every frame, so this tests the boxes more than the network")
     return failed
 
 
 def score_clip(paths: Sequence[Path], way: Way = REFERENCE) -> tuple[Verdict, Clip]:
-    """The clip's verdict, by the way that every video goes; and the SHA-256 of its pixels and of its file.
+    """Score the clip like any video; return its verdict, and the SHA-256 of its pixels and its file.
 
     Raises:
-        UsageError: a checkpoint can't be read, or not be scored in that way.
+        UsageError: a checkpoint can't be read, or can't be scored in this way.
     """
     try:
         ensemble = Ensemble(paths, way.device, way.precision)
@@ -221,15 +221,15 @@ def score_clip(paths: Sequence[Path], way: Way = REFERENCE) -> tuple[Verdict, Cl
 
 
 def golden_path(checkpoint: Path) -> Path:
-    """Where the golden scores of a checkpoint lie: `<checkpoint>.golden.json`."""
+    """Return the path of a checkpoint's golden scores: `<checkpoint>.golden.json`."""
     return checkpoint.with_name(f"{checkpoint.name}.golden.json")
 
 
 def read_golden(checkpoint: Path) -> Golden | None:
-    """What is stored beside a checkpoint; None if nothing is.
+    """Read the golden scores of a checkpoint; None if there are none.
 
     Raises:
-        UsageError: it is broken.
+        UsageError: the file can't be read.
     """
     path = golden_path(checkpoint)
     try:
@@ -238,31 +238,31 @@ def read_golden(checkpoint: Path) -> Golden | None:
         return None
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{printable(path)}: is broken ({printable(error)}); fetch it again from where the checkpoint came from, "
-            f"or {_advice('store it anew', force=True)}"
+            f"{printable(path)}: can't be read ({printable(error)}); copy it again from the source of the checkpoint, "
+            f"or {_advice('store it again', force=True)}"
         ) from None
 
 
 def compare(
     stored: Golden | None, found: Golden, bounds: Bounds = BOUNDS["fp32"], box_tolerance: float = BOX_TOLERANCE
 ) -> list[str]:
-    """What is wrong with `found`, in sentences; empty if nothing is."""
+    """Return the faults of `found` as sentences; empty if there are none."""
     if stored is None:
         return [f"no golden scores are stored; {_advice('store them')}"]
     if stored.checkpoint_sha256 != found.checkpoint_sha256:
-        fault = "the checkpoint is another file than the one that the scores were stored for"
-        advice = f"if it was changed on purpose, {_advice('store them anew', force=True)}"
-        return [f"{fault}, so that they say nothing of the libraries; {advice}"]
+        fault = "the checkpoint has changed since its scores were stored"
+        advice = f"if it was changed on purpose, {_advice('store them again', force=True)}"
+        return [f"{fault}, so they say nothing about the libraries; {advice}"]
     if stored.clip.pixels_sha256 != found.clip.pixels_sha256:
-        fault = "the clip is drawn differently (other scikit-image or another version of this test)"
-        return [f"{fault}, so that the scores can't be compared; {_advice('store them anew', force=True)}"]
+        fault = "the clip is drawn differently (another version of scikit-image or of this test)"
+        return [f"{fault}, so the scores can't be compared; {_advice('store them again', force=True)}"]
     problems = []
     before, after = ([face.frame for face in golden.faces] for golden in (stored, found))
     if before != after:
-        problems.append(f"faces in frames {after}, stored were {before}")
+        problems.append(f"faces in frames {after}, stored: {before}")
     else:
         pairs = list(zip(stored.faces, found.faces, strict=True))
-        moved = np.max([np.abs(np.subtract(a.box, b.box)).max() for a, b in pairs])  # Python's max may pass over nan
+        moved = np.max([np.abs(np.subtract(a.box, b.box)).max() for a, b in pairs])  # Python's max may ignore nan
         if not moved <= box_tolerance:  # written so that nan fails
             problems.append(f"a box differs by {moved:.2f} pixels (at most {box_tolerance:g} is allowed)")
         off = np.max([abs(a.score - b.score) for a, b in pairs])
@@ -283,25 +283,25 @@ def _logit(face: GoldenFace) -> float:
 
 
 def _suspects(stored: Golden, found: Golden) -> str:
-    """What else is different, for a reader who looks for the reason."""
+    """Return what else differs, to help find the cause."""
     versions = ((name, old, found.libraries.get(name)) for name, old in stored.libraries.items())
     changed = [f"{name} {old} -> {new}" for name, old, new in versions if new != old]
     if stored.clip.file_sha256 != found.clip.file_sha256:
-        changed.append("the encoder, which wrote other bytes")
+        changed.append("the encoder (its file differs)")
     if changed:
         return f"the checkpoint is the same; changed since: {', '.join(changed)}"
-    return "the checkpoint and the versions of the libraries are the same: look at this project's code and the machine"
+    return "the checkpoint and the library versions are the same; check this project's code and the machine"
 
 
 def print_faces(name: str, stored: Golden | None, found: Golden) -> None:
-    """Stored and found scores and boxes, a line for each face."""
+    """Print the stored and the new scores and boxes, a line per face."""
     print(name)
     old = {} if stored is None else {(face.frame, index): _shown(face) for index, face in enumerate(stored.faces)}
     for index, face in enumerate(found.faces):
         (score, box), (old_score, old_box) = _shown(face), old.pop((face.frame, index), ("-", "-"))
         print(f"  frame {face.frame}: score {score}, stored {old_score}; box {box}, stored {old_box}")
     for (frame, _), (score, box) in old.items():
-        print(f"  frame {frame}: no such face, stored {score}; box {box}")
+        print(f"  frame {frame}: no face detected, stored {score}; box {box}")
 
 
 def _shown(face: GoldenFace) -> tuple[str, str]:

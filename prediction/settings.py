@@ -1,4 +1,4 @@
-"""What a run is asked to do, and what of it its results hang on. Light: a command reads it before it loads anything."""
+"""Settings of a run, and those that its scores depend on. No heavy imports: commands read it before loading PyTorch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DetectorScale = float | Literal["auto"]
 
 @dataclass(frozen=True)
 class Floors:
-    """Under which a verdict stands with a doubt.
+    """Thresholds below which a verdict gets a doubt.
 
     Attributes:
-        faces: frames that show a face that decides; for videos only.
-        side: of a face, in pixels of the video.
+        faces: number of frames that show a deciding face; for videos only.
+        side: side of a face, in pixels of the video.
 
     Raises:
-        ValueError: one is negative or not finite.
+        ValueError: a value is negative or not finite.
     """
 
     faces: int = 8
@@ -33,43 +33,43 @@ class Floors:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"the floor of {name}, {value}: a number from 0 on is expected")
+                raise ValueError(f"the floor of {name} is {value}; give a finite number of at least 0")
 
 
 @dataclass(frozen=True)
 class FolderSettings:
-    """A run of `prediction.folder.score_folder`; settings without a comment are those of `prediction.Scorer`."""
+    """Settings of `prediction.folder.score_folder`; those without a comment are described in `prediction.Scorer`."""
 
-    models: list[str] = field(default_factory=list)  # as `networks.files.find_models` takes them
+    models: list[str] = field(default_factory=list)  # names or paths, see `networks.files.find_models`
     weights_dir: Path = Path("weights")
-    places: list[Path] = field(default_factory=list)  # folders and single files; with `fold` the one DATA_ROOT
-    lists: list[Path] = field(default_factory=list)  # text files with a path a line
-    recursive: bool = False  # also the folders' own folders
-    output: Path = Path("submission.csv")  # the details go beside it, with .json
-    fold: int | None = None  # score the videos of this fold of DATA_ROOT, whose labels are known
-    labels: Path | None = None  # a file of labels, see `prediction.inputs.read_labels`
-    calibrate: Path | None = None  # fit a temperature, and write it here
-    calibration: Path | None = None  # the file of a temperature to apply
+    places: list[Path] = field(default_factory=list)  # folders and single files; with `fold`, only the DATA_ROOT
+    lists: list[Path] = field(default_factory=list)  # text files with one path per line
+    recursive: bool = False  # also search subfolders
+    output: Path = Path("submission.csv")  # the details are written beside it, as .json
+    fold: int | None = None  # score this fold of the DATA_ROOT, whose labels are known
+    labels: Path | None = None  # file of labels, see `prediction.inputs.read_labels`
+    calibrate: Path | None = None  # fit a temperature, and write it to this file
+    calibration: Path | None = None  # file of a temperature to apply
     detector_scale: DetectorScale = "auto"
     strategy: str = "confident"
     floors: Floors = field(default_factory=Floors)
     device: str = "auto"
     precision: str = "auto"
-    compile: str = "auto"  # "on", "off", or "auto": where it may pay, and only if it is faster
-    report: Path | None = None  # folder of pages to write
-    force: bool = False  # score again what an earlier run has scored
+    compile: str = "auto"  # "on", "off", or "auto": if there are enough videos, and only if it is faster
+    report: Path | None = None  # folder of the pages; None: no pages
+    force: bool = False  # score all videos again
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What the scores of a run hang on, as it stands in submission.json.
+    """The settings that the scores of a run depend on, as stored in submission.json.
 
     Attributes:
-        frames: of a video that are searched for faces.
-        margin_part: a crop has 1 / margin_part of the face's box as margin on each side.
-        precision: of the networks: fp32, bf16 or fp16.
-        detector_thresholds: of the face detector's three stages.
-        temperature: by which the verdicts are calibrated; absent where they are not.
+        frames: number of frames of a video that are searched for faces.
+        margin_part: each side of a crop adds 1 / margin_part of the face's box as margin.
+        precision: precision of the networks: fp32, bf16 or fp16.
+        detector_thresholds: thresholds of the face detector's three stages.
+        temperature: temperature of the calibration; absent without one.
     """
 
     models: list[ModelFile]

@@ -1,4 +1,4 @@
-"""What is known of a video, on the way to its verdict and after it. docs/scoring.md says what of it users see."""
+"""The verdict on a video, and everything that it rests on. docs/scoring.md describes what users see of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dfdc.devices import is_out_of_memory
 
 
 class Status(str, Enum):
-    """How the work on a file ended. It is equal to its text, which is what files hold.
+    """How the processing of a file ended. A status equals its text, which is what files store.
 
     Attributes:
-        meaning: what happened, for people.
-        scored: whether there is a verdict.
-        passing: whether it may go better another time, so that a repeated run tries again.
+        meaning: what happened, as a text for users.
+        scored: whether there is a score.
+        passing: True for transient failures, which are retried on the next run.
     """
 
     meaning: str
@@ -26,14 +26,14 @@ class Status(str, Enum):
         status._value_, status.meaning, status.scored, status.passing = text, meaning, scored, passing
         return status
 
-    OK = "ok", "all frames that were wanted could be read", True
+    OK = "ok", "all requested frames were read", True
     TOO_SHORT = "too short", "the clip has fewer than 32 frames; all were read", True
     PARTIAL = "partial", "some frames could not be decoded; the rest was scored", True
-    DAMAGED = "damaged", "too few frames could be decoded to judge by"
-    NO_FACE = "no face", "no face was found, and only faces are judged"
-    UNREADABLE = "unreadable", "the file can’t be read as a video or a picture"
-    OUT_OF_MEMORY = "out of memory", "the memory ran out; the same command tries again", False, True
-    ERROR = "error", "the work on it ended with an error; the same command tries again", False, True
+    DAMAGED = "damaged", "too few frames could be decoded for a verdict"
+    NO_FACE = "no face", "no face was detected, and only faces are scored"
+    UNREADABLE = "unreadable", "the file could not be read as a video or a photo"
+    OUT_OF_MEMORY = "out of memory", "the memory ran out; retried on the next run", False, True
+    ERROR = "error", "the processing ended with an error; retried on the next run", False, True
 
     def __str__(self) -> str:
         return self.value
@@ -44,12 +44,12 @@ class Face:
     """A face in a frame.
 
     Attributes:
-        frame: its number, from 0 on, in the order of showing.
-        person: who it is, see `dfdc.tracking.Tracker`.
-        box: x1, y1, x2, y2 in pixels of the frame as shown; corners may lie outside.
+        frame: its number from 0, in order of presentation timestamps.
+        person: the person's number, see `dfdc.tracking.Tracker`.
+        box: x1, y1, x2, y2 in pixels of the frame as shown; corners may lie outside the frame.
         detector: the face detector's probability that it is a face, 0..1.
-        inside: the part of the box that lies within the frame, 0..1.
-        scores: probability of fake, one for each checkpoint in the order of `Verdict.models`.
+        inside: share of the box within the frame, 0..1.
+        scores: probability of fake per checkpoint, in the order of `Verdict.models`.
     """
 
     frame: int
@@ -68,7 +68,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """The frame and the box, as in `Face`, to show a person by."""
+    """Frame and box, as in `Face`, of the face that represents a person."""
 
     frame: int
     box: list[float]
@@ -79,11 +79,11 @@ class Person:
     """One person of a video.
 
     Attributes:
-        person: the number.
-        frames, faces: in how many frames the person was seen, and in how many faces.
-        weight: 0..1, how much the person counts for `person-max` and `smooth`: 0 for passers-by.
+        person: the person's number.
+        frames, faces: number of frames that show the person, and of the person's faces.
+        weight: how much the person counts for `person-max` and `smooth`, 0..1; 0 for passers-by.
         side: median side of the faces, in pixels.
-        score: of the person's faces alone, the mean over the checkpoints.
+        score: score of the person's faces alone; mean over the checkpoints.
     """
 
     person: int
@@ -97,7 +97,7 @@ class Person:
 
 @dataclass(frozen=True)
 class ModelScore:
-    """What one checkpoint makes of a video, and the rule that made it."""
+    """One checkpoint's score of a video, and the rule that produced it."""
 
     name: str
     score: float
@@ -106,18 +106,18 @@ class ModelScore:
 
 @dataclass
 class Grounds:
-    """What a verdict rests on: counts of the faces that decide.
+    """Counts of the faces that decide a verdict.
 
-    These are the most suspicious faces of a photo; with `person-max` and `smooth` all faces of the person who decides;
-    else the faces of all who count. Where checkpoints differ in that, those of each.
+    For a photo, these are its most suspicious faces. For `person-max` and `smooth`, they are all faces of the deciding
+    person; else the faces of all persons with a weight above 0. If the checkpoints disagree, the faces of each count.
 
     Attributes:
-        faces, frames, persons: how many faces, in how many frames, of how many persons.
+        faces, frames, persons: number of deciding faces, of the frames that show them, and of their persons.
         side: median side of the faces, in pixels.
-        small, cut, unsure: how many are smaller than the floor, cut by the frame's edge, and doubtful to the detector.
-        one_face: the most by which one face, left out or counted twice, moves a checkpoint's score; mean over them.
-        left_out: faces of persons who weigh nothing.
-        if_joined: what the score would be if those were one person; None where none are.
+        small, cut, unsure: number smaller than the floor, cut by the frame's edge, and with low detector confidence.
+        one_face: largest change of a checkpoint's score if one face is removed or counted twice; mean over checkpoints.
+        left_out: number of faces of persons with weight 0.
+        if_joined: the score if those persons were one person; None if there are none.
     """
 
     faces: int = 0
@@ -134,24 +134,23 @@ class Grounds:
 
 @dataclass
 class Verdict:
-    """What is known of one video. `score` is None where there are no grounds for one.
+    """The verdict on one video. `score` is None if the video could not be scored.
 
     Attributes:
-        filename: the name it was given by, `path` where it lies.
-        status, reason: how the work on it ended; the reason is for people.
-        score: probability of being fake, the mean over the checkpoints; calibrated where `--calibration` is given.
-        score_uncalibrated: what it was before, None without a calibration.
-        doubts: what weakens the score, of prediction.conclusion.DOUBTS; empty without a score.
+        filename: the name in submission.csv; `path` is the path of the file.
+        status, reason: how the processing ended; the reason is a text for users.
+        score: probability of fake, the mean over the checkpoints; calibrated with `--calibration`.
+        score_uncalibrated: the score before calibration; None without a calibration.
+        doubts: keys of prediction.conclusion.DOUBTS; empty without a score.
         grounds: the counts behind `doubts`.
-        notes: how the pictures were converted, and what of the file was left out; texts for people.
-        picture: whether it is a photo, which has a rule of its own.
-        sizes: [frame, width, height] for the first frame read and for each after which the size is another; in pixels,
-            as shown.
-        frame_count: frames that the file shows; `frames_per_second` 0 where it is not known.
-        frames_read: how many were searched for faces; `frames_lost` are the numbers of those that could not be decoded.
-        models: a score for each checkpoint, in the order in which they were given.
+        notes: how the frames were converted, and which parts of the file were not read; texts for users.
+        picture: True for a photo, which is scored by a separate rule.
+        sizes: [frame, width, height] of the first frame read and of each change of size; in pixels, as shown.
+        frame_count: number of frames that the file shows; `frames_per_second` is 0 if unknown.
+        frames_read: number of frames searched for faces; `frames_lost` has the numbers of those not decoded.
+        models: one score per checkpoint, in the order given.
         persons: the most suspicious first.
-        faces: in the order of frames.
+        faces: in frame order.
     """
 
     filename: str
@@ -181,12 +180,12 @@ class Verdict:
         return self.score is not None
 
     def end(self, status: Status, reason: str) -> None:
-        """Note why there is no verdict; faces found so far are no grounds."""
+        """Record why there is no verdict, and discard the faces detected so far."""
         self.status, self.reason = Status(status), reason
         self.score, self.score_uncalibrated, self.grounds = None, None, None
         self.doubts, self.models, self.persons, self.faces = [], [], [], []
 
     def fail(self, error: BaseException, doing: str = "") -> None:
-        """Note an error that ends the work on this video."""
+        """Record an error that ended the processing of this video."""
         status = Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.ERROR
         self.end(status, f"{doing}{type(error).__name__}: {error}")

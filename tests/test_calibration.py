@@ -131,7 +131,7 @@ def test_separated_and_reversed_videos_stop_at_a_bound(tmp_path, capsys):
     assert (fit.temperature, fit.at_bound) == (calibration.LOWEST, "lowest")
     assert np.isfinite([fit.log_loss_before, fit.log_loss_after]).all()
     calibration.fit_to_file(tmp_path / "t.json", labels, separated, MODELS, "confident")
-    assert "is the lowest that is tried" in capsys.readouterr().out
+    assert "is the lower bound" in capsys.readouterr().out
     assert calibration.read_temperature(tmp_path / "t.json", MODELS, "confident") == calibration.LOWEST
     fit = calibration.fit_temperature(labels, separated[::-1])
     assert (fit.temperature, fit.at_bound) == (calibration.HIGHEST, "highest")
@@ -142,7 +142,7 @@ def test_a_bound_is_said_and_nothing_near_it(tmp_path, capsys):
     logits = rng.normal(0, 0.25, 2000)  # 20 times that is no score of 1 in float32
     labels = (rng.random(2000) < 1 / (1 + np.exp(-logits))).astype(int)
     best = calibration.fit_temperature(labels, 1 / (1 + np.exp(-logits))).temperature
-    said = {0.2: "is the lowest that is tried", 20: "is the highest that is tried"}
+    said = {0.2: "is the lower bound", 20: "is the upper bound"}
     for wanted, bound in ((0.19, "lowest"), (0.201, ""), (1.0, ""), (19.9, ""), (21, "highest")):
         moved = 1 / (1 + np.exp(-logits * wanted / best))
         fit = calibration.fit_temperature(labels, moved)
@@ -162,7 +162,7 @@ def test_eight_videos_are_enough():
 
 @pytest.mark.parametrize("labels", [[0, 1] * 3, [1] * 20, [0] * 20, []])
 def test_too_few_videos_or_one_class(labels):
-    with pytest.raises(UserError, match="8 or more videos with a label and a verdict, and both classes"):
+    with pytest.raises(UserError, match="at least 8 labelled videos with a verdict, of both classes"):
         calibration.fit_temperature(labels, [0.5] * len(labels))
 
 
@@ -180,7 +180,7 @@ def test_a_temperature_is_refused_where_it_was_not_fitted_for(tmp_path):
     good = path.read_text()
     for text in ("", "[]", "{}", good.replace('"temperature": ', '"temperature": -'), good.replace("models", "other")):
         path.write_text(text)
-        with pytest.raises(UserError, match="not a file that calibrate wrote"):
+        with pytest.raises(UserError, match="not a file written by calibrate"):
             calibration.read_temperature(path, MODELS, "confident")
     content = json.loads(good)
     assert (content["scoring"], content["version"]) == (calibration.SCORING_VERSION, 1)
@@ -251,7 +251,7 @@ def test_calibrate_in_one_run_and_apply_in_the_next(portraits, tmp_path, capsys)
     few.write_text("filename,label\n1.png,1\n")
     with pytest.raises(UserError, match="0 real and 1 fake"):
         run(weights, folder, output, "--labels", few, "--calibrate", fitted)
-    with pytest.raises(UserError, match="--calibrate takes labels"):
+    with pytest.raises(UserError, match="--calibrate requires labels"):
         run(weights, folder, output, "--calibrate", fitted)
     with pytest.raises(UserError, match="leave out --calibration"):
         run(weights, folder, output, "--labels", labels, "--calibrate", fitted, "--calibration", fitted)

@@ -1,4 +1,4 @@
-"""From faces' scores to a verdict, its counts and its doubts (prediction/conclusion.py, prediction/verdict.py)."""
+"""Face scores combined into a verdict, its counts and its doubts (prediction/conclusion.py, prediction/verdict.py)."""
 
 from dataclasses import asdict
 

@@ -26,7 +26,7 @@ def test_t1_frames_are_spread_and_a_short_clip_is_read_whole(count, expected):
         ("zero.mp4", "zero bytes"),
         ("text.mp4", "not a readable video"),
         ("gone.mp4", "No such file"),
-        ("text.png", "not a readable picture"),
+        ("text.png", "not a readable image"),
     ],
 )
 def test_a_file_that_cant_be_read_says_why_and_costs_no_child(decoder, clip, tmp_path, name, said):
@@ -47,7 +47,7 @@ def test_libraries_of_the_child_say_nothing_on_the_terminal(tmp_path, capfd, dec
     picture = np.random.default_rng(0).integers(0, 65536, (40, 40, 3), dtype=np.uint16)
     data = cv2.imencode(".png", picture)[1].tobytes()
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
-    with pytest.raises(VideoError, match="not a readable picture"):
+    with pytest.raises(VideoError, match="not a readable image"):
         decoder.read(tmp_path / "cut.png", 32)
     assert capfd.readouterr() == ("", "")
 

@@ -61,8 +61,8 @@ def test_frames_of_any_size_come(tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("squeezed.mp4", "pixels 2 times as wide as high, made square"),
-        ("hlg.mp4", "high dynamic range (HLG), brought down to standard"),
+        ("squeezed.mp4", "non-square pixels (2 times as wide as high), resampled to square"),
+        ("hlg.mp4", "high dynamic range (HLG), converted to standard range"),
     ],
 )
 def test_pictures_come_as_they_are_shown(name, said):
@@ -92,7 +92,7 @@ def test_a_rate_that_is_not_known_is_0(tmp_path, monkeypatch):
 
 def test_what_is_no_video_is_named(tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"\xff\xd8\xff")
-    said = {"absent.mp4": "can't be opened: No such file", ".": "can't be opened", "x.jpg": "not a readable picture"}
+    said = {"absent.mp4": "can't be opened: No such file", ".": "can't be opened", "x.jpg": "not a readable image"}
     for name, reason in said.items():
         with pytest.raises(VideoError, match=reason):
             send(tmp_path / name)
@@ -116,7 +116,7 @@ def test_each_request_ends_with_what_was_lost_or_why_it_failed(tmp_path, monkeyp
     assert wire.sent[0] == b"ready"
     assert [json.loads(data) for data in wire.sent[1:]] == [
         {"lost": [3, 4]},
-        {"memory": "there is not enough memory to decode it"},
+        {"memory": "not enough memory to decode the file"},
         {"error": "KeyError: 'k'"},
         {"unreadable": "cut off"},
         {"memory": "no room"},

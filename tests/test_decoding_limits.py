@@ -121,12 +121,12 @@ def test_too_long_is_said_with_the_limit(clock, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("code", "kind", "reason"),
     [
-        (0, VideoError, "its decoder crashed (exit code 0)"),
-        (1, VideoError, "its decoder crashed (exit code 1)"),
-        (-signal.SIGSEGV, VideoError, "its decoder crashed (SIGSEGV)"),
-        (-signal.SIGKILL, DecoderMemoryError, "the decoding process was killed; was the system out of memory?"),
-        (-signal.SIGTERM, DecodingError, "the decoding process was ended from outside (SIGTERM)"),
-        (-signal.SIGHUP, DecodingError, "the decoding process was ended from outside (SIGHUP)"),
+        (0, VideoError, "the decoder crashed (exit code 0)"),
+        (1, VideoError, "the decoder crashed (exit code 1)"),
+        (-signal.SIGSEGV, VideoError, "the decoder crashed (SIGSEGV)"),
+        (-signal.SIGKILL, DecoderMemoryError, "the decoding process was killed; the system may have run out of memory"),
+        (-signal.SIGTERM, DecodingError, "the decoding process was terminated from outside (SIGTERM)"),
+        (-signal.SIGHUP, DecodingError, "the decoding process was terminated from outside (SIGHUP)"),
     ],
 )
 @pytest.mark.parametrize("fault", [EOFError, ConnectionResetError])

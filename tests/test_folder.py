@@ -149,14 +149,14 @@ def test_the_second_run_scores_what_has_no_verdict_yet(go, capsys, tmp_path):
     assert go() == 1
     said = capsys.readouterr().out
     assert len(StandIn.made) == 1
-    assert "3 of 3 were scored before; force scores them again" in said
+    assert "3 of 3 already have a verdict; force scores them again" in said
     assert "loading" not in said
     assert go.output.with_suffix(".json").read_text() == first
     (tmp_path / "v/b.mp4").write_bytes(b"another film")
     go()
     assert StandIn.made[-1].scored == ["b.mp4"]
     assert StandIn.made[-1].asked == ("auto", ["b.mp4"])
-    assert "2 of 3 were scored before" in capsys.readouterr().out
+    assert "2 of 3 already have a verdict" in capsys.readouterr().out
     go("--force")
     assert StandIn.made[-1].scored == list(SCORES)
     assert "before" not in capsys.readouterr().out
@@ -290,7 +290,7 @@ def test_a_temperature_is_fitted_to_the_scores_and_applied_later(go, tmp_path, m
 
 
 def test_labels_too_few_for_a_temperature_are_refused_before_anything_is_scored(go, tmp_path):
-    with pytest.raises(UserError, match="calibrate: a temperature takes"):
+    with pytest.raises(UserError, match="calibrate: fitting needs"):
         go("--labels", label_file(tmp_path), "--calibrate", tmp_path / "t.json")
     assert StandIn.made == []
 
@@ -303,7 +303,7 @@ def test_a_folder_of_videos_is_all_that_has_to_be_given(go, weights, tmp_path, m
     assert predict_folder.main(["--test-dir", "v"]) == 1  # one video has no face
     names = sorted(path.name for path in weights.iterdir())
     out = capsys.readouterr().out
-    assert out.startswith(f"checkpoints of weights: {', '.join(names)}\n")
+    assert out.startswith(f"checkpoints in weights: {', '.join(names)}\n")
     assert [path.name for path in StandIn.made[0].paths] == names
     assert [str(given[0]) for given in seen] == ["submission_report"]
     assert (tmp_path / "submission.csv").is_file()
@@ -348,8 +348,8 @@ def test_a_fold_has_its_labels_and_says_who_may_have_learned_from_it(go, tmp_pat
     assert found["held_out"] == {"fold": 3, "by": [{"name": "a", "fold": "unknown"}]}
     assert found["metrics"]["count"] == 2
     said = capsys.readouterr()
-    assert "(whether a learned from these videos is not known)" in said.out
-    assert "warning: a does not say" in said.err
+    assert "(unknown whether these videos were in the training sets of a)" in said.out
+    assert "warning: a does not record" in said.err
 
 
 def test_folders_lists_and_folders_in_folders(go, tmp_path):
@@ -389,7 +389,7 @@ def test_an_empty_file_may_be_written_to_and_one_that_is_read_not(go, tmp_path):
     assert go() == 1
     listing = tmp_path / "x.csv"
     listing.write_text("v/a.mp4\n")
-    with pytest.raises(UserError, match=r"output .*x.csv: is one of the files that are read"):
+    with pytest.raises(UserError, match=r"output .*x.csv: is an input file"):
         go("--list", listing, videos=None, output=listing)
     (tmp_path / "r").mkdir()
     (tmp_path / "r/index.html").write_text("<!-- predict_folder.py --report -->")

@@ -37,19 +37,19 @@ def test_what_was_held_out_is_said_and_what_was_learned_is_refused(monkeypatch, 
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (
-        "warning: older does not say what it was trained on; if on these videos, its scores flatter\n"
+        "warning: older does not record what it was trained on; if it was these videos, its metrics are optimistic\n"
     )
     videos = [f"{name}.mp4" for name in "vwxyz"]
     for fold, holdouts, shown in (
-        (0, {"one": good}, "\n  one, which held out fold 1: 5 of 5 videos (v, w, x, ...)\nGive fold 1; or, if"),
-        (0, {"one": Holdout(2, "", ("v",), 1)}, "fold 2: 4 of 5 videos (w, x, y, ...)\nGive"),
-        (0, {"one": Holdout(2, "", ("v", "w"), 1)}, "fold 2: 3 of 5 videos (x, y, z)\nGive fold 2; or"),
+        (0, {"one": good}, "\n  one, which held out fold 1: 5 of 5 videos (v, w, x, ...)\nuse fold 1; to score"),
+        (0, {"one": Holdout(2, "", ("v",), 1)}, "fold 2: 4 of 5 videos (w, x, y, ...)\nuse"),
+        (0, {"one": Holdout(2, "", ("v", "w"), 1)}, "fold 2: 3 of 5 videos (x, y, z)\nuse fold 2; to"),
         (
             0,
             {"b": Holdout(2, "", (), 1), "a": good},
-            "\nGive fold 1 or Give fold 2 (each checkpoint by itself); or",
+            "\nuse fold 1 or use fold 2 (each checkpoint alone); to",
         ),
-        (1, {"one": good}, "\nScore with the folds.csv it was trained with, if its first weights"),
+        (1, {"one": good}, "\nuse the folds.csv that it was trained with, unless its initial weights"),
     ):
         refusal = refused(held_out.check_held_out, videos, fold, models(monkeypatch, **holdouts))
         assert refusal.startswith(f"fold {fold}: a checkpoint may have been trained on these videos\n  ")

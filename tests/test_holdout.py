@@ -79,7 +79,7 @@ def test_t63_scoring_the_held_out_fold_is_fine_and_says_so(root, trained, expect
     assert found["summary"]["held_out"] == {"fold": 0, "by": [said]}
     printed = capsys.readouterr()
     assert "warning" not in printed.err
-    assert "is not known" not in printed.out
+    assert "unknown" not in printed.out
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_t63_scoring_a_fold_that_was_trained_on_is_refused(root, trained, tmp_pa
     )
     assert done.returncode == 2
     assert f"{name}, which held out fold 0: 4 of 4 videos (fake1, fake4, real1, ...)" in done.stderr
-    assert "Give --fold 0; or, if you mean to score what was learned, leave out --fold and give --labels" in done.stderr
+    assert "use --fold 0; to score training videos on purpose, give --labels instead of --fold" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
     labels = root / "dfdc_train_part_0/metadata.json"  # the advice is taken
@@ -116,9 +116,9 @@ def test_a_checkpoint_that_does_not_say_is_warned_of(root, trained, tmp_path, ca
     make_checkpoint(weights, "older", size=32)
     assert score(root, tmp_path / "o.csv", 0, weights, [name, "older"]) == 1
     printed = capsys.readouterr()
-    assert "warning: older does not say what it was trained on" in printed.err
+    assert "warning: older does not record what it was trained on" in printed.err
     assert printed.err.count("warning") == 1
-    assert "(whether older learned from these videos is not known)" in printed.out
+    assert "(unknown whether these videos were in the training sets of older)" in printed.out
     by = details(tmp_path / "o.csv")["summary"]["held_out"]["by"]
     assert [said["fold"] for said in by] == [0, "unknown"]
     assert by[1] == {"name": "older", "fold": "unknown"}
@@ -142,9 +142,9 @@ def test_what_to_do_follows_from_the_folds_of_the_checkpoints(tmp_path):
     same = save(tmp_path / "same", Holdout(0, "y", ("a",), 5))
     assert [said.fold for said in check_held_out(["a.mp4", "b.mp4"], 1, [one])] == [1]
     for models, advice in (
-        ([one], "\nGive fold 1; or"),
-        ([two, one], "\nGive fold 1 or Give fold 2 (each checkpoint by itself); or"),
-        ([same, one], "\nScore with the folds.csv it was trained with"),
+        ([one], "\nuse fold 1; to"),
+        ([two, one], "\nuse fold 1 or use fold 2 (each checkpoint alone); to"),
+        ([same, one], "\nuse the folds.csv that it was trained with"),
     ):
         with pytest.raises(UserError) as error:
             check_held_out(["a.mp4", "d.e.mp4"], 0, models)
@@ -216,7 +216,7 @@ def test_a_run_that_began_with_other_weights_holds_out_no_more_than_they_did(
         assert (found and (found.fold, found.held_out)) == (held_out if held_out is None else (fold, held_out))
         assert train(root, tmp_path, config, "--fold", fold, "--resume", "auto") == 0
     if kind == "another fold":
-        with pytest.raises(UserError, match="Score with the folds"):
+        with pytest.raises(UserError, match="use the folds"):
             score(root, tmp_path / "o.csv", 1, last.parent, [last.name])
 
 

@@ -40,7 +40,7 @@ def test_a_file_and_a_link_to_it_are_one_video_under_the_files_name(tmp_path, ca
     (tmp_path / "nowhere.mp4").symlink_to("absent")
     found = inputs.list_inputs([tmp_path])
     assert list(found) == ["nowhere.mp4", "real.mp4", "round.mp4"]
-    assert "1 of 4 paths lead to a file that another one leads to" in capsys.readouterr().out
+    assert "1 of 4 paths lead to the file of another path" in capsys.readouterr().out
     progress = Progress(tmp_path / "p", {}, found)
     for name in found:
         progress.begin(name)
@@ -61,12 +61,12 @@ def test_text_files_may_begin_with_a_byte_order_mark(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("l.csv", "filename,label\na,0\na,FAKE\n", "a is said to be real and fake"),
+        ("l.csv", "filename,label\na,0\na,FAKE\n", "a is labelled both real and fake"),
         ("l.csv", "filename,label\n" + "x" * 140_000 + ",0\n", "can't be read"),
-        ("l.csv", "name,label\na,0\n", "columns filename,label are needed, and it has name,label"),
-        ("l.csv", "filename,label\na,maybe\n", "the label 'maybe' of a is none of REAL, FAKE, 0 and 1"),
-        ("l.csv", "filename,label\nb,1\n", "names none of the videos; it has b, and they are a"),
-        ("l.csv", "filename,label\n", "names none of the videos; it has no names, and they are a"),
+        ("l.csv", "name,label\na,0\n", "the columns must be filename,label, not name,label"),
+        ("l.csv", "filename,label\na,maybe\n", "the label 'maybe' of a is invalid; use REAL, FAKE, 0 or 1"),
+        ("l.csv", "filename,label\nb,1\n", "no row matches a video; the rows name b, the videos are a"),
+        ("l.csv", "filename,label\n", "no row matches a video; the rows name nothing, the videos are a"),
         ("l.json", '{"a": "FAKE"}', "can't be read"),
         ("l.json", "[" * 100_000, "can't be read"),
         ("l.json", "[1]", "can't be read"),
@@ -83,26 +83,26 @@ def test_folders_that_are_left_out_are_named(tmp_path, capsys):
     for path in (tmp_path / "a.png", tmp_path / "part/b.mp4"):
         path.write_bytes(b"x")
     assert list(inputs.list_inputs([tmp_path])) == ["a.png"]
-    assert "what lies in its folders is left out (part, ...); recursive takes it" in capsys.readouterr().out
+    assert "its subfolders are skipped (part, ...); add recursive to search them" in capsys.readouterr().out
 
 
 def test_what_is_left_out_is_counted_by_suffix(tmp_path, capsys):
     write(tmp_path, "a.MP4", "b.heic", "c.txt", "d.TXT", "e.psd", "README", ".hidden", ".hidden.mp4")
     assert list(inputs.list_inputs([tmp_path])) == ["a.MP4", "b.heic"]
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{tmp_path}: left out: 2 .txt, 1 ")
-    assert sorted(line.partition("left out: ")[2].split(", ")) == ["1 .psd", "1 without a suffix", "2 .txt"]
+    assert line.startswith(f"{tmp_path}: skipped: 2 .txt, 1 ")
+    assert sorted(line.partition("skipped: ")[2].split(", ")) == ["1 .psd", "1 without a suffix", "2 .txt"]
     write(tmp_path, *(f"{kind}.x{kind}" for kind in range(9)))
     inputs.list_inputs([tmp_path])
     line = capsys.readouterr().out.strip()
-    assert line.startswith(f"{tmp_path}: left out: 2 .txt, ")
+    assert line.startswith(f"{tmp_path}: skipped: 2 .txt, ")
     assert line.endswith(" and 4 more")
     assert line.count(",") == 7
     for path in tmp_path.iterdir():
         if path.suffix not in (".MP4", ".heic"):
             path.unlink()
     assert list(inputs.list_inputs([tmp_path, tmp_path / "b.heic"])) == ["a.MP4", "b.heic"]
-    assert "left out" not in capsys.readouterr().out
+    assert "skipped" not in capsys.readouterr().out
 
 
 def test_single_files_of_any_name_lists_and_nothing(tmp_path):
@@ -112,22 +112,24 @@ def test_single_files_of_any_name_lists_and_nothing(tmp_path):
     assert found == {"w.mp4": tmp_path / "deep/w.mp4", "v.xyz": tmp_path / "v.xyz"}
     both = inputs.list_inputs([tmp_path / "v.xyz", tmp_path / "deep/v.xyz"])
     assert both == {str(path): path for path in (tmp_path / "v.xyz", tmp_path / "deep/v.xyz")}
-    assert refused(inputs.list_inputs, []) == "nothing to score: no place and no list is given"
-    assert refused(inputs.list_inputs, [tmp_path / "no"]).endswith("no: there is no such folder or file")
+    assert refused(inputs.list_inputs, []) == "nothing to score; give at least one place or list"
+    assert refused(inputs.list_inputs, [tmp_path / "no"]).endswith("no: no such folder or file; check the path")
     (tmp_path / "bad.txt").write_text("v.xyz\nabsent.mp4\ngone.mp4\n")
     said = refused(inputs.list_inputs, [], [tmp_path / "bad.txt"])
-    assert said.endswith(f"bad.txt: 2 of its files are not there, {tmp_path / 'absent.mp4'} for one")
+    assert said.endswith(f"bad.txt: 2 of its files are missing, for example {tmp_path / 'absent.mp4'}")
     (tmp_path / "bad.txt").write_text("\n")
-    assert refused(inputs.list_inputs, [], [tmp_path / "bad.txt"]).endswith("bad.txt: it names no file")
+    assert refused(inputs.list_inputs, [], [tmp_path / "bad.txt"]).endswith(
+        "bad.txt: it names no file; write one path per line"
+    )
     assert "can't be read (No such file" in refused(inputs.list_inputs, [], [tmp_path / "absent.txt"])
 
 
 def test_an_empty_folder_says_what_was_looked_for(tmp_path):
     write(tmp_path, "a.txt", "deep/b.mp4")
     said = refused(inputs.list_inputs, [tmp_path])
-    assert "no video or picture lies in it (looked for .3gp, " in said
+    assert "it contains no video or photo (.3gp, " in said
     assert ".heic, " in said
-    assert said.endswith("; recursive looks into its folders as well")
+    assert said.endswith("; add recursive to search its subfolders")
     assert list(inputs.list_inputs([tmp_path], recursive=True)) == ["b.mp4"]
     (tmp_path / "deep/b.mp4").unlink()
     assert refused(inputs.list_inputs, [tmp_path], recursive=True).endswith(")")
@@ -141,10 +143,10 @@ def test_linked_folders_are_scored_with_recursive_and_named_without(tmp_path, ca
     (tmp_path / "away/round").symlink_to(tmp_path / "in")
     assert list(inputs.list_inputs([tmp_path / "in"])) == ["a.png"]
     said = capsys.readouterr().out.strip()
-    assert said == f"{tmp_path / 'in'}: what lies in its folders is left out (linked, ...); recursive takes it"
+    assert said == f"{tmp_path / 'in'}: its subfolders are skipped (linked, ...); add recursive to search them"
     found = inputs.list_inputs([tmp_path / "in"], recursive=True)
     assert found == {"a.png": tmp_path / "in/a.png", "b.mp4": tmp_path / "in/linked/b.mp4"}
-    assert capsys.readouterr().out.strip() == f"{tmp_path / 'in'}: left out: 2 .doc"
+    assert capsys.readouterr().out.strip() == f"{tmp_path / 'in'}: skipped: 2 .doc"
 
 
 def test_a_folder_out_of_reach_is_left_out_by_name(tmp_path, capsys, monkeypatch):
@@ -159,7 +161,7 @@ def test_a_folder_out_of_reach_is_left_out_by_name(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(os, "scandir", refuse)
     for recursive in (True, False):
         assert list(inputs.list_inputs([tmp_path], recursive=recursive)) == ["a.mp4"]
-        said = f"{tmp_path}/shut can't be looked into, and is left out (Permission denied)\n"
+        said = f"{tmp_path}/shut can't be read (Permission denied); skipped\n"
         assert capsys.readouterr().out == said
 
 
@@ -173,8 +175,8 @@ def test_names_that_a_terminal_would_obey_are_found_and_matched_and_never_printe
     write(folder, "in \x07/y.mp4", ".hidden/y.mp4", "zz/y.mp4")
     inputs.list_inputs([folder])
     out = capsys.readouterr().out
-    assert r"\x1b[31m\udcff: left out: 1 .\x1b[1m" in out
-    assert r"left out (in \x07, ...)" in out
+    assert r"\x1b[31m\udcff: skipped: 1 .\x1b[1m" in out
+    assert r"are skipped (in \x07, ...)" in out
     assert out.replace("\n", "").isprintable()
     (tmp_path / "l.json").write_text(json.dumps({name: {"label": "FAKE"} for name in HOSTILE}))
     assert inputs.read_labels(tmp_path / "l.json", found).keys() == found.keys()
@@ -219,8 +221,8 @@ def test_no_message_holds_a_name_raw(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("filename,label\na\n", "the label 'None' of a is none of"),
-        ("filename,label\na,2\n", "the label '2' of a is none of"),
+        ("filename,label\na\n", "the label 'None' of a is invalid"),
+        ("filename,label\na,2\n", "the label '2' of a is invalid"),
     ],
 )
 def test_labels_that_are_none_are_named(tmp_path, text, said):
@@ -237,13 +239,13 @@ def test_labels_by_name_or_by_path_and_rows_of_no_video_are_counted(tmp_path, mo
     (tmp_path / "k/b/metadata.json").write_text('{"d3.mp4": {"label": "FAKE"}, "gone.mp4": {"label": "REAL"}}')
     capsys.readouterr()
     assert inputs.read_labels(tmp_path / "k/b/metadata.json", found) == {second: 1}
-    assert "1 of 2 rows name none of the videos, gone.mp4 for one" in capsys.readouterr().out
+    assert "1 of 2 rows match no video, for example gone.mp4" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path / "k/a")
     (tmp_path / "l.csv").write_text(f"filename,label\nk/one.mp4,0\nd3.mp4,1\n{second},0\n")
     assert inputs.read_labels(tmp_path / "l.csv", found) == {"one.mp4": 0, first: 1, second: 0}
     assert capsys.readouterr().out == ""
     (tmp_path / "l.csv").write_text("filename,label\none.mp4,0\nk/one.mp4,1\n")
-    assert "k/one.mp4 is said to be real and fake" in refused(inputs.read_labels, tmp_path / "l.csv", found)
+    assert "k/one.mp4 is labelled both real and fake" in refused(inputs.read_labels, tmp_path / "l.csv", found)
 
 
 def test_labels_in_every_spelling(tmp_path):
@@ -251,7 +253,7 @@ def test_labels_in_every_spelling(tmp_path):
     videos = {name: tmp_path / name for name in "abcdefg"}
     assert inputs.read_labels(tmp_path / "l.csv", videos) == {"a": 1, "b": 1, "c": 0, "d": 0, "e": 0, "f": 1}
     (tmp_path / "l.json").write_text('{"a": {"split": "x"}}')
-    assert "'label' is missing" in refused(inputs.read_labels, tmp_path / "l.json", videos)
+    assert "an entry has no 'label'" in refused(inputs.read_labels, tmp_path / "l.json", videos)
 
 
 # Checkpoints
@@ -263,19 +265,19 @@ def test_the_videos_of_a_fold(tmp_path):
     part = write(tmp_path / "part", *entries)
     (part / "metadata.json").write_text(json.dumps(entries))
     said = refused(inputs.held_out_inputs, [tmp_path], 3)
-    assert said == f"fold 3: there is no {tmp_path / 'folds.csv'}; run ./preprocess_data.sh first"
+    assert said == f"fold 3: {tmp_path / 'folds.csv'} is missing; run ./preprocess_data.sh first"
     lines = ["video,file,label,original,frame,fold", *(f"{v},0_0.png,0,{v},0,3" for v in ("r10", "r9", "f", "r9"))]
     table = tmp_path / "folds.csv"
     table.write_text("\n".join([*lines, "other,0_0.png,0,other,0,12", "gone,0_0.png,0,gone,0,5"]) + "\n")
     found, labels = inputs.held_out_inputs([tmp_path], 3)
     assert list(found.items()) == [(name, part / name) for name in ("f.mov", "r9.mp4", "r10.mp4")]
     assert labels == {"f.mov": 1, "r9.mp4": 0, "r10.mp4": 0}
-    assert refused(inputs.held_out_inputs, [tmp_path], 4) == f"fold 4: {table} has the folds [3, 5, 12]"
+    assert refused(inputs.held_out_inputs, [tmp_path], 4) == f"fold 4: {table} only has folds [3, 5, 12]"
     assert refused(inputs.held_out_inputs, [tmp_path], 5) == (
-        f"fold 5: in {table} 1 of its videos are not there, gone for one; run step 5 again"
+        f"fold 5: 1 of its videos in {table} are missing, for example gone; run step 5 again"
     )
     for folders in ([], [tmp_path, tmp_path]):
-        assert f"the DATA_ROOT; {len(folders)} are given" in refused(inputs.held_out_inputs, folders, 3)
+        assert f"the DATA_ROOT, instead of {len(folders)}" in refused(inputs.held_out_inputs, folders, 3)
 
 
 @pytest.mark.slow
@@ -284,7 +286,7 @@ def test_labels_of_other_videos_are_refused_before_anything_is_scored(tmp_path):
     (tmp_path / "v").mkdir()
     write_video(tmp_path / "v/v.mp4", numbered_frames(3))
     (tmp_path / "l.csv").write_text("filename,label\nv,0\n")
-    with pytest.raises(UserError, match=r"names none of the videos; it has v, and they are v\.mp4"):
+    with pytest.raises(UserError, match=r"no row matches a video; the rows name v, the videos are v\.mp4"):
         run(tmp_path, tmp_path / "v", tmp_path / "o.csv", "--labels", tmp_path / "l.csv", models=["a"])
     assert not (tmp_path / "o.csv.progress").exists()
 
@@ -356,10 +358,10 @@ def test_t62_a_video_that_was_mended_in_place_is_scored_again(tmp_path, capsys):
     assert run(tmp_path, tmp_path / "v", output, models=["a"]) == 0
     (mended,) = details(output)["videos"]
     assert (mended["status"], mended["frames_lost"]) == ("ok", [])
-    assert "scored before" not in capsys.readouterr().out
+    assert "already have a verdict" not in capsys.readouterr().out
     os.utime(path, (1, 1))  # the same content at another time is the same video
     run(tmp_path, tmp_path / "v", output, models=["a"])
-    assert "1 of 1 were scored before" in capsys.readouterr().out
+    assert "1 of 1 were already have a verdict" in capsys.readouterr().out
 
 
 def test_compiling_that_fails_without_a_word_costs_no_run(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""JSON files that are read back (prediction/json_file.py)."""
+"""Reading JSON files into dataclasses (prediction/json_file.py)."""
 
 from dataclasses import dataclass
 

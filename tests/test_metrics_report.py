@@ -67,7 +67,7 @@ def test_each_checkpoint_has_a_line_of_score_and_share(drawn):
     assert last.get_linewidth() > first.get_linewidth()
     assert len({line.get_color() for line in (first, second, last)}) == 3
     legend = [text.get_text() for text in drawn.legends[0].get_texts()]
-    assert legend == ["as sure as right", *(line.get_label() for line in (first, second, last))]
+    assert legend == ["perfect calibration", *(line.get_label() for line in (first, second, last))]
     assert upper.get_title() == "6 labelled videos, 3 fake"
     for text, x, y in zip(upper.texts, last.get_xdata(), last.get_ydata(), strict=True):
         assert text.xy == (x, y)
@@ -202,7 +202,7 @@ def test_nothing_labelled_is_said(tmp_path, capsys):
     found = metrics_report.evaluate([verdict("a", 0.9)], {})
     assert found.summary() == {"labels": LabelCounts(counted=0, without_verdict=0, without_label=1)}
     metrics_report.print_report(found, tmp_path / "plot.png")
-    assert "none of the videos with a verdict has a label" in capsys.readouterr().out
+    assert "no video with a verdict has a label" in capsys.readouterr().out
     assert not (tmp_path / "plot.png").exists()
 
 

@@ -38,17 +38,17 @@ def test_a_result_of_an_earlier_version_is_replaced(weights, folder):
 @pytest.mark.parametrize(
     ("output", "more", "said"),
     [
-        ("l.csv", ["--labels", "l.csv"], "output .*l.csv: is one of the files that are read"),
-        ("l.csv", [], "output .*l.csv: holds no result of this program"),
+        ("l.csv", ["--labels", "l.csv"], "output .*l.csv: is an input file"),
+        ("l.csv", [], "output .*l.csv: was not written by this program"),
         (
             "notes.csv",
             [],
-            "output .*notes.csv: its details would go to notes.json, which holds no result",
+            "output .*notes.csv: its details would be written to notes.json, which was not written",
         ),
-        ("o.csv", ["--labels", "l.csv", "--calibrate", "l.csv"], "calibrate .*l.csv: is one of the files that are"),
-        ("o.csv", ["--labels", "l.csv", "--calibrate", "o.json"], "calibrate .*o.json: the details of output go"),
-        ("o.csv", ["--labels", "l.csv", "--calibrate", "notes.json"], "calibrate .*notes.json: holds no result"),
-        ("o.csv", ["--report", "site"], "report .*site: its index.html is no page of this program"),
+        ("o.csv", ["--labels", "l.csv", "--calibrate", "l.csv"], "calibrate .*l.csv: is an input file"),
+        ("o.csv", ["--labels", "l.csv", "--calibrate", "o.json"], "calibrate .*o.json: the details of output are"),
+        ("o.csv", ["--labels", "l.csv", "--calibrate", "notes.json"], "calibrate .*notes.json: was not written"),
+        ("o.csv", ["--report", "site"], "report .*site: its index.html was not written by this program"),
     ],
 )
 def test_what_is_no_result_of_ours_is_not_written_over(weights, folder, monkeypatch, output, more, said):
@@ -97,4 +97,4 @@ def test_a_command_names_settings_by_their_flags(folder, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["predict_folder.py", *map(str, arguments)])
     with pytest.raises(SystemExit, match="2"):
         run_main(predict_folder.main)
-    assert capsys.readouterr().err.startswith(f"predict_folder.py: --output {folder / 'notes.csv'}: holds no result")
+    assert capsys.readouterr().err.startswith(f"predict_folder.py: --output {folder / 'notes.csv'}: was not written")

@@ -103,7 +103,7 @@ def test_t3_each_failure_has_its_own_status_and_no_score(tmp_path, clip):
     someone = [[10, 10, 40, 50]]
     cases = [
         (zero, FakeDetector(someone), "unreadable", "zero bytes"),
-        (clip, FakeDetector([]), "no face", "no face found in the 32 frames"),
+        (clip, FakeDetector([]), "no face", "no face detected in the 32 frames"),
         (clip, FakeDetector(someone, torch.OutOfMemoryError("CUDA out of memory")), "out of memory", "OutOfMemory"),
         (clip, FakeDetector(someone, KeyError("bug")), "error", "KeyError"),
     ]
@@ -221,10 +221,10 @@ def test_t14_a_stopped_run_goes_on_and_what_is_scored_is_not_scored_again(
     assert by_rule["smooth"]["models"][0]["rule"] == "smooth"
     assert by_rule["smooth"]["score"] != by_rule["confident"]["score"]
     assert output.read_text() == first
-    assert "2 of 2 were scored before" in capsys.readouterr().out
+    assert "2 of 2 already have a verdict" in capsys.readouterr().out
     assert run(weights, videos, output, "--detector-scale", "1", models=["a"]) == 0  # other settings
     assert len(calls) == 5
-    assert "left by a run with other settings (detector_scale)" in capsys.readouterr().out
+    assert "written by a run with other settings (detector_scale)" in capsys.readouterr().out
     assert run(weights, videos, output, "--detector-scale", "1", "--force", models=["a"]) == 0
     assert len(calls) == 7
 
@@ -284,7 +284,7 @@ def test_pictures_lists_and_single_files(weights, tmp_path, capsys):
     listing.write_text("in/deep/Portrait.PNG\n\n")
     assert list(inputs.list_inputs([folder / "Portrait.PNG"], [listing])) == ["Portrait.PNG"]
     listing.write_text("in/absent.mp4\n")
-    with pytest.raises(UserError, match=r"1 of its files are not there, .*absent.mp4"):
+    with pytest.raises(UserError, match=r"1 of its files are missing, .*absent.mp4"):
         inputs.list_inputs([], [listing])
     with pytest.raises(UserError, match="nothing to score"):
         inputs.list_inputs([])
@@ -319,7 +319,7 @@ def test_fold_scores_the_held_out_videos(weights, preprocessed, tmp_path, capsys
     part = layout.load_dataset(preprocessed).parts[0]
     assert labels(output).keys() == {p.name for p in part.glob("*.mp4")}
     assert "auc" in capsys.readouterr().out
-    with pytest.raises(UserError, match="has the folds"):
+    with pytest.raises(UserError, match="only has folds"):
         run(weights, preprocessed, output, "--fold", 99)
 
 
@@ -338,7 +338,7 @@ def test_same_names_in_two_folders_are_told_apart(tmp_path):
     [
         ({"--models": "nope"}, "nope: not in"),
         ({"--weights-dir": "/absent"}, "no checkpoint"),
-        ({"--test-dir": "/absent"}, "there is no such folder"),
+        ({"--test-dir": "/absent"}, "no such folder"),
         ({"--output": "x.txt"}, "ends in .csv"),
         ({"--detector-scale": "9"}, "expected auto, or a factor"),
         ({"--device": "tpu"}, "--device tpu"),
@@ -373,7 +373,7 @@ def test_checkpoints_named_in_a_file(weights, tmp_path):
 
 
 def test_a_folder_without_videos_and_a_broken_checkpoint(weights, demo_videos, tmp_path):
-    with pytest.raises(UserError, match="no video or picture lies in it"):
+    with pytest.raises(UserError, match="contains no video or photo"):
         run(weights, tmp_path, tmp_path / "o.csv")
     (tmp_path / "broken").write_bytes(b"PK")
     with pytest.raises(CheckpointError, match="broken can't be read safely as a checkpoint"):
@@ -402,7 +402,7 @@ def test_videos_of_all_shapes_are_scored(kind, weights, face_clips, tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--store"], "--store goes with --self-test"),
+        (["--store"], "--store requires --self-test"),
         (["--self-test", "--list", "l"], "--self-test scores its own clip"),
         (["--self-test", "--labels", "l"], "--self-test scores its own clip"),
         (["--self-test", "--fold", "0"], "--self-test scores its own clip"),
@@ -410,15 +410,15 @@ def test_videos_of_all_shapes_are_scored(kind, weights, face_clips, tmp_path):
         (["--self-test", "--calibration", "l"], "--self-test scores its own clip"),
         (["--self-test", "--test-dir", "."], "--self-test scores its own clip"),
         (["--calibrate", "t", "--calibration", "t"], "leave out --calibration"),
-        (["--calibrate", "t"], "--calibrate takes labels"),
-        (["--fold", "0", "--labels", "l"], "give either --fold or --labels"),
+        (["--calibrate", "t"], "--calibrate requires labels"),
+        (["--fold", "0", "--labels", "l"], "leave out --labels"),
         (["--output", "o.txt"], "ends in .csv"),
-        (["--output", "metadata.CSV"], "take another name"),
-        (["--list", "l", "--few-faces", "-1"], "the floor of faces, -1"),
-        (["--list", "l", "--small-faces", "nan"], "the floor of side, nan"),
-        (["--report", "setup.sh"], "--report setup.sh: a folder is expected"),
-        (["--report", "r", "--no-report"], "--report and --no-report exclude each other"),
-        ([], "nothing to score: give --test-dir or --list"),
+        (["--output", "metadata.CSV"], "choose another name"),
+        (["--list", "l", "--few-faces", "-1"], "the floor of faces is -1"),
+        (["--list", "l", "--small-faces", "nan"], "the floor of side is nan"),
+        (["--report", "setup.sh"], "--report setup.sh: exists and is not a folder"),
+        (["--report", "r", "--no-report"], "--report and --no-report are mutually exclusive"),
+        ([], "nothing to score; give --test-dir or --list"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(more, said):
@@ -428,7 +428,7 @@ def test_options_that_do_not_go_together_are_refused(more, said):
 
 def test_an_output_that_is_a_folder_is_refused(tmp_path):
     (tmp_path / "o.csv").mkdir()
-    with pytest.raises(UserError, match="the name of a file"):
+    with pytest.raises(UserError, match="choose a file name"):
         predict_folder.parse_arguments(["--models", "a", "--output", str(tmp_path / "o.csv")])
 
 

@@ -70,13 +70,13 @@ def test_a_video_out_of_reach_says_why_and_costs_no_other(tmp_path, capsys):
     (tmp_path / "v/v.mp4").symlink_to(tmp_path / "nowhere.mp4")
     capsys.readouterr()
     assert run(tmp_path, tmp_path / "v", output, models=["a"]) == 1
-    assert "1 of 2 were scored before" in capsys.readouterr().out
+    assert "1 of 2 were already have a verdict" in capsys.readouterr().out
     first, second = details(output)["videos"]
     assert (first["status"], second["status"]) == ("unreadable", "no face")
     assert "link" in first["reason"] or "No such file" in first["reason"]
     (tmp_path / "kept.mp4").replace(tmp_path / "v/v.mp4")
     run(tmp_path, tmp_path / "v", output, models=["a"])
-    assert "2 of 2 were scored before" in capsys.readouterr().out
+    assert "2 of 2 were already have a verdict" in capsys.readouterr().out
 
 
 def test_of_several_verdicts_of_a_video_the_last_counts_and_is_looked_at_once(tmp_path, monkeypatch):
@@ -140,7 +140,7 @@ def test_checkpoints_are_told_apart_by_their_whole_content(tmp_path, capsys):
     capsys.readouterr()
     run(tmp_path, tmp_path / "v", tmp_path / "o.csv", models=["a"])
     aside = f"o.csv.progress.{identity.digest_of(json.dumps(first))[:12]}"
-    assert f"left by a run with other settings; kept as {aside}" in capsys.readouterr().out
+    assert f"written by a run with other settings; renamed to {aside}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -192,7 +192,7 @@ def test_t67_other_settings_set_a_file_aside_and_the_same_ones_bring_it_back(tmp
     whole = (tmp_path / "p").read_bytes()
     other = Progress(tmp_path / "p", {"precision": "bf16"}, videos)
     said = capsys.readouterr().out
-    assert "left by a run with other settings (precision); kept as p." in said
+    assert "written by a run with other settings (precision); renamed to p." in said
     assert other.done == {}
     assert (tmp_path / "p").read_bytes() == whole, "a run that does nothing costs nothing"
     other.begin("v.mp4")
@@ -229,13 +229,13 @@ def test_t67_what_moves_a_score_begins_anew(weights, tmp_path, capsys, change):
     arguments = tmp_path / "w", tmp_path / "v", tmp_path / "o.csv"
     run(*arguments, "--precision", "fp32", models=["a"])
     run(*arguments, "--precision", "fp32", models=["a"])
-    assert "1 of 1 were scored before" in capsys.readouterr().out
+    assert "1 of 1 were already have a verdict" in capsys.readouterr().out
     if change == "checkpoint":
         make_checkpoint(tmp_path / "w", "a", seed=2)
     more = {"precision": ("bf16",), "scale": ("fp32", "--detector-scale", "0.5")}.get(change, ("fp32",))
     run(*arguments, "--precision", *more, models=["a"])
     said = capsys.readouterr().out
-    assert "scored before" not in said
+    assert "already have a verdict" not in said
     assert {"precision": "(precision)", "checkpoint": "(models)", "scale": "(detector_scale)"}[change] in said
 
 
@@ -249,7 +249,7 @@ def test_t67_one_output_has_one_run_which_is_named(tmp_path):
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert other.stdout.readline() == "held\n"
-        said = rf"process {other.pid} on .* since .*: the other run\); wait for its end"
+        said = rf"process {other.pid} on .* since .*: the other run\); wait until it ends"
         with pytest.raises(UserError, match=said), only_run(output):
             raise AssertionError("two runs at once")
         with only_run(tmp_path / "p.csv"):
@@ -272,7 +272,7 @@ def test_t67_a_lock_whose_file_was_just_removed_is_none(tmp_path, monkeypatch):
         flock(handle, how)
 
     monkeypatch.setattr(progress_module.fcntl, "flock", late)
-    with pytest.raises(UserError, match="it has not said which"), only_run(output):
+    with pytest.raises(UserError, match="unknown process"), only_run(output):
         raise AssertionError("a lock on a file that nobody else sees")
 
 
@@ -353,7 +353,7 @@ def test_a_digest_that_is_none_names_no_file(tmp_path, capsys):
     lines = (tmp_path / "p").read_text().splitlines()
     (tmp_path / "p").write_text("\n".join(['{"run": "../../x", "settings": {}}', *lines[1:]]))
     progress = Progress(tmp_path / "p", {}, videos)
-    assert "kept as p." in capsys.readouterr().out
+    assert "renamed to p." in capsys.readouterr().out
     progress.begin("v.mp4")
     progress.add(Verdict("v.mp4", "ok", score=0.7))
     assert len(list(tmp_path.glob("p.*"))) == 1
@@ -390,7 +390,7 @@ def test_a_disk_without_locks_is_said_to_be_one(tmp_path, monkeypatch, capsys):
     refuses(errno.ENOLCK)
     with only_run(tmp_path / "o.csv"):
         pass
-    assert f"{tmp_path} can't be locked (No locks available): see that no other run" in capsys.readouterr().out
+    assert f"{tmp_path} can't be locked (No locks available); make sure that no other run" in capsys.readouterr().out
     refuses(errno.EIO)
     with pytest.raises(OSError, match="Input/output error"), only_run(tmp_path / "o.csv"):
         pass

@@ -121,12 +121,12 @@ def test_the_status_says_how_much_could_be_read(read, lost, status):
     assert verdict.status == status
     assert verdict.frames_lost == list(range(100, 100 + lost))
     assert bool(verdict.faces) == (status != "damaged")
-    lacks = f"{lost} of {read + lost} frames can't be decoded"
+    lacks = f"{lost} of {read + lost} frames could not be decoded"
     expected = {
         "ok": "",
         "too short": f"only {read} frames; all were read",
         "partial": lacks,
-        "damaged": f"{lacks}; the {read} that were read are too few to judge by",
+        "damaged": f"{lacks}; the other {read} are too few for a verdict",
     }
     assert verdict.reason == expected[status]
 
@@ -150,9 +150,9 @@ def test_a_short_video_lets_a_person_be_away_for_50_frames(gap, people):
 
 def test_no_face_is_said_of_what_was_looked_at():
     verdict, _ = find(Told(frames(5)), Finds())
-    assert (verdict.status, verdict.reason) == ("no face", "no face found in the 5 frames that were read")
+    assert (verdict.status, verdict.reason) == ("no face", "no face detected in the 5 frames read")
     photo, _ = find(Told(frames(1), picture=True, frame_count=1), Finds())
-    assert (photo.status, photo.reason) == ("no face", "no face found in the photo")
+    assert (photo.status, photo.reason) == ("no face", "no face detected in the photo")
 
 
 def test_a_photo_is_never_too_short_and_keeps_its_notes():

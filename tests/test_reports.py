@@ -1,4 +1,4 @@
-"""What a run tells of its verdicts where it is asked to (prediction/reports.py)."""
+"""Optional reports on verdicts (prediction/reports.py)."""
 
 import json
 

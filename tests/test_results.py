@@ -68,5 +68,5 @@ def test_what_is_not_known_is_absent_and_what_labels_say_is_printed(capsys, tmp_
     said = capsys.readouterr().out
     assert said.startswith("  0.5000 v  (few faces, partial)\n")
     assert "on 3 labelled videos (3 fake): log loss 0.2500, accuracy 1.0000\n" in said
-    assert "  (whether b learned from these videos is not known)\n" in said
+    assert "  (unknown whether these videos were in the training sets of b)\n" in said
     assert "doubts:" not in said

@@ -84,9 +84,9 @@ def test_floors_are_the_callers(weights, clips):
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"models": []}, ValueError, "no checkpoint is given"),
+        ({"models": []}, ValueError, "no checkpoint; give"),
         ({"models": ["absent"]}, CheckpointError, "absent: no such checkpoint"),
-        ({"models": "absent"}, TypeError, "a list of paths is expected, not 'absent'"),
+        ({"models": "absent"}, TypeError, "give a list of paths, not 'absent'"),
         ({"strategy": "max"}, ValueError, "'max' is unknown; there are confident, mean, person-max, smooth"),
         ({"detector_scale": 5}, ValueError, "detector_scale 5"),
         ({"detector_scale": "half"}, ValueError, "detector_scale 'half'"),
@@ -108,7 +108,7 @@ def test_a_checkpoint_is_not_counted_twice(weights, tmp_path):
 
 def test_a_scorer_that_is_closed_or_called_from_its_own_callback_says_so(weights, clips):
     with Scorer([weights / "a"], device="cpu") as scorer:
-        with pytest.raises(TypeError, match=r"several are expected, in a list, not 'a\.mp4'"):
+        with pytest.raises(TypeError, match=r"give a list of paths, not 'a\.mp4'"):
             scorer.score("a.mp4")
         with pytest.raises(RuntimeError, match="must not call its own Scorer"):
             scorer.score(clips[:1], tell=lambda verdict: scorer.score(clips))
@@ -120,7 +120,7 @@ def test_a_scorer_that_is_closed_or_called_from_its_own_callback_says_so(weights
 def test_files_that_are_not_there_are_named_before_anything_is_scored(weights, clips):
     with (
         Scorer([weights / "a"], device="cpu") as scorer,
-        pytest.raises(FileNotFoundError, match=r"1 of 2 files are not there, .*absent\.mp4"),
+        pytest.raises(FileNotFoundError, match=r"1 of 2 files are missing, .*absent\.mp4"),
     ):
         scorer.score([clips[0], "absent.mp4"], tell=lambda verdict: pytest.fail("scored"))
 

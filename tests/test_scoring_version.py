@@ -71,7 +71,7 @@ def test_t65_t67_scores_that_move_need_a_new_version(made, request):
 def test_the_odd_files_are_what_they_should_be(made):
     assert made["squeezed.mp4"]["sizes"] == made["hlg.mp4"]["sizes"] == [[0, 864, 280]]
     assert made["sizes.ts"]["sizes"] == [[0, 576, 186], [3, 864, 280]]
-    for name, note in (("hlg.mp4", "HLG"), ("squeezed.mp4", "made square"), ("12_bits.png", "of which 12")):
+    for name, note in (("hlg.mp4", "HLG"), ("squeezed.mp4", "resampled to square"), ("12_bits.png", "of which 12")):
         assert note in made[name]["notes"][0]
         assert "unusual pictures" in made[name]["doubts"]
     assert all(video["faces"] for video in made.values())

@@ -62,7 +62,7 @@ def test_scores_are_stored_in_fp32_on_the_cpu_and_both_ways_are_compared(tmp_pat
     assert selftest.self_test(paths, **own) == 1
     out = capsys.readouterr().out
     assert out.count("FAILED: no golden scores are stored; store them on a machine that you trust, with store") == 4
-    assert "self-test: nothing was compared, as no scores are stored" in out
+    assert "self-test: nothing was compared, because no scores are stored" in out
     assert selftest.self_test(paths, store=True, **own) == 0
     assert calls == [selftest.REFERENCE, selftest.Way("cuda:0", "bf16", True)] * 2
     out = capsys.readouterr().out
@@ -104,7 +104,7 @@ def test_each_precision_has_bounds_of_its_own(tmp_path, monkeypatch, capsys, way
     assert selftest.self_test([path], precision=words[0], device=words[2], compile_=compiled) == status
     out = capsys.readouterr().out
     assert (f"self-test FAILED for 1 of 1 checkpoints in {way}: do not trust" in out) == bool(status)
-    blamed = f"fp32 on cpu agrees with what is stored, so that the difference comes from {way}\n"
+    blamed = f"fp32 on cpu agrees with the stored scores, so the difference comes from {way}\n"
     assert (blamed in out) == (status == 1 and way != "fp32 on cpu")
 
 
@@ -206,13 +206,13 @@ def stored_by(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c.update(checkpoint_sha256="0"), "FAILED: the checkpoint is another file than the one that"),
+        (lambda c: c.update(checkpoint_sha256="0"), "FAILED: the checkpoint has changed since its scores"),
         (lambda c: c["clip"].update(pixels_sha256="0"), "FAILED: the clip is drawn differently"),
         (
             lambda c: c["faces"].pop(),
-            "FAILED: faces in frames [0, 1], stored were [0]; the checkpoint and the versions",
+            "FAILED: faces in frames [0, 1], stored: [0]; the checkpoint and the library versions",
         ),
-        (lambda c: c["faces"][1].update(frame=7), "  frame 7: no such face, stored 0.5000; box 1.0 0.0 9.0 9.0\n"),
+        (lambda c: c["faces"][1].update(frame=7), "  frame 7: no face detected, stored 0.5000; box 1.0 0.0 9.0 9.0\n"),
         (lambda c: c["faces"][1]["box"].__setitem__(3, 11.5), "FAILED: a box differs by 2.50 pixels (at most 1 is"),
         (
             lambda c: c["faces"][0].update(score=0.7),
@@ -241,7 +241,7 @@ def test_what_changed_since_is_named_and_a_box_and_a_score_are_both_told(tmp_pat
     out = capsys.readouterr().out
     assert "FAILED: a box differs by 5.00 pixels (at most 1 is allowed); a score differs by 0.2000" in out
     assert "the checkpoint is the same; changed since: torch 1.0 -> " in out
-    assert "gone 2.0 -> None, the encoder, which wrote other bytes\n" in out
+    assert "gone 2.0 -> None, the encoder (its file differs)\n" in out
 
 
 def test_stored_scores_without_a_version_count(tmp_path, monkeypatch, capsys):
@@ -276,18 +276,18 @@ def test_stored_scores_are_replaced_only_by_force(tmp_path, monkeypatch, capsys)
 def test_a_broken_file_of_golden_scores_is_named(tmp_path, monkeypatch, capsys, change):
     path = stored_by(tmp_path, monkeypatch, capsys)
     change_golden(selftest.golden_path(path), change)
-    with pytest.raises(UsageError, match=r"a\.golden\.json: is broken"):
+    with pytest.raises(UsageError, match=r"a\.golden\.json: can't be read"):
         selftest.self_test([path])
 
 
 def test_a_clip_without_scores_fails_for_all(tmp_path, monkeypatch, capsys):
     path = stored_by(tmp_path, monkeypatch, capsys)
     clip = Clip("1", "2")
-    verdict = selftest.Verdict("clip", "no face", "no face found")
+    verdict = selftest.Verdict("clip", "no face", "no face detected")
     monkeypatch.setattr(selftest, "score_clip", lambda paths, way: (verdict, clip))
     assert selftest.self_test([path], precision="fp32") == 1
     out = capsys.readouterr().out
-    assert "the clip got no scores (no face: no face found)" in out
+    assert "the clip was not scored (no face: no face detected)" in out
     assert "FAILED for 1 of 1" in out
 
 

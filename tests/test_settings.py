@@ -1,4 +1,4 @@
-"""What a run is asked to do (prediction/settings.py)."""
+"""Settings of a run (prediction/settings.py)."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from prediction.settings import STRATEGIES, Floors, RunSettings
 
 @pytest.mark.parametrize("floors", [(-1, 5), (8, -0.1), (8, float("nan")), (8, float("inf")), (float("nan"), 5)])
 def test_floors_are_numbers(floors):
-    with pytest.raises(ValueError, match=r"the floor of .*: a number from 0 on"):
+    with pytest.raises(ValueError, match=r"the floor of .*; give a finite number"):
         Floors(*floors)
 
 

@@ -236,7 +236,7 @@ def test_setup_again_does_nothing():
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["predict_folder.py", "--models", "a", "--test-dir", "absent"], "absent: there is no such folder or file"),
+        (["predict_folder.py", "--models", "a", "--test-dir", "absent"], "absent: no such folder or file"),
         (["training/train_classifier.py", "--config", "absent", "--data-dir", "."], "absent"),
         (["preprocessing/detect_original_faces.py", "--root-dir", "absent"], "absent"),
         (["preprocessing/generate_landmarks.py", "--root-dir", "absent"], "absent"),

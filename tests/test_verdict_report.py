@@ -122,13 +122,13 @@ def test_an_earlier_reports_pages_go_and_nothing_else_does(tmp_path, video, weig
 
 @pytest.mark.slow
 def test_no_verdict_says_why_and_a_video_that_changed_or_went_has_no_pictures(tmp_path, video, weights):
-    nobody = Verdict("nobody.mp4", "no face", "no face found in the 32 frames that were read", path=str(video))
+    nobody = Verdict("nobody.mp4", "no face", "no face detected in the 32 frames read", path=str(video))
     gone = a_verdict(tmp_path / "gone.mp4", [[0.9, 0.9]] * 20)
     changed = a_verdict(video, [[0.1, 0.1]] * 20)
     recorded = {video.name: {"size": 1, "mtime_ns": 1, "crc": 1}, "gone.mp4": {}, "nobody.mp4": {}}
     pages = make(tmp_path, [nobody, gone, changed], weights, recorded=recorded)
     assert "No verdict: no face" in pages["nobody.mp4"].text
-    assert "no face found in the 32 frames" in pages["nobody.mp4"].text
+    assert "no face detected in the 32 frames" in pages["nobody.mp4"].text
     assert "No pictures: the file is not there any more" in pages["gone.mp4"].text
     assert "Strong signs of a fake" in pages["gone.mp4"].text
     assert "No pictures: the file has changed since" in pages[NASTY].text
@@ -228,7 +228,7 @@ def test_the_command_writes_the_pages(tmp_path, weights):
         (page,) = (tmp_path / "r/videos").iterdir()
         assert len(Page(page.read_text()).sources) == 3
         shutil.rmtree(tmp_path / "r")
-    with pytest.raises(UsageError, match="a folder is expected"):
+    with pytest.raises(UsageError, match="exists and is not a folder"):
         predict_folder.main([str(value) for value in [*arguments[:-1], tmp_path / "out.csv"]])
 
 

@@ -48,11 +48,11 @@ def test_doubts_have_their_figures_where_there_are_grounds(tmp_path):
     verdict = a_verdict(tmp_path / "v.mp4", [[0.9, 0.1]] * 3)
     assert {"few faces", "checkpoints differ"} <= set(verdict.doubts)
     said = views.reasons_for_doubt(verdict, "confident")
-    assert "Few frames show a face that decides: 3 of the 32 frames that were read." in said
-    assert "The checkpoints do not agree: from 0.10 to 0.90." in said
+    assert "Few frames show a face that decides the score: 3 of the 32 frames that were read." in said
+    assert "The checkpoints disagree: from 0.10 to 0.90." in said
     assert "Only one checkpoint was asked." not in said
     verdict.grounds = None
-    assert "Few frames show a face that decides." in views.reasons_for_doubt(verdict, "confident")
+    assert "Few frames show a face that decides the score." in views.reasons_for_doubt(verdict, "confident")
     alone = a_verdict(tmp_path / "v.mp4", [[0.9]] * 3, names=["a"])
     assert "Only one checkpoint was asked." in views.reasons_for_doubt(alone, "confident")
 
