@@ -1,11 +1,11 @@
-"""What a run tells of its verdicts where it is asked to: how good they are, a temperature, pages.
+"""The reports of a run: metrics, a fitted temperature, and HTML pages.
 
-It takes scikit-learn, Matplotlib and Grad-CAM: 100 MiB and a second that scoring alone does without.
+This module needs scikit-learn, Matplotlib and Grad-CAM: 100 MiB and a second that scoring alone avoids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from prediction.verdict import Verdict
 
 
 class Reports:
-    """What `settings` ask for of these verdicts.
+    """The reports that `settings` request for these verdicts.
 
     Args:
-        labels: 0 (real) or 1 (fake) by file name; None: there are none.
+        labels: 0 (real) or 1 (fake) by file name; None without labels.
     """
 
     def __init__(self, settings: FolderSettings, verdicts: Sequence[Verdict], labels: dict[str, int] | None) -> None:
@@ -32,7 +32,7 @@ class Reports:
         self._evaluation = None if labels is None else evaluate(verdicts, labels)
 
     def summary(self) -> dict[str, Any]:
-        """The parts of a `prediction.results.Summary` that take labels."""
+        """The parts of a `prediction.results.Summary` that need labels."""
         return self._evaluation.summary() if self._evaluation else {}
 
     def measure(self, plot: Path, models: list[ModelFile]) -> None:
@@ -44,7 +44,14 @@ class Reports:
             labels, scores = self._evaluation.labels.tolist(), self._evaluation.verdict_scores.tolist()
             fit_to_file(self._settings.calibrate, labels, scores, models, self._settings.strategy)
 
-    def show(self, folder: Path, made: RunSettings, ensemble: Ensemble, files: Mapping[str, Any]) -> None:
+    def show(
+        self,
+        folder: Path,
+        made: RunSettings,
+        checkpoints: Mapping[str, Path],
+        load: Callable[[], Ensemble],
+        files: Mapping[str, Any],
+    ) -> None:
         """Write the pages, see `make_report`."""
-        page = make_report(folder, self._verdicts, plain(made), ensemble, files)
+        page = make_report(folder, self._verdicts, plain(made), checkpoints, load, files)
         print(printable(f"report: {page}"))
