@@ -61,7 +61,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class PageLink:
-    """Another index page and its range of scores; `gap` if pages between the previous link and this one are left out."""
+    """An index page and its range of scores; `gap` if pages between the previous link and this one are left out."""
 
     number: int
     link: str
@@ -71,7 +71,7 @@ class PageLink:
 
 @dataclass(frozen=True)
 class IndexPage:
-    """One page of the index. `previous` and `next` are links, empty at the ends; `first` is the number of its first row."""
+    """One page of the index: its rows `first` to `last`. `previous` and `next` are links, empty at the ends."""
 
     number: int
     total: int

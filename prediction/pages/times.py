@@ -27,7 +27,7 @@ def frame_times(frames: Iterable[int], frames_per_second: float) -> dict[int, st
 
 
 def time_marks(end: float) -> list[tuple[float, str]]:
-    """Round times from 0 to `end` (seconds, above 0) and their labels: at most 9, with tenths in the first two seconds."""
+    """At most 9 round times from 0 to `end` (seconds, above 0) with labels; tenths if `end` is under two seconds."""
     steps = (*_SHORT_STEPS, *_STEPS) if end < 2 else _STEPS
     step = next((step for step in steps if end / step <= _MARKS), None)
     if step is None:  # of many hours

@@ -197,7 +197,9 @@ def _lead(verdict: Verdict, strategy: str, card: PersonCard) -> Lead:
     people = np.array([face.person for face in verdict.faces])
     who = {deciding_person(strategy, column, people) for column in _scores(verdict).T}
     if who == {card.person.person}:
-        return Lead(card, "The person who decides", "Other persons have lower scores and don’t change the video’s score.")
+        return Lead(
+            card, "The person who decides", "Other persons have lower scores and don’t change the video’s score."
+        )
     if None in who:
         return Lead(card, several, f"All {len(main_persons(verdict))} persons count toward the video’s score.")
     return Lead(card, several, "The checkpoints differ in which person decides.")
@@ -263,9 +265,10 @@ def thrown_away(verdict: Verdict, strategy: str) -> list[str]:
         high = int((column > FAKE_ABOVE).sum())
         if model.rule == "real" and high:
             texts.append(
-                f"{model.name} scored {high} of {plural(len(column), 'face')} above {FAKE_ABOVE}, but the confident rule "
-                f"left {'it' if high == 1 else 'them'} out. More than nine tenths of the faces are below {REAL_BELOW}, so "
-                f"the rule averages only those, to {model.score:.2f}. The smooth strategy would result in {other:.2f}."
+                f"{model.name} scored {high} of {plural(len(column), 'face')} above {FAKE_ABOVE}, but the confident "
+                f"rule left {'it' if high == 1 else 'them'} out. More than nine tenths of the faces are below "
+                f"{REAL_BELOW}, so the rule averages only those, to {model.score:.2f}. "
+                f"The smooth strategy would result in {other:.2f}."
             )
     if texts:
         got = verdict.score if verdict.score_uncalibrated is None else verdict.score_uncalibrated
