@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,9 +91,14 @@ def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: 
     if reports:
         reports.measure(plot, models)
     if reports and settings.report:
-        ensemble = ensemble or Ensemble(paths, resolve_device(settings.device), settings.precision)
-        reports.show(settings.report, made, ensemble, progress.files)
+        checkpoints = dict(zip([model.name for model in models], paths, strict=True))
+        load = partial(_loaded, ensemble, paths, settings)
+        reports.show(settings.report, made, checkpoints, load, progress.files)
     return verdicts
+
+
+def _loaded(ensemble: Ensemble | None, paths: Sequence[Path], settings: FolderSettings) -> Ensemble:
+    return ensemble or Ensemble(paths, resolve_device(settings.device), settings.precision)
 
 
 def _reports(settings: FolderSettings, verdicts: list[Verdict], labels: dict[str, int] | None) -> Reports | None:

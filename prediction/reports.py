@@ -1,11 +1,11 @@
-"""Optional reports on the verdicts: metrics, a temperature, pages.
+"""The reports of a run: metrics, a fitted temperature, and HTML pages.
 
-It loads scikit-learn, Matplotlib and Grad-CAM: 100 MiB and one second, which scoring alone does not need.
+This module needs scikit-learn, Matplotlib and Grad-CAM: 100 MiB and a second that scoring alone avoids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,14 @@ class Reports:
             labels, scores = self._evaluation.labels.tolist(), self._evaluation.verdict_scores.tolist()
             fit_to_file(self._settings.calibrate, labels, scores, models, self._settings.strategy)
 
-    def show(self, folder: Path, made: RunSettings, ensemble: Ensemble, files: Mapping[str, Any]) -> None:
-        """Write the pages; see `make_report`."""
-        page = make_report(folder, self._verdicts, plain(made), ensemble, files)
+    def show(
+        self,
+        folder: Path,
+        made: RunSettings,
+        checkpoints: Mapping[str, Path],
+        load: Callable[[], Ensemble],
+        files: Mapping[str, Any],
+    ) -> None:
+        """Write the pages, see `make_report`."""
+        page = make_report(folder, self._verdicts, plain(made), checkpoints, load, files)
         print(printable(f"report: {page}"))

@@ -1,5 +1,7 @@
 """Scores over time, as a drawing."""
 
+import re
+
 import pytest
 
 from dfdc.pages import render
@@ -14,12 +16,14 @@ def draw(folder, faces, rate):
     return render(template, chart(faces, 49, rate, "Person 0")).decode()
 
 
-@pytest.mark.parametrize(("rate", "unit"), [(25.0, "seconds"), (0.0, "frame")])
+@pytest.mark.parametrize(("rate", "unit"), [(25.0, "time (m:ss)"), (0.0, "frame")])
 def test_the_chart_has_time_across(tmp_path, rate, unit):
     faces = [Face(number, 0, [0, 0, 9, 9], 1.0, scores=[0.5, 1.0]) for number in (0, 24, 48)]
     drawn = draw(tmp_path, faces, rate)
     assert f">{unit}</text>" in drawn
     assert drawn.count("<polyline") == 3
+    marks = re.findall(r">([^<]+)</text>", drawn)[3:-1]
+    assert marks == {25.0: ["0:00.0", "0:00.5", "0:01.0", "0:01.5"], 0.0: ["0", "10", "20", "30", "40"]}[rate]
     middle = (LineChart.left + LineChart.right) / 2
     assert f'cx="{middle:.1f}" cy="{_height(0.5):.1f}"' in drawn
 

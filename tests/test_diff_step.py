@@ -87,7 +87,7 @@ def test_t19_missing_and_mismatching_partners_are_counted(root):
     assert stamp.failed is None
     sizes = f"{list(picture.shape)} and {list(picture[:-1].shape)}"
     assert stamp.notes == (
-        f"1 pairs (first: 20_0.png): crops of different size: {sizes}",
+        f"1 pairs (first: 20_0.png): crops have different sizes: {sizes}",
         f"1 pairs (first: 40_0.png): {fake / '40_0.png'} is not a readable image (10 bytes)",
         "1 crops of the original have no counterpart (first: 50_0.png)",
         "1 crops of the fake have no counterpart (first: 60_0.png)",

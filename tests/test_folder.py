@@ -313,17 +313,19 @@ def test_the_report_gets_the_networks_that_scored_or_loads_them(go, tmp_path, mo
     seen = []
     monkeypatch.setattr(reports, "make_report", lambda *given: seen.append(given) or tmp_path / "r/index.html")
     go("--report", tmp_path / "r")
-    place, verdicts, settings, ensemble, files = seen[0]
+    place, verdicts, settings, checkpoints, load, files = seen[0]
     assert place == tmp_path / "r"
     assert [verdict.filename for verdict in verdicts] == list(SCORES)
     assert settings == details(go.output)["settings"]
-    assert ensemble is StandIn.made[0].ensemble
+    assert load() is StandIn.made[0].ensemble
+    assert [str(path) for path in checkpoints.values()] == [str(path) for path in StandIn.made[0].paths]
     assert files == {name: identity.fingerprint(tmp_path / "v" / name) for name in SCORES}
     assert f"report: {tmp_path / 'r/index.html'}" in capsys.readouterr().out
     go("--report", tmp_path / "r", "--precision", "auto")
     assert len(StandIn.made) == 1
-    assert len(seen[1][3].models) == 1
-    assert seen[1][3].precision == details(go.output)["settings"]["precision"]
+    loaded = seen[1][4]()
+    assert len(loaded.models) == 1
+    assert loaded.precision == details(go.output)["settings"]["precision"]
     go()
     assert len(seen) == 2
 

@@ -10,7 +10,7 @@ from dfdc.imaging import tighten
 from networks.checkpoint import ModelSpec, Normalize, save_checkpoint
 from networks.ensemble import Ensemble
 from networks.model import NETWORKS, build_network
-from prediction.pages import heatmap, report
+from prediction.pages import heatmap, pictures
 from prediction.pages.heatmap import _channels_first, _NoMap, look, make_heatmap
 
 
@@ -173,7 +173,7 @@ def test_a_heat_map_lies_on_the_crop(weights, shape):
         seen, heat = look(ensemble, index, crop)
         assert seen.shape == (*shape, 3)
         assert heat.shape == shape
-        assert max(report.overlay(seen, heat).shape) == report.FACE_SIDE
+        assert max(pictures.overlay(seen, heat).shape) == pictures.FACE_SIDE
 
 
 def test_heat_maps_in_lower_precision_are_nearly_the_same(weights):

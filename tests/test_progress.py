@@ -21,7 +21,7 @@ from networks.files import ModelFile, describe_models
 from prediction import progress as progress_module
 from prediction.conclusion import conclude
 from prediction.decoding import Decoder
-from prediction.pages import report
+from prediction.pages import pictures
 from prediction.progress import Progress, only_run, program_version
 from prediction.verdict import Face, Verdict
 
@@ -160,8 +160,9 @@ def test_pages_of_a_moved_video_have_pictures(tmp_path):
     make_checkpoint(tmp_path, "m")
     ensemble = Ensemble([tmp_path / "m"], "cpu")
     with contextlib.closing(Decoder()) as decoder:
-        pictures = report.read_pictures(again.done["v.mp4"], again.files["v.mp4"], ensemble, decoder)
-    assert (pictures.fault, len(pictures.faces), len(pictures.thumbnails)) == ("", 1, 1)
+        assert pictures.find_fault(again.done["v.mp4"], again.files["v.mp4"]) == ""
+        read = pictures.read_pictures(again.done["v.mp4"], lambda: ensemble, decoder)
+    assert (read.fault, len(read.faces), len(read.thumbnails)) == ("", 1, 1)
 
 
 def test_links_that_go_round_or_nowhere_have_no_fingerprint(tmp_path):

@@ -139,7 +139,7 @@ def test_the_page_shows_what_is_there(preprocessed, page):
         assert rows[part.name] == [str(value) for value in values]
     assert int(rows["All parts"][4]) == 4 * len(dataset.videos)
     assert int(rows["All folds"][2]) == 4 * len(dataset.reals())
-    assert "All five steps ran to their end. Nothing failed." in page.text
+    assert "All five steps are complete. Nothing failed." in page.text
     assert f"of {4 * len(dataset.reals())} frames show a face" in page.text
     assert "thresholds 0.85 / 0.95 / 0.95" in page.text
     assert "margin part 3" in page.text
@@ -203,7 +203,7 @@ def test_failures_are_on_the_page_and_in_the_table(root, capsys):
     page = read_page(root)
     assert page.text.count("it is not on disk") == 1  # once for all steps
     assert ["failed", "1", "it is cut short", "cut"] in page.rows
-    assert "1 failure; the reasons stand below" in page.text
+    assert "1 failure; the reasons are below" in page.text
     out = capsys.readouterr().out
     assert re.search(r"failures/extract_crops.csv +1 failed, 1 skipped, 0 incomplete", out)
     assert re.search(rf"page +{re.escape(str(layout.report_path(root)))}", out)
@@ -215,13 +215,13 @@ def test_a_step_that_did_not_end_is_said_not_to_have_ended(root, capsys):
     layout.ledger_path(root, "generate_diffs").with_suffix(".json").unlink()  # as an earlier version leaves it
     report.main(["--root-dir", str(root)])
     page = read_page(root)
-    assert "Crops: stopped, or still running, after 1 of 3 videos; run it again." in page.text
-    assert "Masks: it is not known whether it came to its end; run it again." in page.text
-    assert "1 failure; the reasons stand below" in page.text
+    assert "Crops: stopped or still running, after 1 of 3 videos; run it again." in page.text
+    assert "Masks: unknown whether it is complete; run it again." in page.text
+    assert "1 failure; the reasons are below" in page.text
     for promise in ("All five", "Nothing failed"):
         assert promise not in page.text
     out = capsys.readouterr().out
-    assert "1 failed, 0 skipped, 0 incomplete: stopped, or still running, after 1 of 3 videos" in out
+    assert "1 failed, 0 skipped, 0 incomplete: stopped or still running, after 1 of 3 videos" in out
 
 
 @pytest.mark.slow
@@ -245,7 +245,7 @@ def test_a_part_that_is_away_is_on_the_page(root, tmp_path):
     part = layout.load_dataset(root).parts[0]
     part.rename(tmp_path / "away")
     make_report(root, "crops")
-    assert f"Parts that folds.csv knows, and that are not here now: {part.name}" in read_page(root).text
+    assert f"Parts of folds.csv that are missing now: {part.name}" in read_page(root).text
 
 
 @pytest.mark.slow
@@ -274,14 +274,15 @@ def test_what_is_rejected_and_what_is_of_no_video_any_more_is_counted(root, caps
     report.main(["--root-dir", str(root)])
     page = read_page(root)
     assert (
-        "2 Crops: 2 artifacts of no video in metadata.json any more (gone, gone too); --prune removes them" in page.text
+        "2 Crops: 2 artifacts of videos that are not in metadata.json (gone, gone too); --prune removes them"
+        in page.text
     )
-    assert "1 Faces: 1 artifact of no video in metadata.json any more (gone.json); --prune" in page.text
-    idle = "rejected.csv: nothing is rejected by 3 rows, with no such video or face: nobody,,; "
+    assert "1 Faces: 1 artifact of videos that are not in metadata.json (gone.json); --prune" in page.text
+    idle = "rejected.csv: 3 rows without effect, since the video or face doesn't exist: nobody,,; "
     assert f"{idle}{real},11,; {real},,7" in page.text
-    assert "1 rows of rejected.csv, not cut" in page.text.replace("1rows", "1 rows")
+    assert "1 rows of rejected.csv" in page.text.replace("1rows", "1 rows")
     out = capsys.readouterr().out
-    assert re.search(r"of no video any more +3 artifacts \(--prune removes them\)", out)
+    assert re.search(r"orphaned +3 artifacts \(--prune removes them\)", out)
     assert re.search(r"rejected.csv +4 rows", out)
 
 

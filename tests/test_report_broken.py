@@ -65,11 +65,11 @@ def test_artifacts_without_stamps_or_metadata_are_counted_and_said(tmp_path):
     found, _ = make_report(root, "crops")
     page = read_page(root)
     assert found.tally.total()["crops"] == 6 * 11
-    assert "11 videos whose crops have no stamp, so that the files were counted" in page.text
+    assert "11 videos whose crops have no stamp, so their files were counted" in page.text
     assert "not in metadata.json" in page.text  # fake5, in folds.csv
     assert "No boxes yet" in page.text
     assert "Not run yet, or without a ledger: faces, crops, landmarks, masks, folds." in page.text
-    assert "Nothing is known of 1 Faces, 2 Crops, 3 Landmarks, 4 Masks, 5 Folds" in page.text
+    assert "No ledger for 1 Faces, 2 Crops, 3 Landmarks, 4 Masks, 5 Folds" in page.text
     assert "Nothing failed" not in page.text
 
 
@@ -91,12 +91,12 @@ def test_broken_artifacts_are_said_and_the_rest_is_shown(root):
     assert done.returncode == 0, done.stderr
     page = read_page(root)
     for text in (
-        "1 video whose boxes file is broken or of an earlier version",
-        "crops have a broken stamp",
-        "landmarks have a broken stamp",
+        "1 video whose boxes file is corrupt or of an earlier version",
+        "crops have a corrupt stamp",
+        "landmarks have a corrupt stamp",
         "failures/generate_diffs.csv can't be read",
         "line 2 has 1 values, not 3",
-        "Pairs that can't be shown:",
+        "Pairs that can't be read:",
         "and 1 more",
     ):
         assert text in page.text
@@ -108,7 +108,7 @@ def test_broken_artifacts_are_said_and_the_rest_is_shown(root):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "There is no folds.csv"),
+        (None, "folds.csv is missing"),
         ("video,file\n", "lacks the column label and fold"),
         ("", "lacks the column"),
         ("video,label,fold\na,2,0\n", "line 2: label '2' is"),
@@ -132,7 +132,7 @@ def test_no_fakes_and_no_artifacts(tmp_path):
     (part / "a.mp4").write_bytes(b"x")
     make_report(tmp_path, "crops")
     page = read_page(tmp_path)
-    assert "No pair can be shown" in page.text
+    assert "No pairs: no fake shares a crop with its original" in page.text
     assert "1 video in 1 part became 0 face crops" in page.text
     assert ["part_0", "1", "0", "1", "0", "0", "0", "0"] in page.rows
 

@@ -14,12 +14,11 @@ from helpers import numbered_frames, read_number
 from scoring_runs import NETWORKS, SIZES, csv_rows, make_checkpoint, replace_networks
 
 import predict_folder
-from dfdc import identity
 from dfdc.faces import Faces
 from dfdc.video import write_video
 from prediction import Scorer, scorer
 from prediction.decoding import Decoder
-from prediction.pages import report
+from prediction.pages import pictures
 
 pytestmark = pytest.mark.slow
 
@@ -167,7 +166,6 @@ def test_the_pages_show_the_faces_that_were_scored(seeing):
     with Scorer([seeing / "weights" / name for name in NETWORKS], device="cpu") as kept:
         (verdict,) = kept.score([seeing / "videos/known.mp4"])
         with contextlib.closing(Decoder()) as decoder:
-            recorded = identity.fingerprint(seeing / "videos/known.mp4")
             shown = []
 
             def look(ensemble, index, crop):
@@ -175,10 +173,10 @@ def test_the_pages_show_the_faces_that_were_scored(seeing):
                 return crop, None
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(report, "look", look)
-                pictures = report.read_pictures(verdict, recorded, kept.ensemble, decoder)
-    assert pictures.fault == ""
-    suspects = report.most_suspicious(verdict)
+                patch.setattr(pictures, "look", look)
+                read = pictures.read_pictures(verdict, lambda: kept.ensemble, decoder)
+    assert read.fault == ""
+    suspects = pictures.most_suspicious(verdict)
     assert len(suspects) == len(shown) == 4
     for face, (name, crop) in zip(sorted(suspects, key=lambda face: face.frame), shown, strict=True):
         person = "left" if face.box == list(map(float, LEFT)) else "right"

@@ -18,13 +18,14 @@ def test_t7_faces_that_were_thrown_away_are_named(tmp_path):
     assert verdict.models[0].score == pytest.approx(0.1)
     smooth = 0.1 + 0.85 * (1 - (29 / 32) ** 3)  # the highest of three faces drawn at random
     assert "a scored 3 of 32 faces above 0.8" in sentence
-    assert "threw them away: more than nine tenths are below 0.2, and it averages only those, to 0.10." in sentence
-    assert f"With the smooth strategy it would be {smooth:.2f}." in sentence
-    assert f"would get {(smooth + 0.1) / 2:.2f}" in total
+    assert "but the confident rule left them out. More than nine tenths of the faces are below 0.2, " in sentence
+    assert "so the rule averages only those, to 0.10." in sentence
+    assert f"The smooth strategy would result in {smooth:.2f}." in sentence
+    assert f"with the smooth strategy it would be {(smooth + 0.1) / 2:.2f}" in total
     made = Made({"strategy": "confident"}, {}, {})
     text = Page(views.build_video(verdict, Pictures(), made).decode()).text
     assert sentence in text
-    assert "surely fake were left out" in text
+    assert "The score leaves out faces that look clearly fake" in text
     assert views.thrown_away(verdict, "mean") == []
     assert views.thrown_away(a_verdict(tmp_path / "v.mp4", np.full((32, 2), 0.1)), "confident") == []
 
@@ -50,11 +51,11 @@ def test_doubts_have_their_figures_where_there_are_grounds(tmp_path):
     said = views.reasons_for_doubt(verdict, "confident")
     assert "Few frames show a face that decides the score: 3 of the 32 frames that were read." in said
     assert "The checkpoints disagree: from 0.10 to 0.90." in said
-    assert "Only one checkpoint was asked." not in said
+    assert "Only one checkpoint scored it, so no second opinion exists." not in said
     verdict.grounds = None
     assert "Few frames show a face that decides the score." in views.reasons_for_doubt(verdict, "confident")
     alone = a_verdict(tmp_path / "v.mp4", [[0.9]] * 3, names=["a"])
-    assert "Only one checkpoint was asked." in views.reasons_for_doubt(alone, "confident")
+    assert "Only one checkpoint scored it, so no second opinion exists." in views.reasons_for_doubt(alone, "confident")
 
 
 def build(monkeypatch, make, *arguments):
@@ -72,15 +73,15 @@ def test_a_person_has_a_course_and_passers_by_a_note(tmp_path, monkeypatch):
     people = [0] * 15 + [1] * 15 + [2]
     scores = [[0.9]] * 15 + [[0.6]] * 15 + [[0.3]]
     page = build(monkeypatch, views.build_video, a_verdict(tmp_path / "v", scores, people, ["a"]), Pictures(), MADE)
-    assert [person.person for person, _, _ in page.persons] == [0, 1]
+    assert [page.lead.card.person.person, *(card.person.person for card in page.persons)] == [0, 1]
     assert [chart.name for chart in page.courses.charts] == ["Person 0", "Person 1"]
-    assert (page.courses.unit, page.courses.more) == ("seconds", False)
+    assert (page.courses.timed, page.courses.more) == (True, False)
     assert page.courses.legend == [("var(--m0)", "a")]
     (note,) = page.others
-    assert note.startswith("Not shown: 1 seen in a few frames only")
-    assert note.endswith("; score 0.30.")
+    assert note.startswith("Not shown: 1 seen in few frames only")
+    assert note.endswith(", score 0.30.")
     more = a_verdict(tmp_path / "v", [*scores, [0.4]], [*people, 3], ["a"])
-    assert views._others(more)[0].endswith("; score 0.30 to 0.40.")
+    assert views._others(more)[0].endswith(", score 0.30 to 0.40.")
 
 
 def test_every_person_who_weighs_anything_is_shown(tmp_path):
@@ -95,17 +96,3 @@ def test_one_frame_or_no_score_has_no_course(tmp_path, monkeypatch):
         assert build(monkeypatch, views.build_video, verdict, Pictures(), MADE).courses is None
     two = a_verdict(tmp_path / "v", [[0.9]] * 2, names=["a"])
     assert build(monkeypatch, views.build_video, two, Pictures(), MADE).courses is not None
-
-
-def test_the_index_has_all_videos_and_counts_their_kinds(tmp_path, monkeypatch):
-    verdicts = [Verdict("none", "damaged", reason="a reason")]
-    for name, score in (("real", 0.05), ("open", 0.5), ("fake", 0.95), ("also", 0.95)):
-        verdicts.append(a_verdict(tmp_path / name, [[score]] * 32, names=["a"]))
-    pages = {verdict.filename: f"videos/{verdict.filename}.html" for verdict in verdicts}
-    index = build(monkeypatch, views.build_index, verdicts, pages, {"fake": b"jpeg"}, MADE)
-    assert [row.verdict.filename for row in index.rows] == ["also", "fake", "open", "real", "none"]
-    assert [row.band and row.band.kind for row in index.rows] == ["fake", "fake", "open", "real", None]
-    assert index.kinds == {"fake": 2, "open": 1, "real": 1, "none": 1}
-    assert [row.thumbnail for row in index.rows] == [None, b"jpeg", None, None, None]
-    assert [row.page for row in index.rows] == [pages[row.verdict.filename] for row in index.rows]
-    assert [row.status for row in index.rows] == ["ok; small faces"] * 4 + ["damaged: a reason"]

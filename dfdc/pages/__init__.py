@@ -1,7 +1,7 @@
-"""HTML pages: a view model and a template that lies beside the code which makes it -> bytes.
+"""HTML pages, rendered from a view model and a template beside the code of the view model.
 
-A page is one file that needs no network and no script; base.html.j2 is its frame, macros.html.j2 has what pages share,
-style.css is their look. Everything that a template shows is escaped, in text and in attributes.
+A page is one file that needs no network and no script. base.html.j2 is its frame, macros.html.j2 has the common macros,
+style.css the style. Everything that a template shows is escaped, in text and in attributes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from dfdc import text
 
 
 def render(template: Path, page: object) -> bytes:
-    """The page, UTF-8, of a view model (`page` in the template, which may extend base.html.j2 and those beside it).
+    """The page of a view model, UTF-8.
+
+    Args:
+        template: it may extend base.html.j2 and templates in its own folder.
+        page: the view model, `page` in the template.
 
     Raises:
-        jinja2.UndefinedError: the template names what the view model does not have.
+        jinja2.UndefinedError: the template uses an attribute that the view model lacks.
     """
     pieces = _environment(template.parent).get_template(template.name).generate(page=page)
-    # A file name may hold bytes that are no text: \udcff is written as such. Piece by piece, since one long text of
-    # a page with many pictures would lie in memory beside its bytes.
+    # A file name can have bytes that are not UTF-8: \udcff is written as such. Encoding piece by piece saves memory:
+    # the text of a page with many images is large.
     return b"".join(piece.encode(errors="backslashreplace") for piece in pieces)
 
 
@@ -42,5 +46,5 @@ def fixed(value: float, digits: int = 2) -> str:
 
 
 def data_uri(jpeg: bytes) -> Markup:
-    """A picture as an address that holds it; base64 has nothing that would need escaping."""
+    """The JPEG as a data URI; base64 needs no escaping."""
     return Markup("data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii"))

@@ -1,10 +1,10 @@
-"""Where a network looked: Grad-CAM over an encoder's last feature maps, with the library grad-cam.
+"""Heat maps: Grad-CAM over an encoder's last spatial feature map, with the library grad-cam.
 
 Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization" (ICCV):
-channel k weighs the mean over places of d logit / d A_k, and the map is ReLU(sum_k weight_k A_k).
+the weight of channel k is the mean of d logit / d A_k over all positions, and the map is ReLU(sum_k weight_k A_k).
 
-The maps are what timm's forward_features gives, which every encoder has; no layer is named. The gradient is taken
-from there on only, so that it costs a forward pass and no memory for a backward pass through the encoder.
+The feature map is the result of timm's forward_features, which every encoder has, so no layer name is needed. The
+gradient stops there: a heat map costs a forward pass, and no memory for a backward pass through the encoder.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from networks.ensemble import Ensemble
 
 
 def make_heatmap(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray | None:
-    """What in the pictures spoke for "fake".
+    """The regions of an image that raised its score.
 
     Args:
-        model: a network of networks/model.py, on the device of `images`; in less than fp32 under autocast.
+        model: a network of networks/model.py on the device of `images`; below fp32, under autocast.
         images: normalised float32 [1, 3, size, size].
 
     Returns:
-        float32 [size, size] in 0..1, 1 at the place that spoke for it most, all 0 where none did; None where the
-        encoder's features have no places (such as a plain vector).
+        float32 [size, size] in 0..1: 1 at the strongest position, all 0 if no position raised the score. None if the
+        encoder has no spatial feature map (for example a plain vector).
     """
     encoder = model.encoder
     stage = _feature_stage(encoder)
-    # Into the instance's own dictionary, where it goes before the class's method: as a submodule it would not.
+    # Into the instance's __dict__, which precedes the class's method; a submodule would not.
     vars(encoder)["forward_features"] = stage
     try:
         with GradCAM(model, [stage], reshape_transform=lambda maps: _channels_first(maps, encoder)) as cam:
@@ -47,15 +47,15 @@ def make_heatmap(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray | N
 
 
 class _NoMap(ValueError):
-    """Features without places."""
+    """The encoder has no spatial feature map."""
 
 
 def _feature_stage(encoder: Any) -> torch.nn.Module:
-    """The encoder's forward_features as a module, which Grad-CAM can listen to, and its output as a leaf."""
+    """The encoder's forward_features as a module that Grad-CAM can hook, with its output as a leaf."""
     compute = encoder.forward_features
 
     class Stage(torch.nn.Module):
-        def forward(self, images: torch.Tensor, **options: Any) -> torch.Tensor:  # some encoders hand on a mask
+        def forward(self, images: torch.Tensor, **options: Any) -> torch.Tensor:  # some encoders pass a mask
             with torch.no_grad():
                 maps = compute(images, **options)
             _channels_first(maps, encoder)
@@ -65,14 +65,14 @@ def _feature_stage(encoder: Any) -> torch.nn.Module:
 
 
 def _channels_first(maps: Any, encoder: Any) -> torch.Tensor:
-    """[n, c, h, w] of feature maps or their gradient, which may be [n, h, w, c] or tokens [n, t, c]; a copy.
+    """A copy as [n, c, h, w] of feature maps or their gradient, which may be [n, h, w, c] or tokens [n, t, c].
 
     Raises:
-        _NoMap: they have no places.
+        _NoMap: they are not spatial.
     """
     if not isinstance(maps, torch.Tensor) or maps.ndim not in (3, 4):
         raise _NoMap
-    if maps.ndim == 3:  # tokens, the first of which may stand for the class and not for a place
+    if maps.ndim == 3:  # tokens; the first may be class tokens
         tokens = maps[:, getattr(encoder, "num_prefix_tokens", 0) :]
         side = int(tokens.shape[1] ** 0.5)
         if side < 2 or side * side != tokens.shape[1]:
@@ -83,31 +83,31 @@ def _channels_first(maps: Any, encoder: Any) -> torch.Tensor:
         maps = maps.permute(0, 3, 1, 2)
     if maps.shape[1] != encoder.num_features:
         raise _NoMap
-    return maps.clone()  # what comes after may work in place, and Grad-CAM keeps a view
+    return maps.clone()  # later layers may work in place, and Grad-CAM keeps a view
 
 
 def look(ensemble: Ensemble, index: int, crop: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """What checkpoint `index` was shown of a crop, and where it looked.
+    """The input of checkpoint `index` for a crop, and its heat map.
 
     Args:
-        ensemble: its networks are used as they are, in their precision; nothing is loaded once more.
+        ensemble: its loaded networks are used in their precision.
         crop: RGB uint8 [h, w, 3], cut with a third of the box as margin.
 
     Returns:
-        the crop with the checkpoint's own margin, RGB uint8 [h', w', 3]; its heat map, float32 [h', w'] in 0..1,
-        None where the network has none: it is an ONNX file, or its features have no places.
+        the crop with the checkpoint's own margin, RGB uint8 [h', w', 3]; its heat map, float32 [h', w'] in 0..1, or
+        None if the network is an ONNX file or has no spatial feature map.
     """
     spec, model = ensemble.specs[index], ensemble.models[index]
     seen = tighten(crop, spec.margin_part)
     if not isinstance(model, torch.nn.Module):
         return seen, None
     small = isotropic_resize(seen, spec.size)
-    model.requires_grad_(False)  # the gradient is that of the maps
+    model.requires_grad_(False)  # the gradient needed is that of the feature maps
     with ensemble.autocast():
         heat = make_heatmap(model, ensemble.normalized(index, center_pad(small, spec.size)[None]))
     if heat is None:
         return seen, None
     height, width = small.shape[:2]
-    top, left = (spec.size - height) // 2, (spec.size - width) // 2  # as center_pad put it
+    top, left = (spec.size - height) // 2, (spec.size - width) // 2  # the position chosen by center_pad
     inner = heat[top : top + height, left : left + width]
     return seen, cv2.resize(inner, (seen.shape[1], seen.shape[0]), interpolation=cv2.INTER_LINEAR)

@@ -1,7 +1,7 @@
-"""A page to look at for each verdict, and an index: what `predict_folder.py --report DIR` writes.
+"""The report of a run: a page for each verdict and an index, written by `predict_folder.py --report DIR`.
 
-DIR/index.html, and DIR/videos/ with one page per video; each is one file that works without a network. Only the few
-frames that are shown are read again, one video at a time, so that memory does not grow with a video's length.
+DIR/videos/ has one page per video, DIR/index.html and DIR/index-page-2.html and so on list them. Each page is one file
+that needs no network. A video is read again only if its page has to be written.
 """
 
 from __future__ import annotations
@@ -11,42 +11,44 @@ import hashlib
 import os
 import platform
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-from tqdm import tqdm
-
-from dfdc import artifacts, identity
+from dfdc import artifacts
 from dfdc.devices import package_versions
-from dfdc.imaging import crop_face, encode_jpeg, isotropic_resize
-from dfdc.video import VideoError
+from dfdc.progress import progress_bar
 from networks.ensemble import Ensemble
-from prediction.decoding import Decoder, DecoderMemoryError, DecodingError
-from prediction.pages import views
-from prediction.pages.heatmap import look
-from prediction.pages.views import FaceCard, Made, Pictures
-from prediction.verdict import Face, Verdict
+from prediction.decoding import Decoder
+from prediction.pages import kept, views
+from prediction.pages.index import build_index, index_name
+from prediction.pages.pictures import find_fault, read_pictures, shrink
+from prediction.pages.views import Made, Pictures
+from prediction.verdict import Verdict
 
 _PAGE = re.compile(r"[A-Za-z0-9-]+-[0-9a-f]{12}\.html")  # as `page_name` makes them
-SHOWN_FACES = 4
-FACE_SIDE, THUMBNAIL_SIDE, INDEX_SIDE = 400, 180, 96  # pixels, the longer side
+_INDEX = re.compile(r"index-page-[0-9]+\.html")
+INDEX_SIDE = 96  # pixels, the longer side of a thumbnail in the index
 PACKAGES = ("torch", "torchvision", "timm", "facenet-pytorch", "numpy", "opencv-python-headless", "av", "grad-cam")
 
 
 def make_report(
-    folder: Path, verdicts: Sequence[Verdict], settings: dict[str, Any], ensemble: Ensemble, files: Mapping[str, Any]
+    folder: Path,
+    verdicts: Sequence[Verdict],
+    settings: dict[str, Any],
+    checkpoints: Mapping[str, Path],
+    load: Callable[[], Ensemble],
+    files: Mapping[str, Any],
 ) -> Path:
-    """Write the pages; the index comes last, so that what it links to is there.
+    """Write the pages that differ from those in `folder`; the index comes last, so its links lead to pages.
 
     Args:
-        folder: made where it is not there; an earlier report's pages are replaced, or go if this one has no such video.
+        folder: created if missing; pages of videos that are not in `verdicts` are removed.
         verdicts: as in submission.json.
-        settings: of the run.
-        ensemble: of the checkpoints, in the order of the faces' scores; it makes the heat maps.
+        settings: the settings of the run.
+        checkpoints: the files by name, in the order of the faces' scores.
+        load: returns the ensemble of these checkpoints for the heat maps; called only if a heat map is needed.
         files: the fingerprint of each video when it was scored, by name (see `Progress`).
 
     Returns:
@@ -56,123 +58,61 @@ def make_report(
         OSError: a page can't be written.
     """
     versions = {"Python": platform.python_version(), **package_versions(PACKAGES, "of unknown version")}
-    hashes = dict(zip(ensemble.names, map(artifacts.sha256_of, ensemble.paths), strict=True))
-    made = Made(settings, hashes, versions)
+    made = Made(settings, {name: artifacts.sha256_of(path) for name, path in checkpoints.items()}, versions)
     for place in (folder, folder / "videos"):
         artifacts.remove_leftovers(place)
-    pages: dict[str, str] = {}
-    small: dict[str, bytes] = {}
-    with contextlib.closing(Decoder()) as decoder:
-        for verdict in tqdm(verdicts, desc="report", unit="video", disable=None):
-            name = verdict.filename
-            pages[name] = f"videos/{page_name(name)}"
-            pictures = read_pictures(verdict, files.get(name), ensemble, decoder)
-            if pictures.thumbnails:
-                first = next(p.person for p in verdict.persons if p.person in pictures.thumbnails)
-                small[name] = _smaller(pictures.thumbnails[first])
-            artifacts.write_bytes(folder / pages[name], views.build_video(verdict, pictures, made), durable=False)
-    index = folder / "index.html"
-    artifacts.write_bytes(index, views.build_index(verdicts, pages, small, made))
-    for old in set((folder / "videos").glob("*.html")) - {folder / page for page in pages.values()}:
-        if _PAGE.fullmatch(old.name):
-            old.unlink()  # of an earlier report: no index leads to it any more
-    return index
+    pages = {verdict.filename: f"videos/{page_name(verdict.filename)}" for verdict in verdicts}
+    small = _write_videos(folder, verdicts, pages, made, load, files)
+    index = build_index(verdicts, pages, small, made)
+    for name in reversed(index):
+        artifacts.write_bytes(folder / name, index[name])
+    _remove_others(folder, {*pages.values(), *index})
+    return folder / index_name(1)
 
 
 def page_name(filename: str) -> str:
-    """A file name that is safe anywhere and differs for every video, in upper and lower case alike."""
+    """A file name that is safe anywhere and differs for every video, even without regard to case."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", filename).strip("-")[:60]
     return f"{plain or 'video'}-{hashlib.sha256(os.fsencode(filename)).hexdigest()[:12]}.html"
 
 
-def read_pictures(verdict: Verdict, recorded: Any, ensemble: Ensemble, decoder: Decoder) -> Pictures:
-    """The pictures of a video's page, read again; `recorded` is its file's fingerprint when it was scored."""
-    if not verdict.faces:
-        return Pictures()
-    path = Path(verdict.path)
-    try:
-        if not path.is_file():
-            return Pictures("the file is not there any more")
-        if not identity.same_file(recorded, path):
-            return Pictures("the file has changed since it was scored")
-    except OSError as error:
-        return Pictures(f"the file can’t be read again ({error.strerror or 'damaged'})")
-    suspects = most_suspicious(verdict)
-    shown = views.main_persons(verdict)[: views.SHOWN_PERSONS]
-    wanted = {face.frame for face in suspects} | {person.thumbnail.frame for person in shown}
-    pictures = Pictures()
-    found: dict[int, FaceCard] = {}
-    try:
-        reading = decoder.read(path, sorted(wanted))
-        for number, frame in reading.frames():
-            for person in shown:
-                if person.thumbnail.frame == number:
-                    crop = crop_face(frame, person.thumbnail.box)
-                    if crop is not None:
-                        pictures.thumbnails[person.person] = encode_jpeg(isotropic_resize(crop, THUMBNAIL_SIDE))
-            for place, face in enumerate(suspects):
-                crop = crop_face(frame, face.box) if face.frame == number else None
-                if crop is not None:
-                    found[place] = _face_card(verdict, face, crop, ensemble)
-    except (VideoError, DecodingError, DecoderMemoryError, TimeoutError) as error:
-        return Pictures(f"the file can’t be read again ({error})")
-    pictures.faces = [found[place] for place in sorted(found)]
-    if not found:
-        pictures.fault = "the frames can’t be read again"
-    return pictures
+def _write_videos(
+    folder: Path,
+    verdicts: Sequence[Verdict],
+    pages: Mapping[str, str],
+    made: Made,
+    load: Callable[[], Ensemble],
+    files: Mapping[str, Any],
+) -> dict[str, bytes]:
+    """Write the pages of videos that changed; return the thumbnails of all videos for the index, by name."""
+    small: dict[str, bytes] = {}
+    todo: list[tuple[Verdict, str, str]] = []  # with the fault of its file, and the digest of its page
+    for verdict in verdicts:
+        name, recorded = verdict.filename, files.get(verdict.filename)
+        fault = find_fault(verdict, recorded)
+        digest = kept.digest_of_page(verdict, made, recorded, fault)
+        page = kept.read_kept(folder / pages[name], digest)
+        if page is None:
+            todo.append((verdict, fault, digest))
+        elif page.thumbnail:
+            small[name] = shrink(page.thumbnail, INDEX_SIDE)
+    load = cache(load)
+    with contextlib.closing(Decoder()) as decoder:
+        for verdict, fault, digest in progress_bar(todo, desc="report", unit="page"):
+            pictures = Pictures(fault) if fault else read_pictures(verdict, load, decoder)
+            lead = views.lead_thumbnail(verdict, pictures)
+            if lead:
+                small[verdict.filename] = shrink(lead, INDEX_SIDE)
+            # A failed read may be transient: without a digest, the next run retries it.
+            stored = "" if pictures.fault and not fault else digest
+            data = views.build_video(verdict, pictures, made, stored)
+            artifacts.write_bytes(folder / pages[verdict.filename], data, durable=False)
+    return small
 
 
-def most_suspicious(verdict: Verdict, count: int = SHOWN_FACES) -> list[Face]:
-    """The `count` faces with the highest mean score, at most two of a person unless there are too few others.
-
-    Those of passers-by, and what is hardly a face, are left out. Equals come in the order of frames and persons.
-    """
-    main = {person.person for person in views.main_persons(verdict)}
-
-    def rank(face: Face) -> tuple[float, int, int]:
-        return -float(np.mean(face.scores)), face.frame, face.person
-
-    taken: Counter[int] = Counter()
-    first, later = [], []
-    for face in sorted((face for face in verdict.faces if face.person in main), key=rank):
-        taken[face.person] += 1
-        (first if taken[face.person] <= 2 else later).append(face)
-    return sorted((first + later)[:count], key=rank)
-
-
-def _face_card(verdict: Verdict, face: Face, crop: np.ndarray, ensemble: Ensemble) -> FaceCard:
-    surest = int(np.argmax(face.scores))
-    seen, heat = look(ensemble, surest, crop)
-    return FaceCard(
-        where=views.where(verdict, face),
-        mean=float(np.mean(face.scores)),
-        surest=verdict.models[surest].name,
-        highest=face.scores[surest],
-        picture=encode_jpeg(isotropic_resize(seen, FACE_SIDE)),
-        heat=None if heat is None else encode_jpeg(overlay(seen, heat)),
-        blank=heat is not None and not heat.any(),
-    )
-
-
-def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The picture in grey, enlarged, under its heat map from dark red to pale yellow.
-
-    Args:
-        picture: RGB uint8 [h, w, 3].
-        heat: float32 [h, w] in 0..1.
-
-    Returns:
-        RGB uint8, the longer side FACE_SIDE pixels.
-    """
-    large = isotropic_resize(picture, FACE_SIDE)
-    height, width = large.shape[:2]
-    value = np.clip(cv2.resize(heat, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
-    colour = cv2.applyColorMap((value * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    grey = cv2.cvtColor(large, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32) * 0.85
-    share = value[..., None] * 0.7  # the face stays visible where the map is brightest
-    return np.clip(grey * (1 - share) + colour * share + 0.5, 0, 255).astype(np.uint8)
-
-
-def _smaller(jpeg: bytes) -> bytes:
-    picture = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), np.uint8)
-    return encode_jpeg(isotropic_resize(picture[..., ::-1], INDEX_SIDE), 78)
+def _remove_others(folder: Path, current: set[str]) -> None:
+    """Remove pages of an earlier report that no index links to any more."""
+    for old in [*(folder / "videos").glob("*.html"), *folder.glob("index-page-*.html")]:
+        name = old.relative_to(folder).as_posix()
+        if name not in current and (_INDEX if old.parent == folder else _PAGE).fullmatch(old.name):
+            old.unlink()

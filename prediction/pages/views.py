@@ -1,12 +1,11 @@
-"""What the pages of verdicts show: verdicts and pictures -> view models, which the templates here turn into HTML.
+"""View models of a video's page, made from its verdict and images; the templates here turn them into HTML.
 
-No date: the same verdicts, videos and checkpoints give the same pages.
+Pages hold no date: the same verdicts, videos and checkpoints give the same pages.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from dfdc.pages import render
-from dfdc.scoring import FAKE_ABOVE, REAL_BELOW, STRATEGIES
+from dfdc.scoring import FAKE_ABOVE, REAL_BELOW, STRATEGIES, deciding_person
 from dfdc.text import number, plural, sentence
 from prediction.conclusion import DOUBTS
 from prediction.pages.chart import LineChart, chart, colour
+from prediction.pages.times import clock, frame_times
 from prediction.verdict import Face, Person, Verdict
 
 SHOWN_PERSONS, SHOWN_COURSES = 12, 6
@@ -25,7 +25,7 @@ SHOWN_PERSONS, SHOWN_COURSES = 12, 6
 
 @dataclass(frozen=True)
 class Band:
-    """What scores from `low` on mean: the class of their colour, the verdict, and why."""
+    """The meaning of scores from `low` on: their CSS class, the verdict in words, and the reason."""
 
     low: float
     kind: str
@@ -33,19 +33,25 @@ class Band:
     meaning: str
 
 
-_ALIKE = "the faces that count look like"
 BANDS = (
-    Band(0.9, "fake", "Strong signs of a fake", f"{_ALIKE} the fakes that the checkpoints learned from"),
-    Band(0.7, "fake", "Signs of a fake", "most of the evidence is for a fake, but not all of it"),
-    Band(0.3, "open", "No clear answer", "the checkpoints can’t tell; treat it as not known"),
-    Band(0.1, "real", "Few signs of a fake", "most of the evidence is for a real video, but not all of it"),
-    Band(0.0, "real", "Hardly any signs of a fake", f"{_ALIKE} those of real videos"),
+    Band(0.9, "fake", "Strong signs of a fake", "the faces look like fakes of the training set"),
+    Band(0.7, "fake", "Signs of a fake", "most of the evidence points to a fake, but not all of it"),
+    Band(0.3, "open", "No clear answer", "the checkpoints can’t tell real from fake here; treat it as unknown"),
+    Band(0.1, "real", "Few signs of a fake", "most of the evidence points to a real video, but not all of it"),
+    Band(0.0, "real", "Hardly any signs of a fake", "the faces look like real faces of the training set"),
 )
+# What the strategies do, in a few words.
+STRATEGY_MEANINGS = {
+    "confident": "the mean of the clearly fake faces, or of the clearly real faces, if most faces agree",
+    "mean": "the mean of all faces",
+    "person-max": "the mean of the most suspicious person’s faces",
+    "smooth": "a mean in which high scores weigh more",
+}
 
 
 @dataclass(frozen=True)
 class Made:
-    """What all verdicts were made with: the run's settings, SHA-256 by checkpoint, versions by package."""
+    """The origin of all verdicts: the run's settings, SHA-256 by checkpoint, versions by package."""
 
     settings: Mapping[str, Any]
     hashes: Mapping[str, str]
@@ -56,6 +62,10 @@ class Made:
         return str(self.settings.get("strategy", ""))
 
     @property
+    def strategy_meaning(self) -> str:
+        return STRATEGY_MEANINGS.get(self.strategy, "")
+
+    @property
     def shown(self) -> list[tuple[str, str]]:
         """The settings in words."""
         rows = (item for item in self.settings.items() if item[0] != "models")
@@ -63,30 +73,10 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A video in the index; `page` is relative to it, `thumbnail` a JPEG."""
-
-    verdict: Verdict
-    band: Band | None
-    page: str
-    thumbnail: bytes | None
-    status: str
-
-
-@dataclass(frozen=True)
-class Index:
-    """The videos of a run, the most suspicious first, and how many of them are of each kind of band."""
-
-    rows: list[Row]
-    kinds: Counter[str]
-    made: Made
-
-
-@dataclass(frozen=True)
 class FaceCard:
-    """A suspicious face: its mean score, that of the checkpoint which is surest of it, and JPEG bytes.
+    """A suspicious face: its mean score, the name and score of the highest checkpoint, and JPEG bytes.
 
-    `heat` is None where the network has no heat map, `blank` says that it shows nothing.
+    `heat` is None if the network has no heat map; `blank` says that the map is empty.
     """
 
     where: str
@@ -100,7 +90,7 @@ class FaceCard:
 
 @dataclass
 class Pictures:
-    """What could be read again of a video; `fault` says why nothing could."""
+    """The images of a video; `fault` says why there are none."""
 
     fault: str = ""
     thumbnails: dict[int, bytes] = field(default_factory=dict)  # person -> JPEG
@@ -109,61 +99,110 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Courses:
-    """Scores over time; `legend` has a colour and what it stands for, `more` says that not all persons are shown."""
+    """Scores over time. `legend` has colours and their names; `more` says that some persons have no chart."""
 
-    unit: str
+    timed: bool  # the axis shows times, not frame numbers
     charts: list[LineChart]
     legend: list[tuple[str, str]]
     more: bool
 
 
 @dataclass(frozen=True)
+class PersonCard:
+    """A person, the meaning of the score, a JPEG, and when the person is in sight."""
+
+    person: Person
+    band: Band
+    thumbnail: bytes | None
+    seen: str
+
+
+@dataclass(frozen=True)
+class Lead:
+    """The person with the highest score, and this person's part in the video's score."""
+
+    card: PersonCard
+    title: str
+    part: str
+
+
+@dataclass(frozen=True)
 class VideoPage:
-    """One video; what is None or empty has no place on its page. `rules` are those of the verdict's models."""
+    """The page of one video; its parts that are None or empty are left out. `rules` are those of the models.
+
+    `digest` tells a later run what the page shows (see `prediction.pages.kept`); empty: write it again.
+    """
 
     verdict: Verdict
     band: Band | None
     doubts: list[str]
     thrown_away: list[str]
-    persons: list[tuple[Person, Band, bytes | None]]  # the last a JPEG
+    lead: Lead | None
+    persons: list[PersonCard]  # without the lead
     others: list[str]
+    length: str
     courses: Courses | None
     pictures: Pictures
     rules: list[str]
     made: Made
+    digest: str
     bands: Sequence[Band] = BANDS
 
 
-def build_video(verdict: Verdict, pictures: Pictures, made: Made) -> bytes:
+def build_video(verdict: Verdict, pictures: Pictures, made: Made, digest: str = "") -> bytes:
     """The page of one video, UTF-8."""
     columns = zip(verdict.models, _scores(verdict).T, strict=True)
-    shown = main_persons(verdict)[:SHOWN_PERSONS]
+    persons = [_person_card(verdict, person, pictures) for person in main_persons(verdict)[:SHOWN_PERSONS]]
+    rate = verdict.frames_per_second
     page = VideoPage(
         verdict,
         None if verdict.score is None else band(verdict.score),
         reasons_for_doubt(verdict, made.strategy),
         thrown_away(verdict, made.strategy),
-        [(person, band(person.score), pictures.thumbnails.get(person.person)) for person in shown],
+        _lead(verdict, made.strategy, persons[0]) if persons else None,
+        persons[1:],
         _others(verdict),
+        clock(verdict.frame_count / rate) if rate > 0 and not verdict.picture else "",
         _courses(verdict),
         pictures,
         [rule_in_words(model.rule, made.strategy, column) for model, column in columns],
         made,
+        digest,
     )
     return render(Path(__file__).with_name("video.html.j2"), page)
 
 
-def build_index(
-    verdicts: Sequence[Verdict], pages: Mapping[str, str], thumbnails: Mapping[str, bytes], made: Made
-) -> bytes:
-    """The index, UTF-8; `pages` has each video's page relative to it, `thumbnails` a JPEG where there is one."""
-    rows = []
-    for verdict in sorted(verdicts, key=lambda v: (v.score is None, -(v.score or 0.0), v.filename)):
-        name, found = verdict.filename, None if verdict.score is None else band(verdict.score)
-        told = verdict.status + (f": {verdict.reason}" if verdict.status != "ok" and verdict.reason else "")
-        rows.append(Row(verdict, found, pages[name], thumbnails.get(name), "; ".join([told, *verdict.doubts])))
-    kinds = Counter(row.band.kind if row.band else "none" for row in rows)
-    return render(Path(__file__).with_name("index.html.j2"), Index(rows, kinds, made))
+def lead_thumbnail(verdict: Verdict, pictures: Pictures) -> bytes | None:
+    """The JPEG of the person at the top of a video's page; the index shows it too."""
+    persons = main_persons(verdict)
+    return pictures.thumbnails.get(persons[0].person) if persons else None
+
+
+def _person_card(verdict: Verdict, person: Person, pictures: Pictures) -> PersonCard:
+    own = [face.frame for face in verdict.faces if face.person == person.person]
+    times = times_of(verdict, (min(own), max(own)))
+    seen = plural(person.frames, "frame")
+    if times:
+        first, last = times[min(own)], times[max(own)]
+        seen += f", at {first}" if first == last else f", {first} to {last}"
+    return PersonCard(person, band(person.score), pictures.thumbnails.get(person.person), seen)
+
+
+def _lead(verdict: Verdict, strategy: str, card: PersonCard) -> Lead:
+    if len(main_persons(verdict)) == 1:
+        return Lead(card, "The person who decides", "No other person counts.")
+    several = "The person with the highest score"
+    if verdict.picture:
+        return Lead(card, several, "Each checkpoint takes the most suspicious face of the image.")
+    people = np.array([face.person for face in verdict.faces])
+    who = {deciding_person(strategy, column, people) for column in _scores(verdict).T}
+    if who == {card.person.person}:
+        return Lead(
+            card, "The person who decides", "Other persons have lower scores and don’t change the video’s score."
+        )
+    if None in who:
+        return Lead(card, several, f"All {len(main_persons(verdict))} persons count toward the video’s score.")
+    return Lead(card, several, "The checkpoints differ in which person decides.")
 
 
 def _in_words(value: object) -> str:
@@ -176,24 +215,24 @@ def band(score: float) -> Band:
 
 
 def main_persons(verdict: Verdict) -> list[Person]:
-    """Those to show: without passers-by, and what was taken for a person, who weigh nothing."""
+    """The persons to show: those of weight above 0, so no passers-by and no false detections."""
     return [person for person in verdict.persons if person.weight > 0]
 
 
 def reasons_for_doubt(verdict: Verdict, strategy: str) -> list[str]:
-    """What makes a verdict less certain than its score says, as sentences."""
+    """What weakens a verdict, as sentences."""
     doubts = [f"{sentence(DOUBTS[name])}{_count_behind(name, verdict)}." for name in verdict.doubts]
     if len(verdict.models) == 1:
-        doubts.append("Only one checkpoint was asked.")
+        doubts.append("Only one checkpoint scored it, so no second opinion exists.")
     if thrown_away(verdict, strategy):
-        doubts.append("Faces that look surely fake were left out of the score, as said below.")
+        doubts.append("The score leaves out faces that look clearly fake; see below.")
     if verdict.status != "ok":
         doubts.append(f"Status {verdict.status}: {verdict.reason}.")
     return doubts
 
 
 def _count_behind(doubt: str, verdict: Verdict) -> str:
-    """The figures behind a doubt, as the end of a sentence; nothing where it has none."""
+    """The numbers behind a doubt, as the end of a sentence; empty if it has none."""
     grounds = verdict.grounds
     if grounds is None:
         return ""
@@ -216,7 +255,7 @@ def _from_to(scores: Sequence[float]) -> str:
 
 
 def thrown_away(verdict: Verdict, strategy: str) -> list[str]:
-    """A sentence for each checkpoint whose confident rule left out confident fake faces, and what smooth would give."""
+    """Sentences on each checkpoint whose confident rule left out faces with a high score."""
     if strategy != "confident" or verdict.picture or not verdict.models:
         return []
     scores, people = _scores(verdict), np.array([face.person for face in verdict.faces])
@@ -226,13 +265,14 @@ def thrown_away(verdict: Verdict, strategy: str) -> list[str]:
         high = int((column > FAKE_ABOVE).sum())
         if model.rule == "real" and high:
             texts.append(
-                f"{model.name} scored {high} of {plural(len(column), 'face')} above {FAKE_ABOVE}, and the winners’ "
-                f"confident rule threw {'it' if high == 1 else 'them'} away: more than nine tenths are below 0.2, and "
-                f"it averages only those, to {model.score:.2f}. With the smooth strategy it would be {other:.2f}."
+                f"{model.name} scored {high} of {plural(len(column), 'face')} above {FAKE_ABOVE}, but the confident "
+                f"rule left {'it' if high == 1 else 'them'} out. More than nine tenths of the faces are below "
+                f"{REAL_BELOW}, so the rule averages only those, to {model.score:.2f}. "
+                f"The smooth strategy would result in {other:.2f}."
             )
     if texts:
         got = verdict.score if verdict.score_uncalibrated is None else verdict.score_uncalibrated
-        texts.append(f"The video would get {np.mean(smooth):.2f} with the smooth strategy, and got {got:.2f}.")
+        texts.append(f"The video’s score is {got:.2f}; with the smooth strategy it would be {np.mean(smooth):.2f}.")
     return texts
 
 
@@ -243,23 +283,23 @@ def _scores(verdict: Verdict) -> np.ndarray:
 
 
 def _others(verdict: Verdict) -> list[str]:
-    """Of persons who are not shown, and of scores that are not the video's."""
+    """Notes on persons who are not shown, and on scores without calibration."""
     main, notes = main_persons(verdict), []
     if len(main) > SHOWN_PERSONS:
-        notes.append(f"And {plural(len(main) - SHOWN_PERSONS, 'person')} with lower scores.")
+        notes.append(f"{plural(len(main) - SHOWN_PERSONS, 'person')} with lower scores not shown.")
     brief = [person.score for person in verdict.persons if person not in main]
     if brief:
         span = f"{min(brief):.2f}" + (f" to {max(brief):.2f}" if len(brief) > 1 else "")
-        kinds = "passers-by, turned heads, what is no face"
-        notes.append(f"Not shown: {number(len(brief))} seen in a few frames only: {kinds}; score {span}.")
+        kinds = "passers-by, turned heads or false detections"
+        notes.append(f"Not shown: {number(len(brief))} seen in few frames only ({kinds}), score {span}.")
     if verdict.score_uncalibrated is not None:
-        notes.append("These scores are not calibrated, other than the video’s.")
+        notes.append("Scores of persons are not calibrated; the video’s score is.")
     return notes
 
 
 def _courses(verdict: Verdict) -> Courses | None:
     if not verdict.models or len({face.frame for face in verdict.faces}) < 2:
-        return None  # a picture has no course
+        return None  # an image has no course
     charts, main = [], main_persons(verdict)
     for person in main[:SHOWN_COURSES]:
         own = sorted((f for f in verdict.faces if f.person == person.person), key=lambda face: face.frame)
@@ -267,31 +307,35 @@ def _courses(verdict: Verdict) -> Courses | None:
     legend = [(colour(index), model.name) for index, model in enumerate(verdict.models)]
     if len(legend) > 1:
         legend.append(("var(--ink)", "mean of the checkpoints"))
-    unit = "seconds" if verdict.frames_per_second > 0 else "the number of the frame"
-    return Courses(unit, charts, legend, len(main) > len(charts))
+    return Courses(verdict.frames_per_second > 0, charts, legend, len(main) > len(charts))
 
 
-def where(verdict: Verdict, face: Face) -> str:
-    when = f"frame {face.frame}"
-    if verdict.frames_per_second > 0:
-        when = f"{face.frame / verdict.frames_per_second:.2f} s ({when})"
+def times_of(verdict: Verdict, frames: Iterable[int]) -> dict[int, str]:
+    """The time of each frame as m:ss; empty for an image, and if the frame rate is unknown."""
+    if verdict.picture or verdict.frames_per_second <= 0:
+        return {}
+    return frame_times(frames, verdict.frames_per_second)
+
+
+def where(face: Face, time: str) -> str:
+    when = f"{time} (frame {face.frame})" if time else f"frame {face.frame}"
     return f"person {face.person}, {when}"
 
 
 def rule_in_words(rule: str, strategy: str, scores: np.ndarray) -> str:
-    """What a rule did with one checkpoint's scores [n] of the faces."""
+    """The effect of a rule on one checkpoint's scores [n] of the faces."""
     if rule == "photo":
-        return "photo: the most suspicious of the faces that the detector is sure of"
+        return "photo: the highest score of the faces that the detector is sure of"
     count, high, low = len(scores), int((scores > FAKE_ABOVE).sum()), int((scores < REAL_BELOW).sum())
     if strategy == "confident":
         counted = f"{high} above {FAKE_ABOVE}, {low} below {REAL_BELOW}, of {count}"
         words = {
             "fake": f"fake: {high} of {count} are above {FAKE_ABOVE}; the mean of those",
             "real": f"real: {low} of {count} are below {REAL_BELOW}; the mean of those",
-            "mean": f"mean: neither fake nor real clearly ({counted}); the mean of all",
+            "mean": f"mean: neither clearly fake nor clearly real ({counted}); the mean of all",
         }
     elif rule.startswith("person "):
-        return f"{rule}: the mean of that person’s faces, the highest of all who were seen often enough"
+        return f"{rule}: the mean of that person’s faces, the highest of all persons seen often enough"
     else:
-        words = {"mean": "mean: of all faces", "smooth": "smooth: high scores weigh more, without a threshold"}
+        words = {"mean": "mean: the mean of all faces", "smooth": "smooth: high scores weigh more, without a threshold"}
     return words.get(rule, rule)

@@ -1,4 +1,4 @@
-"""The page of what preprocessing made: what `preprocessing/report.py` writes."""
+"""The preprocessing page, written by `preprocessing/report.py`."""
 
 from preprocessing.pages.report import make_report, summarize
 

@@ -1,7 +1,7 @@
-"""The contact sheet of the page: pairs of crops, real and fake, with landmarks and the mask laid over the fake.
+"""The pairs on the page: real and fake crops with landmarks, and the mask over the fake.
 
-Which pairs are shown follows from the names alone, spread evenly over parts, fakes and frames, and a bounded
-number of folders is looked into, so that it takes a moment for any size of data set.
+The names alone decide which pairs are shown; they are spread evenly over parts, fakes and frames. The number of folders
+that are read is bounded, so the time does not grow with the dataset.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from dfdc.layout import Dataset, Video
 from dfdc.rejections import load_rejections
 
 MAX_PAIRS = 24
-MAX_FRAMES = 4  # of one fake, where there are few
-MAX_TRIES = 20 * MAX_PAIRS  # fakes looked at, of which many may have no crops
+MAX_FRAMES = 4  # of one fake, if there are few fakes
+MAX_TRIES = 20 * MAX_PAIRS  # fakes to check; many may have no crops
 SIDE = 224  # pixels, the longer side of a thumbnail
 QUALITY = 82  # of its JPEG
-FULL_CHANGE = 128  # the mask value from which on the overlay hides the picture
+FULL_CHANGE = 128  # from this mask value on, the overlay hides the image
 _GOLD, _DARK = (255, 214, 64), (24, 24, 24)
 _Item = TypeVar("_Item")
 
@@ -34,8 +34,8 @@ _Item = TypeVar("_Item")
 class Pair:
     """One crop of an original and of a fake made from it, as JPEG bytes.
 
-    `mask_jpeg` is the fake in grey under its mask in colour; None without one. `landmarks` says whether the five
-    points were drawn.
+    `mask_jpeg` is the fake in grey under its mask in colour; None without a mask. `landmarks`: the five points were
+    drawn.
     """
 
     fake: Video
@@ -53,10 +53,10 @@ class Pair:
 
 
 def make_pairs(dataset: Dataset, crops_dir: str, limit: int = MAX_PAIRS) -> tuple[list[Pair], list[str]]:
-    """Up to `limit` pairs, sorted by part and fake, and what kept others from being shown."""
+    """Up to `limit` pairs, sorted by part and fake, and the errors of other pairs."""
     faults: list[str] = []
     pairs: list[Pair] = []
-    usable: list[tuple[Video, list[tuple[int, int]]]] = []  # with frame and face of its crops, the preferred first
+    usable: list[tuple[Video, list[tuple[int, int]]]] = []  # with (frame, face) of its crops, the best first
     rejections = load_rejections(dataset.root)
     wanted = [video for video in dataset.fakes() if rejections.whole(video) is None]
     for tries, fake in enumerate(_spread_fakes(wanted)):
@@ -80,13 +80,13 @@ def make_pairs(dataset: Dataset, crops_dir: str, limit: int = MAX_PAIRS) -> tupl
 
 
 def spread(items: Sequence[_Item]) -> list[_Item]:
-    """`items` in an order of which every beginning is spread evenly over them all."""
+    """`items` in an order of which every prefix is spread evenly over all items."""
     bits = max(1, (len(items) - 1).bit_length())
     return [items[i] for i in sorted(range(len(items)), key=lambda i: int(f"{i:0{bits}b}"[::-1], 2))]
 
 
 def _spread_fakes(fakes: Iterable[Video]) -> Iterator[Video]:
-    """Every fake: one of each part, then a second one of each, ... ."""
+    """Every fake: one of each part, then a second one of each part, and so on."""
     by_part: dict[str, list[Video]] = {}
     for video in fakes:
         by_part.setdefault(video.part, []).append(video)
@@ -96,19 +96,19 @@ def _spread_fakes(fakes: Iterable[Video]) -> Iterator[Video]:
 
 
 def _pick_crops(root: Path, crops_dir: str, fake: Video, turn: int) -> list[tuple[int, int]]:
-    """Crops that the fake and its original share, those with points and mask where any are."""
+    """Crops that the fake and its original share; if any have landmarks and mask, only those."""
     own, real = (set(layout.list_crops(layout.crops_path(root, x, crops_dir))) for x in (fake.id, fake.source))
     shared = sorted(own & real)
     points, masks = layout.landmarks_path(root, fake.source), layout.diffs_path(root, fake.id)
     masked = [key for key in shared if (masks / layout.diff_name(*key)).is_file()]
     full = [key for key in masked if (points / layout.landmarks_name(*key)).is_file()]
     order = spread(full or shared)
-    first = (turn + 1) % max(1, len(order))  # the middle one at turn 0, another at each turn, and far from the next
+    first = (turn + 1) % max(1, len(order))  # the middle one at turn 0; neighbouring turns lie far apart
     return order[first:] + order[:first]
 
 
 def _load(root: Path, crops_dir: str, fake: Video, crop: tuple[int, int], faults: list[str]) -> Pair | None:
-    """The pair at `crop` (frame, face); None where it can't be read, which goes to `faults`."""
+    """The pair at `crop` (frame, face); if it can't be read, None, and the error goes to `faults`."""
     frame, face = crop
     name = layout.crop_name(frame, face)
     points_path = layout.landmarks_path(root, fake.source) / layout.landmarks_name(frame, face)

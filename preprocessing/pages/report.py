@@ -1,4 +1,4 @@
-"""The page of a DATA_ROOT on disk, and its counts as a table."""
+"""The preprocessing page of a DATA_ROOT, and its counts as a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from preprocessing.pages.scan import Survey, stopped
 
 
 def summarize(found: Survey) -> list[tuple[str, str]]:
-    """(what, how many) of everything that was counted, as text."""
+    """(name, count) of everything that was counted, as text."""
     dataset, total = found.dataset, found.tally.total()
     rows = [
         ("parts", f"{len(dataset.parts)}"),
@@ -23,27 +23,27 @@ def summarize(found: Survey) -> list[tuple[str, str]]:
     for step, ledger in found.ledgers.items():
         counts = ", ".join(f"{ledger.outcomes[kind]} {kind}" for kind in OUTCOMES)
         told = f"can't be read: {ledger.fault}" if ledger.fault else f"{counts}{stopped(ledger.run)}"
-        rows.append((f"failures/{step}.csv", told if ledger.present else "not there: not run yet"))
+        rows.append((f"failures/{step}.csv", told if ledger.present else "missing: not run yet"))
     orphans = sum(map(len, found.orphans.values()))
     if orphans:
-        rows.append(("of no video any more", f"{orphans} artifacts (--prune removes them)"))
+        rows.append(("orphaned", f"{plural(orphans, 'artifact')} (--prune removes them)"))
     if found.rejected:
         rows.append((layout.REJECTED_NAME, plural(len(found.rejected), "row")))
     return rows
 
 
 def make_report(root: Path, crops_dir: str) -> tuple[Survey, Path]:
-    """Write the page; return what it shows and where it lies.
+    """Write the page; return its data and its path.
 
     Raises:
-        DataError: the data set can't be read. The page says why, unless `root` is no place for one.
+        DataError: the dataset can't be read. The page says why, unless `root` is a part or missing.
     """
     page = layout.report_path(root)
     try:
         dataset = layout.load_dataset(root)
         load_rejections(root)
     except command_line.UserError as error:
-        # A part is never written to, and a folder that is not there is not made.
+        # A part is never written to, and a missing folder is not created.
         if root.is_dir() and not (root / layout.METADATA_NAME).is_file():
             artifacts.write_bytes(page, views.build_fault(root, str(error)))
             raise layout.DataError(f"{error}\n  page: {page}") from None

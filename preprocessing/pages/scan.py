@@ -1,8 +1,8 @@
 """What the page counts: one pass over the stamps, the boxes, folds.csv and the failure ledgers of a DATA_ROOT.
 
-Counts come from the `made` field of the stamps, so that no picture is opened and no folder is listed, and only
-sums are kept: memory grows with the number of parts, folds and kinds of reasons, not with what a video holds.
-What is missing or broken becomes a sentence in `Survey.problems`.
+Counts come from the `made` field of the stamps, so no image is opened and no folder is listed. Only sums are kept:
+memory grows with the number of parts, folds and reasons, not with the number of crops. Missing or corrupt artifacts
+become sentences in `Tally.problems`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from preprocessing.orphans import absent_parts, find_orphans, rows_without_effec
 STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs", "generate_folds")
 COVERAGE = ("none", "< 25%", "25–49%", "50–74%", "75–99%", "all")
 BATCH = 500  # videos a thread counts at a time
-EXAMPLES = 3  # names shown of those that share a reason
-MAX_REASONS = 40  # kinds of reasons kept for a step; what is over is counted together
-GAP = "…"  # stands where the reasons of one kind differ
+EXAMPLES = 3  # names shown for each reason
+MAX_REASONS = 40  # reasons kept for a step; all others are counted together
+GAP = "…"  # replaces the words in which similar reasons differ
 
 
 @dataclass
@@ -39,11 +39,11 @@ class Tally:
 
     Attributes:
         parts: part -> counts of real, fake, faces, crops, real_crops, landmarks, masks and unchanged masks.
-        frame_faces: number of faces -> sampled frames of real videos that have so many.
-        people: number of people -> real videos with so many.
+        frame_faces: number of faces -> sampled frames of real videos with that number.
+        people: number of people -> real videos with that number.
         coverage: index in COVERAGE -> real videos with faces on that share of their sampled frames.
         settings: step -> its settings as JSON -> videos made with them.
-        problems: sentence with a {} for the names -> the videos it is true of.
+        problems: sentence with a {} for the number of videos -> these videos.
     """
 
     parts: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -73,7 +73,7 @@ class Tally:
 
 @dataclass
 class Group:
-    """How many videos, and the names of the first few."""
+    """The number of videos, and the names of the first few."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
@@ -89,7 +89,7 @@ class Group:
 
 @dataclass
 class Reason:
-    """Reasons of a ledger that are alike: the words they share, and GAP where they differ."""
+    """Similar reasons of a ledger: their common words, and GAP for the words that differ."""
 
     outcome: str
     words: list[str]
@@ -105,19 +105,19 @@ class Reason:
 
 
 def stopped(run: StepRun | None) -> str:
-    """What to add to a step's name if it did not come to its end."""
+    """The text after a step's name if the step is not complete."""
     if run is None:
-        return ": it is not known whether it came to its end"
+        return ": unknown whether it is complete"
     if run.finished:
         return ""
-    return f": stopped, or still running, after {run.looked_at} of {plural(run.videos, 'video')}"
+    return f": stopped or still running, after {run.looked_at} of {plural(run.videos, 'video')}"
 
 
 @dataclass
 class StepLedger:
     """One failures/<step>.csv. `outcomes` counts its rows; `fault` says why it can't be read.
 
-    `run` says how far the step came; None where that is not known (a step of an earlier version, or none).
+    `run` is the progress of the step; None if unknown (not run, or run by an earlier version).
     """
 
     present: bool = False
@@ -129,7 +129,7 @@ class StepLedger:
 
 @dataclass
 class Fold:
-    """What one fold of folds.csv holds; `videos` and `crops` are counted by label."""
+    """One fold of folds.csv; `videos` and `crops` are counts by label."""
 
     videos: Counter[str] = field(default_factory=Counter)
     crops: Counter[str] = field(default_factory=Counter)
@@ -138,21 +138,21 @@ class Fold:
 
 @dataclass
 class Survey:
-    """Everything the page shows but the pictures."""
+    """All data of the page except the images."""
 
     dataset: Dataset
     tally: Tally = field(default_factory=Tally)
     folds: dict[int, Fold] = field(default_factory=dict)
     folds_fault: str = ""
     ledgers: dict[str, StepLedger] = field(default_factory=dict)
-    absent_parts: list[str] = field(default_factory=list)  # known to folds.csv, and not here now
-    orphans: dict[str, list[str]] = field(default_factory=dict)  # step -> names of what belongs to no video any more
+    absent_parts: list[str] = field(default_factory=list)  # in folds.csv, but missing now
+    orphans: dict[str, list[str]] = field(default_factory=dict)  # step -> names of its orphaned artifacts
     rejected: list[Rejection] = field(default_factory=list)
     rejected_idle: list[str] = field(default_factory=list)  # its rows that have no effect
 
 
 def survey(dataset: Dataset, crops_dir: str) -> Survey:
-    """Count everything under the root of `dataset`, videos aside that are rejected as a whole."""
+    """Count everything under the root of `dataset`, except videos that are rejected as a whole."""
     found = Survey(dataset)
     rejections = load_rejections(dataset.root)
     videos = [video for video in dataset.videos.values() if rejections.whole(video) is None]
@@ -164,7 +164,7 @@ def survey(dataset: Dataset, crops_dir: str) -> Survey:
             _count_video(tally, dataset.root, crops_dir, video)
         return tally
 
-    # Threads, since it is the disk that is waited for; a batch each, so that there are few results to keep.
+    # Threads, because the work waits for the disk; in batches, so few results are in memory.
     with (
         ThreadPoolExecutor(4) as pool,
         progress.progress_bar(total=len(videos), desc="report", unit="video", leave=False) as bar,
@@ -175,7 +175,7 @@ def survey(dataset: Dataset, crops_dir: str) -> Survey:
     try:
         found.folds = read_folds(dataset.root / layout.FOLDS_NAME, dataset)
     except FileNotFoundError:
-        found.folds_fault = f"There is no {layout.FOLDS_NAME}; step 5 (generate_folds.py) makes it."
+        found.folds_fault = f"{layout.FOLDS_NAME} is missing; step 5 (generate_folds.py) writes it."
     except (OSError, FoldsFileError) as error:
         reason = error.reason if isinstance(error, FoldsFileError) else _without_root(str(error), dataset.root)
         found.folds_fault = f"{layout.FOLDS_NAME} can't be read ({reason}); run step 5 (generate_folds.py) again."
@@ -209,10 +209,10 @@ def _count_boxes(tally: Tally, path: Path, video: Video) -> None:
     try:
         boxes = read_boxes(path)
     except (OSError, BoxesError):
-        tally.complain("{} whose boxes file is broken or of an earlier version; run step 1 again", video.id)
+        tally.complain("{} whose boxes file is corrupt or of an earlier version; run step 1 again", video.id)
         return
     if boxes is None:
-        return  # its reason stands in the ledger
+        return  # the ledger has the reason
     frames = [{face.face for face in faces} for faces in boxes.frames.values()]
     tally.parts[video.part]["faces"] += boxes.faces
     tally.frame_faces.update(map(len, frames))
@@ -228,7 +228,7 @@ def _coverage_bin(part: int, whole: int) -> int:
 
 
 def _count_folder(tally: Tally, step: str, kind: str, folder: Path, video: Video) -> int:
-    """How many `kind` a folder holds, by its stamp; counted by hand where that can't be read."""
+    """The number of `kind` in a folder by its stamp; if that can't be read, by its files."""
     fault = ""
     try:
         stamp = json.loads((folder / artifacts.STAMP_NAME).read_text(encoding="utf-8"))
@@ -239,9 +239,9 @@ def _count_folder(tally: Tally, step: str, kind: str, folder: Path, video: Video
             return 0
         fault = "no stamp"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        fault = "a broken stamp"
+        fault = "a corrupt stamp"
     if fault:
-        sentence = f"{{}} whose {kind} have {fault}, so that the files were counted; {step}.py makes them anew"
+        sentence = f"{{}} whose {kind} have {fault}, so their files were counted; {step}.py redoes them"
         try:
             count = count_files(folder)
         except OSError:
@@ -267,10 +267,10 @@ def _settings(stamp: dict) -> str:
 
 # ------------------------------------------------------------------------------------------------ folds.csv
 def read_folds(path: Path, dataset: Dataset) -> dict[int, Fold]:
-    """What each fold of a folds.csv holds, in order.
+    """The folds of a folds.csv, in order.
 
     Raises:
-        OSError, FoldsFileError: it can't be read, or is not what step 5 writes.
+        OSError, FoldsFileError: it can't be read, or step 5 did not write it.
     """
     crops: Counter[tuple[str, str, str]] = Counter()
     with progress.progress_bar(desc=layout.FOLDS_NAME, unit="crop", leave=False) as bar:
@@ -291,13 +291,13 @@ def read_folds(path: Path, dataset: Dataset) -> dict[int, Fold]:
 
 # -------------------------------------------------------------------------------------------------- ledgers
 def read_ledger(path: Path, dataset: Dataset) -> StepLedger:
-    """The rows of a ledger, those with similar reasons together, the most frequent first."""
+    """The rows of a ledger, grouped by similar reasons, the most frequent first."""
     ledger = StepLedger(present=path.exists(), run=read_run(path))
     kinds: dict[tuple[str, int], list[Reason]] = defaultdict(list)
     try:
         for video, outcome, reason in read_rows(path) if ledger.present else ():
             ledger.outcomes[outcome] += 1
-            # An incomplete video has a note for each thing it lacks. Other reasons are one sentence.
+            # An incomplete video has a note for each missing part. Other reasons are one sentence.
             for note in reason.split("; ") if outcome == "incomplete" else [reason]:
                 words = _general_words(note, video, dataset)
                 bucket = kinds[(outcome, len(words))]
@@ -318,7 +318,7 @@ def read_ledger(path: Path, dataset: Dataset) -> StepLedger:
 
 
 def _without_root(text: str, root: Path) -> str:
-    """`text` without the place of the data set: the page is the same wherever that lies."""
+    """`text` without the path of the dataset: the page does not depend on its location."""
     return text.replace(str(root.resolve()), "DATA_ROOT").replace(str(root), "DATA_ROOT")
 
 
@@ -335,7 +335,7 @@ def _general_words(reason: str, video: str, dataset: Dataset) -> list[str]:
 
 
 def _find_alike(reasons: list[Reason], words: list[str]) -> Reason | None:
-    """The one of `reasons`, all as long as `words`, that shares more than half of the words; GAPs are put in it."""
+    """The reason of the same length that shares more than half of `words`; its other words become GAP."""
     for reason in reasons:
         same = sum(a == b for a, b in zip(reason.words, words, strict=True))
         if 2 * same > len(words):

@@ -1,6 +1,6 @@
-"""What the page of preprocessing shows: what was counted and the pairs of crops -> view models for the templates here.
+"""View models of the preprocessing page, made from the survey and the pairs of crops.
 
-Nothing in them changes from one run to the next: the same inputs give the same bytes.
+The page holds no date: the same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from preprocessing.pages.pairs import Pair
 from preprocessing.pages.scan import COVERAGE, EXAMPLES, STEPS, Fold, Group, Reason, StepLedger, Survey, Tally, stopped
 
 TITLES = dict(zip(STEPS, ("1 Faces", "2 Crops", "3 Landmarks", "4 Masks", "5 Folds"), strict=True))
-OPEN_ROWS = 16  # longer tables are folded up, with their totals in sight
-SETTINGS_SHOWN = 5  # kinds of a step's settings, the most frequent first
+OPEN_ROWS = 16  # longer tables are collapsed to their totals
+SETTINGS_SHOWN = 5  # variants of a step's settings, the most frequent first
 
 
 @dataclass(frozen=True)
 class FaultPage:
-    """A data set that can't be read: why, and what more was said."""
+    """A dataset that can't be read: the reason and its details."""
 
     root: str
     fault: str
@@ -33,7 +33,7 @@ class FaultPage:
 
 @dataclass(frozen=True)
 class Row:
-    """A name, what stands small beside it, and counts; `bar` has the class and width in percent of its pieces."""
+    """A name, a note on it, and counts; `bar` has the class and width (percent) of its pieces."""
 
     name: str
     counts: list[int]
@@ -54,7 +54,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a chart: its corner and size in units of the drawing, and the middle for its texts."""
+    """One column of a chart: its corner and size in units of the chart, and the centre of its texts."""
 
     label: str
     count: int
@@ -67,7 +67,7 @@ class Column:
 
 @dataclass(frozen=True)
 class ColumnChart:
-    """`told` is for those who can't see it."""
+    """Columns of counts; `told` is the text for screen readers."""
 
     name: str
     caption: str
@@ -98,17 +98,17 @@ class Failures:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """The kinds of settings that a step's results were made with, each with the number of such videos."""
+    """The settings of a step's results, with the number of videos that have them."""
 
     title: str
     shown: list[tuple[list[tuple[str, str]], int]]
     differ: bool
-    otherwise: str  # in place of none at all
+    otherwise: str  # the text if none are stored
 
 
 @dataclass(frozen=True)
 class Page:
-    """What was found, the sums of all parts, and what was made of both."""
+    """The survey, its totals, and the view models made from them."""
 
     root: str
     found: Survey
@@ -146,7 +146,7 @@ def build(found: Survey, pairs: Sequence[Pair], pair_faults: Sequence[str]) -> b
 
 
 def build_fault(root: Path, fault: str) -> bytes:
-    """The page of a data set that can't be read, for the reason `fault`."""
+    """The page of a dataset that can't be read because of `fault`."""
     first, _, rest = fault.replace(str(root), "DATA_ROOT").partition("\n")
     details = [line.strip() for line in rest.splitlines() if line.strip()]
     return render(Path(__file__).with_name("fault.html.j2"), FaultPage(_root_name(root), first, details))
@@ -158,17 +158,17 @@ def _root_name(root: Path) -> str:
 
 # ------------------------------------------------------------------------------------------------ the top
 def _state(found: Survey, failed: int) -> str:
-    """How far the steps came, in sentences."""
+    """The progress of the steps, in sentences."""
     absent = [_word(step) for step, ledger in found.ledgers.items() if not ledger.present]
     ended = [step for step, ledger in found.ledgers.items() if ledger.present and ledger.run and ledger.run.finished]
     halted = [step for step, ledger in found.ledgers.items() if ledger.present and step not in ended]
-    state = "All five steps ran to their end." if len(ended) == len(STEPS) else ""
+    state = "All five steps are complete." if len(ended) == len(STEPS) else ""
     if absent:
-        state += f"Not run yet, or without a ledger: {', '.join(absent)}."
+        state += f"Not run yet: {', '.join(absent)}."
     for step in halted:
         state += f" {sentence(_word(step))}{stopped(found.ledgers[step].run)}; run it again."
     if failed:
-        state += f" {plural(failed, 'failure')}; the reasons stand below."
+        state += f" {plural(failed, 'failure')}; the reasons are below."
     elif len(ended) == len(STEPS) and not any(ledger.fault for ledger in found.ledgers.values()):
         state += " Nothing failed."
     return state
@@ -186,17 +186,17 @@ def _problems(found: Survey, pair_faults: Sequence[str]) -> list[str]:
     for step, names in found.orphans.items():
         if names:
             group = Group(len(names), names[:EXAMPLES])
-            kept = f"{TITLES[step]}: {plural(len(names), 'artifact')} of no video in metadata.json any more"
+            kept = f"{TITLES[step]}: {plural(len(names), 'artifact')} of videos that are not in metadata.json"
             texts.append(f"{kept} ({group.names}); --prune removes them")
     if found.absent_parts:
-        texts.append(f"Parts that folds.csv knows, and that are not here now: {', '.join(found.absent_parts)}")
+        texts.append(f"Parts of folds.csv that are missing now: {', '.join(found.absent_parts)}")
     if found.rejected_idle:
         rows = plural(len(found.rejected_idle), "row")
-        idle = f"{REJECTED_NAME}: nothing is rejected by {rows}, with no such video or face"
+        idle = f"{REJECTED_NAME}: {rows} without effect, since the video or face doesn't exist"
         texts.append(f"{idle}: {'; '.join(found.rejected_idle[:EXAMPLES])}")
     if pair_faults:
         more = f", and {len(pair_faults) - 1} more" if len(pair_faults) > 1 else ""
-        texts.append(f"Pairs that can't be shown: {pair_faults[0]}{more}")
+        texts.append(f"Pairs that can't be read: {pair_faults[0]}{more}")
     return texts
 
 
@@ -215,9 +215,9 @@ def _parts(found: Survey) -> Table:
 def _charts(tally: Tally) -> list[ColumnChart]:
     coverage = [(label, tally.coverage[index]) for index, label in enumerate(COVERAGE)]
     return [
-        _chart("Faces on a frame", "sampled frames, by the number of faces found", _small_numbers(tally.frame_faces)),
-        _chart("People in a video", "real videos, by the number of different people", _small_numbers(tally.people)),
-        _chart("Frames with a face", "real videos, by the share of their sampled frames that show one", coverage),
+        _chart("Faces on a frame", "sampled frames by number of detected faces", _small_numbers(tally.frame_faces)),
+        _chart("People in a video", "real videos by number of different people", _small_numbers(tally.people)),
+        _chart("Frames with a face", "real videos by share of sampled frames with a face", coverage),
     ]
 
 
@@ -232,7 +232,7 @@ def _chart(name: str, caption: str, rows: Sequence[tuple[str, int]], top: int = 
     columns = []
     for index, (label, count) in enumerate(rows):
         middle = (index + 0.5) * step
-        # What is there at all can be seen, however small it is beside the rest.
+        # Small counts stay visible.
         tall = max(2.0, count / tallest * (ColumnChart.floor - top)) if count else 0.0
         y = ColumnChart.floor - tall
         columns.append(Column(label, count, middle, middle - step * 0.31, y, step * 0.62, tall))
@@ -242,7 +242,7 @@ def _chart(name: str, caption: str, rows: Sequence[tuple[str, int]], top: int = 
 # -------------------------------------------------------------------------------------------- the failures
 def _failures(ledgers: Mapping[str, StepLedger]) -> Failures:
     told = [ledger.reasons for ledger in ledgers.values() if ledger.present and not ledger.fault]
-    # Videos that the data set lacks are skipped by every step.
+    # Every step skips missing videos.
     shared = [reason for reason in told[0] if all(reason in other for other in told[1:])] if len(told) > 1 else []
     cards, clean = [], []
     for step, ledger in ledgers.items():
@@ -275,10 +275,10 @@ def _counts(fold: Fold) -> list[int]:
 
 
 def _step_settings(step: str, made: Mapping[str, int]) -> StepSettings:
-    """`made`: settings as JSON -> videos made with them."""
+    """Args: made: number of videos by settings (JSON)."""
     order = sorted(made.items(), key=lambda item: (-item[1], item[0]))
     shown = [(_in_words(text), count) for text, count in order[:SETTINGS_SHOWN]]
-    otherwise = "as in the table of folds" if step == "generate_folds" else "nothing made yet"
+    otherwise = "see the table of folds" if step == "generate_folds" else "nothing made yet"
     return StepSettings(TITLES[step], shown, len(order) > 1, otherwise)
 
 
