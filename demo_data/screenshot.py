@@ -2,7 +2,7 @@
 
     python demo_data/screenshot.py demo/submission_report/index.html --output images/index.png
 
-This needs Chromium or Chrome on the PATH. The image has 256 colours, and ends where the page ends.
+It needs Chromium or Chrome on the PATH. The image has 256 colours; empty rows below the page are removed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path, help="the HTML file")
     parser.add_argument("--output", type=Path, required=True, metavar="PNG", help="the image to write")
-    parser.add_argument("--width", type=whole_number(200), default=1200, metavar="PIXELS", help="of the window (1200)")
-    height = "of the image at most (900)"
+    parser.add_argument(
+        "--width", type=whole_number(200), default=1200, metavar="PIXELS", help="width of the window (default: 1200)"
+    )
+    height = "maximum height of the image (default: 900)"
     parser.add_argument("--height", type=whole_number(200), default=900, metavar="PIXELS", help=height)
     parser.add_argument("--dark", action="store_true", help="use the dark colours")
     args = parser.parse_args(argv)
@@ -43,16 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def take(page: Path, output: Path, width: int, height: int, *, dark: bool = False) -> None:
-    """Write a window's view of a page, in pixels of the page.
+    """Write an image of a page as a window of this size shows it.
 
     Raises:
-        UserError: there is no browser, or it wrote no image.
+        UserError: no browser is installed, or it wrote no image.
     """
     found = [path for name in BROWSERS if (path := shutil.which(name))]
     if not found:
-        raise UserError(
-            f"no browser found: install Chromium, which has to be on the PATH as one of {', '.join(BROWSERS)}"
-        )
+        raise UserError(f"no browser found: install Chromium, and put it on the PATH as one of {', '.join(BROWSERS)}")
     options = ["--headless", "--disable-gpu", "--hide-scrollbars", "--no-sandbox", f"--window-size={width},{height}"]
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     command = [found[0], *options, scheme, f"--screenshot={output}", page.resolve().as_uri()]
