@@ -133,7 +133,7 @@ def test_no_fakes_and_no_artifacts(tmp_path):
     make_report(tmp_path, "crops")
     page = read_page(tmp_path)
     assert "No pairs: no fake shares a crop with its original" in page.text
-    assert "1 video in 1 part became 0 face crops" in page.text
+    assert "1 video in 1 part resulted in 0 face crops" in page.text
     assert ["part_0", "1", "0", "1", "0", "0", "0", "0"] in page.rows
 
 

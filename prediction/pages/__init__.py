@@ -1,1 +1,1 @@
-"""The pages of verdicts: what `predict_folder.py --report DIR` writes."""
+"""The HTML pages of verdicts, written by `predict_folder.py --report DIR`."""
