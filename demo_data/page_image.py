@@ -20,7 +20,7 @@ def trim_page(source: Path, output: Path) -> None:
     used = np.flatnonzero((pixels != pixels[-1, 0]).any(axis=(1, 2)))
     end = min(image.height, int(used[-1]) + 1 + _EDGE) if used.size else image.height
     cropped = image.crop((0, 0, image.width, end))
-    small = cropped.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+    small = cropped.quantize(256, kmeans=3)
     data = io.BytesIO()
     small.save(data, "PNG", optimize=True)
     write_bytes(output, data.getvalue())
