@@ -68,7 +68,7 @@ def test_artifacts_without_stamps_or_metadata_are_counted_and_said(tmp_path):
     assert "11 videos whose crops have no stamp, so their files were counted" in page.text
     assert "not in metadata.json" in page.text  # fake5, in folds.csv
     assert "No boxes yet" in page.text
-    assert "Not run yet, or without a ledger: faces, crops, landmarks, masks, folds." in page.text
+    assert "Not run yet: faces, crops, landmarks, masks, folds." in page.text
     assert "No ledger for 1 Faces, 2 Crops, 3 Landmarks, 4 Masks, 5 Folds" in page.text
     assert "Nothing failed" not in page.text
 
