@@ -16,6 +16,7 @@ from helpers import ROOT, copy_dataset
 from scoring_runs import make_checkpoint
 from training_runs import write_config
 
+from demo_data import make_demo_dataset
 from dfdc import layout
 from training import train_classifier
 
@@ -161,7 +162,7 @@ def test_each_command_is_there_and_takes_its_arguments(command, monkeypatch):
 def workplace(preprocessed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder like a checkout, with all that the pages name: DATA_ROOT, DIR, LABELLED, checkpoints, logs, lists."""
     place = tmp_path_factory.mktemp("checkout")
-    own = ("weights", "logs", "images", "demo", "demo/weights", "demo/dfdc_train_part_0")
+    own = ("weights", "logs", "images", "demo", "demo/weights")
     for path in ROOT.iterdir():
         if path.name not in own and path.name[0] not in "._" and path.suffix != ".egg-info":
             (place / path.name).symlink_to(path)
@@ -175,7 +176,7 @@ def workplace(preprocessed: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     labels = {video.path.name: {"label": video.label} for video in chosen}
     (place / "LABELLED" / "metadata.json").write_text(json.dumps(labels))
     os.link(chosen[0].path, place / "DIR" / chosen[0].path.name)
-    os.link(chosen[0].path, (place / "demo/dfdc_train_part_0").joinpath(chosen[0].path.name))
+    assert make_demo_dataset.main(["--out", str(place / "demo"), *SMALLER["make_demo_dataset.py"]]) == 0
     (place / "videos.txt").write_text(f"DIR/{chosen[0].path.name}\n")
     (place / "held_out.txt").write_text(f"{dataset.reals()[0].id}\n{dataset.fakes()[0].id}\n")
 

@@ -235,7 +235,7 @@ def test_t46_reading_safetensors_runs_no_pickle_code(weights, tmp_path, monkeypa
     torch.save({"state_dict": Evil()}, tmp_path / "evil.safetensors")
     shutil.copy(weights / "a.safetensors", tmp_path / "a")  # its content tells it, too
     monkeypatch.setattr(torch, "load", never)
-    with pytest.raises(CheckpointError, match=r"evil\.safetensors is not a safetensors file"):
+    with pytest.raises(CheckpointError, match=r"evil\.safetensors is not a readable safetensors file"):
         read_checkpoint(tmp_path / "evil.safetensors")
     assert read_checkpoint(tmp_path / "a").epoch == 7
     assert not marker.exists()
@@ -244,7 +244,7 @@ def test_t46_reading_safetensors_runs_no_pickle_code(weights, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": "2"}, "version 2, later than the 1"),
+        ({"version": "2"}, "version 2, but this program supports only up to 1"),
         ({"model": "{}"}, "model.network: .*; model.encoder: "),
         ({"metrics": "[]"}, "its 'description' is invalid .metrics: "),
         ({"epoch": "x"}, "its description is invalid"),
@@ -320,6 +320,6 @@ def test_an_encoder_that_onnx_does_not_know_is_named(weights, tmp_path, monkeypa
         raise torch.onnx.OnnxExporterError("no decomposition")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(UserError, match="can't put test_efficientnet into ONNX"):
+    with pytest.raises(UserError, match="can't export test_efficientnet to ONNX"):
         export(weights / "a", "onnx", "--output", tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []

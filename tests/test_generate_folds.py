@@ -89,7 +89,7 @@ def test_bits_that_are_none_are_refused(tmp_path, capsys, value):
 @pytest.mark.slow
 def test_the_script_exits_2_without_a_traceback(tmp_path):
     root = make_root(tmp_path / "root", (0, 1))
-    for arguments, said in ((["--n_splits", 1], "--n-splits 1"), (["--crops-dir", "nothing"], "holds no crops")):
+    for arguments, said in ((["--n_splits", 1], "--n-splits 1"), (["--crops-dir", "nothing"], "holds no complete")):
         done = run_script("preprocessing/generate_folds.py", "--root-dir", root, *arguments)
         assert done.returncode == 2, (arguments, done.stderr)
         assert said in done.stderr

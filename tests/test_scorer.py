@@ -87,7 +87,7 @@ def test_floors_are_the_callers(weights, clips):
         ({"models": []}, ValueError, "no checkpoint; give"),
         ({"models": ["absent"]}, CheckpointError, "absent: no such checkpoint"),
         ({"models": "absent"}, TypeError, "give a list of paths, not 'absent'"),
-        ({"strategy": "max"}, ValueError, "'max' is unknown; there are confident, mean, person-max, smooth"),
+        ({"strategy": "max"}, ValueError, "'max' is unknown; choose one of confident, mean, person-max, smooth"),
         ({"detector_scale": 5}, ValueError, "detector_scale 5"),
         ({"detector_scale": "half"}, ValueError, "detector_scale 'half'"),
         ({"device": "tpu"}, ValueError, "tpu"),
