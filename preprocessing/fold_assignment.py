@@ -122,7 +122,7 @@ def assign_folds(
     force: bool = False,
     first: int = 0,
 ) -> tuple[Assignment, list[str]]:
-    """Set family and fold of each listing.
+    """Set family and fold of each listing; return the assignment, with all of `earlier`, and notes for the user.
 
     Parts and originals with an earlier fold keep it. A new part gets the fold with the fewest crops. A family gets the
     earlier fold of its originals, or else the fold of the part that holds most of their crops.
@@ -130,10 +130,7 @@ def assign_folds(
     Args:
         earlier: the earlier assignment; empty on the first run.
         force: let a donor merge families of different folds; they move to the fold with most of their crops.
-        first: number of fold 0 in the file, for messages: 1 if a hold-out of single videos exists, else 0.
-
-    Returns:
-        The new assignment, including all entries of `earlier`, and notes for the user, one sentence each.
+        first: number of fold 0 in messages: 1 if a hold-out of single videos exists, else 0.
 
     Raises:
         UsageError: a donor links videos of different folds, without `force`.
@@ -142,7 +139,7 @@ def assign_folds(
     place = {part.name: index for index, part in enumerate(dataset.parts)}
     present = sorted({part for family in families for part in family.home_crops}, key=place.__getitem__)
     parts, moved = dict(earlier.parts) or block_folds(present, n_splits), []
-    crops: Counter[int] = Counter()  # crops per fold
+    crops = Counter[int]()  # per fold
     waiting: dict[str, list[_Family]] = defaultdict(list)  # families of parts that have no fold yet
 
     def settle(family: _Family, fold: int) -> None:
@@ -154,10 +151,9 @@ def assign_folds(
         home = min(family.home_crops, key=lambda part: (-family.home_crops[part], place[part]))
         had = family.crops_by_fold(earlier.originals)
         if had:
-            fold = min(had, key=lambda number: (-had[number], number))
-            settle(family, fold)
-            if len(had) > 1:
-                folds, to = [number + first for number in sorted(had)], fold + first
+            settle(family, fold := min(had, key=lambda number: (-had[number], number)))
+            folds, to = [number + first for number in sorted(had)], fold + first
+            if len(folds) > 1:
                 moved.append(f"a donor links videos of folds {folds}: the family of {family.name} goes to fold {to}")
         elif home in parts:
             settle(family, parts[home])
