@@ -313,7 +313,7 @@ def test_t14_a_moved_folder_and_a_touched_checkpoint_cost_no_verdict(tmp_path, c
     os.utime(tmp_path / "a", (1, 1))
     capsys.readouterr()
     run(tmp_path, tmp_path / "there", output, models=["a"])
-    assert "beginning anew" not in capsys.readouterr().out
+    assert "other settings" not in capsys.readouterr().out
     (video,) = details(output)["videos"]
     assert video["path"] == str(tmp_path / "there/v.mp4")
 
@@ -361,7 +361,7 @@ def test_t62_a_video_that_was_mended_in_place_is_scored_again(tmp_path, capsys):
     assert "already have a verdict" not in capsys.readouterr().out
     os.utime(path, (1, 1))  # the same content at another time is the same video
     run(tmp_path, tmp_path / "v", output, models=["a"])
-    assert "1 of 1 were already have a verdict" in capsys.readouterr().out
+    assert "1 of 1 already have a verdict" in capsys.readouterr().out
 
 
 def test_compiling_that_fails_without_a_word_costs_no_run(tmp_path, monkeypatch):

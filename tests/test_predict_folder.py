@@ -277,7 +277,7 @@ def test_pictures_lists_and_single_files(weights, tmp_path, capsys):
     folder.mkdir(parents=True)
     (folder / "Portrait.PNG").write_bytes(encode_png(skimage.data.astronaut()))
     (folder / "broken.jpg").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="recursive looks into its folders"):
+    with pytest.raises(UserError, match="add recursive to search its subfolders"):
         inputs.list_inputs([tmp_path / "in"])
     assert set(inputs.list_inputs([tmp_path / "in"], recursive=True)) == {"Portrait.PNG", "broken.jpg"}
     listing = tmp_path / "list.txt"

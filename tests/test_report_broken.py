@@ -150,8 +150,8 @@ def test_unusable_data_gives_a_page_that_says_so(tmp_path, kind):
     done = run_script("preprocessing/report.py", "--root-dir", root)
     assert done.returncode == 2
     said = {
-        "empty": "holds a metadata.json",
-        "broken": "broken JSON",
+        "empty": "contains a metadata.json",
+        "broken": "invalid JSON",
         "absent": "is not a folder",
         "part": "itself a part",
     }

@@ -71,10 +71,10 @@ def test_a_killed_step_does_not_say_that_all_is_well(root):
         command, lambda: layout.ledger_path(root, "extract_crops").stat().st_mtime_ns and (root / "crops").is_dir()
     )
     done = run_script("preprocessing/report.py", "--root-dir", root)
-    assert "0 incomplete: stopped, or still running, after " in done.stdout
+    assert "0 incomplete: stopped or still running, after " in done.stdout
     page = layout.report_path(root).read_text()
-    assert "Crops: stopped, or still running, after" in page
-    assert "All five steps ran" not in page
+    assert "Crops: stopped or still running, after" in page
+    assert "All five steps are complete" not in page
     assert "Nothing failed" not in page
 
 
