@@ -430,8 +430,8 @@ def put(value):
     ("name", "change", "said"),
     [
         ("fc.weight", lambda w: (w * 99).to(torch.int8), "fc.weight is torch.int8, expected a floating-point type"),
-        ("fc.bias", lambda w: w > 0, "fc.bias is torch.bool, and"),
-        ("fc.bias", lambda w: w.to(torch.complex64), "fc.bias is torch.complex64, and"),
+        ("fc.bias", lambda w: w > 0, "fc.bias is torch.bool, expected a floating-point type"),
+        ("fc.bias", lambda w: w.to(torch.complex64), "fc.bias is torch.complex64, expected a floating-point type"),
         ("fc.weight", put(float("nan")), r"1 of the \d+ values of fc.weight are not finite \(nan or inf\)"),
         ("encoder.bn1.running_var", put(float("inf")), r"1 of the \d+ values of encoder.bn1.running_var are not"),
         ("fc.bias", lambda w: w.double() * 0 - 1e39, "1 of the 1 values of fc.bias"),  # more than float32 holds
