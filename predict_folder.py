@@ -124,8 +124,6 @@ def _check(args: argparse.Namespace) -> None:
     if args.output.with_suffix(".json").name == layout.METADATA_NAME:
         taken = f"its details would be written to {layout.METADATA_NAME}"
         raise UsageError(f"--output {args.output}: {taken}; choose another name")
-    if args.report and args.report.exists() and not args.report.is_dir():
-        raise UsageError(f"--report {args.report}: exists and is not a folder; choose another path")
     if args.report and args.no_report:
         raise UsageError("--report and --no-report are mutually exclusive; give only one")
     if not (args.self_test or args.places or args.lists or args.fold is not None):

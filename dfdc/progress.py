@@ -40,7 +40,8 @@ def progress_bar(iterable: Iterable[T] | None = None, **options: Any) -> tqdm:
     """
     if sys.stderr.isatty():
         return tqdm(iterable, dynamic_ncols=True, mininterval=0.5, **options)
-    options |= {"mininterval": _LOG_INTERVAL_S, "delay": _LOG_INTERVAL_S, "leave": False}
+    # miniters=1: otherwise tqdm's monitor thread prints a second line in each interval.
+    options |= {"mininterval": _LOG_INTERVAL_S, "miniters": 1, "delay": _LOG_INTERVAL_S, "leave": False}
     return LogBar(iterable, ncols=100, **options)
 
 

@@ -84,7 +84,8 @@ def default_models(folder: Path) -> list[str]:
 
     Returns:
         @FILE of the folder's selected.txt; without one, the names of all its checkpoints. Of each training run only
-        `_best` is used. Exported networks are used only if there is nothing else.
+        `_best` is used. Exported networks are used only if there is nothing else, and each in one format: both files
+        of a network would count twice.
 
     Raises:
         SettingError: the folder contains no checkpoint; the message says how to get some.
@@ -93,9 +94,10 @@ def default_models(folder: Path) -> list[str]:
     if selected.is_file():
         return [f"@{selected}"]
     names = [path.name for path in checkpoints_in(folder)]
+    exports = {name.rpartition(".")[0]: name for name in names if name.endswith(_EXPORTS)}  # .safetensors is the last
     runs = [path.name.removesuffix(_CONFIG_ENDING) for path in folder.glob(f"*{_CONFIG_ENDING}")]
     names = [name for name in names if name.endswith("_best") or not any(name.startswith(f"{run}_") for run in runs)]
-    names = [name for name in names if not name.endswith(_EXPORTS)] or names
+    names = [name for name in names if not name.endswith(_EXPORTS)] or list(exports.values())
     if not names:
         ways = "download the winners' with download_weights.py, or train your own with train.sh"
         raise SettingError("weights_dir", printable(folder), f"contains no checkpoint; {ways} (README.md)")

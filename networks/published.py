@@ -172,8 +172,10 @@ def _receive(url: str, part: Path, version: Path, bar: tqdm) -> None:
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": known}
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as response:
-        if response.status_code == 416:  # complete, or the file became shorter; this can't be distinguished
-            part.unlink()
+        if response.status_code == 416:
+            if response.headers.get("Content-Range") == f"bytes */{have}":
+                return  # complete: an earlier run was stopped before it validated the file
+            part.unlink(missing_ok=True)
             raise requests.ConnectionError("the server has no further bytes; starting over")
         if response.status_code == 429 or response.status_code >= 500:
             raise requests.ConnectionError(f"the server answered {response.status_code} {response.reason}")
@@ -183,18 +185,23 @@ def _receive(url: str, part: Path, version: Path, bar: tqdm) -> None:
             )
         if response.headers.get("Content-Type", "").startswith("text/html"):
             raise DownloadError(f"{url}: received a web page instead of a checkpoint; open the URL in a browser")
-        if response.status_code == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            version.unlink()
-            raise requests.ConnectionError("the server sent another range than requested; starting over")
+        tag = response.headers.get("ETag", "")
+        if response.status_code == 206:
+            if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                version.unlink()
+                raise requests.ConnectionError("the server sent another range than requested; starting over")
+            if tag not in ("", known):  # a server that ignores If-Range
+                version.unlink()
+                raise requests.ConnectionError("the server has another version of the file; starting over")
         start = have if response.status_code == 206 else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
-        _require_space(part, total - start if total else 0)
         if not start:
             part.unlink(missing_ok=True)  # before the new version is stored, so that two versions are never joined
-        tag = response.headers.get("ETag", "")
+        _require_space(part, total - start if total else 0)
         version.write_text("" if tag.startswith("W/") else tag)  # a weak ETag does not guarantee equal bytes
-        bar.total, bar.n = total, start
+        bar.total = total
+        bar.n = bar.initial = bar.last_print_n = start  # bytes of an earlier run must not raise the rate
         with part.open("ab") as file:
             for piece in response.iter_content(_PIECE):
                 file.write(piece)

@@ -175,6 +175,8 @@ def check_places(settings: FolderSettings, videos: Iterable[Path]) -> None:
             raise SettingError(name, given, f"{which}is an input file; choose another name")
         if path.is_file() and path.stat().st_size and not is_result(path):
             raise SettingError(name, given, f"{which}was not written by this program; remove it or choose another name")
+    if report and report.exists() and not report.is_dir():
+        raise SettingError("report", report, "exists and is not a folder; choose another path")
     index = report and report / "index.html"
     if index and index.is_file() and "predict_folder.py --report" not in index.read_text(errors="replace"):
         raise SettingError("report", report, "its index.html was not written by this program; choose another folder")

@@ -1,4 +1,4 @@
-"""PAGESME.md and docs/*.md: commands can be run as typed, examples run, links lead somewhere, sentences are short."""
+"""README.md and docs/*.md: commands can be run as typed, examples run, links lead somewhere, sentences are short."""
 
 import argparse
 import importlib.util

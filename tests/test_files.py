@@ -153,6 +153,10 @@ def test_without_names_a_training_run_gives_its_best_and_an_export_nothing(tmp_p
 def test_without_names_exports_are_taken_where_there_is_nothing_else(tmp_path):
     (tmp_path / "a.safetensors").write_text("a")
     assert default_names(tmp_path) == ["a.safetensors"]
+    (tmp_path / "a.onnx").write_text("the same network as ONNX")
+    (tmp_path / "run_best.onnx").write_text("b")
+    (tmp_path / "run_config.json").write_text("an export is no epoch of the run")
+    assert default_names(tmp_path) == ["a.safetensors", "run_best.onnx"]
 
 
 @pytest.mark.parametrize("exists", [True, False])

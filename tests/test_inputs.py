@@ -313,7 +313,7 @@ def test_t14_a_moved_folder_and_a_touched_checkpoint_cost_no_verdict(tmp_path, c
     os.utime(tmp_path / "a", (1, 1))
     capsys.readouterr()
     run(tmp_path, tmp_path / "there", output, models=["a"])
-    assert "beginning anew" not in capsys.readouterr().out
+    assert "other settings" not in capsys.readouterr().out
     (video,) = details(output)["videos"]
     assert video["path"] == str(tmp_path / "there/v.mp4")
 

@@ -416,7 +416,6 @@ def test_videos_of_all_shapes_are_scored(kind, weights, face_clips, tmp_path):
         (["--output", "metadata.CSV"], "choose another name"),
         (["--list", "l", "--few-faces", "-1"], "the floor of faces is -1"),
         (["--list", "l", "--small-faces", "nan"], "the floor of side is nan"),
-        (["--report", "setup.sh"], "--report setup.sh: exists and is not a folder"),
         (["--report", "r", "--no-report"], "--report and --no-report are mutually exclusive"),
         ([], "nothing to score; give --test-dir or --list"),
     ],

@@ -54,7 +54,9 @@ def drawn(monkeypatch, *, terminal, interval=1e-9, steps=4, **options):
     monkeypatch.setattr(stream, "isatty", lambda: terminal)
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(progress, "_LOG_INTERVAL_S", interval)
-    with progress.progress_bar(total=steps, desc="work", unit="video", file=stream, miniters=1, **options) as bar:
+    if terminal:
+        options["miniters"] = 1
+    with progress.progress_bar(total=steps, desc="work", unit="video", file=stream, **options) as bar:
         for step in range(steps):
             bar.update()
             if step == 1:
@@ -69,6 +71,18 @@ def test_a_log_file_gets_whole_lines_with_the_time_left_and_no_blank_ones(monkey
     bars = [line for line in lines if line != "a message"]
     assert [re.match(r"work: +(\d+)%", line)[1] for line in bars] == ["25", "50", "75", "100"]
     assert all(re.search(r"\d/4 \[\d\d:\d\d<\d\d:\d\d", line) and "\r" not in line for line in bars)
+
+
+def test_tqdms_monitor_adds_no_lines_to_a_log_file(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(progress, "_LOG_INTERVAL_S", 0.3)
+    with progress.progress_bar(total=100_000, file=stream) as bar:
+        end = time.monotonic() + 0.7
+        while time.monotonic() < end:
+            bar.update()
+    assert bar.miniters == 1  # else tqdm's monitor prints a bar whose last line is ten seconds old
+    assert 1 <= stream.getvalue().count("\n") <= 2
 
 
 def test_a_log_file_gets_nothing_of_a_job_that_is_done_before_the_first_line_is_due(monkeypatch):

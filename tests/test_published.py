@@ -23,11 +23,12 @@ class Server(ThreadingHTTPServer):
         faults: for the next requests, one each: "cut" (half of what was asked for, then the connection ends), "busy"
             (503), "shifted" (another range than the one asked for), "none" (no fault).
         ranges: the Range headers that came.
+        joins: it ignores If-Range, so that it sends the end of one version to somebody who has the start of another.
     """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.faults, self.ranges = {}, [], []
+        self.files, self.faults, self.ranges, self.joins = {}, [], [], False
         self.content_type, self.etags, self.lengths = "application/octet-stream", True, Counter()
 
     @property
@@ -54,9 +55,13 @@ class Handler(BaseHTTPRequestHandler):
         etag = f'"{hashlib.md5(data).hexdigest()}"'
         wanted = self.headers.get("Range")
         server.ranges.append(wanted)
-        start = int(wanted[6:-1]) if wanted and self.headers.get("If-Range") == etag else 0
+        same = server.joins or self.headers.get("If-Range") == etag
+        start = int(wanted[6:-1]) if wanted and same else 0
         if start and start >= len(data):
-            self.send_error(416)
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(data)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         body = data[start:]
         self.send_response(206 if start else 200)
@@ -144,9 +149,9 @@ def test_a_run_that_gave_up_is_resumed_by_the_next(server, content, tmp_path):
     assert server.ranges[-1] == f"bytes={len(kept)}-"
 
 
-@pytest.mark.parametrize("etags", [True, False])
-def test_two_versions_are_never_joined(server, content, tmp_path, etags):
-    server.files["one"], server.etags = b"another version" * 1000, etags
+@pytest.mark.parametrize(("etags", "joins"), [(True, False), (False, False), (True, True)])
+def test_two_versions_are_never_joined(server, content, tmp_path, etags, joins):
+    server.files["one"], server.etags, server.joins = b"another version" * 1000, etags, joins
     server.faults = ["cut"] + ["busy"] * published._ATTEMPTS
     with pytest.raises(DownloadError):
         download(["one"], tmp_path, server.url)
@@ -155,13 +160,27 @@ def test_two_versions_are_never_joined(server, content, tmp_path, etags):
     assert (tmp_path / "one").read_bytes() == content
 
 
-def test_a_part_that_is_whole_or_too_long_begins_anew(server, content, tmp_path):
+@pytest.mark.parametrize(("more", "requests"), [(b"", 1), (b"more", 2)])
+def test_a_part_that_is_whole_is_taken_and_one_that_is_too_long_begins_anew(server, content, tmp_path, more, requests):
     server.files["one"] = content
-    (tmp_path / ".one.part").write_bytes(content + b"more")
+    (tmp_path / ".one.part").write_bytes(content + more)
     (tmp_path / ".one.etag").write_text(f'"{hashlib.md5(content).hexdigest()}"')
     download(["one"], tmp_path, server.url)
     assert (tmp_path / "one").read_bytes() == content
-    assert len(server.ranges) == 2
+    assert len(server.ranges) == requests
+
+
+def test_the_rate_of_a_resumed_download_is_that_of_its_own_bytes(server, content, tmp_path, monkeypatch):
+    server.files["one"] = content
+    (tmp_path / ".one.part").write_bytes(content[:1000])
+    (tmp_path / ".one.etag").write_text(f'"{hashlib.md5(content).hexdigest()}"')
+    bars = []
+    make = published.progress_bar
+    monkeypatch.setattr(published, "progress_bar", lambda **options: bars.append(make(**options)) or bars[-1])
+    download(["one"], tmp_path, server.url)
+    (bar,) = bars
+    assert (bar.n, bar.total, bar.initial) == (len(content), len(content), 1000)
+    assert bar.last_print_n >= 1000
 
 
 def test_another_range_than_the_one_asked_for_is_not_appended(server, content, tmp_path):

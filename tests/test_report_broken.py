@@ -151,7 +151,7 @@ def test_unusable_data_gives_a_page_that_says_so(tmp_path, kind):
     assert done.returncode == 2
     said = {
         "empty": "contains a metadata.json",
-        "broken": "is invalid",
+        "broken": "invalid JSON",
         "absent": "is not a folder",
         "part": "itself a part",
     }

@@ -74,7 +74,7 @@ def test_a_killed_step_does_not_say_that_all_is_well(root):
     assert "0 incomplete: stopped or still running, after " in done.stdout
     page = layout.report_path(root).read_text()
     assert "Crops: stopped or still running, after" in page
-    assert "All five steps ran" not in page
+    assert "All five steps are complete" not in page
     assert "Nothing failed" not in page
 
 

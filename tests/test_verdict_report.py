@@ -19,7 +19,7 @@ from test_report import CHROMIUM, FRAME, VOID, Page, browse
 
 import predict_folder
 from dfdc import identity
-from dfdc.command_line import UsageError
+from dfdc.command_line import UserError
 from dfdc.video import write_video
 from networks.ensemble import Ensemble
 from prediction.calibration import apply_temperature
@@ -70,7 +70,7 @@ def test_a_page_says_and_shows_what_is_known(tmp_path, video, weights):
     assert NASTY in page.text  # as text and not as a tag: Page fails on attributes named on...
     assert f"{verdict.score:.2f}" in page.text
     assert views.band(verdict.score).words in page.text
-    assert f"The checkpoints do not agree: from 0.30 to {verdict.models[0].score:.2f}" in page.text
+    assert f"The checkpoints disagree: from 0.30 to {verdict.models[0].score:.2f}" in page.text
     assert "time (m:ss)" in page.text
     assert len(page.sources) == 2 + 2 * pictures.SHOWN_FACES  # persons, faces and heat maps
     assert len(set(page.sources)) == len(page.sources)  # no image is in the page twice
@@ -264,8 +264,13 @@ def test_the_command_writes_the_pages(tmp_path, weights):
         (page,) = (tmp_path / "r/videos").iterdir()
         assert len(Page(page.read_text()).sources) == 3
         shutil.rmtree(tmp_path / "r")
-    with pytest.raises(UsageError, match="exists and is not a folder"):
+    with pytest.raises(UserError, match=r"report \S*out.csv: exists and is not a folder"):
         predict_folder.main([str(value) for value in [*arguments[:-1], tmp_path / "out.csv"]])
+    (tmp_path / "new_report").write_text("this is where the pages go without --report")
+    arguments[-3:] = [tmp_path / "new.csv"]
+    with pytest.raises(UserError, match=r"report \S*new_report: exists and is not a folder"):
+        predict_folder.main([str(value) for value in arguments])
+    assert not (tmp_path / "new.csv.progress").exists()  # before anything was scored
 
 
 @pytest.mark.slow
