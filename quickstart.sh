@@ -47,6 +47,7 @@ printf '\nscoring the held-out videos\n'
 figures=$("$python" -c 'import json, sys
 found = json.load(open(sys.argv[1]))["summary"]["metrics"]
 print(found["count"], *("%.3f" % found.get(name, float("nan")) for name in ("log_loss", "auc")))' "$data_root/submission.json")
+weights=$(printf %q "$data_root/weights") # as it can be pasted
 read -r videos log_loss auc <<<"$figures"
 cat <<END
 
@@ -61,5 +62,5 @@ held-out videos   $videos
 log loss          $log_loss   (0.693 is chance, 0 is perfect)
 AUC               $auc   (0.5 is chance, 1 is perfect)
 verdict pages     $data_root/submission_report/index.html   (open it in a browser)
-your turn         $python predict_folder.py --weights-dir $data_root/weights --test-dir YOUR_FOLDER
+your turn         $python predict_folder.py --weights-dir $weights --test-dir YOUR_FOLDER
 END

@@ -66,5 +66,5 @@ for seed in $seeds; do
     }
 done
 printf '\nAll seeds are trained. Choose an epoch of each:\n'
-printf '  python plot_loss.py --log-file %s/%s_*.log --select 1 --select-file %s/selected.txt\n' \
+printf '  python plot_loss.py --log-file %q/%q_*.log --select 1 --select-file %q/selected.txt\n' \
     "${LOG_DIR:-logs}" "$name" "$output"

@@ -63,6 +63,7 @@ def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
             default.
     """
     names = names or default_models(folder)
+    lists = [name[1:] for name in names if name.startswith("@")]
     names = [name for given in names for name in (_read_names(Path(given[1:])) if given.startswith("@") else [given])]
     paths = [folder / name if (folder / name).is_file() else Path(name) for name in names]  # else a path
     missing = [path.name for path in paths if not path.is_file()]
@@ -73,7 +74,7 @@ def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
         shown = "\n  ".join(map(printable, present[:20]))
         shown = shown or "no checkpoint; README.md, 'Score your videos', says how to get some"
         like = f" (did you mean {printable(', '.join(close))}?)" if close else ""
-        given = printable(" ".join(missing))
+        given = printable(" ".join(missing) + (f" (listed in {', '.join(lists)})" if lists else ""))
         raise SettingError("models", given, f"not in {printable(folder)}{like}, which contains\n  {shown}")
     refuse_twins(paths)
     return paths
@@ -105,8 +106,8 @@ def default_models(folder: Path) -> list[str]:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The files of a folder that may be checkpoints, without hidden files and text files such as checksums."""
-    others = (".json", ".md", ".txt", CHECKSUM_SUFFIX)
+    """The files of a folder that may be checkpoints: not hidden, and not of a kind that lies beside checkpoints."""
+    others = (".json", ".jsonl", ".md", ".txt", ".csv", ".log", ".png", ".jpg", ".zip", CHECKSUM_SUFFIX)
     files = [path for path in folder.glob("*") if path.suffix not in others and not path.name.startswith(".")]
     return sorted((path for path in files if path.is_file()), key=lambda path: layout.natural_key(path.name))
 

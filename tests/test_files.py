@@ -131,6 +131,7 @@ def test_without_names_selected_txt_decides_else_everything_does(tmp_path):
         "final_111_b7.sha256",
         ".final_777_b7.part",
         "README.md",
+        "loss.png",
         "a.golden.json",
     ):
         (tmp_path / name).write_text(name)
@@ -138,7 +139,8 @@ def test_without_names_selected_txt_decides_else_everything_does(tmp_path):
     (tmp_path / "selected.txt").write_text("final_555_b7\n")
     assert default_names(tmp_path) == ["final_555_b7"]
     (tmp_path / "selected.txt").write_text("gone\n")
-    with pytest.raises(SettingError, match=r"models gone: not in [^\n]*\n  final_111_b7\n  final_555_b7$"):
+    said = r"models gone \(listed in .*selected\.txt\): not in [^\n]*\n  final_111_b7\n  final_555_b7$"
+    with pytest.raises(SettingError, match=said):
         default_names(tmp_path)
 
 
