@@ -52,6 +52,13 @@ data_root=$(cd -- "$given" 2>/dev/null && pwd) || {
     echo "preprocess_data.sh: there is no folder '$given'; pass the folder that holds the dfdc_train_part_* folders" >&2
     exit 2
 }
+shopt -s nullglob
+parts=("$data_root"/metadata.json "$data_root"/*/metadata.json)
+[ -e "${parts[0]}" ] || [ -e "${parts[1]:-}" ] || {
+    echo "preprocess_data.sh: no folder in $given contains a metadata.json. Your own videos need one:" \
+        "docs/preprocessing.md, \"Your own videos\". To score videos, use predict_folder.py" >&2
+    exit 2
+}
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 VENV=${VENV:-.venv}
 python=$VENV/bin/python
@@ -67,7 +74,7 @@ report() {
         printf '\n'
         "$python" preprocessing/report.py --root-dir "$data_root" "${crops[@]}" || true
     fi
-    [ "$status" -eq 0 ] || printf '\npreprocess_data.sh: stopped in step %d with status %d\n' "$number" "$status" >&2
+    [ "$status" -eq 0 ] || [ "$number" -eq 0 ] || printf '\npreprocess_data.sh: stopped in step %d with status %d\n' "$number" "$status" >&2
     exit "$status"
 }
 number=0

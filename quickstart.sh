@@ -29,7 +29,7 @@ data_root=${given:-demo}
 ./preprocess_data.sh "$data_root"
 
 # 4. One small classifier. The real thing is ./train.sh DATA_ROOT NUM_GPUS: five EfficientNet-B7.
-printf '\ntraining\n'
+printf '\ntraining a small network: 40 epochs, a few minutes\n'
 "$python" training/train_classifier.py --config configs/demo.json --data-dir "$data_root" \
     --prefix quickstart_ --output-dir "$data_root/weights" --log-dir "$data_root/logs" --resume auto
 run=$(basename "$(ls "$data_root"/weights/quickstart_*_best)" _best)
@@ -52,7 +52,9 @@ read -r videos log_loss auc <<<"$figures"
 cat <<END
 
 Done in $((SECONDS - started)) s. This small network shows that everything works. It can't judge other people's faces.
-Detectors for your own videos: README.md, "Score your videos" and "Train your own". Also made:
+Detectors for your own videos: README.md, "Score your videos" and "Train your own".
+
+Also made:
   faces and crops  $data_root/report/index.html
   loss plot        $data_root/loss.png
   scores           $data_root/submission.csv   (details: $data_root/submission.json)
@@ -63,4 +65,5 @@ log loss          $log_loss   (0.693 is chance, 0 is perfect)
 AUC               $auc   (0.5 is chance, 1 is perfect)
 verdict pages     $data_root/submission_report/index.html   (open it in a browser)
 your turn         $python predict_folder.py --weights-dir $weights --test-dir YOUR_FOLDER
+                  (with this network its scores mean nothing; README.md has better ones)
 END

@@ -46,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{args.out} is complete: nothing to do")
         return 0
     print(
-        f"{args.out}: {PARTS} parts, each with {args.people} real and {args.fakes} fake videos of {args.frames} "
-        f"frames.\nNext: ./preprocess_data.sh {args.out}"
+        f"{args.out}: {PARTS} parts, each with {args.people} real and {args.fakes} fake videos of {args.frames} frames."
     )
     return 0
 

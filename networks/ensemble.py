@@ -18,6 +18,7 @@ from dfdc.devices import available_cores, judge_compiling, keep_freed_memory, re
 from dfdc.imaging import fit, tighten
 from networks.checkpoint import CheckpointError, ModelSpec, load_model
 from networks.files import model_names
+from networks.holdout import Holdout
 from networks.model import Normalizer
 from networks.onnx_model import OnnxModel, is_onnx
 from networks.precision import choose_precision
@@ -56,16 +57,18 @@ class Ensemble:
         self.paths = list(paths)
         self.names = model_names(paths)
         self.specs: list[ModelSpec] = []
+        self.holdouts: list[Holdout | None] = []  # None: unknown
         self.models: list[torch.nn.Module | OnnxModel] = []
         self._normalizers = []
         self.batch_size = _GPU_BATCH if self._on_gpu else _CPU_BATCH
         self.threads = 1 if self._on_gpu else min(available_cores(), _MOST_THREADS)
         self._cores_each = max(1, available_cores() // self.threads)
         for path in paths:
-            model, spec = self._load(path)
+            model, spec, holdout = self._load(path)
             release_freed_memory()  # before the next checkpoint's weights are read
             self.models.append(model)
             self.specs.append(spec)
+            self.holdouts.append(holdout)
             self._normalizers.append(Normalizer(spec.normalize.mean, spec.normalize.std, device))
         if not self._on_gpu:
             keep_freed_memory()
@@ -76,12 +79,12 @@ class Ensemble:
         self._bound: dict[int, Callable] = {}  # by checkpoint: its program bound to its weights
         self._compiling = threading.Lock()
 
-    def _load(self, path: Path) -> tuple[torch.nn.Module | OnnxModel, ModelSpec]:
+    def _load(self, path: Path) -> tuple[torch.nn.Module | OnnxModel, ModelSpec, Holdout | None]:
         if is_onnx(path):
             model = OnnxModel(path, self._device, self._cores_each)
-            return model, model.spec
+            return model, model.spec, model.holdout
         network, checkpoint = load_model(path, mapped=True)
-        return _settle(network, self._dtype, self._device), checkpoint.spec
+        return _settle(network, self._dtype, self._device), checkpoint.spec, checkpoint.holdout
 
     def compile(self, *, only_if_faster: bool) -> str:
         """Compile the networks; return a message about the result.

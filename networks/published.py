@@ -16,7 +16,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import requests
-from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
+from requests.exceptions import ChunkedEncodingError, InvalidSchema, InvalidURL, MissingSchema, Timeout
 from tqdm import tqdm
 
 from dfdc.artifacts import sha256_of, write_bytes
@@ -62,6 +62,7 @@ def download(names: Sequence[str], folder: Path, url: str) -> None:
             if target.exists():
                 said = _compare(target)
             else:
+                print(f"{number} of {len(names)}: {printable(target)}", flush=True)
                 _fetch(f"{url.rstrip('/')}/{name}", target, f"{number}/{len(names)}")
                 said = "downloaded"
             print(f"{printable(target)}: {said}", flush=True)
@@ -134,8 +135,7 @@ def _fetch(url: str, target: Path, count: str) -> None:
             except (InvalidURL, InvalidSchema, MissingSchema) as error:
                 raise DownloadError(f"{url}: not a valid HTTP URL ({error})") from error
             except requests.RequestException as error:
-                cut = isinstance(error, requests.exceptions.ChunkedEncodingError)
-                reason = "the connection was interrupted" if cut else error
+                reason = _reason(error)
                 attempts = 1 if _size(part) > had else attempts + 1
                 if attempts == _ATTEMPTS:
                     raise DownloadError(
@@ -153,6 +153,16 @@ def _fetch(url: str, target: Path, count: str) -> None:
     part.replace(target)
     _store(_checksum_file(target), checksum, target.name)
     version.unlink(missing_ok=True)
+
+
+def _reason(error: requests.RequestException) -> str:
+    """One line that says why a request failed."""
+    if isinstance(error, ChunkedEncodingError):
+        return "the connection was interrupted"
+    if isinstance(error, Timeout):
+        return f"no answer within {_TIMEOUT_S:g} s"
+    cause = getattr(error.args[0], "reason", None) if error.args else None  # of urllib3, in many words
+    return f"no connection ({str(cause).rpartition(': ')[2]})" if cause else str(error)
 
 
 def _size(path: Path) -> int:

@@ -20,7 +20,7 @@ from networks.onnx_model import check_model
 from networks.precision import choose_precision
 from prediction.calibration import apply_temperature, check_enough, read_temperature
 from prediction.conclusion import conclude
-from prediction.held_out import check_held_out
+from prediction.held_out import check_held_out, warn_of_few
 from prediction.inputs import Inputs, find_inputs
 from prediction.progress import Progress, only_run
 from prediction.results import HeldOut, Summary, check_places, print_summary, write_results
@@ -129,7 +129,7 @@ def _score(
     progress = Progress(place, kept, videos, anew=settings.force)
     _conclude_again(progress, names, settings)
     if progress.done:
-        print(f"{len(progress.done)} of {len(videos)} already have a verdict; {setting('force')} scores them again")
+        print(f"{len(progress.done)} of {len(videos)} are already done; {setting('force')} scores them again")
     todo = [path for name, path in videos.items() if name not in progress.done]
     ensemble = _score_rest(settings, device, paths, todo, progress) if todo else None
     if ensemble:
@@ -156,6 +156,7 @@ def _score_rest(
     print(f"loading {plural(len(paths), 'checkpoint')}", flush=True)
     options = {name: getattr(settings, name) for name in ("precision", "strategy", "detector_scale", "floors")}
     with Scorer(paths, device=device, **options) as scorer:
+        warn_of_few(scorer.ensemble.names, scorer.ensemble.holdouts)
         if scorer.should_compile(settings.compile, todo):
             print("compiling the networks; this takes one to two minutes", flush=True)
             try:

@@ -8,11 +8,22 @@ from pathlib import Path
 
 from dfdc import layout
 from dfdc.command_line import SettingError, UsageError, setting
-from dfdc.text import printable
+from dfdc.text import plural, printable
 from networks.checkpoint import CheckpointError
 from networks.files import model_names
+from networks.holdout import Holdout
 from networks.onnx_model import check_model
 from prediction.results import Held
+
+_FEW_VIDEOS = 1000  # DFDC has 119,154; the demo's network was trained on 48
+
+
+def warn_of_few(names: Sequence[str], holdouts: Sequence[Holdout | None]) -> None:
+    """Name on stderr the checkpoints trained on so few videos that they can't judge other people's faces."""
+    for name, holdout in zip(names, holdouts, strict=True):
+        if holdout and holdout.trained_on_videos < _FEW_VIDEOS:
+            few = f"was trained on {plural(holdout.trained_on_videos, 'video')} only"
+            print(f"warning: {printable(name)} {few}; its scores of other people mean nothing", file=sys.stderr)
 
 
 def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> list[Held]:

@@ -37,7 +37,9 @@ class StandIn:
         self.pays = False
         self.scored: list = []
         self.open = False
-        self.ensemble = types.SimpleNamespace(detector_thresholds=(0.7, 0.8, 0.8), compile=self.compile)
+        self.ensemble = types.SimpleNamespace(
+            detector_thresholds=(0.7, 0.8, 0.8), compile=self.compile, names=["a"], holdouts=[None]
+        )
         StandIn.made.append(self)
 
     def __enter__(self):
@@ -149,14 +151,14 @@ def test_the_second_run_scores_what_has_no_verdict_yet(go, capsys, tmp_path):
     assert go() == 1
     said = capsys.readouterr().out
     assert len(StandIn.made) == 1
-    assert "3 of 3 already have a verdict; force scores them again" in said
+    assert "3 of 3 are already done; force scores them again" in said
     assert "loading" not in said
     assert go.output.with_suffix(".json").read_text() == first
     (tmp_path / "v/b.mp4").write_bytes(b"another film")
     go()
     assert StandIn.made[-1].scored == ["b.mp4"]
     assert StandIn.made[-1].asked == ("auto", ["b.mp4"])
-    assert "2 of 3 already have a verdict" in capsys.readouterr().out
+    assert "2 of 3 are already done" in capsys.readouterr().out
     go("--force")
     assert StandIn.made[-1].scored == list(SCORES)
     assert "before" not in capsys.readouterr().out

@@ -57,3 +57,11 @@ def test_what_was_held_out_is_said_and_what_was_learned_is_refused(monkeypatch, 
     assert "broken" in refused(
         held_out.check_held_out, videos, 0, models(monkeypatch, bad=CheckpointError("it is broken"))
     )
+
+
+def test_a_checkpoint_of_few_videos_is_named(capsys):
+    few, many = (Holdout(0, "f", ("a",), number) for number in (1, 1000))
+    held_out.warn_of_few(["a", "b", "c"], [few, many, None])
+    assert (
+        capsys.readouterr().err == "warning: a was trained on 1 video only; its scores of other people mean nothing\n"
+    )

@@ -358,10 +358,10 @@ def test_t62_a_video_that_was_mended_in_place_is_scored_again(tmp_path, capsys):
     assert run(tmp_path, tmp_path / "v", output, models=["a"]) == 0
     (mended,) = details(output)["videos"]
     assert (mended["status"], mended["frames_lost"]) == ("ok", [])
-    assert "already have a verdict" not in capsys.readouterr().out
+    assert "are already done" not in capsys.readouterr().out
     os.utime(path, (1, 1))  # the same content at another time is the same video
     run(tmp_path, tmp_path / "v", output, models=["a"])
-    assert "1 of 1 already have a verdict" in capsys.readouterr().out
+    assert "1 of 1 are already done" in capsys.readouterr().out
 
 
 def test_compiling_that_fails_without_a_word_costs_no_run(tmp_path, monkeypatch):

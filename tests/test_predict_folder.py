@@ -221,7 +221,7 @@ def test_t14_a_stopped_run_goes_on_and_what_is_scored_is_not_scored_again(
     assert by_rule["smooth"]["models"][0]["rule"] == "smooth"
     assert by_rule["smooth"]["score"] != by_rule["confident"]["score"]
     assert output.read_text() == first
-    assert "2 of 2 already have a verdict" in capsys.readouterr().out
+    assert "2 of 2 are already done" in capsys.readouterr().out
     assert run(weights, videos, output, "--detector-scale", "1", models=["a"]) == 0  # other settings
     assert len(calls) == 5
     assert "written by a run with other settings (detector_scale)" in capsys.readouterr().out

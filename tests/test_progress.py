@@ -70,13 +70,13 @@ def test_a_video_out_of_reach_says_why_and_costs_no_other(tmp_path, capsys):
     (tmp_path / "v/v.mp4").symlink_to(tmp_path / "nowhere.mp4")
     capsys.readouterr()
     assert run(tmp_path, tmp_path / "v", output, models=["a"]) == 1
-    assert "1 of 2 already have a verdict" in capsys.readouterr().out
+    assert "1 of 2 are already done" in capsys.readouterr().out
     first, second = details(output)["videos"]
     assert (first["status"], second["status"]) == ("unreadable", "no face")
     assert "link" in first["reason"] or "No such file" in first["reason"]
     (tmp_path / "kept.mp4").replace(tmp_path / "v/v.mp4")
     run(tmp_path, tmp_path / "v", output, models=["a"])
-    assert "2 of 2 already have a verdict" in capsys.readouterr().out
+    assert "2 of 2 are already done" in capsys.readouterr().out
 
 
 def test_of_several_verdicts_of_a_video_the_last_counts_and_is_looked_at_once(tmp_path, monkeypatch):
@@ -230,13 +230,13 @@ def test_t67_what_moves_a_score_begins_anew(weights, tmp_path, capsys, change):
     arguments = tmp_path / "w", tmp_path / "v", tmp_path / "o.csv"
     run(*arguments, "--precision", "fp32", models=["a"])
     run(*arguments, "--precision", "fp32", models=["a"])
-    assert "1 of 1 already have a verdict" in capsys.readouterr().out
+    assert "1 of 1 are already done" in capsys.readouterr().out
     if change == "checkpoint":
         make_checkpoint(tmp_path / "w", "a", seed=2)
     more = {"precision": ("bf16",), "scale": ("fp32", "--detector-scale", "0.5")}.get(change, ("fp32",))
     run(*arguments, "--precision", *more, models=["a"])
     said = capsys.readouterr().out
-    assert "already have a verdict" not in said
+    assert "are already done" not in said
     assert {"precision": "(precision)", "checkpoint": "(models)", "scale": "(detector_scale)"}[change] in said
 
 

@@ -236,4 +236,4 @@ def test_statuses_through_the_command(seeing, monkeypatch, capsys):
         "bug.mp4": "ok",
         "memory.mp4": "ok",
     }
-    assert "4 of 6 already have a verdict" in capsys.readouterr().out
+    assert "4 of 6 are already done" in capsys.readouterr().out

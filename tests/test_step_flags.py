@@ -119,7 +119,8 @@ def driver(tmp_path):
     )
     fake.chmod(0o755)
     data = tmp_path / "data root"
-    data.mkdir()
+    (data / "part").mkdir(parents=True)
+    (data / "part" / "metadata.json").touch()
 
     def run_driver(*arguments, cwd=tmp_path):
         log.unlink(missing_ok=True)
@@ -213,6 +214,17 @@ def test_an_old_page_does_not_outlive_the_beginning_of_a_run(driver, tmp_path):
     page.write_text("All five steps ran to their end.")
     driver("--unknown")
     assert page.exists()  # it has not begun
+
+
+def test_a_folder_without_metadata_is_left_as_it_is(driver, tmp_path):
+    (tmp_path / "data root" / "part" / "metadata.json").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    done, calls = driver()
+    assert (done.returncode, calls) == (2, {})
+    assert "contains a metadata.json. Your own videos need one: docs/preprocessing.md" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "data root" / "metadata.json").touch()  # a part itself: step 5 says so
+    assert "generate_folds" in driver()[1]
 
 
 def test_what_the_driver_passes_on_the_steps_take(monkeypatch, root, started):
