@@ -162,12 +162,13 @@ def test_each_command_is_there_and_takes_its_arguments(command, monkeypatch):
 def workplace(preprocessed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder like a checkout, with all that the pages name: DATA_ROOT, DIR, LABELLED, checkpoints, logs, lists."""
     place = tmp_path_factory.mktemp("checkout")
-    own = ("weights", "logs", "images", "demo", "demo/weights")
+    own = ("weights", "logs", "images", "demo")
     for path in ROOT.iterdir():
         if path.name not in own and path.name[0] not in "._" and path.suffix != ".egg-info":
             (place / path.name).symlink_to(path)
-    for name in (*own, "DIR", "LABELLED"):
-        (place / name).mkdir()
+    assert make_demo_dataset.main(["--out", str(place / "demo"), *SMALLER["make_demo_dataset.py"]]) == 0
+    for name in (*own, "demo/weights", "DIR", "LABELLED"):
+        (place / name).mkdir(exist_ok=True)
     data = copy_dataset(preprocessed, place / "DATA_ROOT")
     dataset = layout.load_dataset(data)
     chosen = [*dataset.reals()[:4], *dataset.fakes()[:4]]
@@ -176,7 +177,6 @@ def workplace(preprocessed: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     labels = {video.path.name: {"label": video.label} for video in chosen}
     (place / "LABELLED" / "metadata.json").write_text(json.dumps(labels))
     os.link(chosen[0].path, place / "DIR" / chosen[0].path.name)
-    assert make_demo_dataset.main(["--out", str(place / "demo"), *SMALLER["make_demo_dataset.py"]]) == 0
     (place / "videos.txt").write_text(f"DIR/{chosen[0].path.name}\n")
     (place / "held_out.txt").write_text(f"{dataset.reals()[0].id}\n{dataset.fakes()[0].id}\n")
 
