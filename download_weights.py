@@ -24,11 +24,11 @@ RELEASE = "https://github.com/selimsef/dfdc_deepfake_challenge/releases/download
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    five = "download only the ensemble of README.md: the latest checkpoint of each of the five seeds (all seven)"
+    five = "download only the latest checkpoint of each of the five seeds (default: all seven checkpoints)"
     parser.add_argument("--five", action="store_true", help=five)
-    folder = "folder to write to (weights)"
+    folder = "folder to write to (default: weights)"
     parser.add_argument("--weights-dir", type=Path, default=Path("weights"), metavar="DIR", help=folder)
-    mirror = "URL of a mirror with the same file names (the winners' release 0.0.1)"
+    mirror = "URL of a mirror with the same file names (default: the winners' release 0.0.1)"
     parser.add_argument("--url", default=RELEASE, metavar="URL", help=mirror)
     args = parser.parse_args(argv)
     from networks import published  # here: --help must not wait for PyTorch

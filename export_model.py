@@ -9,7 +9,7 @@ read back and compared with the original on a few fixed images. If they differ, 
 is 1.
 
 safetensors: the weights under their PyTorch names. ONNX: opset 18, fp32, input `images` (normalised float
-[n, 3, size, size], any n), output `logits` [n, 1]; their sigmoid is the probability of fake.
+[n, 3, size, size], any n), output `logits` [n, 1]; their sigmoid is the score, 0 (real) to 1 (fake).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint of this project or the winners"
     )
     parser.add_argument("--format", choices=("safetensors", "onnx"), required=True, help="file format")
-    beside = "file to write (the checkpoint's name with .safetensors or .onnx appended, in its folder)"
+    beside = "file to write (default: the checkpoint's name with .safetensors or .onnx appended, in its folder)"
     parser.add_argument("--output", type=Path, metavar="FILE", help=beside)
     parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     args = parser.parse_args(argv)

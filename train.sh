@@ -2,8 +2,7 @@
 # Trains the ensemble: five EfficientNet-B7 networks with five seeds, one after the other.
 #
 #   ./train.sh DATA_ROOT NUM_GPUS [FLAGS OF training/train_classifier.py]
-#   BATCH_SIZE=8 ./train.sh /dataset 2                # for GPUs with less than 12 GB: 16 crops per step
-#   BATCH_SIZE=6 ./train.sh /dataset 2 --set accumulate=2    # for such GPUs, with the recipe's 24 crops per step
+#   BATCH_SIZE=6 ./train.sh /dataset 2 --set accumulate=2    # for GPUs with less than 12 GB: still 24 crops per step
 #   PRETRAINED_PATH=b7.pth ./train.sh /dataset 2      # reads the encoder weights from a file, without internet
 #   CONFIG=configs/demo.json SEEDS="111 555" ./train.sh DATA_ROOT 0    # trains a small network on the CPU
 #   ./train.sh /dataset 2 --keep 3                    # keeps the newest 3 and the best 3 epochs: 3 GB per seed, not 11

@@ -16,7 +16,7 @@ from dfdc.command_line import SettingError
 
 _WORTH_IT = 0.95  # largest ratio of compiled to uncompiled time for which compiling is kept
 _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-DEVICE_HELP = "auto, cpu, cuda or cuda:N (auto: CUDA if available)"
+DEVICE_HELP = "auto, cpu, cuda or cuda:N (default: auto, which is CUDA if available)"
 
 
 def available_cores(cgroups: Path = _CGROUPS, own_cgroups: Path = _OWN_CGROUPS) -> int:

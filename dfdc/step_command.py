@@ -53,16 +53,19 @@ def step_parser(
     where = "folder that contains the dfdc_train_part_* folders; artifacts are written there"
     parser.add_argument("--root-dir", type=Path, required=True, metavar="DATA_ROOT", help=where)
     if crops:
-        parser.add_argument("--crops-dir", default="crops", help="name of the crops folder in DATA_ROOT (crops)")
+        parser.add_argument(
+            "--crops-dir", default="crops", help="name of the crops folder in DATA_ROOT (default: crops)"
+        )
     if workers:
-        many = "number of processes, at most one per core (all cores; with GPUs, one per GPU)"
+        many = "number of processes, at most one per core (default: all cores; with GPUs, one per GPU)"
         parser.add_argument("--workers", type=int, default=0, metavar="N", help=many)
     if device:
         parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     if png:
-        level = "lossless PNG compression, from 0 (twice the size of 1) to 9 (a tenth smaller, but slow) (1)"
+        level = "lossless PNG compression, from 0 (twice the size of 1) to 9 (a tenth smaller, but slow) (default: 1)"
         parser.add_argument("--png-level", type=int, choices=range(10), default=1, metavar="0..9", help=level)
-    parser.add_argument("--force", action="store_true", help="redo complete artifacts")
+    folds = "write the file again, even if this changes existing folds and the hold-out"
+    parser.add_argument("--force", action="store_true", help="redo complete artifacts" if workers else folds)
     if not workers:
         return parser
     prune = (
@@ -70,6 +73,6 @@ def step_parser(
         "folds.csv is missing, this requires naming it: --prune PART"
     )
     parser.add_argument("--prune", nargs="*", metavar="PART", help=prune)
-    failed = "exit with status 1 if a larger fraction of the videos fails (0.05)"
+    failed = "exit with status 1 if a larger fraction of the videos fails (default: 0.05)"
     parser.add_argument("--max-failed", type=float, default=0.05, metavar="FRACTION", help=failed)
     return parser

@@ -18,6 +18,7 @@ from training_runs import write_config
 
 from demo_data import make_demo_dataset
 from dfdc import layout
+from networks import published
 from training import train_classifier
 
 MOST_WORDS = 25
@@ -228,3 +229,9 @@ def test_python_examples_are_those_that_run_as_typed():
     ]
     assert examples == [text for language, text in documents.blocks(section) if language == "python"]
     assert examples
+
+
+def test_the_winners_files_are_listed():
+    page = documents.read(ROOT / "docs/scoring.md")
+    for name in published.SEVEN:
+        assert f"| `{name}` | {'yes' if name in published.FIVE else 'no'} |" in page
