@@ -1,12 +1,12 @@
-"""Score videos and photos with an ensemble of checkpoints: the probability of fake per file, person and face.
+"""Score videos and photos with an ensemble of checkpoints: 0 (real) to 1 (fake) per file, person and face.
 
     python predict_folder.py --test-dir DIR
     python predict_folder.py --test-dir DIR --weights-dir weights --models A B C D E --output submission.csv
 
 Faces are detected in 32 frames of each video, and every checkpoint scores every face. A strategy combines the face
-scores into one score per checkpoint. Their mean is the video's score, its probability of being fake. A video without a
-score has an empty label and a status with the reason; the exit status is then 1. Doubts mark scores that rest on weak
-grounds, such as few faces.
+scores into one score per checkpoint. Their mean is the video's score, 0 (real) to 1 (fake). A video without a score has
+an empty label and a status with the reason; the exit status is then 1. Doubts mark scores that rest on weak grounds,
+such as few faces.
 
 submission.csv has the columns filename,label,status,doubts,faces,frames. submission.json has every person, face and
 score. submission_report/ has an index.html and a page for each video. Results are saved after each video. Re-running
