@@ -170,7 +170,7 @@ def plot_reliability(evaluation: Evaluation, output: Path) -> None:
     upper.set(ylabel="share of fakes", xlim=(-0.02, 1.02), ylim=(-0.04, 1.04))
     upper.set_title(f"{len(evaluation.labels)} labelled videos, {int(evaluation.labels.sum())} fake")
     figure.legend(fontsize="small", loc="outside lower center")  # inside, it would hide points
-    lower.set(xlabel=f"probability of fake, in {BINS} bins (numbers: videos, ensemble)", ylabel="videos")
+    lower.set(xlabel=f"score, 0 (real) to 1 (fake), in {BINS} bins (numbers: videos, ensemble)", ylabel="videos")
     lower.yaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in (upper, lower):
         axis.grid(alpha=0.3)

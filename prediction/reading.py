@@ -10,6 +10,7 @@ import numpy as np
 from dfdc.detector_settings import detector_scale
 from dfdc.faces import FaceDetector
 from dfdc.imaging import crop_face
+from dfdc.text import plural
 from dfdc.tracking import ShotCuts, Tracker, looks_of
 from dfdc.video import VideoError
 from prediction.decoding import Decoder, Reading
@@ -104,7 +105,7 @@ def _judge_reading(verdict: Verdict, reading: Reading) -> None:
     if reading.lost:
         lost = f"{len(reading.lost)} of {wanted} frames could not be decoded"
         if read < LEAST_FRAMES or read < LEAST_PART * wanted:
-            verdict.end(Status.DAMAGED, f"{lost}; the other {read} are too few for a verdict")
+            verdict.end(Status.DAMAGED, f"{lost}; only {plural(read, 'frame')} could be read")
             return
         verdict.status, verdict.reason = Status.PARTIAL, lost
     elif wanted < FRAMES_PER_VIDEO and not verdict.picture:

@@ -126,9 +126,14 @@ def test_the_status_says_how_much_could_be_read(read, lost, status):
         "ok": "",
         "too short": f"only {read} frames; all were read",
         "partial": lacks,
-        "damaged": f"{lacks}; the other {read} are too few for a verdict",
+        "damaged": f"{lacks}; only {read} frames could be read",
     }
     assert verdict.reason == expected[status]
+
+
+def test_one_frame_of_a_damaged_video_is_singular():
+    verdict, _ = find(Told(frames(1), lost=range(31)), Finds(FACE))
+    assert verdict.reason == "31 of 32 frames could not be decoded; only 1 frame could be read"
 
 
 def test_a_cut_ends_a_person_and_the_detectors_word_is_rounded():

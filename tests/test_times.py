@@ -27,8 +27,9 @@ def test_every_frame_of_common_rates_has_the_right_tenth():
             assert abs(float(clock(frame / rate, tenths=True).split(":")[1]) - frame / rate % 60) < 0.1 + 1e-6
 
 
-def test_only_frames_that_share_a_second_have_tenths():
-    assert frame_times([0, 50, 60, 75, 60], 25.0) == {0: "0:00", 50: "0:02.0", 60: "0:02.4", 75: "0:03"}
+def test_all_frames_have_tenths_if_two_share_a_second():
+    assert frame_times([0, 50, 60, 75, 60], 25.0) == {0: "0:00.0", 50: "0:02.0", 60: "0:02.4", 75: "0:03.0"}
+    assert frame_times([0, 50, 75, 75], 25.0) == {0: "0:00", 50: "0:02", 75: "0:03"}
 
 
 @pytest.mark.parametrize(

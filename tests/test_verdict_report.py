@@ -91,7 +91,7 @@ def test_a_page_says_and_shows_what_is_known(tmp_path, video, weights):
 def test_hostile_names_are_text_on_both_pages(tmp_path, name):
     verdict = a_verdict(tmp_path / "v.mp4", [[0.9, 0.1]] * 4, names=(name, "b"))
     verdict.filename, verdict.status, verdict.reason, verdict.notes = name, Status.PARTIAL, f"lost {name}", [name]
-    made = Made({"strategy": name, name: [name], "floors": {name: name}}, {name: name}, {name: name})
+    made = Made({"strategy": name, name: [name], "precision": name, "more": {name: name}}, {name: name}, {name: name})
     face = FaceCard(name, 0.5, name, 0.9, b"jpeg", b"jpeg", False)
     video = Page(views.build_video(verdict, Pictures(name, {0: b"jpeg"}, [face]), made).decode())
     pages = build_index([verdict], {name: f"videos/{report.page_name(name)}"}, {name: b"jpeg"}, made)

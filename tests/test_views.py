@@ -1,13 +1,16 @@
 """What pages of verdicts say: bands, doubts and rules in words."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_report import Page
 from test_verdict_report import a_verdict
 
+from prediction.conclusion import conclude
 from prediction.pages import views
 from prediction.pages.views import Made, Pictures
-from prediction.verdict import Verdict
+from prediction.verdict import Status, Verdict
 
 
 def test_t7_faces_that_were_thrown_away_are_named(tmp_path):
@@ -96,3 +99,124 @@ def test_one_frame_or_no_score_has_no_course(tmp_path, monkeypatch):
         assert build(monkeypatch, views.build_video, verdict, Pictures(), MADE).courses is None
     two = a_verdict(tmp_path / "v", [[0.9]] * 2, names=["a"])
     assert build(monkeypatch, views.build_video, two, Pictures(), MADE).courses is not None
+
+
+RARE = [0] * 30 + [1, 2]
+HALVES = [0] * 16 + [1] * 16
+
+
+@pytest.mark.parametrize(
+    ("strategy", "people", "scores", "title", "part"),
+    [
+        ("confident", [0] * 32, [0.5] * 32, "The person who decides", "No other person was detected."),
+        ("smooth", [0] * 32, [0.5] * 32, "The person who decides", "No other person was detected."),
+        (
+            "confident",
+            RARE,
+            [0.49] * 30 + [0.73, 0.81],
+            "The person seen most often",
+            "2 more persons, seen in few frames, also count.",
+        ),
+        (
+            "mean",
+            [0] * 31 + [1],
+            [0.49] * 31 + [0.8],
+            "The person seen most often",
+            "1 more person, seen in few frames, also counts.",
+        ),
+        (
+            "person-max",
+            RARE,
+            [0.49] * 30 + [0.73, 0.81],
+            "The person who decides",
+            "2 more persons, seen in few frames, do not count.",
+        ),
+        (
+            "smooth",
+            [0] * 31 + [1],
+            [0.49] * 31 + [0.8],
+            "The person who decides",
+            "1 more person, seen in few frames, does not count.",
+        ),
+        (
+            "mean",
+            [*HALVES, 2],
+            [0.6] * 16 + [0.4] * 16 + [0.9],
+            "The highest score of a person seen often",
+            "All 3 persons count toward the video’s score, 1 of them seen in few frames.",
+        ),
+        (
+            "person-max",
+            HALVES,
+            [0.6] * 16 + [0.4] * 16,
+            "The person who decides",
+            "Other persons have lower scores and don’t change the video’s score.",
+        ),
+        (
+            "person-max",
+            [*HALVES, 2],
+            [0.6] * 16 + [0.4] * 16 + [0.9],
+            "The person who decides",
+            "Other persons don’t change the video’s score.",
+        ),
+        (
+            "person-max",
+            [0] * 20 + [1] * 6,
+            [0.5] * 20 + [0.9] * 6,
+            "The person who counts most",
+            "Seen in fewer frames than another person, so the score counts by 67% only.",
+        ),
+        (
+            "person-max",
+            [0] * 20 + [1] * 3,
+            [0.5] * 20 + [0.9] * 3,
+            "The person with the highest score",
+            "Person 0, seen in more frames, counts most.",
+        ),
+    ],
+)
+def test_who_decides(tmp_path, monkeypatch, strategy, people, scores, title, part):
+    verdict = a_verdict(tmp_path / "v", [[score] for score in scores], people, ["a"], strategy)
+    page = build(monkeypatch, views.build_video, verdict, Pictures(), Made({"strategy": strategy}, {}, {}))
+    assert (page.lead.title, page.lead.part) == (title, part)
+
+
+def test_an_unsure_face_of_an_image_does_not_count(tmp_path, monkeypatch):
+    verdict = a_verdict(tmp_path / "v", [[0.5], [0.9]], [0, 1], ["a"])
+    verdict.picture = True
+    verdict.faces[1] = replace(verdict.faces[1], detector=0.75)
+    conclude(verdict, ["a"], "confident")
+    page = build(monkeypatch, views.build_video, verdict, Pictures(), MADE)
+    assert page.lead.part == "1 more person, which the detector is not sure of, does not count."
+    assert page.others == ["Not shown: 1 that the detector is not sure of, score 0.90."]
+
+
+def test_settings_have_plain_names_and_units():
+    settings = {
+        "models": [],
+        "frames": 32,
+        "detector_scale": "auto",
+        "margin_part": 3,
+        "floors": {"faces": 8, "side": 50.0},
+        "detector_thresholds": [0.7, 0.8, 0.8],
+    }
+    assert Made(settings, {}, {}).shown == [
+        ("Frames searched for faces", "32"),
+        ("Scale for face detection", "chosen by the frame size"),
+        ("Margin around a face", "1/3 of its box on each side"),
+        ("Doubt “few faces” below", "8 frames"),
+        ("Doubt “small faces” below", "50 pixels"),
+        ("Thresholds of the face detector’s three stages", "0.7, 0.8, 0.8"),
+    ]
+    assert Made({"detector_scale": 0.5}, {}, {}).shown == [("Scale for face detection", "frames resized by 0.5")]
+
+
+def test_the_page_gives_the_ranges_of_scores_and_each_reason_once(tmp_path):
+    text = Page(views.build_video(a_verdict(tmp_path / "v", [[0.5]] * 32, names=["a"]), Pictures(), MADE).decode()).text
+    for span in ("0.9 to 1", "0.7 to 0.9", "0.3 to 0.7", "0.1 to 0.3", "0 to 0.1"):
+        assert span in text
+    assert "checkpoints can’t tell" not in text
+    assert "predict_folder.py --report" in text  # prediction/results.py recognises pages by it
+    text = Page(views.build_video(Verdict("v", Status.DAMAGED, reason="1 lost"), Pictures(), MADE).decode()).text
+    assert text.count("1 lost") == 1
+    assert text.count("oo few frames could be decoded") == 1

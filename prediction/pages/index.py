@@ -19,13 +19,16 @@ KINDS = {
     "fake": ("Signs of a fake", "score 0.7 or more"),
     "open": ("No clear answer", "score 0.3 to 0.7"),
     "real": ("Few or no signs", "score under 0.3"),
-    "none": ("No verdict", "reason in each row"),
+    "unscored": ("No verdict", "reason in each row"),
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """A video in the index; `page` is relative to the index, `thumbnail` a JPEG."""
+    """A video in the index; `page` is relative to the index, `thumbnail` a JPEG.
+
+    `status` has the doubts too, and is empty if all frames were read and there are none.
+    """
 
     verdict: Verdict
     band: Band | None
@@ -35,7 +38,7 @@ class Row:
 
     @property
     def kind(self) -> str:
-        return self.band.kind if self.band else "none"
+        return self.band.kind if self.band else "unscored"
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,9 @@ def build_index(
     rows = []
     for verdict in sorted(verdicts, key=lambda v: (v.score is None, -(v.score or 0.0), v.filename)):
         name, found = verdict.filename, None if verdict.score is None else band(verdict.score)
-        told = verdict.status + (f": {verdict.reason}" if verdict.status != "ok" and verdict.reason else "")
-        rows.append(Row(verdict, found, pages[name], thumbnails.get(name), "; ".join([told, *verdict.doubts])))
+        # Beside a score, "ok" would read as a verdict.
+        told = [] if verdict.status == "ok" else [": ".join(filter(None, (verdict.status, verdict.reason)))]
+        rows.append(Row(verdict, found, pages[name], thumbnails.get(name), "; ".join([*told, *verdict.doubts])))
     counts = Counter(row.kind for row in rows)
     sheets = [rows[start : start + PAGE_ROWS] for start in range(0, len(rows), PAGE_ROWS)] or [[]]
     begins: dict[str, int] = {}  # the page on which a kind begins

@@ -19,11 +19,10 @@ def clock(seconds: float, *, tenths: bool = False) -> str:
 
 
 def frame_times(frames: Iterable[int], frames_per_second: float) -> dict[int, str]:
-    """The time of each frame; with tenths for frames that share a second with another one."""
+    """The time of each frame; all have tenths if two of the frames share a second."""
     times = {frame: frame / frames_per_second for frame in set(frames)}
-    plain = {frame: clock(seconds) for frame, seconds in times.items()}
-    shared = list(plain.values())
-    return {frame: clock(times[frame], tenths=shared.count(text) > 1) for frame, text in plain.items()}
+    shared = len({clock(seconds) for seconds in times.values()}) < len(times)
+    return {frame: clock(seconds, tenths=shared) for frame, seconds in times.items()}
 
 
 def time_marks(end: float) -> list[tuple[float, str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Band:
 BANDS = (
     Band(0.9, "fake", "Strong signs of a fake", "the faces look like fakes of the training set"),
     Band(0.7, "fake", "Signs of a fake", "most of the evidence points to a fake, but not all of it"),
-    Band(0.3, "open", "No clear answer", "the checkpoints can’t tell real from fake here; treat it as unknown"),
+    Band(0.3, "open", "No clear answer", "such a score does not tell real from fake; treat it as unknown"),
     Band(0.1, "real", "Few signs of a fake", "most of the evidence points to a real video, but not all of it"),
     Band(0.0, "real", "Hardly any signs of a fake", "the faces look like real faces of the training set"),
 )
@@ -46,6 +47,13 @@ STRATEGY_MEANINGS = {
     "mean": "the mean of all faces",
     "person-max": "the mean of the most suspicious person’s faces",
     "smooth": "a mean in which high scores weigh more",
+}
+
+SETTING_NAMES = {
+    "frames": "Frames searched for faces",
+    "precision": "Precision of the networks",
+    "detector_thresholds": "Thresholds of the face detector’s three stages",
+    "temperature": "Temperature of the calibration",
 }
 
 
@@ -68,8 +76,7 @@ class Made:
     @property
     def shown(self) -> list[tuple[str, str]]:
         """The settings in words."""
-        rows = (item for item in self.settings.items() if item[0] != "models")
-        return [(key.replace("_", " ").capitalize(), _in_words(value)) for key, value in rows]
+        return [row for key, value in self.settings.items() if key != "models" for row in _setting_rows(key, value)]
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ class VideoPage:
 def build_video(verdict: Verdict, pictures: Pictures, made: Made, digest: str = "") -> bytes:
     """The page of one video, UTF-8."""
     columns = zip(verdict.models, _scores(verdict).T, strict=True)
-    persons = [_person_card(verdict, person, pictures) for person in main_persons(verdict)[:SHOWN_PERSONS]]
+    persons = _person_cards(verdict, pictures)
     rate = verdict.frames_per_second
     page = VideoPage(
         verdict,
@@ -178,36 +185,80 @@ def lead_thumbnail(verdict: Verdict, pictures: Pictures) -> bytes | None:
     return pictures.thumbnails.get(persons[0].person) if persons else None
 
 
-def _person_card(verdict: Verdict, person: Person, pictures: Pictures) -> PersonCard:
-    own = [face.frame for face in verdict.faces if face.person == person.person]
-    times = times_of(verdict, (min(own), max(own)))
-    seen = plural(person.frames, "frame")
-    if times:
-        first, last = times[min(own)], times[max(own)]
-        seen += f", at {first}" if first == last else f", {first} to {last}"
-    return PersonCard(person, band(person.score), pictures.thumbnails.get(person.person), seen)
+def _person_cards(verdict: Verdict, pictures: Pictures) -> list[PersonCard]:
+    shown = main_persons(verdict)[:SHOWN_PERSONS]
+    own = [[face.frame for face in verdict.faces if face.person == person.person] for person in shown]
+    ends = [(min(frames), max(frames)) for frames in own]
+    times = times_of(verdict, chain.from_iterable(ends))
+    cards = []
+    for person, (first, last) in zip(shown, ends, strict=True):
+        seen = plural(person.frames, "frame")
+        if times:
+            seen += f", at {times[first]}" if first == last else f", {times[first]} to {times[last]}"
+        cards.append(PersonCard(person, band(person.score), pictures.thumbnails.get(person.person), seen))
+    return cards
 
 
 def _lead(verdict: Verdict, strategy: str, card: PersonCard) -> Lead:
-    if len(main_persons(verdict)) == 1:
-        return Lead(card, "The person who decides", "No other person counts.")
-    several = "The person with the highest score"
+    main, person = main_persons(verdict), card.person
+    rare = [other for other in verdict.persons if other.weight == 0]
+    decides, highest = "The person who decides", "The person with the highest score"
     if verdict.picture:
-        return Lead(card, several, "Each checkpoint takes the most suspicious face of the image.")
+        if len(main) > 1:
+            return Lead(card, highest, "Each checkpoint takes the most suspicious face of the image.")
+        return Lead(card, decides, _not_counted(rare, "which the detector is not sure of"))
+    if any(other.score > person.score for other in rare):
+        highest = "The highest score of a person seen often"
     people = np.array([face.person for face in verdict.faces])
     who = {deciding_person(strategy, column, people) for column in _scores(verdict).T}
-    if who == {card.person.person}:
-        return Lead(
-            card, "The person who decides", "Other persons have lower scores and don’t change the video’s score."
-        )
-    if None in who:
-        return Lead(card, several, f"All {len(main_persons(verdict))} persons count toward the video’s score.")
-    return Lead(card, several, "The checkpoints differ in which person decides.")
+    if None in who:  # the strategy ignores persons
+        if len(main) > 1:
+            few = f", {len(rare)} of them seen in few frames" if rare else ""
+            return Lead(card, highest, f"All {len(verdict.persons)} persons count toward the video’s score{few}.")
+        if rare:
+            more = f"{plural(len(rare), 'more person')}, seen in few frames, also {_verb(rare, 'count')}."
+            return Lead(card, "The person seen most often", more)
+    if len(main) == 1:
+        return Lead(card, decides, _not_counted(rare, "seen in few frames"))
+    if who == {person.person}:
+        if person.weight == 1:
+            lower = "" if any(other.score > person.score for other in rare) else "have lower scores and "
+            return Lead(card, decides, f"Other persons {lower}don’t change the video’s score.")
+        part = f"Seen in fewer frames than another person, so the score counts by {person.weight:.0%} only."
+        return Lead(card, "The person who counts most", part)
+    if len(who) == 1:
+        (number_of,) = who
+        return Lead(card, highest, f"Person {number_of}, seen in more frames, counts most.")
+    return Lead(card, highest, "The checkpoints differ in which person decides.")
 
 
-def _in_words(value: object) -> str:
-    items = [f"{name} {item}" for name, item in value.items()] if isinstance(value, dict) else value
-    return " / ".join(map(str, items)) if isinstance(items, list) and items else str(value)
+def _not_counted(others: Sequence[Person], why: str) -> str:
+    """A sentence on persons who don't count, or on their absence."""
+    if not others:
+        return "No other person was detected."
+    return f"{plural(len(others), 'more person')}, {why}, {_verb(others, 'do')} not count."
+
+
+def _verb(subjects: Sequence[object], verb: str) -> str:
+    """The verb in the form for one subject or for several."""
+    return {"do": "does"}.get(verb, f"{verb}s") if len(subjects) == 1 else verb
+
+
+def _setting_rows(key: str, value: Any) -> list[tuple[str, str]]:
+    """A setting of `prediction.settings.RunSettings` as rows of a plain name and a value with its unit."""
+    if key == "floors":
+        return [
+            ("Doubt “few faces” below", plural(value["faces"], "frame")),
+            ("Doubt “small faces” below", f"{value['side']:g} pixels"),
+        ]
+    if key == "margin_part":
+        return [("Margin around a face", f"1/{value} of its box on each side")]
+    if key == "detector_scale":
+        shown = "chosen by the frame size" if value == "auto" else f"frames resized by {value:g}"
+        return [("Scale for face detection", shown)]
+    if isinstance(value, list | tuple):
+        value = ", ".join(map(str, value))
+    return [(SETTING_NAMES.get(key, sentence(key.replace("_", " "))), str(value))]
 
 
 def band(score: float) -> Band:
@@ -291,7 +342,8 @@ def _others(verdict: Verdict) -> list[str]:
     if brief:
         span = f"{min(brief):.2f}" + (f" to {max(brief):.2f}" if len(brief) > 1 else "")
         kinds = "passers-by, turned heads or false detections"
-        notes.append(f"Not shown: {number(len(brief))} seen in few frames only ({kinds}), score {span}.")
+        few = "that the detector is not sure of" if verdict.picture else f"seen in few frames only ({kinds})"
+        notes.append(f"Not shown: {number(len(brief))} {few}, score {span}.")
     if verdict.score_uncalibrated is not None:
         notes.append("Scores of persons are not calibrated; the video’s score is.")
     return notes
