@@ -203,7 +203,7 @@ def test_a_program_is_bound_to_its_weights_once(ensemble, monkeypatch):
 )
 def test_a_gpu_takes_large_batches_in_one_thread(monkeypatch, device, precision, tf32, batch, threads, keeps):
     kept, limited = [], []
-    stub = SimpleNamespace(spec=ModelSpec("DeepFakeClassifier", "test_resnet", 64))
+    stub = SimpleNamespace(spec=ModelSpec("DeepFakeClassifier", "test_resnet", 64), holdout=None)
     monkeypatch.setattr(ensemble_module, "OnnxModel", lambda path, where, cores: stub)
     monkeypatch.setattr(ensemble_module, "Normalizer", lambda mean, std, where: where)
     monkeypatch.setattr(ensemble_module, "keep_freed_memory", lambda: kept.append(1))
@@ -274,7 +274,7 @@ def test_onnx_files_get_their_share_of_the_cores_and_are_never_compiled(monkeypa
     given = []
 
     class Stub:
-        spec = ModelSpec("DeepFakeClassifier", "test_resnet", 64)
+        spec, holdout = ModelSpec("DeepFakeClassifier", "test_resnet", 64), None
 
         def __init__(self, path, device, threads):
             given.append((path.name, device, threads))
