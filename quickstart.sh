@@ -65,5 +65,4 @@ log loss          $log_loss   (0.693 is chance, 0 is perfect)
 AUC               $auc   (0.5 is chance, 1 is perfect)
 verdict pages     $data_root/submission_report/index.html   (open it in a browser)
 your turn         $python predict_folder.py --weights-dir $weights --test-dir YOUR_FOLDER
-                  (with this network its scores mean nothing; README.md has better ones)
 END
