@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 from dfdc import command_line, layout
@@ -137,7 +137,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = find_models(settings.weights_dir, settings.models)
     if not settings.models:
         print(f"checkpoints in {printable(settings.weights_dir)}: {printable(', '.join(path.name for path in models))}")
-        settings = replace(settings, models=list(map(str, models)))
     from prediction import folder  # here: --help and usage errors must not wait for PyTorch
 
     if args.self_test:

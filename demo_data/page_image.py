@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from dfdc.artifacts import write_bytes
+from dfdc.imaging import encode_small_png
 
 _EDGE = 24  # pixels of background kept below the page
 
@@ -19,8 +19,4 @@ def trim_page(source: Path, output: Path) -> None:
     pixels = np.asarray(image)
     used = np.flatnonzero((pixels != pixels[-1, 0]).any(axis=(1, 2)))
     end = min(image.height, int(used[-1]) + 1 + _EDGE) if used.size else image.height
-    cropped = image.crop((0, 0, image.width, end))
-    small = cropped.quantize(256, kmeans=3)
-    data = io.BytesIO()
-    small.save(data, "PNG", optimize=True)
-    write_bytes(output, data.getvalue())
+    write_bytes(output, encode_small_png(image.crop((0, 0, image.width, end))))

@@ -5,12 +5,17 @@ Images are RGB uint8 [h, w, 3]; boxes are x1, y1, x2, y2 in pixels of their imag
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:  # a process that decodes does without Pillow
+    from PIL import Image
 
 MIDDLE_OVERLAP = 0.2  # minimum IoU of a crop's own face with the inner 3/5 of the crop
 MARGIN_PART = 3  # 1/3 of the box is added on each side; the published weights were trained on such crops
@@ -207,3 +212,10 @@ def read_picture(path: Path, *, grey: bool = False) -> np.ndarray:
     if picture is None:
         raise OSError(f"{path} is not a readable image ({data.size} bytes)")
     return picture if grey else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def encode_small_png(image: Image.Image) -> bytes:
+    """An RGB image as PNG with 256 colours, about a third of the size: for images in documentation."""
+    data = io.BytesIO()
+    image.quantize(256, kmeans=3).save(data, "PNG", optimize=True)
+    return data.getvalue()

@@ -28,9 +28,14 @@ def _visible(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def describe_faults(error: ValidationError, whole: str) -> list[str]:
+    """Location and reason of each invalid value; `whole` is the location of a fault of all values together."""
+    return [f"{'.'.join(map(str, fault['loc'])) or whole}: {fault['msg']}" for fault in error.errors()]
+
+
 def list_wrong(error: ValidationError) -> str:
     """Locations and reasons of the first ten invalid values in a file, and the number of the others."""
-    faults = [f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in error.errors()]
+    faults = describe_faults(error, "the file")
     more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
     return printable("; ".join([*faults[:10], *more]))
 

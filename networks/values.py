@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from dfdc.text import printable
+from dfdc.text import describe_faults, printable
 
 T = TypeVar("T")
 
@@ -19,12 +19,10 @@ def read_values(kind: type[T], values: Any) -> T:
         ValueError: `values` is invalid; the message lists every fault with its location.
     """
     try:
-        found = TypeAdapter(kind).validate_json(
-            json.dumps(values), strict=True
-        )  # in JSON mode, a list may become a tuple
+        # In JSON mode, a list may become a tuple.
+        found = TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc'])) or 'all'}: {fault['msg']}" for fault in error.errors()]
-        raise ValueError(printable("; ".join(faults))) from None
+        raise ValueError(printable("; ".join(describe_faults(error, "all")))) from None
     except (TypeError, RecursionError) as error:
         raise ValueError(f"not plain values: {error}") from None
     missing = [name for name in plain_values(found) if name not in values]

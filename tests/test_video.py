@@ -1,7 +1,5 @@
 """Reading videos (dfdc/video.py): frame numbers, broken files, rotation."""
 
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from helpers import REAL_VIDEOS, numbered_frames, on_both_kinds, read_number
+from helpers import REAL_VIDEOS, numbered_frames, on_both_kinds, read_number, run_script
 
 from dfdc.video import VideoError, VideoReader, write_video
 
@@ -435,12 +433,14 @@ def test_t_memory_does_not_grow_with_the_length(tmp_path):
         path = tmp_path / f"{count}.mp4"
         write_video(path, (np.full((360, 640, 3), number % 256, np.uint8) for number in range(count)))
         code = (
-            "import resource, sys; sys.path.insert(0, '.');"
+            "import resource;"
             "from dfdc.video import VideoReader;"
             f"n = sum(1 for _ in VideoReader({str(path)!r}).frames(stride=10));"
             "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        done = run_script("-c", code)
+        assert done.returncode == 0, done.stderr
+        out = done.stdout.split()
         assert int(out[0]) == count // 10
         sizes[count] = int(out[1])
     # 45 more frames of 0.7 MB would be 31 MB more, were they kept

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dfdc import layout
 from dfdc.artifacts import write_bytes
-from dfdc.imaging import fit, read_picture
+from dfdc.imaging import encode_small_png, fit, read_picture
 from dfdc.landmarks import read_landmarks
 from dfdc.plotting import Figure
 from training import dataset, occlusions
@@ -48,10 +48,9 @@ def draw_grid(settings: RunSettings, config: TrainConfig, output: Path) -> None:
         axis.set_title(name, fontsize=8)
         axis.axis("off")
     figure.tight_layout()
-    drawn, small = io.BytesIO(), io.BytesIO()
+    drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=85)
-    Image.open(drawn).convert("RGB").quantize(256, kmeans=3).save(small, "PNG", optimize=True)  # a third of the size
-    write_bytes(output, small.getvalue())
+    write_bytes(output, encode_small_png(Image.open(drawn).convert("RGB")))
     print(f"augmentation grid: {output}")
 
 
