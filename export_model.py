@@ -5,7 +5,7 @@
 
 CHECKPOINT is one of this project's or the winners' checkpoints. The file's metadata contains encoder, size,
 normalisation, margin, epoch and metrics, so predict_folder.py accepts it like the checkpoint. The exported network is
-read back and compared with the original on a few fixed images. If they differ, nothing is written and the exit status
+read back and compared with the original on 13 images of a face. If they differ, nothing is written and the exit status
 is 1.
 
 safetensors: the weights under their PyTorch names. ONNX: opset 18, fp32, input `images` (normalised float

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 
 from dfdc.artifacts import atomic_file
 from dfdc.command_line import UserError
-from networks.checkpoint import Checkpoint, CheckpointError, describe, load_model
+from networks.checkpoint import Checkpoint, CheckpointError, Normalize, describe, load_model
 from networks.model import Normalizer
 from networks.onnx_model import INPUT, OUTPUT, OnnxModel
+from networks.sample_faces import sample_faces
 
 OPSET = 18
 # Largest absolute difference of a probability, and largest relative difference of a logit. Equal weights in the same
 # network produce equal bits; ONNX Runtime sums in another order. Logits are compared too, because a very confident
 # network has the same probability, 0 or 1, whatever went wrong.
 TOLERANCES = {"safetensors": (0.0, 0.0), "onnx": (1e-4, 1e-3)}
-_FINENESS = (2, 8, 32, 128)  # of the fixed images: random coloured squares per side
 
 
 class ParityError(UserError):
@@ -42,7 +43,8 @@ def export(path: Path, form: str, output: Path) -> None:
     network, checkpoint = load_model(path)
     with atomic_file(output) as temp:
         temp.write_bytes(to_safetensors(network, checkpoint) if form == "safetensors" else to_onnx(network, checkpoint))
-        found = largest_differences(network, _load(temp, form), checkpoint)
+        images = sample_faces(checkpoint.spec.size)
+        found = largest_differences(network, _load(temp, form), images, checkpoint.spec.normalize)
         # Not `any(value > most)`, so that NaN fails.
         if not all(value <= most for value, most in zip(found, TOLERANCES[form], strict=True)):
             raise ParityError(
@@ -53,7 +55,7 @@ def export(path: Path, form: str, output: Path) -> None:
     spec, opset = checkpoint.spec, f", opset {OPSET}" if form == "onnx" else ""
     print(f"{spec.network} with {spec.encoder}, {spec.size} px, epoch {checkpoint.epoch}{opset}")
     differences = f"probability {found[0]:.3g}, logit {found[1]:.3g} (relative)"
-    print(f"largest difference on {len(_FINENESS)} fixed images: {differences}")
+    print(f"largest difference on {len(images)} images of a face: {differences}")
     print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -98,21 +100,20 @@ def _load(path: Path, form: str) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def largest_differences(
-    original: torch.nn.Module, exported: Callable[[torch.Tensor], torch.Tensor], checkpoint: Checkpoint
+    original: torch.nn.Module, exported: Callable[[torch.Tensor], torch.Tensor], images: np.ndarray, scale: Normalize
 ) -> tuple[float, float]:
-    """Compare two networks in fp32 on fixed random images: the first one alone, the others as a batch.
+    """Compare two networks in fp32: the first image alone, the others as a batch.
+
+    Args:
+        images: RGB uint8 [n, size, size, 3].
+        scale: how the networks expect images to be normalised.
 
     Returns:
         the largest difference of a probability, and the largest difference of a logit divided by max(|logit|, 1).
     """
-    spec = checkpoint.spec
-    generator = torch.Generator().manual_seed(0)
-    spots = [torch.rand(1, 3, count, count, generator=generator) for count in _FINENESS]
-    pictures = [torch.nn.functional.interpolate(coarse, (spec.size, spec.size)) for coarse in spots]
-    as_bytes = torch.cat(pictures).mul(255).byte().permute(0, 2, 3, 1)
-    images = Normalizer(spec.normalize.mean, spec.normalize.std, "cpu")(as_bytes)
+    batch = Normalizer(scale.mean, scale.std, "cpu")(torch.from_numpy(images))
     with torch.inference_mode():
-        ours, theirs = (torch.cat([network(images[:1]), network(images[1:])]) for network in (original, exported))
+        ours, theirs = (torch.cat([network(batch[:1]), network(batch[1:])]) for network in (original, exported))
         probability = (torch.sigmoid(ours) - torch.sigmoid(theirs)).abs().max()
         logit = ((ours - theirs).abs() / ours.abs().clamp(min=1)).max()
     return float(probability), float(logit)

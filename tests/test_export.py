@@ -79,7 +79,7 @@ def weights(tmp_path_factory):
 def test_every_network_scores_as_it_did_at_any_batch_size(tmp_path, form, network, encoder, capsys):
     original = make(tmp_path / "a", network, encoder)
     assert export(tmp_path / "a", form) == 0
-    assert "largest difference on 4 fixed images: probability " in capsys.readouterr().out
+    assert "largest difference on 13 images of a face: probability " in capsys.readouterr().out
     exported = exporting._load(tmp_path / f"a.{form}", form)
     with torch.inference_mode():
         for count in (1, 2, 5):
@@ -209,6 +209,14 @@ def test_a_network_that_scores_otherwise_is_not_written(weights, tmp_path, form,
     assert f"{output} was not written" in str(error.value)
     assert [item.name for item in tmp_path.iterdir()] == [output.name]
     assert output.read_text() == "before"
+
+
+@pytest.mark.parametrize("wrong", [1, 12])
+def test_one_image_is_compared_alone_and_the_others_as_a_batch(weights, tmp_path, wrong, monkeypatch):
+    load = exporting._load
+    monkeypatch.setattr(exporting, "_load", lambda path, form: lambda x: load(path, form)(x) + (len(x) == wrong))
+    with pytest.raises(exporting.ParityError):
+        export(weights / "a", "onnx", "--output", tmp_path / "a.onnx")
 
 
 def test_a_network_that_is_sure_of_everything_is_compared_too(tmp_path, monkeypatch):
