@@ -26,7 +26,7 @@ from dfdc.command_line import UsageError, parse_detector_scale
 from dfdc.devices import DEVICE_HELP
 from dfdc.text import printable
 from networks.files import SELECTED_NAME, find_models
-from networks.precision import PRECISIONS
+from networks.precision import ENGINES, PRECISIONS
 from prediction.inputs import find_inputs
 from prediction.settings import STRATEGIES, Floors, FolderSettings
 
@@ -67,7 +67,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     add("--labels", type=Path, metavar="FILE", help=labels)
 
     add = parser.add_argument_group("self-test").add_argument
-    tested = "tests this machine with the given --device, --precision and --compile"
+    tested = "tests this machine with the given --device, --engine, --precision and --compile"
     clip = f"score a small generated clip, and compare with the scores stored beside the checkpoints; {tested}"
     add("--self-test", action="store_true", help=clip)
     store = "with --self-test: store the scores of checkpoints that have none; with --force, of all"
@@ -90,11 +90,14 @@ def _add_way_and_results(parser: argparse.ArgumentParser) -> None:
     apply = "apply the temperature in FILE, fitted for these checkpoints by --calibrate"
     add("--calibration", type=Path, metavar="FILE", help=apply)
     add("--device", default="auto", help=DEVICE_HELP)
-    auto = "auto, which is fp16 on a GPU, bf16 on a CPU that gains from it, else fp32"
+    auto = "auto, which is OpenVINO on a CPU if it agrees with PyTorch and is faster, else PyTorch"
+    engine = f"library that runs the networks; converted networks are kept beside the checkpoints (default: {auto})"
+    add("--engine", choices=ENGINES, default="auto", help=engine)
+    auto = "auto, which is fp16 on a GPU, fp32 on a CPU; bf16 is faster on CPUs that support it"
     precision = f"precision of the networks; ONNX files always use fp32 (default: {auto})"
     add("--precision", choices=PRECISIONS, default="auto", help=precision)
     auto = "auto, which compiles if there are enough videos and it is faster on this machine"
-    compiling = f"compile each kind of network once with torch.compile, except ONNX files (default: {auto})"
+    compiling = f"compile each kind of network once with torch.compile; PyTorch only (default: {auto})"
     add("--compile", choices=("auto", "on", "off"), default="auto", help=compiling)
 
     add = parser.add_argument_group("results").add_argument

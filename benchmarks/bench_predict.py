@@ -32,9 +32,10 @@ from dfdc.devices import resolve_device
 from dfdc.imaging import center_pad, crop_face, isotropic_resize
 from dfdc.scoring import confident_score
 from dfdc.video import VideoReader
-from networks.checkpoint import ModelSpec, load_model, save_checkpoint
+from networks.checkpoint import load_model, save_checkpoint
 from networks.ensemble import Ensemble
 from networks.model import build_network
+from networks.spec import ModelSpec
 
 MODELS, MOST_MODELS = 2, 5
 

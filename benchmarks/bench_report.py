@@ -25,9 +25,10 @@ from measuring import seconds
 from demo_data.screenshot import BROWSERS
 from dfdc import identity
 from dfdc.video import write_video
-from networks.checkpoint import ModelSpec, save_checkpoint
+from networks.checkpoint import save_checkpoint
 from networks.ensemble import Ensemble
 from networks.model import build_network
+from networks.spec import ModelSpec
 from prediction.conclusion import conclude
 from prediction.pages.report import make_report, page_name
 from prediction.verdict import Face, Verdict

@@ -127,26 +127,33 @@ class NewFolder:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Generator[NewFolder]:
-    """Yield an empty folder beside `path`; it replaces `path` when the block ends without an error.
-
-    The block sets its `stamp`. The stamp file also records `files` (their number), `content` (a checksum of names and
-    contents) and `listing` (a digest of names, sizes and times). Everything is flushed to disk before the rename.
-    """
+def new_folder(path: Path) -> Generator[Path]:
+    """Yield an empty folder beside `path`; it replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temp = _temp_path(path)
     shutil.rmtree(temp, ignore_errors=True)
     temp.mkdir()
     try:
-        folder = NewFolder(temp)
-        yield folder
-        folder.finish()
+        yield temp
         # A folder can't be renamed over a non-empty folder. If the process is killed between the next two lines, only
         # the old folder is lost; the next run rebuilds it.
         remove(path)
         temp.replace(path)
     finally:
         shutil.rmtree(temp, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Generator[NewFolder]:
+    """Yield an empty folder as `new_folder` does, for an artifact.
+
+    The block sets its `stamp`. The stamp file also records `files` (their number), `content` (a checksum of names and
+    contents) and `listing` (a digest of names, sizes and times). Everything is flushed to disk before the rename.
+    """
+    with new_folder(path) as temp:
+        folder = NewFolder(temp)
+        yield folder
+        folder.finish()
 
 
 def remove(path: Path) -> None:

@@ -131,8 +131,14 @@ def limit_threads(threads: int = 1, *, of_torch: bool = True) -> None:
     import cv2  # here: command lines import this module
 
     cv2.setNumThreads(threads)
+    if of_torch:
+        limit_torch_threads(threads)
+
+
+def limit_torch_threads(threads: int) -> None:
+    """Limit PyTorch in the current thread to `threads` threads, if PyTorch is loaded."""
     torch = _loaded_torch()
-    if of_torch and torch:
+    if torch:
         torch.set_num_threads(threads)
 
 

@@ -13,27 +13,23 @@ import _codecs
 import json
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, Field
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from dfdc.artifacts import atomic_file
-from dfdc.command_line import UserError
-from dfdc.detector_settings import PREDICT_THRESHOLDS
-from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD, MARGIN_PART
 from networks.holdout import Holdout
-from networks.model import NETWORKS, build_network
-from networks.values import T, plain_values, read_values
+from networks.model import build_network
+from networks.spec import EXPORT_VERSION, CheckpointError, Description, ModelSpec, read_description, read_section
+from networks.values import plain_values
 
 VERSION = 1
-EXPORT_VERSION = 1  # version of the description in exported files
 SAFETENSORS_SUFFIX = ".safetensors"
 
 # Width of the last layer -> encoder and image size of the winners' configurations. They published only B7s.
@@ -43,41 +39,6 @@ _PUBLISHED = {
     1792: ("tf_efficientnet_b4.ns_jft_in1k", 380),
     1536: ("tf_efficientnet_b3.ns_jft_in1k", 300),
 }
-
-
-class CheckpointError(UserError, ValueError):
-    """An unusable checkpoint; the message names the file and says why."""
-
-
-def _known(network: str) -> str:
-    if network not in NETWORKS:
-        raise ValueError(f"unknown network; choose {', '.join(NETWORKS)}")
-    return network
-
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-
-
-@dataclass(frozen=True)
-class Normalize:
-    """Mean and standard deviation of red, green and blue, for normalising images in 0..1."""
-
-    mean: tuple[Finite, Finite, Finite] = IMAGENET_MEAN
-    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """The "model" section of a checkpoint: everything needed to use it."""
-
-    network: Annotated[str, AfterValidator(_known)]
-    encoder: str  # timm model name
-    size: Count  # image side in pixels
-    normalize: Normalize = Normalize()
-    margin_part: Count = MARGIN_PART  # N: the margin is 1/N of the face
-    detector_thresholds: tuple[Finite, Finite, Finite] = PREDICT_THRESHOLDS
 
 
 @dataclass
@@ -156,9 +117,9 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
     weights = {str(name).removeprefix("module."): value for name, value in weights.items()}
     holdout = None
     if "model" in content:
-        spec = _read_section(ModelSpec, content["model"], path, "model")
+        spec = read_section(ModelSpec, content["model"], path, "model")
         if (data := content.get("data")) is not None:
-            holdout = _read_section(Holdout, data, path, "data")
+            holdout = read_section(Holdout, data, path, "data")
     else:
         spec = _guess_spec(weights, path)
         # The winners' encoders include the ImageNet classifier, which their network never used.
@@ -197,18 +158,6 @@ def _read_safetensors(path: Path) -> Checkpoint:
     return Checkpoint(path, state_dict=weights, **read_description(metadata, path))
 
 
-@dataclass(frozen=True)
-class Description:
-    """The metadata of an exported file. Numbers that are not finite are None, because JSON can't express them."""
-
-    version: int  # EXPORT_VERSION of the program that wrote it
-    model: ModelSpec
-    epoch: int
-    bce_best: float | None
-    metrics: dict[str, float | None]
-    data: Holdout | None  # None: unknown
-
-
 def describe(checkpoint: Checkpoint) -> dict[str, str]:
     """A checkpoint's `Description`, name -> JSON text, without the training state; "data" is omitted if unknown."""
     best, figures = checkpoint.bce_best, checkpoint.metrics
@@ -222,35 +171,6 @@ def describe(checkpoint: Checkpoint) -> dict[str, str]:
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def read_description(texts: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """The inverse of `describe`: spec, epoch, bce_best, metrics and holdout of a Checkpoint.
-
-    Args:
-        texts: the metadata of the file `path`; keys added by other programs are ignored.
-
-    Raises:
-        CheckpointError: the metadata is missing, invalid, or of a later version than this program supports.
-    """
-    if not {"version", "model"} <= texts.keys():
-        raise CheckpointError(f"{path} does not describe its network; create the file with export_model.py")
-    names = [field.name for field in fields(Description)]
-    try:
-        values: dict[str, Any] = {"data": None} | {name: json.loads(texts[name]) for name in names if name in texts}
-        version = int(values["version"])
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its description is invalid ({error})") from None
-    if version > EXPORT_VERSION:
-        raise CheckpointError(f"{path} has version {version}, but this program supports only up to {EXPORT_VERSION}")
-    found = _read_section(Description, values, path, "description")
-    metrics = {name: _number(value) for name, value in found.metrics.items()}
-    known = {"epoch": found.epoch, "bce_best": _number(found.bce_best), "metrics": metrics}
-    return {"spec": found.model, "holdout": found.data, **known}
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def read_file(path: Path, *, mapped: bool = False) -> Any:
@@ -275,13 +195,6 @@ def _numpy_scalars() -> list:
     kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
     names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     return [*names, np.dtype, _codecs.encode, *kinds]  # pickle protocol 2 stores bytes with encode
-
-
-def _read_section(kind: type[T], values: Any, path: Path, name: str) -> T:
-    try:
-        return read_values(kind, values)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its {name!r} is invalid ({error})") from None
 
 
 def _guess_spec(weights: dict[str, torch.Tensor], path: Path) -> ModelSpec:

@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
-import torch
+from scipy.special import expit
 
-from dfdc.devices import available_cores, judge_compiling, keep_freed_memory, release_freed_memory, run_halving
+from dfdc.devices import (
+    available_cores,
+    judge_compiling,
+    keep_freed_memory,
+    limit_torch_threads,
+    release_freed_memory,
+    run_halving,
+)
 from dfdc.imaging import fit, tighten
-from networks.checkpoint import CheckpointError, ModelSpec, load_model
-from networks.files import model_names
+from networks.engine_cache import CHECKED_AT_START, FILES, EngineError, check, place_of, read_entry
+from networks.files import is_onnx, model_names
 from networks.holdout import Holdout
-from networks.model import Normalizer
-from networks.onnx_model import OnnxModel, is_onnx
 from networks.precision import choose_precision
+from networks.spec import CheckpointError, ModelSpec
+
+if TYPE_CHECKING:
+    from networks.torch_model import Programs, TorchModel
 
 # Faces times checkpoints per kind. Compiling a B7 takes a minute or two, and saves a third, or nothing on some CPUs.
 COMPILE_FROM = 20_000
 _CPU_BATCH, _GPU_BATCH = 1, 64  # on a CPU larger batches only need more memory, and more time to allocate it
 _MOST_THREADS = 8  # each keeps the feature maps of a batch in memory
+
+
+class Model(Protocol):
+    """A network, run by any engine; `holdout` is None if unknown."""
+
+    spec: ModelSpec
+    holdout: Holdout | None
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """RGB uint8 [n, size, size, 3] -> logits, float32 [n]."""
+        ...
 
 
 class Ensemble:
@@ -35,56 +53,67 @@ class Ensemble:
     On a CPU each thread computes its own batch, so that threads never wait for each other.
 
     Args:
-        paths: checkpoints, or ONNX files from export_model.py; `precision` and `compiled` do not apply to ONNX files.
+        paths: checkpoints, or ONNX files from export_model.py. ONNX files always run in ONNX Runtime in fp32.
         device: a PyTorch device name.
         precision: one of networks.precision.PRECISIONS.
+        engine: torch; or openvino or onnx, for checkpoints that `networks.engines.choose_engine` has converted.
 
     Attributes:
         names: file names of the checkpoints, with folders if two have the same name.
-        compiled: whether networks run compiled; checkpoints of one kind share a compiled program. See `compile`.
+        said: why this engine was chosen; "" if unknown.
 
     Raises:
         CheckpointError: a checkpoint is unusable.
+        EngineError: a converted network can't be used.
         SettingError: the device does not support the precision.
     """
 
-    def __init__(self, paths: Sequence[Path], device: str, precision: str = "fp32") -> None:
-        self.precision = choose_precision(precision, device)
-        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
-        self._device, self._on_gpu = device, device.startswith("cuda")
-        if self._on_gpu and self.precision == "fp32":
-            torch.backends.cudnn.allow_tf32 = False  # for the whole process; TF32 keeps only 10 of 23 mantissa bits
+    def __init__(self, paths: Sequence[Path], device: str, precision: str = "fp32", engine: str = "torch") -> None:
+        self.precision, self.engine = choose_precision(precision, device), engine
+        self._device, on_gpu = device, device.startswith("cuda")
         self.paths = list(paths)
         self.names = model_names(paths)
-        self.specs: list[ModelSpec] = []
-        self.holdouts: list[Holdout | None] = []  # None: unknown
-        self.models: list[torch.nn.Module | OnnxModel] = []
-        self._normalizers = []
-        self.batch_size = _GPU_BATCH if self._on_gpu else _CPU_BATCH
-        self.threads = 1 if self._on_gpu else min(available_cores(), _MOST_THREADS)
+        self.said = ""
+        self.batch_size = _GPU_BATCH if on_gpu else _CPU_BATCH
+        self.threads = 1 if on_gpu else min(available_cores(), _MOST_THREADS)
         self._cores_each = max(1, available_cores() // self.threads)
+        self._programs: Programs | None = None
+        self.models: list[Model] = []
         for path in paths:
-            model, spec, holdout = self._load(path)
+            self.models.append(self._load(path))
             release_freed_memory()  # before the next checkpoint's weights are read
-            self.models.append(model)
-            self.specs.append(spec)
-            self.holdouts.append(holdout)
-            self._normalizers.append(Normalizer(spec.normalize.mean, spec.normalize.std, device))
-        if not self._on_gpu:
+        self.specs = [model.spec for model in self.models]
+        self.holdouts = [model.holdout for model in self.models]
+        if not on_gpu:
             keep_freed_memory()
-        limit = None if self._on_gpu else (lambda: torch.set_num_threads(self._cores_each))
+        limit = None if on_gpu else partial(limit_torch_threads, self._cores_each)
         self._pool = ThreadPoolExecutor(self.threads, initializer=limit)
-        self.compiled = False
-        self._programs: dict[tuple[str, str, int], Callable] = {}  # by network, encoder, size
-        self._bound: dict[int, Callable] = {}  # by checkpoint: its program bound to its weights
-        self._compiling = threading.Lock()
+        self._compiled = False
 
-    def _load(self, path: Path) -> tuple[torch.nn.Module | OnnxModel, ModelSpec, Holdout | None]:
+    def _load(self, path: Path) -> Model:
+        # Imports here: scoring with one engine must not load the others.
         if is_onnx(path):
-            model = OnnxModel(path, self._device, self._cores_each)
-            return model, model.spec, model.holdout
-        network, checkpoint = load_model(path, mapped=True)
-        return _settle(network, self._dtype, self._device), checkpoint.spec, checkpoint.holdout
+            from networks.onnx_model import OnnxModel
+
+            return OnnxModel(path, self._device, self._cores_each)
+        if self.engine != "torch":
+            cores = self.threads * self._cores_each
+            return load_converted(path, self.engine, self.precision, self._device, self.threads, cores)
+        from networks.torch_model import Programs, TorchModel
+
+        self._programs = self._programs or Programs()
+        return TorchModel(path, self._device, self.precision, self._programs)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether networks run compiled, as `compile` decides."""
+        return self._compiled
+
+    @compiled.setter
+    def compiled(self, on: bool) -> None:
+        self._compiled = on
+        for model in self.compilable:
+            model.compiled_batch = self.batch_size if on else None
 
     def compile(self, *, only_if_faster: bool) -> str:
         """Compile the networks; return a message about the result.
@@ -148,47 +177,16 @@ class Ensemble:
         return {(size, part): np.stack([fit(tighten(crop, part), size) for crop in crops]) for size, part in kinds}
 
     def _run(self, index: int, images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            batch, network = self.normalized(index, images), self.models[index]
-            compiled = self.compiled and isinstance(network, torch.nn.Module)
-            program = self._program(index, network) if compiled else None
-            with self.autocast():
-                if program is None:
-                    logits = network(batch)[:, 0]
-                else:  # pad to a fixed shape, because another shape would be recompiled
-                    missing = self.batch_size - len(batch)
-                    full = torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing > 0 else batch
-                    logits = program(full.contiguous(memory_format=torch.channels_last))[: len(batch), 0]
-            return torch.sigmoid(logits.float()).cpu().numpy()
-
-    def normalized(self, index: int, images: np.ndarray) -> torch.Tensor:
-        """RGB uint8 [n, size, size, 3] -> input of checkpoint `index`: float [n, 3, size, size], on the device."""
-        return self._normalizers[index](torch.from_numpy(images).to(self._device))
-
-    def autocast(self) -> contextlib.AbstractContextManager:
-        """A context in which networks compute in the ensemble's precision."""
-        return torch.autocast(self._device.split(":")[0], self._dtype, enabled=self.precision != "fp32")
-
-    def _program(self, index: int, network: torch.nn.Module) -> Callable:
-        """The compiled network of checkpoint `index`. Weights are arguments, so that one kind shares one program."""
-        spec = self.specs[index]
-        kind = spec.network, spec.encoder, spec.size
-        with self._compiling:
-            if kind not in self._programs:
-                skeleton = copy.deepcopy(network)
-
-                def call(weights: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
-                    return torch.func.functional_call(skeleton, weights, (images,))
-
-                self._programs[kind] = torch.compile(call)
-            if index not in self._bound:
-                self._bound[index] = partial(self._programs[kind], dict(network.state_dict()))
-            return self._bound[index]
+        return expit(self.models[index].logits(images))
 
     @property
-    def compilable(self) -> list[ModelSpec]:
-        """Specs of the checkpoints that run in PyTorch, not in ONNX Runtime."""
-        return [spec for path, spec in zip(self.paths, self.specs, strict=True) if not is_onnx(path)]
+    def compilable(self) -> list[TorchModel]:
+        """The checkpoints that run in PyTorch."""
+        return [
+            cast("TorchModel", model)
+            for path, model in zip(self.paths, self.models, strict=True)
+            if self.engine == "torch" and not is_onnx(path)
+        ]
 
     @property
     def detector_thresholds(self) -> tuple[float, float, float]:
@@ -200,18 +198,36 @@ class Ensemble:
         self._pool.shutdown()
 
 
-def _settle(model: torch.nn.Module, dtype: torch.dtype, device: str) -> torch.nn.Module:
-    """Move a network to its device and precision, tensor by tensor; no tensor stays in a memory-mapped file.
+def load_converted(
+    path: Path, engine: str, precision: str, device: str, threads: int, cores: int, checked: int = CHECKED_AT_START
+) -> Model:
+    """Load the converted network of a checkpoint from the engine cache, and compare it with PyTorch's results.
 
-    Weights of convolutions and dense layers are converted to `dtype`, which saves autocast the conversion; norms keep
-    their type.
+    Args:
+        path: the checkpoint.
+        engine: openvino or onnx.
+        threads: number of threads that will use it at the same time.
+        cores: CPU cores for all of them together.
+        checked: number of images to compare.
+
+    Raises:
+        EngineError: there is no such network, or the engine can't run it here, or the results differ.
     """
-    for module in model.modules():
-        lower = isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
-            kind = dtype if lower and tensor.is_floating_point() else tensor.dtype
-            tensor.data = tensor.data.to(device, kind, memory_format=layout, copy=True)
+    entry, file = read_entry(path, engine), place_of(path, engine) / FILES[engine]
+    if entry is None:
+        raise EngineError(f"{path.name} is not converted")
+    try:
+        if engine == "openvino":
+            from networks.openvino_model import OpenVinoModel  # here, as in Ensemble._load
+
+            model: Model = OpenVinoModel(file, entry.description, precision, threads, cores)
+        else:
+            from networks.onnx_model import OnnxModel  # here, as in Ensemble._load
+
+            model = OnnxModel(file, device, max(1, cores // threads))
+    except CheckpointError as error:
+        raise EngineError(str(error)) from error
+    check(model.logits, model.spec.size, entry, precision, checked)
     return model
 
 

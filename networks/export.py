@@ -11,16 +11,17 @@ import torch
 
 from dfdc.artifacts import atomic_file
 from dfdc.command_line import UserError
-from networks.checkpoint import Checkpoint, CheckpointError, Normalize, describe, load_model
-from networks.model import Normalizer
+from networks.checkpoint import Checkpoint, describe, load_model
 from networks.onnx_model import INPUT, OUTPUT, OnnxModel
+from networks.parity import Difference, difference, in_two_batches
 from networks.sample_faces import sample_faces
+from networks.spec import CheckpointError
+from networks.torch_model import TorchModel
 
 OPSET = 18
-# Largest absolute difference of a probability, and largest relative difference of a logit. Equal weights in the same
-# network produce equal bits; ONNX Runtime sums in another order. Logits are compared too, because a very confident
-# network has the same probability, 0 or 1, whatever went wrong.
-TOLERANCES = {"safetensors": (0.0, 0.0), "onnx": (1e-4, 1e-3)}
+# The largest allowed differences. Equal weights in the same network produce equal bits; ONNX Runtime sums in another
+# order.
+TOLERANCES = {"safetensors": Difference(0.0, 0.0), "onnx": Difference(1e-4, 1e-3)}
 
 
 class ParityError(UserError):
@@ -44,17 +45,17 @@ def export(path: Path, form: str, output: Path) -> None:
     with atomic_file(output) as temp:
         temp.write_bytes(to_safetensors(network, checkpoint) if form == "safetensors" else to_onnx(network, checkpoint))
         images = sample_faces(checkpoint.spec.size)
-        found = largest_differences(network, _load(temp, form), images, checkpoint.spec.normalize)
-        # Not `any(value > most)`, so that NaN fails.
-        if not all(value <= most for value, most in zip(found, TOLERANCES[form], strict=True)):
+        ours, theirs = (in_two_batches(_load(*one), images) for one in ((path, "checkpoint"), (temp, form)))
+        found, most = difference(ours, theirs), TOLERANCES[form]
+        if not found.within(most):
             raise ParityError(
                 f"{path}: the scores of the {form} export differ, so {output} was not written. Largest difference of "
-                f"probabilities {found[0]:.3g} (allowed: {TOLERANCES[form][0]:g}), relative difference of logits "
-                f"{found[1]:.3g} (allowed: {TOLERANCES[form][1]:g})"
+                f"probabilities {found.probability:.3g} (allowed: {most.probability:g}), relative difference of logits "
+                f"{found.logit:.3g} (allowed: {most.logit:g})"
             )
     spec, opset = checkpoint.spec, f", opset {OPSET}" if form == "onnx" else ""
     print(f"{spec.network} with {spec.encoder}, {spec.size} px, epoch {checkpoint.epoch}{opset}")
-    differences = f"probability {found[0]:.3g}, logit {found[1]:.3g} (relative)"
+    differences = f"probability {found.probability:.3g}, logit {found.logit:.3g} (relative)"
     print(f"largest difference on {len(images)} images of a face: {differences}")
     print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
 
@@ -94,26 +95,6 @@ def to_onnx(network: torch.nn.Module, checkpoint: Checkpoint) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def _load(path: Path, form: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The exported network, loaded as in predict_folder.py."""
-    return load_model(path)[0] if form == "safetensors" else OnnxModel(path, "cpu")
-
-
-def largest_differences(
-    original: torch.nn.Module, exported: Callable[[torch.Tensor], torch.Tensor], images: np.ndarray, scale: Normalize
-) -> tuple[float, float]:
-    """Compare two networks in fp32: the first image alone, the others as a batch.
-
-    Args:
-        images: RGB uint8 [n, size, size, 3].
-        scale: how the networks expect images to be normalised.
-
-    Returns:
-        the largest difference of a probability, and the largest difference of a logit divided by max(|logit|, 1).
-    """
-    batch = Normalizer(scale.mean, scale.std, "cpu")(torch.from_numpy(images))
-    with torch.inference_mode():
-        ours, theirs = (torch.cat([network(batch[:1]), network(batch[1:])]) for network in (original, exported))
-        probability = (torch.sigmoid(ours) - torch.sigmoid(theirs)).abs().max()
-        logit = ((ours - theirs).abs() / ours.abs().clamp(min=1)).max()
-    return float(probability), float(logit)
+def _load(path: Path, form: str) -> Callable[[np.ndarray], np.ndarray]:
+    """The logits of a checkpoint or exported file, loaded as in predict_folder.py."""
+    return OnnxModel(path, "cpu").logits if form == "onnx" else TorchModel(path, "cpu", "fp32").logits

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from dfdc import identity, layout
+from dfdc import artifacts, identity, layout
 from dfdc.command_line import SettingError, setting
 from dfdc.text import TEXT, printable
 
 CHECKSUM_SUFFIX = ".sha256"  # file beside a downloaded checkpoint
 SELECTED_NAME = "selected.txt"  # lists the default checkpoints of a folder, one per line
 _CONFIG_ENDING = "_config.json"  # file that each training run writes beside its checkpoints
-_EXPORTS = (".onnx", ".safetensors")
+ONNX_SUFFIX = ".onnx"
+_EXPORTS = (ONNX_SUFFIX, ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,22 @@ def _checksum(path: Path) -> str:
 def _read_checksum(path: Path, size: int, mtime_ns: int) -> str:
     """Cached while the file is unchanged, because a checkpoint may have gigabytes."""
     return identity.file_checksum(path)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a checkpoint, in hexadecimal digits; read once while the file is unchanged."""
+    about = path.stat()
+    return _read_sha256(path.resolve(), about.st_size, about.st_mtime_ns)
+
+
+@cache
+def _read_sha256(path: Path, size: int, mtime_ns: int) -> str:
+    return artifacts.sha256_of(path)
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether `path` is an ONNX file, by its suffix, because ONNX has no magic bytes."""
+    return path.suffix.lower() == ONNX_SUFFIX
 
 
 def find_models(folder: Path, names: Sequence[str]) -> list[Path]:

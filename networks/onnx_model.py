@@ -1,39 +1,20 @@
-"""Runs ONNX files from export_model.py with the call interface of a PyTorch network."""
+"""Runs ONNX files from export_model.py, and checkpoints converted to ONNX."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
-import torch
 
 from dfdc.devices import available_cores
 from dfdc.text import printable
-from networks.checkpoint import CheckpointError, ModelSpec, read_checkpoint, read_description
 from networks.holdout import Holdout
+from networks.spec import CheckpointError, ModelSpec, read_description
 
-SUFFIX = ".onnx"
 INPUT, OUTPUT = "images", "logits"
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-
-
-def is_onnx(path: Path) -> bool:
-    """Whether `path` is an ONNX file, by its suffix, because ONNX has no magic bytes."""
-    return path.suffix.lower() == SUFFIX
-
-
-def check_model(path: Path) -> tuple[ModelSpec, Holdout | None]:
-    """Check that a checkpoint or ONNX file is usable, without keeping it in memory.
-
-    Returns:
-        its spec and its hold-out; the hold-out is None if unknown.
-
-    Raises:
-        CheckpointError: it is unusable.
-    """
-    found = OnnxModel(path, "cpu") if is_onnx(path) else read_checkpoint(path, mapped=True)
-    return found.spec, found.holdout
 
 
 class OnnxModel:
@@ -72,16 +53,16 @@ class OnnxModel:
                 f"{path}: input and output {shapes} are not those of export_model.py; export it again"
             )
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised float images [n, 3, size, size] -> logits [n, 1], float32, on the device of `images`.
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """RGB uint8 [n, size, size, 3] -> logits, float32 [n].
 
         Raises:
-            torch.OutOfMemoryError: out of memory; as with a PyTorch network, the caller may retry with half batches.
+            MemoryError: out of memory; as with a PyTorch network, the caller may retry with half batches.
         """
         try:
-            (logits,) = self._session.run([OUTPUT], {INPUT: images.float().contiguous().cpu().numpy()})
+            (logits,) = self._session.run([OUTPUT], {INPUT: self.spec.normalize.to_input(images)})
         except Exception as error:
             if "Failed to allocate memory" in str(error):
-                raise torch.OutOfMemoryError(f"ONNX Runtime: {error}") from error
+                raise MemoryError(f"ONNX Runtime: {error}") from error
             raise
-        return torch.from_numpy(logits).to(images.device)
+        return np.asarray(logits)[:, 0]

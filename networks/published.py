@@ -23,8 +23,9 @@ from dfdc.artifacts import sha256_of, write_bytes
 from dfdc.command_line import UserError
 from dfdc.progress import progress_bar
 from dfdc.text import printable
-from networks.checkpoint import CheckpointError, load_model
+from networks.checkpoint import load_model
 from networks.files import CHECKSUM_SUFFIX
+from networks.spec import CheckpointError
 
 _ENCODER = "tf_efficientnet_b7.ns_jft_in1k"
 _NAME = "final_{}_DeepFakeClassifier_tf_efficientnet_b7_ns_0_{}"

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
-import torch
 
-from dfdc.devices import available_cores
+from dfdc.devices import available_cores, limit_torch_threads
 from dfdc.faces import FaceDetector
 from networks.ensemble import Ensemble
 from prediction.conclusion import conclude
@@ -127,7 +126,7 @@ class _Readers:
         self._results = results
         self._waiting = iter([name for name in results.videos if name not in results.done])
         self._detector, self._scale = detector, scale
-        self._pool = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
+        self._pool = ThreadPoolExecutor(threads, initializer=partial(limit_torch_threads, 1))
         self._decoders = [Decoder() for _ in range(threads)]
         self._free = list(self._decoders)
         self._items: queue.Queue[_Crop | _Read] = queue.Queue(maxsize=room)

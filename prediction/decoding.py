@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from dfdc import limits
+from dfdc.children import start_module
 from dfdc.video import VideoError
 
-_ROOT = Path(__file__).resolve().parents[1]
 _CHILD = "prediction.decoding_child"  # a module, run as a program
 _START_SECONDS = 120.0  # a start takes a third of a second on an idle machine
 
@@ -99,19 +98,9 @@ class Decoder:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        paths = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         with theirs:
-            # In a new session, Ctrl-C reaches only the parent. The child exits when its stdin closes. It runs in our
-            # folder, so that no file of the user can shadow one of its modules.
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", _CHILD, str(theirs.fileno())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                cwd=_ROOT,
-                env={**os.environ, "PYTHONPATH": paths},
-            )
+            given = theirs.fileno()
+            self._child = start_module(_CHILD, [given], stdout=subprocess.DEVNULL, pass_fds=[given])
         self._connection = Connection(ours.detach())
         try:
             self.receive(time.monotonic() + _START_SECONDS)

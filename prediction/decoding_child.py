@@ -6,7 +6,6 @@ import json
 import math
 import os
 import sys
-import threading
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dfdc import layout
+from dfdc.children import end_with_parent
 from dfdc.devices import keep_freed_memory, limit_threads
 from dfdc.identity import regular
 from dfdc.video import VideoError, VideoReader
@@ -91,14 +91,8 @@ def _notes(reader: VideoReader) -> list[str]:
     return notes
 
 
-def _end_with_parent() -> None:
-    """Exit when the parent closes stdin, even during an endless loop of a decoder."""
-    sys.stdin.buffer.read()
-    os._exit(0)
-
-
 def main() -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     keep_freed_memory()
     limit_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # library messages do not name the file; the verdict does

@@ -14,9 +14,9 @@ from dfdc.devices import resolve_device
 from dfdc.imaging import MARGIN_PART
 from dfdc.progress import progress_bar
 from dfdc.text import plural
+from networks.engines import check_model, choose_engine
 from networks.ensemble import Ensemble, common_thresholds
-from networks.files import ModelFile, describe_models, find_models
-from networks.onnx_model import check_model
+from networks.files import ModelFile, describe_models, find_models, model_names
 from networks.precision import choose_precision
 from prediction.calibration import apply_temperature, check_enough, read_temperature
 from prediction.conclusion import conclude
@@ -61,8 +61,8 @@ def run_self_test(settings: FolderSettings, *, store: bool) -> int:
     Raises:
         UserError: the device is not available, or a checkpoint can't be used.
     """
-    way = {"device": resolve_device(settings.device), "precision": settings.precision}
-    paths = find_models(settings.weights_dir, settings.models)
+    paths, device = find_models(settings.weights_dir, settings.models), resolve_device(settings.device)
+    way = {"device": device, "precision": settings.precision, "engine": _requested_engine(settings)}
     return self_test(paths, store=store, force=settings.force, compile_=settings.compile == "on", **way)
 
 
@@ -98,6 +98,7 @@ def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: 
 
 
 def _loaded(ensemble: Ensemble | None, paths: Sequence[Path], settings: FolderSettings) -> Ensemble:
+    """Return the checkpoints in PyTorch, for the heat maps."""
     return ensemble or Ensemble(paths, resolve_device(settings.device), settings.precision)
 
 
@@ -113,31 +114,52 @@ def _reports(settings: FolderSettings, verdicts: list[Verdict], labels: dict[str
 def _score(
     settings: FolderSettings, videos: dict[str, Path], paths: Sequence[Path], models: list[ModelFile]
 ) -> tuple[Progress, RunSettings, Ensemble | None]:
-    """Score the videos that have no verdict yet. The ensemble is None if all had one."""
+    """Score the videos that have no verdict yet. The ensemble is None if all had one, or if it can't be used again."""
     device = resolve_device(settings.device)
-    names = [model.name for model in models]
+    precision = choose_precision(settings.precision, device)
+    engine = choose_engine(paths, _requested_engine(settings), precision, device, shown=True).engine
     hung_on: dict[str, Any] = {
         "models": models,
         "frames": FRAMES_PER_VIDEO,
         "detector_scale": settings.detector_scale,
         "margin_part": MARGIN_PART,
-        "precision": choose_precision(settings.precision, device),
+        "precision": precision,
+        "engine": engine,
     }
+    progress, todo, ensemble = _open_progress(settings, videos, hung_on, device), [], None
+    if any(name not in progress.done for name in videos):
+        print(f"loading {plural(len(paths), 'checkpoint')}", flush=True)
+        with _open_scorer(settings, device, paths) as scorer:
+            ensemble = scorer.ensemble
+            print(f"networks: {precision} on {device}, run by {ensemble.said}", flush=True)
+            if ensemble.engine != engine:  # the converted networks failed
+                hung_on["engine"] = ensemble.engine
+                progress = _open_progress(settings, videos, hung_on, device)
+            todo = [path for name, path in videos.items() if name not in progress.done]
+            _score_rest(settings, scorer, todo, progress)
+    if ensemble:
+        thresholds = ensemble.detector_thresholds
+    else:
+        thresholds = common_thresholds([check_model(path)[0] for path in paths], model_names(paths))
+    made = RunSettings(**hung_on, strategy=settings.strategy, floors=settings.floors, detector_thresholds=thresholds)
+    return progress, made, ensemble if ensemble and ensemble.engine == "torch" else None
+
+
+def _requested_engine(settings: FolderSettings) -> str:
+    """Return the engine to choose; compiling on request is a feature of PyTorch."""
+    return "torch" if settings.engine == "auto" and settings.compile == "on" else settings.engine
+
+
+def _open_progress(settings: FolderSettings, videos: dict[str, Path], hung_on: dict[str, Any], device: str) -> Progress:
+    models: list[ModelFile] = hung_on["models"]
     # Without the strategy: face scores are saved, and any strategy can combine them.
     kept = {**hung_on, "models": [asdict(model) for model in models], "device": device.partition(":")[0]}
     place = settings.output.with_name(settings.output.name + ".progress")
     progress = Progress(place, kept, videos, anew=settings.force)
-    _conclude_again(progress, names, settings)
+    _conclude_again(progress, [model.name for model in models], settings)
     if progress.done:
         print(f"{len(progress.done)} of {len(videos)} are already done; {setting('force')} scores them again")
-    todo = [path for name, path in videos.items() if name not in progress.done]
-    ensemble = _score_rest(settings, device, paths, todo, progress) if todo else None
-    if ensemble:
-        thresholds = ensemble.detector_thresholds
-    else:
-        thresholds = common_thresholds([check_model(path)[0] for path in paths], names)
-    made = RunSettings(**hung_on, strategy=settings.strategy, floors=settings.floors, detector_thresholds=thresholds)
-    return progress, made, ensemble
+    return progress
 
 
 def _conclude_again(progress: Progress, names: Sequence[str], settings: FolderSettings) -> None:
@@ -149,21 +171,20 @@ def _conclude_again(progress: Progress, names: Sequence[str], settings: FolderSe
             del progress.done[name]
 
 
-def _score_rest(
-    settings: FolderSettings, device: str, paths: Sequence[Path], todo: Sequence[Path], progress: Progress
-) -> Ensemble:
-    """Score the videos of `todo`, and add their verdicts to `progress`."""
-    print(f"loading {plural(len(paths), 'checkpoint')}", flush=True)
+def _open_scorer(settings: FolderSettings, device: str, paths: Sequence[Path]) -> Scorer:
     options = {name: getattr(settings, name) for name in ("precision", "strategy", "detector_scale", "floors")}
-    with Scorer(paths, device=device, **options) as scorer:
-        warn_of_few(scorer.ensemble.names, scorer.ensemble.holdouts)
-        if scorer.should_compile(settings.compile, todo):
-            print("compiling the networks; this takes one to two minutes", flush=True)
-            try:
-                print(scorer.ensemble.compile(only_if_faster=settings.compile == "auto"), flush=True)
-            except RuntimeError as error:
-                raise SettingError("compile", "on", str(error)) from error
-        every = len(progress.videos)
-        with progress_bar(total=every, initial=every - len(todo), desc="videos", unit="video") as bar:
-            scorer.run(progress, tell=lambda verdict: bar.update())
-    return scorer.ensemble
+    return Scorer(paths, device=device, engine=_requested_engine(settings), shown=True, **options)
+
+
+def _score_rest(settings: FolderSettings, scorer: Scorer, todo: Sequence[Path], progress: Progress) -> None:
+    """Score the videos of `todo`, and add their verdicts to `progress`."""
+    warn_of_few(scorer.ensemble.names, scorer.ensemble.holdouts)
+    if scorer.should_compile(settings.compile, todo):
+        print("compiling the networks; this takes one to two minutes", flush=True)
+        try:
+            print(scorer.ensemble.compile(only_if_faster=settings.compile == "auto"), flush=True)
+        except RuntimeError as error:
+            raise SettingError("compile", "on", str(error)) from error
+    every = len(progress.videos)
+    with progress_bar(total=every, initial=every - len(todo), desc="videos", unit="video") as bar:
+        scorer.run(progress, tell=lambda verdict: bar.update())

@@ -9,10 +9,10 @@ from pathlib import Path
 from dfdc import layout
 from dfdc.command_line import SettingError, UsageError, setting
 from dfdc.text import plural, printable
-from networks.checkpoint import CheckpointError
+from networks.engines import check_model
 from networks.files import model_names
 from networks.holdout import Holdout
-from networks.onnx_model import check_model
+from networks.spec import CheckpointError
 from prediction.results import Held
 
 _FEW_VIDEOS = 1000  # DFDC has 119,154; the demo's network was trained on 48

@@ -33,7 +33,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of file sys
 
 def program_version() -> dict[str, Any]:
     """Return the versions that scores depend on: of the scoring code and of its packages."""
-    names = (*LIBRARIES, "scipy", "pillow", "pillow-heif", "onnxruntime")
+    names = (*LIBRARIES, "scipy", "pillow", "pillow-heif", "onnxruntime", "openvino")
     return {"scoring": SCORING_VERSION, **package_versions(names, "unknown")}
 
 

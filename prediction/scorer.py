@@ -11,8 +11,10 @@ from dfdc.command_line import UsageError
 from dfdc.devices import resolve_device
 from dfdc.faces import FaceDetector
 from dfdc.scoring import STRATEGIES
-from networks.ensemble import Ensemble, worth_compiling
+from networks.engines import open_ensemble
+from networks.ensemble import worth_compiling
 from networks.files import refuse_twins
+from networks.precision import choose_precision
 from prediction.batches import Options, predict, reader_count
 from prediction.progress import Results
 from prediction.settings import FRAMES_PER_VIDEO, DetectorScale, Floors
@@ -29,13 +31,15 @@ class Scorer:
         models: paths of checkpoints, of this project or the winners, or of files of export_model.py.
         device: auto, cpu, cuda or cuda:N.
         precision: one of networks.precision.PRECISIONS.
+        engine: one of networks.engines.ENGINES. A converted network is kept beside its checkpoint.
         strategy: rule that combines the face scores, a key of dfdc.scoring.STRATEGIES.
         detector_scale: factor that resizes frames before detection, or "auto"; see dfdc/detector_settings.py.
         floors: thresholds of the doubts.
+        shown: whether to show the progress of conversions on stderr.
 
     Raises:
         ValueError: no checkpoint, an unusable one (networks.checkpoint.CheckpointError), the same one twice, two that
-            need different detectors, or an unknown device, precision, strategy or scale.
+            need different detectors, or an unknown device, precision, engine, strategy or scale.
     """
 
     def __init__(
@@ -44,9 +48,11 @@ class Scorer:
         *,
         device: str = "auto",
         precision: str = "auto",
+        engine: str = "auto",
         strategy: str = "confident",
         detector_scale: DetectorScale = "auto",
         floors: Floors | None = None,
+        shown: bool = False,
     ) -> None:
         if isinstance(models, (str, Path)):
             raise TypeError(f"models: give a list of paths, not {models!r}")
@@ -60,7 +66,8 @@ class Scorer:
         paths = [Path(path) for path in models]
         refuse_twins(paths)
         self.device = resolve_device(device)
-        self.ensemble = Ensemble(paths, self.device, precision)
+        precision = choose_precision(precision, self.device)
+        self.ensemble = open_ensemble(paths, self.device, precision, engine, shown=shown)
         self._turn = threading.RLock()
         self._busy = self._closed = False
         self._detector = FaceDetector(self.ensemble.detector_thresholds, self.device)
@@ -115,7 +122,7 @@ class Scorer:
     def should_compile(self, when: str, paths: Sequence[Path]) -> bool:
         """Return whether to call `ensemble.compile`; `when` is "on", "off", or "auto": if there are enough files."""
         faces = sum(1 if layout.is_picture(path) else FRAMES_PER_VIDEO for path in paths)  # an estimate
-        kinds = self.ensemble.compilable
+        kinds = [model.spec for model in self.ensemble.compilable]
         return bool(kinds) and (when == "on" or (when == "auto" and worth_compiling(faces, kinds)))
 
 
@@ -125,6 +132,7 @@ def score(
     *,
     device: str = "auto",
     precision: str = "auto",
+    engine: str = "auto",
     strategy: str = "confident",
     detector_scale: DetectorScale = "auto",
     floors: Floors | None = None,
@@ -134,6 +142,12 @@ def score(
     Nothing is printed or written. To score more than once, keep a `Scorer`: it loads the checkpoints only once.
     """
     with Scorer(
-        models, device=device, precision=precision, strategy=strategy, detector_scale=detector_scale, floors=floors
+        models,
+        device=device,
+        precision=precision,
+        engine=engine,
+        strategy=strategy,
+        detector_scale=detector_scale,
+        floors=floors,
     ) as scorer:
         return scorer.score(paths)

@@ -28,11 +28,11 @@ from dfdc.devices import package_versions
 from dfdc.faces import FaceDetector
 from dfdc.text import plural, printable
 from dfdc.video import write_video
-from networks.checkpoint import CheckpointError
+from networks.engines import TITLES, choose_engine
 from networks.ensemble import Ensemble
-from networks.files import model_names
-from networks.onnx_model import is_onnx
+from networks.files import is_onnx, model_names
 from networks.precision import choose_precision
+from networks.spec import CheckpointError
 from prediction.batches import Options, predict
 from prediction.json_file import read_json_file
 from prediction.progress import LIBRARIES, Results
@@ -92,14 +92,15 @@ class Golden:
 
 @dataclass(frozen=True)
 class Way:
-    """How the clip is scored: PyTorch device, precision (fp32, fp16 or bf16), compiled or not."""
+    """How the clip is scored: PyTorch device, precision (fp32, fp16 or bf16), compiled or not, and engine."""
 
     device: str = "cpu"
     precision: str = "fp32"
     compiled: bool = False
+    engine: str = "torch"
 
     def __str__(self) -> str:
-        return f"{self.precision} on {self.device}{', compiled' if self.compiled else ''}"
+        return f"{self.precision} on {self.device}{', compiled' if self.compiled else ''}, {TITLES[self.engine]}"
 
 
 REFERENCE = Way()  # of the stored scores
@@ -132,6 +133,7 @@ def self_test(
     device: str = "cpu",
     precision: str = "auto",
     compile_: bool = False,
+    engine: str = "torch",
 ) -> int:
     """Compare each checkpoint's scores of the clip with the stored ones; print both, and the detector's boxes.
 
@@ -141,6 +143,7 @@ def self_test(
         device: a PyTorch device name.
         precision: one of `networks.precision.PRECISIONS`.
         compile_: whether to compile the networks.
+        engine: one of `networks.engines.ENGINES`.
 
     Returns:
         exit status: 0 if all agree or were stored, 1 if one differs or has no stored scores.
@@ -148,7 +151,8 @@ def self_test(
     Raises:
         UsageError: a checkpoint or its stored scores can't be read, or it can't be scored with these settings.
     """
-    own = Way(device, choose_precision(precision, device), compile_)
+    precision = choose_precision(precision, device)
+    own = Way(device, precision, compile_, choose_engine(paths, engine, precision, device, shown=True).engine)
     golden = {path: None if store and force else read_golden(path) for path in paths}
     ways = [REFERENCE] if own == REFERENCE else [REFERENCE, own]
     failed = {way: _test(paths, golden, way, store and way == REFERENCE) for way in ways}
@@ -202,7 +206,7 @@ def score_clip(paths: Sequence[Path], way: Way = REFERENCE) -> tuple[Verdict, Cl
         UsageError: a checkpoint can't be read, or can't be scored in this way.
     """
     try:
-        ensemble = Ensemble(paths, way.device, way.precision)
+        ensemble = Ensemble(paths, way.device, way.precision, way.engine)
         if way.compiled and ensemble.compilable:
             ensemble.compile(only_if_faster=False)
         detector = FaceDetector(ensemble.detector_thresholds, way.device)

@@ -55,6 +55,7 @@ class FolderSettings:
     floors: Floors = field(default_factory=Floors)
     device: str = "auto"
     precision: str = "auto"
+    engine: str = "auto"
     compile: str = "auto"  # "on", "off", or "auto": if there are enough videos, and only if it is faster
     report: Path | None = None  # folder of the pages; None: no pages
     force: bool = False  # score all videos again
@@ -68,6 +69,7 @@ class RunSettings:
         frames: number of frames of a video that are searched for faces.
         margin_part: each side of a crop adds 1 / margin_part of the face's box as margin.
         precision: precision of the networks: fp32, bf16 or fp16.
+        engine: library that ran the networks: torch, openvino or onnx; "" in files of earlier versions.
         detector_thresholds: thresholds of the face detector's three stages.
         temperature: temperature of the calibration; absent without one.
     """
@@ -81,3 +83,4 @@ class RunSettings:
     precision: str
     detector_thresholds: tuple[float, float, float]
     temperature: float | None = None
+    engine: str = ""

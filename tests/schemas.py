@@ -18,7 +18,7 @@ from demo_data.demo_dataset import DemoFile
 from dfdc.artifacts import write_bytes
 from dfdc.boxes import Boxes
 from dfdc.ledger import StepRun
-from networks.checkpoint import Description
+from networks.spec import Description
 from prediction.calibration import TemperatureFile
 from prediction.progress import ProgressHeader, ProgressRow
 from prediction.results import Submission

@@ -11,9 +11,10 @@ from helpers import no_faces
 import predict_folder
 from dfdc.faces import Faces
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
-from networks.checkpoint import ModelSpec, save_checkpoint
+from networks.checkpoint import save_checkpoint
 from networks.ensemble import Ensemble
 from networks.model import build_network
+from networks.spec import ModelSpec
 from prediction import batches, reading
 from prediction.decoding import Decoder
 from prediction.progress import Progress

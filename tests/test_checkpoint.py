@@ -13,7 +13,7 @@ import timm
 import torch
 
 from networks import checkpoint, model
-from networks.checkpoint import CheckpointError, ModelSpec, Normalize
+from networks.spec import CheckpointError, ModelSpec, Normalize
 from networks.values import plain_values
 
 TINY = "test_efficientnet"

@@ -5,7 +5,7 @@ import torch
 from test_checkpoint import exported, tiny
 
 from networks import checkpoint
-from networks.checkpoint import CheckpointError
+from networks.spec import CheckpointError
 
 
 def stored_as(tmp_path, form, change):

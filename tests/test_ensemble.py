@@ -8,9 +8,10 @@ import pytest
 import torch
 from scoring_runs import make_checkpoint
 
-from networks.checkpoint import ModelSpec, save_checkpoint
+from networks.checkpoint import save_checkpoint
 from networks.ensemble import Ensemble, common_thresholds
 from networks.model import build_network
+from networks.spec import ModelSpec
 
 
 @pytest.mark.slow

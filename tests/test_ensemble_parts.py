@@ -11,9 +11,9 @@ from scoring_runs import make_checkpoint
 
 from dfdc.imaging import fit
 from networks import ensemble as ensemble_module
-from networks.checkpoint import ModelSpec
 from networks.ensemble import COMPILE_FROM, Ensemble, _settle, common_thresholds, worth_compiling
 from networks.model import Normalizer, build_network
+from networks.spec import ModelSpec
 
 
 def some_crops(count=7):

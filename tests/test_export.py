@@ -20,10 +20,11 @@ from dfdc.command_line import UserError
 from dfdc.video import write_video
 from networks import checkpoint
 from networks import export as exporting
-from networks.checkpoint import CheckpointError, ModelSpec, Normalize, read_checkpoint, save_checkpoint
+from networks.checkpoint import read_checkpoint, save_checkpoint
 from networks.ensemble import Ensemble
 from networks.model import NETWORKS, build_network
 from networks.onnx_model import OnnxModel
+from networks.spec import CheckpointError, ModelSpec, Normalize
 from networks.values import plain_values
 from prediction import scorer
 

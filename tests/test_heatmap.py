@@ -7,9 +7,10 @@ import torch
 from scoring_runs import make_checkpoint
 
 from dfdc.imaging import tighten
-from networks.checkpoint import ModelSpec, Normalize, save_checkpoint
+from networks.checkpoint import save_checkpoint
 from networks.ensemble import Ensemble
 from networks.model import NETWORKS, build_network
+from networks.spec import ModelSpec, Normalize
 from prediction.pages import heatmap, pictures
 from prediction.pages.heatmap import _channels_first, _NoMap, look, make_heatmap
 

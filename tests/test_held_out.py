@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from dfdc.command_line import UserError
-from networks.checkpoint import CheckpointError, ModelSpec
 from networks.holdout import Holdout
+from networks.spec import CheckpointError, ModelSpec
 from prediction import held_out
 from prediction.results import Held
 

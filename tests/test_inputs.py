@@ -13,8 +13,8 @@ from dfdc.command_line import UserError
 from dfdc.imaging import encode_png, read_picture
 from dfdc.video import write_video
 from networks import files
-from networks.checkpoint import CheckpointError
 from networks.ensemble import Ensemble
+from networks.spec import CheckpointError
 from prediction import inputs
 from prediction.progress import Progress
 

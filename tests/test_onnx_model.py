@@ -8,8 +8,9 @@ from onnx import TensorProto, helper
 from scoring_runs import make_checkpoint
 
 from networks import onnx_model
-from networks.checkpoint import CheckpointError, describe, read_checkpoint
+from networks.checkpoint import describe, read_checkpoint
 from networks.onnx_model import OnnxModel, check_model, is_onnx
+from networks.spec import CheckpointError
 
 SIZE = 64
 

@@ -17,8 +17,8 @@ from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
 from dfdc.scoring import confident_score
 from dfdc.video import VideoReader, write_video
 from networks import files
-from networks.checkpoint import CheckpointError
 from networks.ensemble import Ensemble
+from networks.spec import CheckpointError
 from prediction import batches, inputs
 
 SCRIPT = "predict_folder.py"

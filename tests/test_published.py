@@ -9,9 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from networks import published
-from networks.checkpoint import ModelSpec, save_checkpoint
+from networks.checkpoint import save_checkpoint
 from networks.model import build_network
 from networks.published import DownloadError, download
+from networks.spec import ModelSpec
 
 ENCODER = "test_resnet.r160_in1k"
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from training_runs import epochs_of, log_text, path_of, read, same, train, weights, write_config
 
-from networks.checkpoint import ModelSpec, read_checkpoint
+from networks.checkpoint import read_checkpoint
 from networks.model import build_network
+from networks.spec import ModelSpec
 from training import saving
 from training.config import OptimizerConfig, TrainConfig
 from training.engine import NotFiniteError

@@ -11,7 +11,7 @@ from PIL import Image
 from scoring_runs import details, run
 
 from dfdc.video import write_video
-from networks.checkpoint import CheckpointError
+from networks.spec import CheckpointError
 from prediction import Floors, Scorer, Verdict, score
 from prediction import scorer as scorer_module
 

@@ -12,8 +12,9 @@ import predict_folder
 from dfdc import faces, imaging
 from dfdc.command_line import UsageError, UserError
 from networks import ensemble, files
-from networks.checkpoint import ModelSpec, save_checkpoint
+from networks.checkpoint import save_checkpoint
 from networks.model import Normalizer, build_network
+from networks.spec import ModelSpec
 from prediction import batches, selftest
 
 pytestmark = pytest.mark.slow

@@ -18,8 +18,8 @@ from dfdc.artifacts import atomic_file
 from dfdc.command_line import setting
 from dfdc.scoring import selection_loss
 from networks import checkpoint
-from networks.checkpoint import CheckpointError, ModelSpec, Normalize
 from networks.holdout import Holdout
+from networks.spec import CheckpointError, ModelSpec, Normalize
 from training.arguments import RunSettings
 from training.config import TrainConfig
 from training.engine import NotFiniteError

@@ -18,6 +18,7 @@ from pytorch_grad_cam import GradCAM
 
 from dfdc.imaging import center_pad, isotropic_resize, tighten
 from networks.ensemble import Ensemble
+from networks.torch_model import TorchModel
 
 
 def make_heatmap(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray | None:
@@ -90,7 +91,7 @@ def look(ensemble: Ensemble, index: int, crop: np.ndarray) -> tuple[np.ndarray, 
     """The input of checkpoint `index` for a crop, and its heat map.
 
     Args:
-        ensemble: its loaded networks are used in their precision.
+        ensemble: its PyTorch networks are used in their precision.
         crop: RGB uint8 [h, w, 3], cut with a third of the box as margin.
 
     Returns:
@@ -99,12 +100,12 @@ def look(ensemble: Ensemble, index: int, crop: np.ndarray) -> tuple[np.ndarray, 
     """
     spec, model = ensemble.specs[index], ensemble.models[index]
     seen = tighten(crop, spec.margin_part)
-    if not isinstance(model, torch.nn.Module):
+    if not isinstance(model, TorchModel):
         return seen, None
     small = isotropic_resize(seen, spec.size)
-    model.requires_grad_(False)  # the gradient needed is that of the feature maps
-    with ensemble.autocast():
-        heat = make_heatmap(model, ensemble.normalized(index, center_pad(small, spec.size)[None]))
+    model.network.requires_grad_(False)  # the gradient needed is that of the feature maps
+    with model.autocast():
+        heat = make_heatmap(model.network, model.normalized(center_pad(small, spec.size)[None]))
     if heat is None:
         return seen, None
     height, width = small.shape[:2]

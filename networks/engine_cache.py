@@ -1,0 +1,162 @@
+"""Networks converted for another engine, kept beside their checkpoints.
+
+An entry is a folder: the converted network, and entry.json, which says what it was made from. It is used only if the
+checkpoint's SHA-256 and all versions are the same.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from dfdc import artifacts, identity
+from dfdc.devices import available_cores, package_versions
+from networks.files import sha256
+from networks.parity import Difference, difference
+from networks.sample_faces import sample_faces
+
+CACHE_NAME = ".engines"
+# Version of the conversion. Raise it with every change that alters a converted network or the images of its check.
+CONVERSION_VERSION = 1
+PACKAGES = {"openvino": "openvino", "onnx": "onnxruntime"}  # by engine
+FILES = {"openvino": "model.xml", "onnx": "model.onnx"}  # the network in an entry; OpenVINO's weights are in model.bin
+# The largest allowed differences from PyTorch in fp32. fp32: what docs promise of a score. bf16: at least twice the
+# largest difference seen on faces, as in `prediction.selftest.BOUNDS`.
+TOLERANCES = {"fp32": Difference(1e-3, 2e-2), "bf16": Difference(0.1, 0.5)}
+CHECKED_AT_START = 2  # images; more would take too long at each start
+_ENTRY_NAME = "entry.json"
+
+
+class EngineError(RuntimeError):
+    """A converted network can't be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """entry.json of a converted network.
+
+    Attributes:
+        checkpoint: file name of the checkpoint.
+        sha256: of the checkpoint.
+        versions: of the conversion, and of the packages that it depends on.
+        description: of the checkpoint, see `networks.checkpoint.describe`.
+        logits: of PyTorch in fp32 for `networks.sample_faces.sample_faces`.
+        refused: why the converted network must not be used, by precision.
+        seconds: per face, by machine, then by engine and precision, such as "torch fp32".
+    """
+
+    checkpoint: str
+    sha256: str
+    versions: dict[str, str]
+    description: dict[str, str]
+    logits: list[float]
+    refused: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+    version: Literal[1] = 1
+
+
+_ENTRIES = TypeAdapter(Entry)
+
+
+def versions_of(engine: str) -> dict[str, str]:
+    """The versions that a converted network depends on."""
+    packages = package_versions(("torch", "timm", PACKAGES[engine]), "unknown")
+    return {"conversion": str(CONVERSION_VERSION), **packages}
+
+
+def machine() -> str:
+    """The processor and the number of cores, on which the fastest engine depends."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(names, platform.processor() or platform.machine())}, {available_cores()} cores"
+
+
+def place_of(checkpoint: Path, engine: str) -> Path:
+    """The folder of a checkpoint's entry, complete or not.
+
+    It lies beside the checkpoint, or in the user's cache folder if the checkpoint's folder is read-only.
+    """
+    name = f"{engine}-{sha256(checkpoint)[:16]}-{identity.digest_of(versions_of(engine))[:8]}"
+    places = [folder / name for folder in _cache_folders(checkpoint)]
+    return next((place for place in places if (place / _ENTRY_NAME).is_file()), places[0])
+
+
+def _cache_folders(checkpoint: Path) -> Iterator[Path]:
+    beside = checkpoint.parent / CACHE_NAME
+    if os.access(beside if beside.is_dir() else checkpoint.parent, os.W_OK):
+        yield beside
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    yield home / "dfdc-pipeline" / "engines"
+    yield beside  # entries that another user wrote
+
+
+def read_entry(checkpoint: Path, engine: str) -> Entry | None:
+    """The entry of a checkpoint; None if it is missing, corrupt, or of another checkpoint or version."""
+    try:
+        entry = _ENTRIES.validate_json((place_of(checkpoint, engine) / _ENTRY_NAME).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        return None
+    same = entry.sha256 == sha256(checkpoint) and entry.versions == versions_of(engine)
+    return entry if same else None
+
+
+def write_entry(folder: Path, entry: Entry) -> None:
+    """Write entry.json into the folder of an entry."""
+    artifacts.write_json(folder / _ENTRY_NAME, asdict(entry), indent=1)
+
+
+def add_seconds(folder: Path, entry: Entry, seconds: dict[str, float]) -> None:
+    """Add measurements of this machine to an entry."""
+    own = {**entry.seconds.get(machine(), {}), **seconds}
+    write_entry(folder, replace(entry, seconds={**entry.seconds, machine(): own}))
+
+
+def remove_others(folder: Path, entry: Entry, engine: str) -> None:
+    """Remove entries that `entry` in `folder` replaces: of the same checkpoint before it changed, or of other versions.
+
+    Unfinished folders of processes that have ended are removed too.
+    """
+    artifacts.remove_leftovers(folder.parent)
+    for other in folder.parent.glob(f"{engine}-*"):
+        try:
+            old = _ENTRIES.validate_json((other / _ENTRY_NAME).read_bytes())
+        except (FileNotFoundError, ValidationError):
+            old = None
+        if other != folder and (old is None or old.checkpoint == entry.checkpoint):
+            artifacts.remove(other)
+
+
+def check(logits: Callable[[np.ndarray], np.ndarray], size: int, entry: Entry, precision: str, count: int) -> None:
+    """Compare a converted network with PyTorch on images of a face.
+
+    Args:
+        logits: RGB uint8 [n, size, size, 3] -> logits, float32 [n].
+        count: number of images.
+
+    Raises:
+        EngineError: the results differ by more than TOLERANCES.
+    """
+    images = sample_faces(size)[:count]
+    expected = np.array(entry.logits[:count], np.float32)
+    off, most = difference(expected, np.concatenate([logits(image[None]) for image in images])), TOLERANCES[precision]
+    if not off.within(most):
+        raise EngineError(
+            f"its scores in {precision} differ from PyTorch's: probabilities by {off.probability:.2g} (allowed: "
+            f"{most.probability:g}), logits by {off.logit:.2g} (relative; allowed: {most.logit:g})"
+        )
+
+
+def drop_entry(checkpoint: Path, engine: str) -> None:
+    """Remove the entry of a checkpoint, so that the next run converts it again."""
+    artifacts.remove(place_of(checkpoint, engine))

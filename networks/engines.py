@@ -1,0 +1,187 @@
+"""Chooses the library that runs the networks: PyTorch, OpenVINO or ONNX Runtime.
+
+On a CPU, OpenVINO needs a third less time than PyTorch, at the same precision and with the same scores. A checkpoint is
+converted once, see engine_cache.py. This module loads no engine.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from dfdc.children import start_module
+from dfdc.command_line import SettingError, setting
+from dfdc.text import printable
+from networks import engine_cache
+from networks.engine_cache import EngineError
+from networks.ensemble import Ensemble
+from networks.files import is_onnx
+from networks.holdout import Holdout
+from networks.precision import ENGINES
+from networks.spec import ModelSpec, read_description
+
+TITLES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnx": "ONNX Runtime"}
+# Megabytes of checkpoints. Smaller networks take milliseconds per face, but their conversion takes ten seconds.
+_WORTH_CONVERTING = 16.0
+_WORTH_IT = 1.05  # smallest speed-up for which OpenVINO is used
+_CHILD = "networks.conversion"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine that was chosen, and a sentence that says why."""
+
+    engine: str
+    said: str
+
+
+def choose_engine(paths: Sequence[Path], engine: str, precision: str, device: str, *, shown: bool = False) -> Choice:
+    """Resolve `auto`, and convert checkpoints that the engine needs converted; ONNX files stay as they are.
+
+    `auto` is OpenVINO on a CPU if it is installed, agrees with PyTorch and is faster, else PyTorch. Small networks stay
+    with PyTorch.
+
+    Args:
+        engine: one of ENGINES.
+        precision: fp32, bf16 or fp16.
+        device: a PyTorch device name.
+        shown: whether to show the progress of conversions on stderr.
+
+    Raises:
+        SettingError: the engine is unknown, or can't be used with this device, precision or checkpoint.
+    """
+    if engine not in ENGINES:
+        raise SettingError("engine", engine, f"unknown; choose {', '.join(ENGINES)}")
+    some = [path for path in paths if not is_onnx(path)]
+    if not some:
+        return Choice("onnx", "ONNX Runtime runs ONNX files")
+    on_gpu = device.startswith("cuda")
+    if engine == "auto" and not on_gpu:
+        return _choose_for_cpu(some, precision, shown)
+    if engine in ("auto", "torch"):
+        return Choice("torch", "PyTorch")
+    if on_gpu:
+        raise SettingError("engine", engine, f"it is for CPUs; use torch or auto, or {setting('device')} cpu")
+    if engine == "onnx" and precision != "fp32":
+        raise SettingError("engine", engine, f"it computes in fp32; leave out {setting('precision')} {precision}")
+    try:
+        return Choice(engine, _said(engine, _prepare(some, engine, precision, shown)))
+    except EngineError as error:
+        raise SettingError("engine", engine, f"{error}; use auto or torch") from error
+
+
+def open_ensemble(
+    paths: Sequence[Path], device: str, precision: str, engine: str = "auto", *, shown: bool = False
+) -> Ensemble:
+    """Load checkpoints with the engine of `choose_engine`; if `auto` chose one that fails, with PyTorch.
+
+    Raises:
+        CheckpointError: a checkpoint is unusable.
+        SettingError: see `choose_engine`.
+    """
+    choice = choose_engine(paths, engine, precision, device, shown=shown)
+    try:
+        ensemble = Ensemble(paths, device, precision, choice.engine)
+    except EngineError as error:
+        for path in paths:
+            if not is_onnx(path):
+                engine_cache.drop_entry(path, choice.engine)
+        if engine != "auto":
+            advice = "the next run converts the checkpoints again; use auto or torch"
+            raise SettingError("engine", engine, f"{error}; {advice}") from error
+        choice = Choice("torch", f"PyTorch, because {error}; the next run converts the checkpoints again")
+        ensemble = Ensemble(paths, device, precision, choice.engine)
+    ensemble.said = choice.said
+    return ensemble
+
+
+def check_model(path: Path) -> tuple[ModelSpec, Holdout | None]:
+    """Check that a checkpoint or ONNX file is usable, without keeping it in memory.
+
+    Returns:
+        its spec and its hold-out; the hold-out is None if unknown.
+
+    Raises:
+        CheckpointError: it is unusable.
+    """
+    # Imports here: the description of a converted checkpoint needs neither library.
+    if is_onnx(path):
+        from networks.onnx_model import OnnxModel
+
+        model = OnnxModel(path, "cpu")
+        return model.spec, model.holdout
+    for engine in engine_cache.PACKAGES:
+        entry = engine_cache.read_entry(path, engine) if path.is_file() else None
+        if entry is not None:
+            said = read_description(entry.description, path)
+            return said["spec"], said["holdout"]
+    from networks.checkpoint import read_checkpoint
+
+    found = read_checkpoint(path, mapped=True)
+    return found.spec, found.holdout
+
+
+def _choose_for_cpu(paths: Sequence[Path], precision: str, shown: bool) -> Choice:
+    if sum(path.stat().st_size for path in paths) < _WORTH_CONVERTING * 1e6:
+        return Choice("torch", "PyTorch; so small a network is not worth converting")
+    try:
+        ratio = _prepare(paths, "openvino", precision, shown)
+    except EngineError as error:
+        return Choice("torch", f"PyTorch, because {error}")
+    said = _said("openvino", ratio)
+    return Choice("openvino", said) if ratio >= _WORTH_IT else Choice("torch", f"PyTorch, faster here than {said}")
+
+
+def _said(engine: str, ratio: float) -> str:
+    return f"{TITLES[engine]}, {ratio:.2f} times as fast as PyTorch here"
+
+
+def _prepare(paths: Sequence[Path], engine: str, precision: str, shown: bool) -> float:
+    """Convert the checkpoints that have no entry; return how many times as fast as PyTorch they are.
+
+    Raises:
+        EngineError: the engine can't run all of them here.
+    """
+    if find_spec(engine_cache.PACKAGES[engine]) is None:
+        raise EngineError(f"{TITLES[engine]} is not installed (./setup.sh installs it)")
+    forms = [f"{name} {precision}" for name in ("torch", engine)]
+    todo = [path for path in paths if not _known(path, engine, precision, forms)]
+    if todo:
+        _convert(todo, engine, precision, shown)
+    ours = theirs = 0.0
+    for path in paths:
+        entry = engine_cache.read_entry(path, engine)
+        if entry is None:
+            raise EngineError(f"the converted network of {printable(path.name)} is missing")
+        if precision in entry.refused:
+            raise EngineError(f"{printable(path.name)} was converted, but {entry.refused[precision]}")
+        seconds = entry.seconds[engine_cache.machine()]
+        ours, theirs = ours + seconds[forms[1]], theirs + seconds[forms[0]]
+    return theirs / ours
+
+
+def _known(path: Path, engine: str, precision: str, forms: Sequence[str]) -> bool:
+    """Whether the entry of a checkpoint is complete for this precision and machine."""
+    entry = engine_cache.read_entry(path, engine)
+    if entry is None:
+        return False
+    own = entry.seconds.get(engine_cache.machine(), {})
+    return precision in entry.refused or all(form in own for form in forms)
+
+
+def _convert(paths: Sequence[Path], engine: str, precision: str, shown: bool) -> None:
+    arguments = [engine, precision, "shown" if shown else "quiet", *(path.absolute() for path in paths)]
+    errors = None if shown else subprocess.DEVNULL
+    with start_module(_CHILD, arguments, stdout=subprocess.PIPE, stderr=errors, text=True) as child:
+        try:
+            said = child.stdout.read() if child.stdout else ""  # not communicate, which would close its stdin
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode:
+        lines = said.strip().splitlines()
+        reason = lines[-1] if lines else f"the conversion ended with exit code {child.returncode}"
+        raise EngineError(f"{TITLES[engine]} can't convert it ({printable(reason)})")

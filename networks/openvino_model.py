@@ -1,0 +1,54 @@
+"""Runs a network that was converted to OpenVINO's format, on the CPU and without PyTorch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import openvino
+
+from networks.engine_cache import EngineError
+from networks.holdout import Holdout
+from networks.spec import ModelSpec, read_description
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVinoModel:
+    """A converted network.
+
+    Args:
+        path: the graph, an .xml file; its weights are beside it, in a .bin file.
+        description: of the checkpoint, see `networks.checkpoint.describe`.
+        precision: fp32 or bf16.
+        threads: number of threads that call `logits` at the same time.
+        cores: CPU cores for all of them together.
+
+    Raises:
+        EngineError: OpenVINO can't run it here.
+    """
+
+    def __init__(self, path: Path, description: Mapping[str, str], precision: str, threads: int, cores: int) -> None:
+        said = read_description(description, path)
+        self.spec: ModelSpec = said["spec"]
+        self.holdout: Holdout | None = said["holdout"]
+        options = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],  # the default would be bf16 on CPUs that have it
+            "NUM_STREAMS": threads,
+            "INFERENCE_NUM_THREADS": cores,
+        }
+        try:
+            self._compiled = openvino.Core().compile_model(str(path), "CPU", options)
+        except RuntimeError as error:  # OpenVINO's only class of errors
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise EngineError(f"OpenVINO can't compile it ({lines[-1] if lines else 'no reason given'})") from error
+        self._own = threading.local()  # each thread has its own request, hence its own memory
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """RGB uint8 [n, size, size, 3] -> logits, float32 [n]."""
+        if not hasattr(self._own, "request"):
+            self._own.request = self._compiled.create_infer_request()
+        found = self._own.request.infer({0: self.spec.normalize.to_input(images)}, share_inputs=True)
+        return found[0][:, 0].copy()

@@ -1,0 +1,111 @@
+"""A checkpoint that PyTorch runs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from networks.checkpoint import load_model
+from networks.model import Normalizer
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Program = Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
+
+
+class TorchModel:
+    """The network of a checkpoint, in evaluation mode.
+
+    Args:
+        path: a checkpoint of this project or the winners, or a safetensors file.
+        device: a PyTorch device name.
+        precision: fp32, bf16 or fp16.
+        programs: compiled networks, shared by all checkpoints of an ensemble.
+
+    Attributes:
+        network: a network of networks/model.py.
+        compiled_batch: batch size of the compiled network; None if it runs uncompiled.
+
+    Raises:
+        CheckpointError: the checkpoint is unusable.
+    """
+
+    def __init__(self, path: Path, device: str, precision: str, programs: Programs | None = None) -> None:
+        network, checkpoint = load_model(path, mapped=True)
+        self.spec, self.holdout = checkpoint.spec, checkpoint.holdout
+        self._device, self._dtype = device, _DTYPES[precision]
+        if device.startswith("cuda") and precision == "fp32":
+            torch.backends.cudnn.allow_tf32 = False  # for the whole process; TF32 keeps only 10 of 23 mantissa bits
+        self.network = _settle(network, self._dtype, device)
+        self._normalizer = Normalizer(self.spec.normalize.mean, self.spec.normalize.std, device)
+        self.compiled_batch: int | None = None
+        self._programs = programs or Programs()
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """RGB uint8 [n, size, size, 3] -> logits, float32 [n]."""
+        with torch.inference_mode():
+            batch = self.normalized(images)
+            with self.autocast():
+                found = self.network(batch) if self.compiled_batch is None else self._compiled(batch)
+            return found[:, 0].float().cpu().numpy()
+
+    def normalized(self, images: np.ndarray) -> torch.Tensor:
+        """RGB uint8 [n, size, size, 3] -> input of the network: float [n, 3, size, size], on the device."""
+        return self._normalizer(torch.from_numpy(images).to(self._device))
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """A context in which the network computes in its precision."""
+        lower = self._dtype != torch.float32
+        return torch.autocast(self._device.split(":")[0], self._dtype, enabled=lower)
+
+    def _compiled(self, batch: torch.Tensor) -> torch.Tensor:
+        program = self._programs.get(self)
+        missing = (self.compiled_batch or 0) - len(batch)  # pad to a fixed shape: another shape would be recompiled
+        full = torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing > 0 else batch
+        return program(full.contiguous(memory_format=torch.channels_last))[: len(batch)]
+
+
+class Programs:
+    """Compiled networks. Weights are arguments of a program, so that checkpoints of one kind share it."""
+
+    def __init__(self) -> None:
+        self._by_kind: dict[tuple[str, str, int], Program] = {}  # by network, encoder, size
+        self._bound: dict[TorchModel, Callable[[torch.Tensor], torch.Tensor]] = {}
+        self._compiling = threading.Lock()
+
+    def get(self, model: TorchModel) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The program of the model's kind, bound to its weights."""
+        spec = model.spec
+        kind = spec.network, spec.encoder, spec.size
+        with self._compiling:
+            if kind not in self._by_kind:
+                skeleton = copy.deepcopy(model.network)
+
+                def call(weights: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+                    return torch.func.functional_call(skeleton, weights, (images,))
+
+                self._by_kind[kind] = torch.compile(call)
+            if model not in self._bound:
+                self._bound[model] = partial(self._by_kind[kind], dict(model.network.state_dict()))
+            return self._bound[model]
+
+
+def _settle(model: torch.nn.Module, dtype: torch.dtype, device: str) -> torch.nn.Module:
+    """Move a network to its device and precision, tensor by tensor; no tensor stays in a memory-mapped file.
+
+    Weights of convolutions and dense layers are converted to `dtype`, which saves autocast the conversion; norms keep
+    their type.
+    """
+    for module in model.modules():
+        lower = isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+            kind = dtype if lower and tensor.is_floating_point() else tensor.dtype
+            tensor.data = tensor.data.to(device, kind, memory_format=layout, copy=True)
+    return model
