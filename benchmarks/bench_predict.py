@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -124,15 +126,29 @@ def main() -> None:
         weights.mkdir()
         names = save_models(weights, args.encoder)
 
-        def ours(
-            some: list[Path], precision: str = args.precisions[0], models: int = MODELS
-        ) -> tuple[float, float, dict]:
+        def command_of(some: list[Path], precision: str, models: int) -> list[object]:
             command: list[object] = [sys.executable, ROOT / "predict_folder.py", "--weights-dir", weights, "--models"]
             command += [*names[:models], "--test-dir", *some, "--output", output, "--force", "--detector-scale", 0.5]
             command += ["--precision", precision, "--compile", args.compile]
-            command += ["--engine", args.engine, "--no-report"]
-            took, memory, _ = run_measured(command)
+            return [*command, "--engine", args.engine, "--no-report"]
+
+        def ours(
+            some: list[Path], precision: str = args.precisions[0], models: int = MODELS
+        ) -> tuple[float, float, dict]:
+            took, memory, _ = run_measured(command_of(some, precision, models))
             return took, memory, json.loads(output.with_suffix(".json").read_text())
+
+        def ready(precision: str) -> float:
+            """Seconds from the start of ours to its first video."""
+            started = time.perf_counter()
+            command = [str(part) for part in command_of(videos[:1], precision, MODELS)]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+                for line in process.stdout or ():
+                    if line.startswith("networks: "):
+                        took = time.perf_counter() - started
+                        process.kill()
+                        return took
+            sys.exit("ours never said which engine runs the networks")
 
         plain_seconds, plain_memory, printed = run_measured([sys.executable, __file__, *videos, "--plain-in", weights])
         growth = {"ours, the first video, with the conversion": ours(videos[:1])}
@@ -145,6 +161,7 @@ def main() -> None:
         growth |= {"ours, the first video": ours(videos[:1]), "ours, the first video repeated to an hour": ours([hour])}
         if args.most_models:
             growth[f"ours, {MOST_MODELS} checkpoints"] = ours(videos, models=MOST_MODELS)
+        begun = min(ready(args.precisions[0]) for _ in range(3))
         faces = sum(len(video["faces"]) for video in details["videos"])
         decode, network = floors(videos, weights, faces, args.precisions[0], args.engine)
 
@@ -158,6 +175,7 @@ def main() -> None:
         print(f"| {name} | {took:.1f} | {memory:.0f} | {faster:.2f} | {plain_memory / memory:.1f} | {apart:.4f} |")
     for name, (took, memory, _) in growth.items():
         print(f"| {name} | {took:.1f} | {memory:.0f} | | | |")
+    print(f"| ours, until the first video begins (best of 3) | {begun:.1f} | | | | |")
     print(f"| floor: decoding | {decode:.1f} | | | | |\n| floor: networks | {network:.1f} | | | | |")
 
 

@@ -31,7 +31,17 @@ from prediction.verdict import Verdict
 _PAGE = re.compile(r"[A-Za-z0-9-]+-[0-9a-f]{12}\.html")  # as `page_name` makes them
 _INDEX = re.compile(r"index-page-[0-9]+\.html")
 INDEX_SIDE = 96  # pixels, the longer side of a thumbnail in the index
-PACKAGES = ("torch", "torchvision", "timm", "facenet-pytorch", "numpy", "opencv-python-headless", "av", "grad-cam")
+PACKAGES = (
+    "torch",
+    "openvino",
+    "torchvision",
+    "timm",
+    "facenet-pytorch",
+    "numpy",
+    "opencv-python-headless",
+    "av",
+    "grad-cam",
+)
 
 
 def make_report(
