@@ -110,8 +110,12 @@ def test_other_parts_give_the_same(portrait, runner, monkeypatch):
     expected = cascade.detect([portrait])[0]
     monkeypatch.setattr(mtcnn, "_TILE_PIXELS", 5000)
     monkeypatch.setattr(mtcnn, "_BOXES_AT_ONCE", 3)
-    for one, other in zip(expected, cascade.detect([portrait])[0], strict=True):
-        assert one == pytest.approx(other, abs=1e-3)
+    small = cascade.detect([portrait])[0]
+    monkeypatch.setattr(runner, "cached", False)
+    whole = cascade.detect([portrait])[0]
+    for values in zip(expected, small, whole, strict=True):
+        assert values[0] == pytest.approx(values[1], abs=1e-3)
+        assert values[0] == pytest.approx(values[2], abs=1e-3)
 
 
 @pytest.mark.parametrize(
