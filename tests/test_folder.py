@@ -123,6 +123,7 @@ def test_what_is_written(go, weights):
         "strategy": "confident",
         "floors": {"faces": 8, "side": 50.0},
         "precision": "fp32",
+        "engine": "torch",
         "detector_thresholds": [0.7, 0.8, 0.8],
     }
     assert found["summary"] == {"statuses": {"ok": 2, "no face": 1}, "doubts": {}}

@@ -26,5 +26,5 @@ def test_what_a_device_has_not_is_refused():
     with pytest.raises(ValueError, match="fp16 is for GPUs"):
         precision.choose_precision("fp16", "cpu")
     for device in ("cpu", "cuda"):
-        with pytest.raises(ValueError, match="unknown; choose auto, fp32, bf16, fp16$"):
+        with pytest.raises(ValueError, match=r"unknown; choose auto, fp32, bf16, fp16$"):
             precision.choose_precision("fp8", device)
