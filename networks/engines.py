@@ -21,7 +21,7 @@ from networks.ensemble import Ensemble
 from networks.files import is_onnx
 from networks.holdout import Holdout
 from networks.precision import ENGINES
-from networks.spec import ModelSpec, read_description
+from networks.spec import CheckpointError, ModelSpec, read_description
 
 TITLES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnx": "ONNX Runtime"}
 # Megabytes of checkpoints. Smaller networks take milliseconds per face, but their conversion takes ten seconds.
@@ -51,6 +51,7 @@ def choose_engine(paths: Sequence[Path], engine: str, precision: str, device: st
         shown: whether to show the progress of conversions on stderr.
 
     Raises:
+        CheckpointError: a checkpoint does not exist.
         SettingError: the engine is unknown, or can't be used with this device, precision or checkpoint.
     """
     if engine not in ENGINES:
@@ -58,6 +59,9 @@ def choose_engine(paths: Sequence[Path], engine: str, precision: str, device: st
     some = [path for path in paths if not is_onnx(path)]
     if not some:
         return Choice("onnx", "ONNX Runtime runs ONNX files")
+    for path in some:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such checkpoint")
     on_gpu = device.startswith("cuda")
     if engine == "auto" and not on_gpu:
         return _choose_for_cpu(some, precision, shown)

@@ -18,6 +18,7 @@ from demo_data.demo_dataset import DemoFile
 from dfdc.artifacts import write_bytes
 from dfdc.boxes import Boxes
 from dfdc.ledger import StepRun
+from networks.engine_cache import Entry
 from networks.spec import Description
 from prediction.calibration import TemperatureFile
 from prediction.progress import ProgressHeader, ProgressRow
@@ -66,6 +67,7 @@ KINDS = {
     "training_start": StartRecord,  # lines of logs/<run>.jsonl, and weights/<run>_config.json
     "training_epoch": EpochRecord,  # lines of logs/<run>.jsonl
     "exported": Description,  # metadata of exported networks
+    "engine": Entry,  # .engines/<entry>/entry.json beside checkpoints
 }
 
 

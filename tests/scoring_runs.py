@@ -15,6 +15,7 @@ from networks.checkpoint import save_checkpoint
 from networks.ensemble import Ensemble
 from networks.model import build_network
 from networks.spec import ModelSpec
+from networks.torch_model import TorchModel
 from prediction import batches, reading
 from prediction.decoding import Decoder
 from prediction.progress import Progress
@@ -84,12 +85,14 @@ SIZES = {"red": 64, "green": 96, "blue": 80}
 
 
 def replace_networks(monkeypatch):
-    """Have every ensemble take those of NETWORKS that its checkpoints are named after."""
+    """Have PyTorch run those of NETWORKS that the checkpoints of an ensemble are named after."""
     load = Ensemble.__init__
 
     def replaced(self, paths, *rest):
         load(self, paths, *rest)
-        self.models = [NETWORKS[path.name] for path in paths]
+        for path, model in zip(paths, self.models, strict=True):
+            assert isinstance(model, TorchModel)
+            model.network = NETWORKS[path.name]
 
     monkeypatch.setattr(Ensemble, "__init__", replaced)
 

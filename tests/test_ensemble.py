@@ -64,12 +64,12 @@ def test_networks_are_loaded_with_every_weight_and_keep_nothing_of_the_file(tmp_
         torch.save(torch.load(tmp_path / "m"), tmp_path / "m", _use_new_zipfile_serialization=False)
     crop = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     ensemble = Ensemble([tmp_path / "m"], "cpu")
-    expected = torch.sigmoid(network(ensemble.normalized(0, crop[None])))[0, 0].item()
+    expected = torch.sigmoid(network(ensemble.models[0].normalized(crop[None])))[0, 0].item()
     plain = load_model(tmp_path / "m")[0].state_dict()
     with (tmp_path / "m").open("r+b") as handle:  # what is left of the file is not what the network has
         handle.write(bytes((tmp_path / "m").stat().st_size))
     assert ensemble.score([crop])[0, 0] == pytest.approx(expected, abs=1e-5)
-    for name, value in ensemble.models[0].state_dict().items():
+    for name, value in ensemble.models[0].network.state_dict().items():
         assert torch.equal(value, plain[name]), name
 
 
@@ -103,7 +103,7 @@ def test_compiling_is_once_for_checkpoints_of_a_kind_and_changes_no_score(tmp_pa
     plain = ensemble.score(crops)
     ensemble.compiled = True
     assert ensemble.score(crops) == pytest.approx(plain, abs=1e-4)
-    assert len(ensemble._programs) == 1
+    assert len(ensemble._programs._by_kind) == 1
     ensemble.close()
 
 

@@ -12,6 +12,7 @@ import torch
 from helpers import numbered_frames
 from safetensors import safe_open
 from safetensors.torch import save_file
+from scipy.special import expit
 from scoring_runs import FakeDetector
 
 import export_model
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.slow
 
 FORMS = ("safetensors", "onnx")
 SIZE = 64
+COLOURS = Normalize((0.5, 0.4, 0.3), (0.2, 0.2, 0.25))
 
 
 def lively(network, seed=0):
@@ -53,9 +55,20 @@ def lively(network, seed=0):
 def make(path, network="DeepFakeClassifier", encoder="test_efficientnet", size=SIZE, seed=0):
     torch.manual_seed(seed)
     built = lively(build_network(network, encoder), seed)
-    spec = ModelSpec(network, encoder, size, Normalize((0.5, 0.4, 0.3), (0.2, 0.2, 0.25)), margin_part=4)
+    spec = ModelSpec(network, encoder, size, COLOURS, margin_part=4)
     save_checkpoint(path, built, spec, epoch=7, bce_best=0.25, metrics={"auc": 0.9, "loss": float("nan")})
     return built
+
+
+def change_exported(monkeypatch, change):
+    """Have exported networks, but not the checkpoint, give other logits."""
+    load = exporting._load
+
+    def changed(path, form):
+        logits = load(path, form)
+        return logits if form == "checkpoint" else lambda images: change(logits(images))
+
+    monkeypatch.setattr(exporting, "_load", changed)
 
 
 def export(path, form, *more):
@@ -81,13 +94,15 @@ def test_every_network_scores_as_it_did_at_any_batch_size(tmp_path, form, networ
     original = make(tmp_path / "a", network, encoder)
     assert export(tmp_path / "a", form) == 0
     assert "largest difference on 13 images of a face: probability " in capsys.readouterr().out
-    exported = exporting._load(tmp_path / f"a.{form}", form)
+    exported, plain = exporting._load(tmp_path / f"a.{form}", form), exporting._load(tmp_path / "a", "checkpoint")
     with torch.inference_mode():
         for count in (1, 2, 5):
-            images = torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(count))
-            expected, found = torch.sigmoid(original(images)), torch.sigmoid(exported(images))
-            assert found.shape == (count, 1)
-            assert (expected - found).abs().max() <= (0 if form == "safetensors" else 1e-5)
+            images = np.random.default_rng(count).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+            expected, found = expit(plain(images)), expit(exported(images))
+            assert found.shape == (count,)
+            assert np.abs(expected - found).max() <= (0 if form == "safetensors" else 1e-5)
+            by_hand = torch.sigmoid(original(torch.from_numpy(COLOURS.to_input(images))))[:, 0].numpy()
+            assert np.abs(by_hand - expected).max() <= 1e-6
         assert expected.max() - expected.min() > 0.05  # or the comparison would say little
 
 
@@ -197,13 +212,7 @@ def test_compiling_passes_over_onnx(weights, monkeypatch):
 def test_a_network_that_scores_otherwise_is_not_written(weights, tmp_path, form, difference, monkeypatch):
     output = tmp_path / f"a.{form}"
     output.write_text("before")
-    load = exporting._load
-
-    def worse(path, form):
-        network = load(path, form)
-        return lambda images: network(images) + difference
-
-    monkeypatch.setattr(exporting, "_load", worse)
+    change_exported(monkeypatch, lambda logits: logits + np.float32(difference))
     with pytest.raises(exporting.ParityError, match="Largest difference of probabilities ") as error:
         export(weights / "a", form, "--output", output, "--force")
     assert error.value.status == 1
@@ -214,8 +223,7 @@ def test_a_network_that_scores_otherwise_is_not_written(weights, tmp_path, form,
 
 @pytest.mark.parametrize("wrong", [1, 12])
 def test_one_image_is_compared_alone_and_the_others_as_a_batch(weights, tmp_path, wrong, monkeypatch):
-    load = exporting._load
-    monkeypatch.setattr(exporting, "_load", lambda path, form: lambda x: load(path, form)(x) + (len(x) == wrong))
+    change_exported(monkeypatch, lambda logits: logits + (len(logits) == wrong))
     with pytest.raises(exporting.ParityError):
         export(weights / "a", "onnx", "--output", tmp_path / "a.onnx")
 
@@ -225,8 +233,7 @@ def test_a_network_that_is_sure_of_everything_is_compared_too(tmp_path, monkeypa
     torch.nn.init.constant_(original.fc.bias, 1000)  # probability 1, whatever the picture
     save_checkpoint(tmp_path / "a", original, read_checkpoint(tmp_path / "a").spec, epoch=0, bce_best=1, metrics={})
     assert export(tmp_path / "a", "onnx") == 0
-    load = exporting._load
-    monkeypatch.setattr(exporting, "_load", lambda path, form: lambda images: load(path, form)(images) + 5)
+    change_exported(monkeypatch, lambda logits: logits + 5)
     with pytest.raises(exporting.ParityError, match="Largest difference of probabilities 0 "):
         export(tmp_path / "a", "onnx", "--force")
 
@@ -304,7 +311,7 @@ def test_without_the_cuda_provider_onnx_runs_on_the_cpu_and_says_so(weights, mon
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.warns(UserWarning, match=r"a\.onnx runs on the CPU"):
         network = OnnxModel(weights / "a.onnx", "cuda:0")
-    assert network(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, 1)
+    assert network.logits(np.zeros((1, SIZE, SIZE, 3), np.uint8)).shape == (1,)
 
 
 @pytest.mark.parametrize(("content", "form"), [(None, "safetensors"), (b"hello", "onnx")])

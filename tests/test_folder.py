@@ -38,7 +38,12 @@ class StandIn:
         self.scored: list = []
         self.open = False
         self.ensemble = types.SimpleNamespace(
-            detector_thresholds=(0.7, 0.8, 0.8), compile=self.compile, names=["a"], holdouts=[None]
+            detector_thresholds=(0.7, 0.8, 0.8),
+            compile=self.compile,
+            names=["a"],
+            holdouts=[None],
+            engine="torch",
+            said="PyTorch, they say",
         )
         StandIn.made.append(self)
 
@@ -123,6 +128,7 @@ def test_what_is_written(go, weights):
         "strategy": "confident",
         "floors": {"faces": 8, "side": 50.0},
         "precision": "fp32",
+        "engine": "torch",
         "detector_thresholds": [0.7, 0.8, 0.8],
     }
     assert found["summary"] == {"statuses": {"ok": 2, "no face": 1}, "doubts": {}}
@@ -205,6 +211,8 @@ def test_options_reach_the_scorer(go, weights):
         "strategy": "smooth",
         "detector_scale": 2.0,
         "floors": Floors(3, 50.0),
+        "engine": "auto",
+        "shown": True,
     }
     assert details(go.output)["settings"]["precision"] == "bf16"
     assert [model["name"] for model in details(go.output)["settings"]["models"]] == ["a", "b"]
@@ -376,9 +384,11 @@ def test_the_self_test_gets_its_options(go, weights, monkeypatch):
     monkeypatch.setattr(folder, "self_test", note)
     assert go("--self-test", "--store", "--force", "--precision", "bf16", "--compile", "on", videos=None) == 5
     wanted = {"store": True, "force": True, "device": "cpu", "precision": "bf16", "compile_": True}
-    assert seen == {"paths": [weights / "a"], **wanted}
+    assert seen == {"paths": [weights / "a"], **wanted, "engine": "torch"}  # others can't be compiled
     go("--self-test", videos=None)
-    assert (seen["store"], seen["force"], seen["compile_"]) == (False, False, False)
+    assert (seen["store"], seen["force"], seen["compile_"], seen["engine"]) == (False, False, False, "auto")
+    go("--self-test", "--engine", "onnx", videos=None)
+    assert seen["engine"] == "onnx"
     with pytest.raises(SettingError, match="device tpu"):
         go("--self-test", "--device", "tpu", videos=None)
 

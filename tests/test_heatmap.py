@@ -1,5 +1,7 @@
 """Which network a heat map is of, and where it lies on the crop (prediction/pages/heatmap.py)."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -59,7 +61,7 @@ def test_a_map_lies_on_the_crop_as_the_network_saw_it(ensemble, monkeypatch, sha
     assert heat.shape == seen.shape[:2]
     assert np.abs(heat - seen[..., 0] / 255)[3:-3, 3:-3].max() < 0.03
     ((model, images),) = given
-    assert model is ensemble.models[index]
+    assert model is ensemble.models[index].network
     assert images.shape == (1, 3, ensemble.specs[index].size, ensemble.specs[index].size)
     assert not any(weights.requires_grad for weights in model.parameters())
 
@@ -70,11 +72,11 @@ def test_the_map_is_of_the_checkpoint_that_is_asked_for(ensemble):
     crop = cv2.GaussianBlur(crop, (0, 0), 5)
     maps = []
     for index in (0, 1):
-        model, spec = ensemble.models[index], ensemble.specs[index]
+        model, spec = ensemble.models[index].network, ensemble.specs[index]
         model.fc.weight.data.abs_()  # so that something speaks for fake
         seen, heat = look(ensemble, index, crop)
         small = heatmap.center_pad(heatmap.isotropic_resize(seen, spec.size), spec.size)
-        own = heatmap.make_heatmap(model, ensemble.normalized(index, small[None]))
+        own = heatmap.make_heatmap(model, ensemble.models[index].normalized(small[None]))
         expected = cv2.resize(own, seen.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         np.testing.assert_allclose(heat, expected, atol=1e-5)
         assert heat.std() > 0.05
@@ -87,7 +89,10 @@ def test_other_kinds_of_networks_and_features_have_no_map(ensemble, monkeypatch)
     monkeypatch.setattr(heatmap, "make_heatmap", lambda model, images: None)
     seen, heat = look(ensemble, 0, crop)
     assert (seen.shape, heat) == (crop.shape, None)
-    monkeypatch.setattr(ensemble, "models", [lambda images: images, None])  # as an ONNX file is called
+    onnx = SimpleNamespace(
+        logits=lambda images: np.zeros(len(images), np.float32), spec=ensemble.specs[0], holdout=None
+    )
+    monkeypatch.setattr(ensemble, "models", [onnx, None])  # as an ONNX file
     seen, heat = look(ensemble, 0, crop)
     assert (seen.shape, heat) == (crop.shape, None)
 
@@ -184,7 +189,7 @@ def test_heat_maps_in_lower_precision_are_nearly_the_same(weights):
     maps = []
     for precision in ("fp32", "bf16"):
         ensemble = Ensemble([weights / "b"], "cpu", precision)
-        ensemble.models[0].fc.weight.data.abs_()  # so that something speaks for fake
+        ensemble.models[0].network.fc.weight.data.abs_()  # so that something speaks for fake
         maps.append(look(ensemble, 0, crop)[1])
     assert maps[0].std() > 0.1
     assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.98

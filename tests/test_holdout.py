@@ -14,8 +14,8 @@ import export_model
 from dfdc.command_line import SettingError, UserError
 from dfdc.video import write_video
 from networks import checkpoint
+from networks.engines import check_model
 from networks.holdout import Holdout, common_holdout, describe_start, read_holdout
-from networks.onnx_model import check_model
 from networks.spec import CheckpointError
 from networks.values import read_values
 from prediction.held_out import check_held_out

@@ -1,15 +1,18 @@
 """ONNX files as networks (networks/onnx_model.py): a small one made here, and ONNX Runtime's own checks of it."""
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from onnx import TensorProto, helper
 from scoring_runs import make_checkpoint
 
+from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
 from networks import onnx_model
 from networks.checkpoint import describe, read_checkpoint
-from networks.onnx_model import OnnxModel, check_model, is_onnx
+from networks.engines import check_model
+from networks.files import is_onnx
+from networks.onnx_model import OnnxModel
 from networks.spec import CheckpointError
 
 SIZE = 64
@@ -42,17 +45,17 @@ def description(checkpoint):
 
 
 @pytest.mark.slow
-def test_logits_are_those_of_the_graph_in_fp32_on_the_images_device(tmp_path, description):
+def test_logits_are_those_of_the_graph_in_fp32(tmp_path, description):
     model = OnnxModel(write(tmp_path / "m.onnx", description), "cpu")
-    images = torch.randn(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-    turned = images.transpose(2, 3)  # not contiguous
-    for given in (images, turned, images.to(memory_format=torch.channels_last)):
-        logits = model(given)
-        assert logits.shape == (5, 1)
-        assert logits.dtype == torch.float32
-        assert logits[:, 0].numpy() == pytest.approx(images.mean((1, 2, 3)).numpy(), abs=1e-6)
-    half = images.to(torch.bfloat16)
-    assert model(half)[:, 0].numpy() == pytest.approx(half.float().mean((1, 2, 3)).numpy(), abs=1e-6)
+    images = np.random.default_rng(1).integers(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)
+    expected = ((images / 255 - IMAGENET_MEAN) / IMAGENET_STD).mean((1, 2, 3))
+    turned, mirrored = images.transpose(0, 2, 1, 3), images[:, ::-1]  # not contiguous
+    for given in (images, turned, mirrored):
+        logits = model.logits(given)
+        assert logits.shape == (5,)
+        assert logits.dtype == np.float32
+        assert logits == pytest.approx(expected, abs=1e-6)
+    assert model.logits(images[2:3]) == pytest.approx(expected[2:3], abs=1e-6)
 
 
 def test_a_file_says_what_it_needs_as_its_checkpoint_does(tmp_path, description, checkpoint):
@@ -137,7 +140,7 @@ def test_a_cpu_gets_the_threads_that_it_is_given_or_all(tmp_path, description, m
 @pytest.mark.parametrize(
     ("said", "kind"),
     [
-        ("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer", torch.OutOfMemoryError),
+        ("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer", MemoryError),
         ("another fault", RuntimeError),
     ],
 )
@@ -150,5 +153,5 @@ def test_missing_memory_is_told_from_other_faults(tmp_path, description, said, k
 
     model._session = Failing()
     with pytest.raises(kind) as error:
-        model(torch.zeros(1, 3, SIZE, SIZE))
+        model.logits(np.zeros((1, SIZE, SIZE, 3), np.uint8))
     assert type(error.value) is kind

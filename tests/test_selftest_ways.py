@@ -35,11 +35,10 @@ def made_up(monkeypatch, scores, boxes=None):
     def score_clip(paths, way):
         calls.append(way)
         verdict = selftest.Verdict("clip", "too short", score=0.5)
-        off = (boxes or {}).get(str(way), 0)
+        name = str(way).removesuffix(", PyTorch")
+        off = (boxes or {}).get(name, 0)
         verdict.faces = [
-            Face(
-                face["frame"], 0, [corner + off for corner in face["box"]], 1.0, scores=[scores[str(way)]] * len(paths)
-            )
+            Face(face["frame"], 0, [corner + off for corner in face["box"]], 1.0, scores=[scores[name]] * len(paths))
             for face in FACES
         ]
         return verdict, Clip("1", "2")
@@ -68,13 +67,15 @@ def test_scores_are_stored_in_fp32_on_the_cpu_and_both_ways_are_compared(tmp_pat
     out = capsys.readouterr().out
     assert f"a: stored in {tmp_path / 'a.golden.json'}\na\n  frame 0: score 0.5000, stored 0.5000; box" in out
     assert out.count("stored in") == 2
-    assert "\nbf16 on cuda:0, compiled:\na\n  frame 0: score 0.5500, stored 0.5000" in out
-    assert out.endswith("self-test passed: 2 checkpoints, in fp32 on cpu and in bf16 on cuda:0, compiled\n")
+    assert "\nbf16 on cuda:0, compiled, PyTorch:\na\n  frame 0: score 0.5500, stored 0.5000" in out
+    assert out.endswith(
+        "self-test passed: 2 checkpoints, in fp32 on cpu, PyTorch and in bf16 on cuda:0, compiled, PyTorch\n"
+    )
     assert [face.score for face in selftest.read_golden(paths[1]).faces] == [0.5, 0.5]
     calls.clear()
     assert selftest.self_test(paths[:1], precision="fp32") == 0
     assert calls == [selftest.REFERENCE]
-    assert capsys.readouterr().out.endswith("self-test passed: 1 checkpoint, in fp32 on cpu\n")
+    assert capsys.readouterr().out.endswith("self-test passed: 1 checkpoint, in fp32 on cpu, PyTorch\n")
 
 
 @pytest.mark.parametrize(
@@ -87,24 +88,26 @@ def test_scores_are_stored_in_fp32_on_the_cpu_and_both_ways_are_compared(tmp_pat
         ("fp16 on cuda", "a", 0.0201, 1),
         ("bf16 on cpu", "a", 0.099, 0),
         ("bf16 on cpu", "a", 0.101, 1),
-        ("bf16 on cpu", "a.onnx", 0.0049, 0),
-        ("bf16 on cpu", "a.onnx", 0.0051, 1),
+        ("bf16 on cpu, ONNX Runtime", "a.onnx", 0.0049, 0),
+        ("bf16 on cpu, ONNX Runtime", "a.onnx", 0.0051, 1),
         ("fp32 on cpu, compiled", "a", 0.0051, 1),
     ],
 )
 def test_each_precision_has_bounds_of_its_own(tmp_path, monkeypatch, capsys, way, name, off, status):
     (path,) = files(tmp_path, name)
-    scores = {"fp32 on cpu": 0.5}
+    onnx = way.endswith("ONNX Runtime")
+    scores = {"fp32 on cpu": 0.5, "fp32 on cpu, ONNX Runtime": 0.5}
     made_up(monkeypatch, scores)
     assert selftest.self_test([path], store=True, precision="fp32") == 0
     capsys.readouterr()
     scores[way] = 0.5 + off
+    shown = way if onnx else f"{way}, PyTorch"
     words = way.replace(",", "").split()
-    compiled = words[-1] == "compiled"
+    compiled = "compiled" in words
     assert selftest.self_test([path], precision=words[0], device=words[2], compile_=compiled) == status
     out = capsys.readouterr().out
-    assert (f"self-test FAILED for 1 of 1 checkpoints in {way}: do not trust" in out) == bool(status)
-    blamed = f"fp32 on cpu agrees with the stored scores, so the difference comes from {way}\n"
+    assert (f"self-test FAILED for 1 of 1 checkpoints in {shown}: do not trust" in out) == bool(status)
+    blamed = f"fp32 on cpu, PyTorch agrees with the stored scores, so the difference comes from {shown}\n"
     assert (blamed in out) == (status == 1 and way != "fp32 on cpu")
 
 
