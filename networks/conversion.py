@@ -23,6 +23,7 @@ from dfdc import artifacts
 from dfdc.children import end_with_parent
 from dfdc.devices import available_cores, limit_threads
 from dfdc.progress import progress_bar
+from dfdc.text import plural
 from networks import engine_cache
 from networks.checkpoint import Checkpoint, describe, load_model
 from networks.engine_cache import EngineError, Entry
@@ -107,8 +108,11 @@ def main(arguments: Sequence[str]) -> int:
     engine, precision, shown, *paths = arguments
     end_with_parent()
     limit_threads(available_cores())
-    bar = progress_bar(paths, desc=f"converting for {engine}", unit="checkpoint", disable=shown != "shown")
-    for path in bar:
+    quiet = shown != "shown"
+    if not quiet:
+        what = f"converting {plural(len(paths), 'checkpoint')} for {engine}; this is done once"
+        print(f"{what}, and takes about half a minute for a B7", file=sys.stderr, flush=True)
+    for path in progress_bar(paths, desc="converting", unit="checkpoint", disable=quiet):
         try:
             convert(Path(path), engine, precision)
         except Exception as error:  # a converter has error classes of several libraries; the parent tells the user

@@ -51,4 +51,4 @@ class OpenVinoModel:
         if not hasattr(self._own, "request"):
             self._own.request = self._compiled.create_infer_request()
         found = self._own.request.infer({0: self.spec.normalize.to_input(images)}, share_inputs=True)
-        return found[0][:, 0].copy()
+        return found[0][:, 0]

@@ -146,7 +146,13 @@ def _score(
 
 
 def _requested_engine(settings: FolderSettings) -> str:
-    """Return the engine to choose; compiling on request is a feature of PyTorch."""
+    """Return the engine to choose. Compiling is a feature of PyTorch.
+
+    Raises:
+        SettingError: another engine is to be compiled.
+    """
+    if settings.compile == "on" and settings.engine in ("openvino", "onnx"):
+        raise SettingError("compile", "on", f"only PyTorch compiles; leave out {setting('engine')} {settings.engine}")
     return "torch" if settings.engine == "auto" and settings.compile == "on" else settings.engine
 
 

@@ -27,13 +27,13 @@ from prediction.verdict import Verdict
 # detects such changes.
 SCORING_VERSION = 2
 # Packages whose version may alter a score.
-LIBRARIES = ("torch", "torchvision", "timm", "facenet-pytorch", "opencv-python-headless", "av", "numpy")
+LIBRARIES = ("torch", "torchvision", "timm", "facenet-pytorch", "opencv-python-headless", "av", "numpy", "openvino")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of file systems without locks
 
 
 def program_version() -> dict[str, Any]:
     """Return the versions that scores depend on: of the scoring code and of its packages."""
-    names = (*LIBRARIES, "scipy", "pillow", "pillow-heif", "onnxruntime", "openvino")
+    names = (*LIBRARIES, "scipy", "pillow", "pillow-heif", "onnxruntime")
     return {"scoring": SCORING_VERSION, **package_versions(names, "unknown")}
 
 

@@ -30,7 +30,7 @@ from dfdc.text import plural, printable
 from dfdc.video import write_video
 from networks.engines import TITLES, choose_engine
 from networks.ensemble import Ensemble
-from networks.files import is_onnx, model_names
+from networks.files import is_onnx, model_names, sha256
 from networks.precision import choose_precision
 from networks.spec import CheckpointError
 from prediction.batches import Options, predict
@@ -176,7 +176,7 @@ def _test(paths: Sequence[Path], golden: dict[Path, Golden | None], way: Way, st
     """Score the clip, print, and compare with `golden` or add to it; return the number of failed checkpoints."""
     print(f"{way}:")
     libraries = package_versions((*LIBRARIES, "scikit-image"), "not installed under this name")
-    checksums = {path: artifacts.sha256_of(path) for path in paths}
+    checksums = {path: sha256(path) for path in paths}
     verdict, clip = score_clip(paths, way)
     if not verdict.status.scored:
         print(f"  the clip was not scored ({verdict.status}: {verdict.reason})")

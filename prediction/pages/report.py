@@ -20,6 +20,7 @@ from dfdc import artifacts
 from dfdc.devices import package_versions
 from dfdc.progress import progress_bar
 from networks.ensemble import Ensemble
+from networks.files import sha256
 from prediction.decoding import Decoder
 from prediction.pages import kept, views
 from prediction.pages.index import build_index, index_name
@@ -30,7 +31,17 @@ from prediction.verdict import Verdict
 _PAGE = re.compile(r"[A-Za-z0-9-]+-[0-9a-f]{12}\.html")  # as `page_name` makes them
 _INDEX = re.compile(r"index-page-[0-9]+\.html")
 INDEX_SIDE = 96  # pixels, the longer side of a thumbnail in the index
-PACKAGES = ("torch", "torchvision", "timm", "facenet-pytorch", "numpy", "opencv-python-headless", "av", "grad-cam")
+PACKAGES = (
+    "torch",
+    "openvino",
+    "torchvision",
+    "timm",
+    "facenet-pytorch",
+    "numpy",
+    "opencv-python-headless",
+    "av",
+    "grad-cam",
+)
 
 
 def make_report(
@@ -58,7 +69,7 @@ def make_report(
         OSError: a page can't be written.
     """
     versions = {"Python": platform.python_version(), **package_versions(PACKAGES, "of unknown version")}
-    made = Made(settings, {name: artifacts.sha256_of(path) for name, path in checkpoints.items()}, versions)
+    made = Made(settings, {name: sha256(path) for name, path in checkpoints.items()}, versions)
     for place in (folder, folder / "videos"):
         artifacts.remove_leftovers(place)
     pages = {verdict.filename: f"videos/{page_name(verdict.filename)}" for verdict in verdicts}
