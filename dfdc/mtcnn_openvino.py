@@ -1,7 +1,7 @@
 """MTCNN's networks in OpenVINO, and arrays in NumPy: for the CPU, in float32 and on one thread.
 
-On one core, the proposal network takes two thirds of PyTorch's time. Importing and compiling take 0.3 s together,
-importing PyTorch alone takes 2 s and ten times the memory.
+On one core, the proposal network takes two thirds of PyTorch's time. Importing and compiling take 0.3 s. Importing
+PyTorch takes 2 s and ten times the memory.
 """
 
 from __future__ import annotations
