@@ -15,10 +15,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from measuring import add_videos, best_in_turn, find_videos, one_thread, run_measured, seconds
 
 from dfdc.detector_settings import DETECT_THRESHOLDS
+from dfdc.devices import keep_freed_memory, limit_threads
 from dfdc.faces import FaceDetector
 from dfdc.video import VideoReader
 
@@ -65,13 +65,15 @@ def main() -> None:
     )
     args = parser.parse_args()
     width, height = map(int, args.size.split("x"))
-    one_thread()
+    keep_freed_memory()
+    limit_threads(1)
 
     frames, floor = read_frames(find_videos(args.videos), args.frames, (width, height))
 
     def library(some: list) -> list:
         from facenet_pytorch import MTCNN  # imported here, so that only this form uses its memory
 
+        one_thread()
         mtcnn = MTCNN(margin=0, keep_all=True, thresholds=list(DETECT_THRESHOLDS), device=args.device)
         found = []
         for start in range(0, len(some), args.batch):
@@ -82,6 +84,8 @@ def main() -> None:
     def ours(some: list) -> list:
         found = FaceDetector(DETECT_THRESHOLDS, args.device).detect(some)
         if args.device != "cpu":
+            import torch  # imported here, because it is not needed on the CPU
+
             torch.cuda.synchronize()
         return [(faces.boxes, faces.scores) for faces in found]
 

@@ -31,7 +31,9 @@ from dfdc.devices import available_cores
 from dfdc.faces import FaceDetector
 from dfdc.imaging import fit, tighten
 from dfdc.scoring import confident_score
+from networks.engines import open_ensemble
 from networks.ensemble import Ensemble
+from networks.torch_model import TorchModel
 from prediction.decoding import Decoder
 from prediction.reading import find_faces
 
@@ -66,12 +68,12 @@ def read_videos(paths: Sequence[Path], frames: int) -> list[Video]:
 
 def open_forms(path: Path, engines: Sequence[str], precisions: Sequence[str]) -> dict[tuple[str, str], Ensemble]:
     """The checkpoint by engine and precision; forms that this installation lacks are named and left out."""
-    forms = {REFERENCE: Ensemble([path], "cpu", "fp32")}
+    forms = {REFERENCE: open_ensemble([path], "cpu", REFERENCE[1], REFERENCE[0])}
     for form in [(engine, precision) for engine in engines for precision in precisions]:
         if form != REFERENCE:
             try:
-                forms[form] = Ensemble([path], "cpu", form[1], engine=form[0])
-            except (UserError, ImportError) as error:
+                forms[form] = open_ensemble([path], "cpu", form[1], form[0])
+            except UserError as error:
                 print(f"left out: {' '.join(form)} ({error})")
     return forms
 
@@ -89,16 +91,15 @@ def time_in_turn(
     return took
 
 
-def noise_gains(ensemble: Ensemble, crops: Sequence[np.ndarray]) -> np.ndarray:
-    """Change of each face's logit by noise, divided by NOISE: float [n]."""
-    spec, network = ensemble.specs[0], ensemble.models[0]
+def noise_gains(path: Path, crops: Sequence[np.ndarray]) -> np.ndarray:
+    """Change of each face's logit by noise, divided by NOISE, in PyTorch in fp32: float [n]."""
+    model, generator, gains = TorchModel(path, "cpu", "fp32"), torch.Generator().manual_seed(0), []
     torch.set_num_threads(available_cores())
-    generator, gains = torch.Generator().manual_seed(0), []
     for crop in crops:
-        clean = ensemble.normalized(0, fit(tighten(crop, spec.margin_part), spec.size)[None])
+        clean = model.normalized(fit(tighten(crop, model.spec.margin_part), model.spec.size)[None])
         noise = torch.rand(clean.shape, generator=generator).mul_(2 * NOISE).sub_(NOISE)
         with torch.inference_mode():
-            change = network(clean + noise) - network(clean)
+            change = model.network(clean + noise) - model.network(clean)
         gains.append(abs(change.item()) / NOISE)
     return np.array(gains)
 
@@ -116,7 +117,7 @@ def measure(path: Path, videos: Sequence[Video], args: argparse.Namespace) -> No
     scores = {form: np.concatenate([e.score(video.crops)[0] for video in videos]) for form, e in forms.items()}
     few = [crops[index] for index in np.linspace(0, len(crops) - 1, min(args.timed, len(crops))).astype(int)]
     took = time_in_turn(forms, few, args.turns)
-    gains = noise_gains(forms[REFERENCE], crops)
+    gains = noise_gains(path, crops)
     spec, expected = forms[REFERENCE].specs[0], scores[REFERENCE]
     of_videos = video_scores(expected, videos)
     print(f"\n**{path.name}**: {spec.network} with {spec.encoder}, {spec.size} px")

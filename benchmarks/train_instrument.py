@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="folder for weights and logs")
     parser.add_argument("--steps", type=int, default=60, metavar="N", help="steps at 380 pixels (default: 60)")
     args = parser.parse_args()
-    small = train(args.data, args.output_dir, "small_", ["--test-every", 3])
+    small = train(args.data, args.output_dir, "small_", ["--test-every", 8])
     epochs = 3
     overrides = {"size": 380, "batch_size": 8, "epochs": epochs, "batches_per_epoch": max(1, args.steps // epochs)}
     overrides |= {"optimizer.learning_rate": 2e-4, "schedule.warmup_steps": 5}

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from dfdc.imaging import box_iou
 
@@ -60,6 +59,16 @@ def _shape(picture: np.ndarray, side: int) -> tuple[np.ndarray, float]:
     small -= small.mean(axis=(0, 1))
     length = float(np.linalg.norm(small))
     return small.ravel() / max(length, 1e-6), length / float(np.sqrt(small.size))
+
+
+def _assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows and columns of the assignment with the lowest total cost."""
+    if 1 in cost.shape:
+        row, column = np.unravel_index([cost.argmin()], cost.shape)
+        return row, column
+    from scipy.optimize import linear_sum_assignment  # here: it takes half a second, and only several faces need it
+
+    return linear_sum_assignment(cost)
 
 
 class ShotCuts:
@@ -195,7 +204,7 @@ class Tracker:
         numbers: list[int | None] = [None] * len(boxes)
         if len(boxes) and self._tracks:
             allowed, cost = self._costs(frame, boxes, looks)
-            for row, column in zip(*linear_sum_assignment(np.where(allowed, cost, _FORBIDDEN)), strict=True):
+            for row, column in zip(*_assign(np.where(allowed, cost, _FORBIDDEN)), strict=True):
                 if allowed[row, column]:
                     track = self._tracks[row]
                     track.box, track.frame, track.seen = boxes[column], frame, track.seen + 1

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from dfdc import video_picture
 from dfdc.artifacts import atomic_file
@@ -81,6 +82,7 @@ class VideoReader:
         self.lost: list[int] = []
         self.other_size: list[int] = []
         self._threads, self._any_size, self._as_shown = threads, any_size, as_shown
+        self._reformatter = VideoReformatter()
         self._quarter_turns = 0  # rotation of the last decoded frame, counterclockwise
         self._stamps: array | None = None  # presentation timestamps, sorted; None if they are unusable
         self._key_frames: list[_KeyFrame] = []  # seek targets; empty if seeking is unreliable
@@ -343,11 +345,11 @@ class VideoReader:
 
     def _picture(self, frame: av.VideoFrame) -> np.ndarray:
         if not self._as_shown:
-            picture = video_picture.to_rgb(frame)
+            picture = video_picture.to_rgb(frame, self._reformatter)
         elif self._range() == "sdr":
-            picture = video_picture.to_opaque(frame)
+            picture = video_picture.to_opaque(frame, self._reformatter)
         else:
-            picture = video_picture.to_sdr(frame, self._range())
+            picture = video_picture.to_sdr(frame, self._range(), self._reformatter)
         picture = video_picture.resized(picture, self._square_size(frame))
         return np.ascontiguousarray(np.rot90(picture, self._quarter_turns))
 

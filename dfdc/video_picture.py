@@ -12,6 +12,7 @@ import functools
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 RANGES = {16: "pq", 18: "hlg"}  # transfer characteristics in ITU-T H.273; all others are "sdr"
 _UNNAMED, _BT2020 = 2, 9  # matrix coefficients in ITU-T H.273
@@ -27,25 +28,33 @@ _BT709_OF_BT2020 = np.array(
 )
 
 
-def to_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """RGB uint8 [height, width, 3] as from OpenCV's reader, whatever the transfer characteristic."""
-    return frame.to_ndarray(format="rgb24", interpolation="BICUBIC")
+def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+    """RGB uint8 [height, width, 3] as from OpenCV's reader, whatever the transfer characteristic.
+
+    `reformatter` prepares its tables once, for all frames of a video.
+    """
+    return _pixels(frame, "rgb24", reformatter)
 
 
-def to_opaque(frame: av.VideoFrame) -> np.ndarray:
+def _pixels(frame: av.VideoFrame, kind: str, reformatter: VideoReformatter) -> np.ndarray:
+    # By default, it starts as many threads as there are cores, which takes longer than the work.
+    return reformatter.reformat(frame, format=kind, interpolation="BICUBIC", threads=1).to_ndarray()
+
+
+def to_opaque(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
     """As `to_rgb`, but transparent pixels become white, so that invisible colours are not scored."""
     if not any(component.is_alpha for component in frame.format.components):
-        return to_rgb(frame)
-    picture = frame.to_ndarray(format="rgba", interpolation="BICUBIC").astype(np.float32)
+        return to_rgb(frame, reformatter)
+    picture = _pixels(frame, "rgba", reformatter).astype(np.float32)
     alpha = picture[..., 3:] / 255
     return np.rint(picture[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
 
 
-def to_sdr(frame: av.VideoFrame, kind: str) -> np.ndarray:
+def to_sdr(frame: av.VideoFrame, kind: str, reformatter: VideoReformatter) -> np.ndarray:
     """RGB uint8 [height, width, 3] in BT.709 from an HDR frame; `kind` is "pq" or "hlg"."""
     if frame.colorspace == _UNNAMED:
         frame.colorspace = _BT2020
-    deep = frame.to_ndarray(format="rgb48le", interpolation="BICUBIC").astype(np.uint16, copy=False)
+    deep = _pixels(frame, "rgb48le", reformatter).astype(np.uint16, copy=False)
     light = cv2.transform(_light(kind)[deep], _BT709_OF_BT2020)
     # Equal steps of the square root resolve dark values well enough for both curves.
     steps = cv2.sqrt(np.clip(light, 0, _peak(kind))) * ((_STEPS - 1) / _peak(kind) ** 0.5)

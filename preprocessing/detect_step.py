@@ -16,13 +16,14 @@ from dfdc.boxes import Boxes, BoxesError, FaceBox, read_boxes
 from dfdc.detector_settings import DETECT_THRESHOLDS, DETECTOR_SETTINGS, SCALE_LIMITS, detector_scale
 from dfdc.identity import fingerprint, same_file, same_record
 from dfdc.layout import FRAME_STRIDE, Video
+from dfdc.mtcnn import module_on_cpu
 from dfdc.tracking import Tracker, TrackerSettings
 from dfdc.video import VideoError, VideoReader
 from preprocessing.orphans import PruningStep
 
 # Increase when a change to decoder, detector, tracker or rounding alters the boxes; older boxes then become stale.
 # tests/test_versions.py holds the boxes of a fixed clip for each version.
-VERSION = 2
+VERSION = 3
 
 
 class DetectStep(PruningStep):
@@ -32,7 +33,7 @@ class DetectStep(PruningStep):
     version = VERSION
     labels = (layout.REAL,)
     uses_crops = False
-    preload = ("preprocessing.detect_step", "dfdc.faces")
+    preload = ("preprocessing.detect_step", "dfdc.faces", module_on_cpu())
 
     def __init__(self, root: Path, scale: str | float) -> None:
         super().__init__(root)
@@ -63,7 +64,7 @@ class DetectStep(PruningStep):
             return None  # an old format or an invalid file: detect again
 
     def start(self, device: str) -> None:
-        from dfdc.faces import FaceDetector  # delayed: only workers need PyTorch
+        from dfdc.faces import FaceDetector  # delayed: only workers need it
 
         self.detector = FaceDetector(DETECT_THRESHOLDS, device)
 

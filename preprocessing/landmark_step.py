@@ -13,6 +13,7 @@ from dfdc.detector_settings import DETECTOR_SETTINGS, LANDMARK_THRESHOLDS
 from dfdc.imaging import MIDDLE_OVERLAP, middle_box, read_picture
 from dfdc.landmarks import encode_landmarks
 from dfdc.layout import REAL, Video
+from dfdc.mtcnn import module_on_cpu
 from preprocessing.orphans import PruningStep
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class LandmarkStep(PruningStep):
     name = "generate_landmarks"
     version = VERSION
     labels = (REAL,)
-    preload = ("preprocessing.landmark_step", "dfdc.faces")
+    preload = ("preprocessing.landmark_step", "dfdc.faces", module_on_cpu())
 
     def obstacle(self, video: Video) -> str | None:
         if self.crops_of(video.id).is_dir():
@@ -52,7 +53,7 @@ class LandmarkStep(PruningStep):
         return {"settings": SETTINGS, "crops": artifacts.folder_identity(self.crops_of(video.id))}
 
     def start(self, device: str) -> None:
-        from dfdc.faces import FaceDetector  # delayed: only workers need PyTorch
+        from dfdc.faces import FaceDetector  # delayed: only workers need it
 
         self.detector = FaceDetector(LANDMARK_THRESHOLDS, device)
 

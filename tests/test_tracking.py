@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+from scipy.optimize import linear_sum_assignment
 
+from dfdc import tracking
 from dfdc.tracking import LOOK_SIZE, Tracker, look_of, looks_of
 
 
@@ -297,3 +299,10 @@ def test_who_comes_back_is_followed_as_before():
     assert tracker.update(7, np.array([box(10, 0)]), look_at(0)) == [0]
     assert tracker.update(20, np.array([box(150, 0)]), look_at(0.3)) == [0], "the wide limits hold again"
     assert tracker.update(90, np.array([box(150, 0)]), look_at(0.3)) == [2], "and so does the patience"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (5, 1), (3, 4)])
+def test_faces_are_assigned_at_the_lowest_cost(shape):
+    cost = np.random.default_rng(0).random(shape)
+    for ours, scipys in zip(tracking._assign(cost), linear_sum_assignment(cost), strict=True):
+        assert np.array_equal(ours, scipys)

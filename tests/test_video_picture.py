@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import skimage.data
 from av.bitstream import BitStreamFilterContext
+from av.video.reformatter import VideoReformatter
 from helpers import numbered_frames, read_number
 from test_video import GOP, _set_display_matrix, encode
 from test_video_source import SMALL, join, write
@@ -140,7 +141,7 @@ def test_colours_of_half_the_resolution_are_interpolated_as_in_the_usual_range(p
     frame = av.VideoFrame.from_ndarray(portrait, format="rgb24").reformat(format="yuv420p10le")
     frame.colorspace = 9
     whole = frame.reformat(format="rgb48le", interpolation="BICUBIC")
-    assert np.array_equal(to_sdr(frame, "hlg"), to_sdr(whole, "hlg"))
+    assert np.array_equal(to_sdr(frame, "hlg", VideoReformatter()), to_sdr(whole, "hlg", VideoReformatter()))
 
 
 def test_the_usual_range_is_read_as_ever(tmp_path, portrait):
@@ -152,7 +153,7 @@ def test_the_usual_range_is_read_as_ever(tmp_path, portrait):
 
 def test_an_hdr_frame_is_contiguous_uint8(tmp_path, portrait):
     with VideoReader(write_hdr(tmp_path / "h.mkv", "pq", light_of("pq", portrait))) as reader:
-        picture = to_sdr(next(frame for _, frame, _ in reader.numbered_frames()), "pq")
+        picture = to_sdr(next(frame for _, frame, _ in reader.numbered_frames()), "pq", VideoReformatter())
     assert (picture.dtype, picture.shape, picture.flags.c_contiguous) == (np.uint8, portrait.shape, True)
 
 
