@@ -123,6 +123,11 @@ def test_beside_a_checkpoint_that_is_read_only_is_the_users_cache(path, tmp_path
     assert make_entry(path) == own / shared.name
     assert read_entry(path, "openvino") is not None
     assert not shared.exists()
+    shutil.copytree(own / shared.name, shared)
+    shutil.rmtree(own)
+    refused.add(shared / "entry.json")  # another user's, which may not be read
+    assert place_of(path, "openvino") == own / shared.name
+    assert read_entry(path, "openvino") is None
     refused.remove(shared.parent)  # a cache folder that may be written to, in a folder that may not
     assert place_of(path, "openvino") == shared
 

@@ -322,6 +322,27 @@ def test_a_damaged_network_is_an_error_where_openvino_was_asked_for(converted, t
     assert read_entry(path, "openvino") is None
 
 
+@pytest.mark.parametrize("engine", ["auto", "openvino"])
+def test_a_damaged_network_of_another_user_stays_and_pytorch_scores(converted, tmp_path, monkeypatch, engine):
+    path = copy_weights(converted, tmp_path / "w")
+    seconds = {"torch fp32": 9.0, "openvino fp32": 1.0}
+    engine_cache.add_seconds(place_of(path, "openvino"), read_entry(path, "openvino"), seconds)
+    damage(path, "cut", monkeypatch)
+
+    def refuse(place):
+        raise PermissionError(13, "Permission denied", str(place))
+
+    monkeypatch.setattr(engine_cache.artifacts, "remove", refuse)
+    said = "; the converted network can't be removed (Permission denied)"
+    if engine == "auto":
+        ensemble = open_ensemble([path], "cpu", "fp32", engine)
+        assert (ensemble.engine, ensemble.said.endswith(said)) == ("torch", True)
+    else:
+        with pytest.raises(SettingError) as error:
+            open_ensemble([path], "cpu", "fp32", engine)
+        assert str(error.value).endswith(f"{said}; use auto or torch")
+
+
 def test_a_converted_checkpoint_is_described_without_pytorch(converted, made, tmp_path):
     code = (
         "import sys, pathlib; from networks.engines import check_model\n"
