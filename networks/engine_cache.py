@@ -88,7 +88,7 @@ def place_of(checkpoint: Path, engine: str) -> Path:
     """
     name = f"{engine}-{sha256(checkpoint)[:16]}-{identity.digest_of(versions_of(engine))[:8]}"
     places = [folder / name for folder in _cache_folders(checkpoint)]
-    return next((place for place in places if (place / _ENTRY_NAME).is_file()), places[0])
+    return next((place for place in places if os.access(place / _ENTRY_NAME, os.R_OK)), places[0])
 
 
 def _cache_folders(checkpoint: Path) -> Iterator[Path]:

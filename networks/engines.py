@@ -90,16 +90,24 @@ def open_ensemble(
     try:
         ensemble = Ensemble(paths, device, precision, choice.engine)
     except EngineError as error:
-        for path in paths:
-            if not is_onnx(path):
-                engine_cache.drop_entry(path, choice.engine)
+        then = _drop_entries(paths, choice.engine)
         if engine != "auto":
-            advice = "the next run converts the checkpoints again; use auto or torch"
-            raise SettingError("engine", engine, f"{error}; {advice}") from error
-        choice = Choice("torch", f"PyTorch, because {error}; the next run converts the checkpoints again")
+            raise SettingError("engine", engine, f"{error}; {then}; use auto or torch") from error
+        choice = Choice("torch", f"PyTorch, because {error}; {then}")
         ensemble = Ensemble(paths, device, precision, choice.engine)
     ensemble.said = choice.said
     return ensemble
+
+
+def _drop_entries(paths: Sequence[Path], engine: str) -> str:
+    """Remove the entries of checkpoints; return what follows, for a message."""
+    try:
+        for path in paths:
+            if not is_onnx(path):
+                engine_cache.drop_entry(path, engine)
+    except OSError as error:  # for example an entry that another user wrote
+        return f"the converted network can't be removed ({error.strerror})"
+    return "the next run converts the checkpoints again"
 
 
 def check_model(path: Path) -> tuple[ModelSpec, Holdout | None]:

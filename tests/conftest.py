@@ -99,6 +99,20 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small checkpoint `a`, converted for OpenVINO and measured in fp32; not to be written to."""
+    from test_export import make  # brings PyTorch, which most tests do without
+
+    from networks.conversion import convert
+
+    folder = tmp_path_factory.mktemp("converted") / "w"
+    folder.mkdir()
+    make(folder / "a")
+    convert(folder / "a", "openvino", "fp32")
+    return folder
+
+
 @pytest.fixture
 def decoder() -> Iterator[Decoder]:
     with contextlib.closing(Decoder()) as found:

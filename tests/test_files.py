@@ -1,5 +1,6 @@
 """Which checkpoints are used (networks/files.py)."""
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -118,6 +119,29 @@ def test_a_checkpoint_is_read_once_until_it_changes(tmp_path, monkeypatch):
     os.utime(tmp_path / "b", (1, 1))
     files.describe_models(paths)
     assert read == ["a", "b", "b"]
+
+
+def test_a_sha256_is_computed_once_until_the_file_changes(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    write(tmp_path, "a", data=b"abc")
+    read, compute = [], files.artifacts.sha256_of
+    monkeypatch.setattr(files.artifacts, "sha256_of", lambda path: read.append(path.name) or compute(path))
+    for _ in range(2):
+        for name in ("a", "link"):
+            assert files.sha256(tmp_path / name) == hashlib.sha256(b"abc").hexdigest()
+    assert read == ["a"]
+    write(tmp_path, "a", data=b"abcd")
+    assert files.sha256(tmp_path / "link") == hashlib.sha256(b"abcd").hexdigest()
+    os.utime(tmp_path / "a", (1, 1))
+    files.sha256(tmp_path / "a")
+    assert read == ["a"] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "onnx"), [("a.onnx", True), ("a.ONNX", True), ("a.onnx.gz", False), ("onnx", False)]
+)
+def test_onnx_files_are_known_by_their_suffix(name, onnx):
+    assert files.is_onnx(Path("w") / name) is onnx
 
 
 def default_names(folder):

@@ -16,6 +16,7 @@ import predict_folder
 from dfdc import identity
 from dfdc.command_line import SettingError, UserError
 from dfdc.layout import FOLDS_NAME
+from networks.engines import Choice
 from networks.files import model_names
 from prediction import FolderSettings, Status, folder, reports, score_folder
 from prediction.conclusion import conclude
@@ -31,6 +32,7 @@ class StandIn:
     """Gives a video of SCORES ten faces of that score, and one of None none; notes how it was made and used."""
 
     made: ClassVar[list] = []
+    engine = "torch"
 
     def __init__(self, paths, **options):
         self.paths, self.options, self.compiled = paths, options, []
@@ -42,7 +44,7 @@ class StandIn:
             compile=self.compile,
             names=["a"],
             holdouts=[None],
-            engine="torch",
+            engine=self.engine,
             said="PyTorch, they say",
         )
         StandIn.made.append(self)
@@ -338,6 +340,18 @@ def test_the_report_gets_the_networks_that_scored_or_loads_them(go, tmp_path, mo
     assert loaded.precision == details(go.output)["settings"]["precision"]
     go()
     assert len(seen) == 2
+
+
+def test_heat_maps_are_made_by_pytorch_whatever_scored(go, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(reports, "make_report", lambda *given: seen.append(given) or tmp_path / "r/index.html")
+    monkeypatch.setattr(folder, "choose_engine", lambda *_, **more: Choice("openvino", "as they say"))
+    monkeypatch.setattr(StandIn, "engine", "openvino")
+    go("--report", tmp_path / "r")
+    assert details(go.output)["settings"]["engine"] == "openvino"
+    loaded = seen[0][4]()
+    assert loaded is not StandIn.made[0].ensemble
+    assert (loaded.engine, len(loaded.compilable)) == ("torch", 1)
 
 
 @pytest.mark.slow
