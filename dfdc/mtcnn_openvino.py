@@ -77,7 +77,8 @@ class OpenVinoRunner:
     def _run(self, name: str, pictures: np.ndarray) -> np.ndarray:
         """The outputs, valid until the next run of this network."""
         request = self._requests[name]
-        request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(pictures), shared_memory=True))
+        values = np.ascontiguousarray(pictures)  # held until the end: the request does not keep its memory alive
+        request.set_input_tensor(openvino.Tensor(values, shared_memory=True))
         request.infer()
         return request.get_output_tensor().data
 

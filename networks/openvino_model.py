@@ -38,6 +38,7 @@ class OpenVinoModel:
             "INFERENCE_PRECISION_HINT": _HINTS[precision],  # the default would be bf16 on CPUs that have it
             "NUM_STREAMS": threads,
             "INFERENCE_NUM_THREADS": cores,
+            "ENABLE_CPU_PINNING": False,  # two runs, or two containers, would pin themselves to the same cores
         }
         try:
             self._compiled = openvino.Core().compile_model(str(path), "CPU", options)

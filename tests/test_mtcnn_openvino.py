@@ -42,3 +42,9 @@ def test_the_other_networks_are_pytorchs(runners, name, side, outputs):
     assert ours == pytest.approx(runners[1].judge(name, torch.from_numpy(values)), abs=2e-5)
     runners[0].judge(name, values[::-1])
     assert ours == pytest.approx(runners[0].judge(name, values), abs=0)  # not overwritten by the next run
+
+
+def test_an_array_in_another_order_gives_the_same(runners):
+    """Its copy must live until the network has run."""
+    values = pictures(64, 24, 24)
+    assert runners[0].judge("rnet", np.asfortranarray(values)) == pytest.approx(runners[0].judge("rnet", values), abs=0)

@@ -1,6 +1,9 @@
 """Converted networks in OpenVINO give what PyTorch gives (networks/openvino_model.py)."""
 
+import contextlib
+import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +63,18 @@ def test_threads_and_later_batches_change_no_result(converted):
     assert np.array_equal(np.concatenate(together), np.concatenate(kept))
     assert np.array_equal(np.concatenate(alone), np.concatenate(kept))  # memory of a request is used again
     assert len(np.unique(kept)) > 12
+
+
+def test_threads_are_bound_to_no_core(converted):
+    """Else two runs that may use one core each would share the first one."""
+    model, allowed, images = load_converted(converted / "a", "openvino", "fp32", "cpu", 1, 1), set(), some_images(1)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(lambda: [model.logits(images) for _ in range(100)])
+        while not running.done():
+            for task in Path("/proc/self/task").iterdir():
+                with contextlib.suppress(OSError):  # the thread has ended
+                    allowed.add(frozenset(os.sched_getaffinity(int(task.name))))
+    assert allowed == {frozenset(os.sched_getaffinity(0))}
 
 
 def test_a_broken_graph_is_an_error_with_one_line(converted, tmp_path):
