@@ -26,7 +26,7 @@ from dfdc.progress import progress_bar
 from dfdc.text import plural
 from networks import engine_cache
 from networks.checkpoint import Checkpoint, describe, load_model
-from networks.engine_cache import EngineError, Entry
+from networks.engine_cache import DifferenceError, Entry
 from networks.ensemble import Ensemble, load_converted
 from networks.export import to_onnx
 from networks.files import sha256
@@ -42,15 +42,20 @@ def convert(path: Path, engine: str, precision: str) -> None:
         CheckpointError: the checkpoint is unusable, or can't be converted.
         Exception: an error of the converter.
     """
-    folder, entry = engine_cache.place_of(path, engine), engine_cache.read_entry(path, engine)
-    if entry is None:
-        entry = _write(path, engine, folder)
-    try:
-        load_converted(path, engine, precision, "cpu", 1, available_cores(), checked=len(entry.logits))
-    except EngineError as error:
-        engine_cache.write_entry(folder, replace(entry, refused={**entry.refused, precision: str(error)}))
-        return
-    engine_cache.add_seconds(folder, entry, measure(path, engine, precision))
+    folder = engine_cache.own_place_of(path, engine)
+    with engine_cache.only_writer(folder):
+        # An entry of another user, in a folder that is read-only, can't be completed.
+        entry = engine_cache.read_entry(path, engine) if engine_cache.place_of(path, engine) == folder else None
+        if entry is None:
+            entry = _write(path, engine, folder)
+        elif entry.is_complete(engine, precision):  # by a run that began earlier
+            return
+        try:
+            load_converted(path, engine, precision, "cpu", 1, available_cores(), checked=len(entry.logits))
+        except DifferenceError as error:
+            engine_cache.write_entry(folder, replace(entry, refused={**entry.refused, precision: str(error)}))
+            return
+        engine_cache.add_seconds(folder, entry, measure(path, engine, precision))
 
 
 def _write(path: Path, engine: str, folder: Path) -> Entry:

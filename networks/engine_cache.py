@@ -6,9 +6,11 @@ checkpoint's SHA-256 and all versions are the same.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -38,6 +40,10 @@ class EngineError(RuntimeError):
     """A converted network can't be used; the message says why."""
 
 
+class DifferenceError(EngineError):
+    """The results of a converted network differ from PyTorch's."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """entry.json of a converted network.
@@ -60,6 +66,16 @@ class Entry:
     refused: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     version: Literal[1] = 1
+
+    def seconds_here(self, engine: str, precision: str) -> tuple[float, float] | None:
+        """Seconds per face of PyTorch and of `engine` on this machine; None if they were not measured."""
+        own = self.seconds.get(machine(), {})
+        theirs, ours = (own.get(f"{name} {precision}") for name in ("torch", engine))
+        return None if theirs is None or ours is None else (theirs, ours)
+
+    def is_complete(self, engine: str, precision: str) -> bool:
+        """Whether nothing is left to do for this precision on this machine."""
+        return precision in self.refused or self.seconds_here(engine, precision) is not None
 
 
 _ENTRIES = TypeAdapter(Entry)
@@ -86,9 +102,18 @@ def place_of(checkpoint: Path, engine: str) -> Path:
 
     It lies beside the checkpoint, or in the user's cache folder if the checkpoint's folder is read-only.
     """
-    name = f"{engine}-{sha256(checkpoint)[:16]}-{identity.digest_of(versions_of(engine))[:8]}"
-    places = [folder / name for folder in _cache_folders(checkpoint)]
+    places = _places(checkpoint, engine)
     return next((place for place in places if os.access(place / _ENTRY_NAME, os.R_OK)), places[0])
+
+
+def own_place_of(checkpoint: Path, engine: str) -> Path:
+    """As `place_of`, but never an entry that this user can't change."""
+    return _places(checkpoint, engine)[0]
+
+
+def _places(checkpoint: Path, engine: str) -> list[Path]:
+    name = f"{engine}-{sha256(checkpoint)[:16]}-{identity.digest_of(versions_of(engine))[:8]}"
+    return [folder / name for folder in _cache_folders(checkpoint)]
 
 
 def _cache_folders(checkpoint: Path) -> Iterator[Path]:
@@ -97,7 +122,8 @@ def _cache_folders(checkpoint: Path) -> Iterator[Path]:
         yield beside
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    yield home / "dfdc-pipeline" / "engines"
+    # A folder for each folder of checkpoints, because the same name in another one is another checkpoint.
+    yield home / "dfdc-pipeline" / "engines" / identity.digest_of(str(checkpoint.parent.resolve()))[:16]
     yield beside  # entries that another user wrote
 
 
@@ -109,6 +135,19 @@ def read_entry(checkpoint: Path, engine: str) -> Entry | None:
         return None
     same = entry.sha256 == sha256(checkpoint) and entry.versions == versions_of(engine)
     return entry if same else None
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Generator[None]:
+    """Wait until no other process writes entries beside `folder`, and keep others waiting while the block runs."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks; the last writer then wins
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_entry(folder: Path, entry: Entry) -> None:
@@ -145,13 +184,13 @@ def check(logits: Callable[[np.ndarray], np.ndarray], size: int, entry: Entry, p
         count: number of images.
 
     Raises:
-        EngineError: the results differ by more than TOLERANCES.
+        DifferenceError: the results differ by more than TOLERANCES.
     """
     images = sample_faces(size)[:count]
     expected = np.array(entry.logits[:count], np.float32)
     off, most = difference(expected, np.concatenate([logits(image[None]) for image in images])), TOLERANCES[precision]
     if not off.within(most):
-        raise EngineError(
+        raise DifferenceError(
             f"its scores in {precision} differ from PyTorch's: probabilities by {off.probability:.2g} (allowed: "
             f"{most.probability:g}), logits by {off.logit:.2g} (relative; allowed: {most.logit:g})"
         )

@@ -159,29 +159,24 @@ def _prepare(paths: Sequence[Path], engine: str, precision: str, shown: bool) ->
     """
     if find_spec(engine_cache.PACKAGES[engine]) is None:
         raise EngineError(f"{TITLES[engine]} is not installed (./setup.sh installs it)")
-    forms = [f"{name} {precision}" for name in ("torch", engine)]
-    todo = [path for path in paths if not _known(path, engine, precision, forms)]
+    todo = [path for path in paths if not _known(path, engine, precision)]
     if todo:
         _convert(todo, engine, precision, shown)
-    ours = theirs = 0.0
+    theirs = ours = 0.0
     for path in paths:
         entry = engine_cache.read_entry(path, engine)
-        if entry is None:
-            raise EngineError(f"the converted network of {printable(path.name)} is missing")
-        if precision in entry.refused:
+        if entry is not None and precision in entry.refused:
             raise EngineError(f"{printable(path.name)} was converted, but {entry.refused[precision]}")
-        seconds = entry.seconds[engine_cache.machine()]
-        ours, theirs = ours + seconds[forms[1]], theirs + seconds[forms[0]]
+        seconds = None if entry is None else entry.seconds_here(engine, precision)
+        if seconds is None:  # another run has just removed it
+            raise EngineError(f"the converted network of {printable(path.name)} is missing")
+        theirs, ours = theirs + seconds[0], ours + seconds[1]
     return theirs / ours
 
 
-def _known(path: Path, engine: str, precision: str, forms: Sequence[str]) -> bool:
-    """Whether the entry of a checkpoint is complete for this precision and machine."""
+def _known(path: Path, engine: str, precision: str) -> bool:
     entry = engine_cache.read_entry(path, engine)
-    if entry is None:
-        return False
-    own = entry.seconds.get(engine_cache.machine(), {})
-    return precision in entry.refused or all(form in own for form in forms)
+    return entry is not None and entry.is_complete(engine, precision)
 
 
 def _convert(paths: Sequence[Path], engine: str, precision: str, shown: bool) -> None:

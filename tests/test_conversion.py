@@ -1,10 +1,13 @@
 """The child process that converts checkpoints (networks/conversion.py)."""
 
 import json
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -89,12 +92,58 @@ def test_every_image_is_compared_once(converted, tmp_path):
     """A start compares two images; the conversion all."""
     path = copy_weights(converted, tmp_path / "w")
     entry = read_entry(path, "openvino")
-    engine_cache.write_entry(place_of(path, "openvino"), replace(entry, logits=[*entry.logits[:-1], 9.0]))
+    changed = replace(entry, logits=[*entry.logits[:-1], 9.0], seconds={})
+    engine_cache.write_entry(place_of(path, "openvino"), changed)
     load_converted(path, "openvino", "fp32", "cpu", 1, 1)
     with pytest.raises(EngineError, match="differ"):
         load_converted(path, "openvino", "fp32", "cpu", 1, 1, checked=13)
     conversion.convert(path, "openvino", "fp32")
     assert "fp32" in read_entry(path, "openvino").refused
+
+
+def test_an_entry_of_another_user_that_lacks_this_machine_is_made_anew_in_ones_own_folder(
+    converted, tmp_path, monkeypatch
+):
+    path = copy_weights(converted, tmp_path / "w")
+    shared, writable = place_of(path, "openvino"), os.access
+    before = (shared / "entry.json").read_bytes()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(os, "access", lambda place, mode: place != shared.parent and writable(place, mode))
+    monkeypatch.setattr(engine_cache, "available_cores", lambda: 77)
+    monkeypatch.setattr(conversion, "measure", lambda *_: {"torch fp32": 2.0, "openvino fp32": 1.0})
+    conversion.convert(path, "openvino", "fp32")
+    assert place_of(path, "openvino").is_relative_to(tmp_path / "home")
+    assert read_entry(path, "openvino").seconds_here("openvino", "fp32") == (2.0, 1.0)
+    assert (shared / "entry.json").read_bytes() == before
+
+
+def test_of_two_runs_at_once_the_second_waits_and_finds_all_done(converted, tmp_path, monkeypatch):
+    path = copy_weights(converted, tmp_path / "w")
+    folder = place_of(path, "openvino")
+    entry = read_entry(path, "openvino")
+    shutil.rmtree(folder)
+    monkeypatch.setattr(conversion, "_write", lambda *_: pytest.fail("converted twice"))
+    monkeypatch.setattr(conversion, "measure", lambda *_: pytest.fail("measured twice"))
+    with ThreadPoolExecutor(1) as pool:
+        with engine_cache.only_writer(folder):
+            second = pool.submit(conversion.convert, path, "openvino", "fp32")
+            time.sleep(0.2)
+            assert not second.done()
+            folder.mkdir()
+            engine_cache.write_entry(folder, entry)
+        second.result(60)
+
+
+def test_a_network_that_cant_be_loaded_now_is_not_refused_for_ever(converted, tmp_path, monkeypatch):
+    path = copy_weights(converted, tmp_path / "w")
+
+    def fails(*_, **more):
+        raise EngineError("OpenVINO can't compile it (out of memory)")
+
+    monkeypatch.setattr(conversion, "load_converted", fails)
+    with pytest.raises(EngineError, match="memory"):
+        conversion.convert(path, "openvino", "bf16")
+    assert read_entry(path, "openvino").refused == {}
 
 
 @pytest.mark.slow

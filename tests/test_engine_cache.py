@@ -12,6 +12,7 @@ from engine_runs import copy_weights, make_entry
 from helpers import run_script
 from scoring_runs import make_checkpoint
 
+from dfdc import identity
 from networks import engine_cache
 from networks.engine_cache import EngineError, Entry, check, machine, place_of, read_entry, remove_others
 from networks.sample_faces import sample_faces
@@ -117,6 +118,7 @@ def test_beside_a_checkpoint_that_is_read_only_is_the_users_cache(path, tmp_path
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv(home, str(tmp_path / "home"))
     own = tmp_path / "home" / ("" if home == "XDG_CACHE_HOME" else ".cache") / "dfdc-pipeline/engines"
+    own /= identity.digest_of(str(path.parent))[:16]
     assert place_of(path, "openvino") == shared  # an entry that another user wrote is used
     shutil.rmtree(shared)
     assert place_of(path, "openvino") == own / shared.name
@@ -130,6 +132,18 @@ def test_beside_a_checkpoint_that_is_read_only_is_the_users_cache(path, tmp_path
     assert read_entry(path, "openvino") is None
     refused.remove(shared.parent)  # a cache folder that may be written to, in a folder that may not
     assert place_of(path, "openvino") == shared
+
+
+def test_checkpoints_of_one_name_in_two_read_only_folders_keep_their_entries(path, tmp_path, monkeypatch):
+    (tmp_path / "v").mkdir()
+    make_checkpoint(tmp_path / "v", "a", seed=5)
+    shutil.rmtree(path.parent / ".engines")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    refused, writable = {path.parent, tmp_path / "v"}, os.access
+    monkeypatch.setattr(os, "access", lambda place, mode: place not in refused and writable(place, mode))
+    for checkpoint in (path, tmp_path / "v/a"):
+        remove_others(make_entry(checkpoint), read_entry(checkpoint, "openvino"), "openvino")
+    assert read_entry(path, "openvino").sha256 != read_entry(tmp_path / "v/a", "openvino").sha256
 
 
 def test_what_an_entry_replaces_is_removed_and_nothing_else(path):

@@ -187,6 +187,8 @@ def test_other_scores_are_refused_and_not_converted_again(paths, conversions):
 def test_a_conversion_without_an_entry_is_named(paths, monkeypatch):
     monkeypatch.setattr(engines, "_convert", lambda *_: None)
     both_ways(paths, "the converted network of a is missing")
+    make_entry(paths[0], seconds={})  # another run has just replaced it
+    both_ways(paths, "the converted network of a is missing")
 
 
 class Child:
