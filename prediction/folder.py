@@ -117,22 +117,25 @@ def _score(
     """Score the videos that have no verdict yet. The ensemble is None if all had one, or if it can't be used again."""
     device = resolve_device(settings.device)
     precision = choose_precision(settings.precision, device)
-    engine = choose_engine(paths, _requested_engine(settings), precision, device, shown=True).engine
+    requested = _requested_engine(settings)
+    choice = choose_engine(paths, requested, precision, device, shown=True)
     hung_on: dict[str, Any] = {
         "models": models,
         "frames": FRAMES_PER_VIDEO,
         "detector_scale": settings.detector_scale,
         "margin_part": MARGIN_PART,
         "precision": precision,
-        "engine": engine,
+        "engine": choice.engine,
     }
     progress, todo, ensemble = _open_progress(settings, videos, hung_on, device), [], None
     if any(name not in progress.done for name in videos):
         print(f"loading {plural(len(paths), 'checkpoint')}", flush=True)
-        with _open_scorer(settings, device, paths) as scorer:
+        in_torch = choice.engine == "torch"  # a conversion that failed just now is not tried again
+        with _open_scorer(settings, device, paths, "torch" if in_torch else requested) as scorer:
             ensemble = scorer.ensemble
-            print(f"networks: {precision} on {device}, run by {ensemble.said}", flush=True)
-            if ensemble.engine != engine:  # the converted networks failed
+            said = choice.said if in_torch else ensemble.said
+            print(f"networks: {precision} on {device}, run by {said}", flush=True)
+            if ensemble.engine != choice.engine:  # the converted networks failed
                 hung_on["engine"] = ensemble.engine
                 progress = _open_progress(settings, videos, hung_on, device)
             todo = [path for name, path in videos.items() if name not in progress.done]
@@ -177,9 +180,9 @@ def _conclude_again(progress: Progress, names: Sequence[str], settings: FolderSe
             del progress.done[name]
 
 
-def _open_scorer(settings: FolderSettings, device: str, paths: Sequence[Path]) -> Scorer:
+def _open_scorer(settings: FolderSettings, device: str, paths: Sequence[Path], engine: str) -> Scorer:
     options = {name: getattr(settings, name) for name in ("precision", "strategy", "detector_scale", "floors")}
-    return Scorer(paths, device=device, engine=_requested_engine(settings), shown=True, **options)
+    return Scorer(paths, device=device, engine=engine, shown=True, **options)
 
 
 def _score_rest(settings: FolderSettings, scorer: Scorer, todo: Sequence[Path], progress: Progress) -> None:

@@ -213,7 +213,7 @@ def test_options_reach_the_scorer(go, weights):
         "strategy": "smooth",
         "detector_scale": 2.0,
         "floors": Floors(3, 50.0),
-        "engine": "auto",
+        "engine": "torch",
         "shown": True,
     }
     assert details(go.output)["settings"]["precision"] == "bf16"
@@ -340,6 +340,16 @@ def test_the_report_gets_the_networks_that_scored_or_loads_them(go, tmp_path, mo
     assert loaded.precision == details(go.output)["settings"]["precision"]
     go()
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize(("chosen", "asked", "said"), [("torch", "torch", "because"), ("openvino", "auto", "they say")])
+def test_a_conversion_that_failed_is_not_tried_again_by_the_scorer(go, monkeypatch, capsys, chosen, asked, said):
+    monkeypatch.setattr(folder, "choose_engine", lambda *_, **more: Choice(chosen, "PyTorch, because the disk is full"))
+    monkeypatch.setattr(StandIn, "engine", chosen)
+    go()
+    assert StandIn.made[0].options["engine"] == asked
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("networks: ")]
+    assert said in line
 
 
 def test_heat_maps_are_made_by_pytorch_whatever_scored(go, tmp_path, monkeypatch):
