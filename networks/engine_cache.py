@@ -121,9 +121,12 @@ def _cache_folders(checkpoint: Path) -> Iterator[Path]:
     if os.access(beside if beside.is_dir() else checkpoint.parent, os.W_OK):
         yield beside
         return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    # A folder for each folder of checkpoints, because the same name in another one is another checkpoint.
-    yield home / "dfdc-pipeline" / "engines" / identity.digest_of(str(checkpoint.parent.resolve()))[:16]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        home = home.expanduser()
+    if home.is_absolute():
+        # A folder for each folder of checkpoints, because the same name in another one is another checkpoint.
+        yield home / "dfdc-pipeline" / "engines" / identity.digest_of(str(checkpoint.parent.resolve()))[:16]
     yield beside  # entries that another user wrote
 
 

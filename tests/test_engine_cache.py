@@ -134,6 +134,15 @@ def test_beside_a_checkpoint_that_is_read_only_is_the_users_cache(path, tmp_path
     assert place_of(path, "openvino") == shared
 
 
+@pytest.mark.parametrize("cache", [None, "relative"])
+def test_without_a_cache_folder_of_the_user_only_the_checkpoints_folder_is_left(path, monkeypatch, cache):
+    shared, writable = place_of(path, "openvino"), os.access
+    monkeypatch.setattr(os, "access", lambda place, mode: place != shared.parent and writable(place, mode))
+    monkeypatch.setenv("XDG_CACHE_HOME", cache or "")
+    monkeypatch.setattr(os.path, "expanduser", lambda text: text)  # neither $HOME nor an entry in passwd
+    assert place_of(path, "openvino") == engine_cache.own_place_of(path, "openvino") == shared
+
+
 def test_checkpoints_of_one_name_in_two_read_only_folders_keep_their_entries(path, tmp_path, monkeypatch):
     (tmp_path / "v").mkdir()
     make_checkpoint(tmp_path / "v", "a", seed=5)
