@@ -28,8 +28,7 @@ from dfdc.devices import package_versions
 from dfdc.faces import FaceDetector
 from dfdc.text import plural, printable
 from dfdc.video import write_video
-from networks.engines import TITLES, choose_engine
-from networks.ensemble import Ensemble
+from networks.engines import TITLES, choose_engine, open_ensemble
 from networks.files import is_onnx, model_names, sha256
 from networks.precision import choose_precision
 from networks.spec import CheckpointError
@@ -206,7 +205,7 @@ def score_clip(paths: Sequence[Path], way: Way = REFERENCE) -> tuple[Verdict, Cl
         UsageError: a checkpoint can't be read, or can't be scored in this way.
     """
     try:
-        ensemble = Ensemble(paths, way.device, way.precision, way.engine)
+        ensemble = open_ensemble(paths, way.device, way.precision, way.engine)
         if way.compiled and ensemble.compilable:
             ensemble.compile(only_if_faster=False)
         detector = FaceDetector(ensemble.detector_thresholds, way.device)

@@ -10,7 +10,7 @@ from scoring_runs import details, run
 from test_selftest import sensitive_checkpoint
 
 import predict_folder
-from dfdc.command_line import SettingError
+from dfdc.command_line import SettingError, UsageError
 from networks import engine_cache, engines
 from networks.engine_cache import place_of, read_entry
 
@@ -162,3 +162,12 @@ def test_the_self_test_compares_a_converted_network(tmp_path, monkeypatch, capsy
     (tmp_path / "a.golden.json").write_text(json.dumps(content))
     assert predict_folder.main([*given, "--engine", "openvino"]) == 1
     assert "self-test FAILED for 1 of 1 checkpoints in fp32 on cpu, OpenVINO: do not" in capsys.readouterr().out
+
+
+def test_the_self_test_after_a_damaged_network_converts_it_again(path, capsys):
+    given = ["--weights-dir", str(path.parent), "--models", "a", "--self-test", "--device", "cpu", "--store"]
+    assert predict_folder.main([*given, "--engine", "torch"]) == 0
+    (place_of(path, "openvino") / "model.bin").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"; the next run converts the checkpoints again; use auto or torch$"):
+        predict_folder.main([*given, "--engine", "openvino"])
+    assert predict_folder.main([*given, "--engine", "openvino"]) == 0
