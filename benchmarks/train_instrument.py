@@ -75,9 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA_ROOT", help="the demo dataset, which ./quickstart.sh creates")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="checkpoint to write")
-    parser.add_argument(
-        "--steps", type=int, nargs=2, default=[80, 40], metavar="N", help="steps at 112 and 380 pixels"
-    )
+    parser.add_argument("--steps", type=int, nargs=2, default=[80, 40], metavar="N", help="steps at 112 and 380 pixels")
     parser.add_argument("--crops", type=int, default=96, metavar="N", help="crops to learn (default: 96)")
     args = parser.parse_args(argv)
     torch.manual_seed(0)
