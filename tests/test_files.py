@@ -137,9 +137,7 @@ def test_a_sha256_is_computed_once_until_the_file_changes(tmp_path, monkeypatch)
     assert read == ["a"] * 3
 
 
-@pytest.mark.parametrize(
-    ("name", "onnx"), [("a.onnx", True), ("a.ONNX", True), ("a.onnx.gz", False), ("onnx", False)]
-)
+@pytest.mark.parametrize(("name", "onnx"), [("a.onnx", True), ("a.ONNX", True), ("a.onnx.gz", False), ("onnx", False)])
 def test_onnx_files_are_known_by_their_suffix(name, onnx):
     assert files.is_onnx(Path("w") / name) is onnx
 
