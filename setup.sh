@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Creates .venv next to this file and installs the pinned versions of requirements.txt and the packages of this folder.
-#   ./setup.sh                       about 2 minutes and 6.5 GB the first time; later runs do nothing
+#   ./setup.sh                       about 2 minutes and 6.7 GB the first time; later runs do nothing
 #   PYTHON=python3.12 ./setup.sh     uses another interpreter (3.10 or newer)
 #   VENV=/opt/venv ./setup.sh        uses another location
 set -euo pipefail
@@ -33,7 +33,7 @@ install_list() {
         die "$venv has $free_gb GB of free space, but the packages need $need_gb GB. Free some space or choose another disk: VENV=/big/disk/venv ./setup.sh"
 
     rm -f "$list_stamp" "$own_stamp"
-    echo "setup.sh: installing into $venv (about 2 minutes, 6.5 GB)"
+    echo "setup.sh: installing into $venv (about 2 minutes, 6.7 GB)"
     "$python" -m venv "$venv" || die "could not create $venv with '$python -m venv'; remove $venv and try again"
     # --no-deps: the list is complete, and facenet-pytorch's own pins are from 2024.
     # --only-binary: avoids the need for a compiler. grad-cam is pure Python but is published only as a source archive.

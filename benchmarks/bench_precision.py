@@ -39,6 +39,7 @@ from prediction.reading import find_faces
 
 REFERENCE = "torch", "fp32"  # engine, precision
 NOISE = 1e-6  # largest change of a value of the normalised input
+NOISY_FACES = 32  # most faces to add noise to
 
 
 @dataclass(frozen=True)
@@ -115,15 +116,15 @@ def measure(path: Path, videos: Sequence[Video], args: argparse.Namespace) -> No
     crops = [crop for video in videos for crop in video.crops]
     forms = open_forms(path, args.engines, args.precisions)
     scores = {form: np.concatenate([e.score(video.crops)[0] for video in videos]) for form, e in forms.items()}
-    few = [crops[index] for index in np.linspace(0, len(crops) - 1, min(args.timed, len(crops))).astype(int)]
+    few = _spread(crops, args.timed)
     took = time_in_turn(forms, few, args.turns)
-    gains = noise_gains(path, crops)
+    gains = noise_gains(path, _spread(crops, NOISY_FACES))
     spec, expected = forms[REFERENCE].specs[0], scores[REFERENCE]
     of_videos = video_scores(expected, videos)
     print(f"\n**{path.name}**: {spec.network} with {spec.encoder}, {spec.size} px")
     print(f"\n- {len(crops)} faces of {len(videos)} videos")
     print(f"- scores in fp32 (smallest, median, largest): faces {_range(expected)}; videos {_range(of_videos)}")
-    print(f"- noise gain: largest {gains.max():.3g}, median {np.median(gains):.3g}")
+    print(f"- noise gain of {len(gains)} faces: largest {gains.max():.3g}, median {np.median(gains):.3g}")
     print(f"- times of {len(few)} faces, {args.turns} turns\n")
     print("| form | face: worst | median | video: worst | median | change sides | s per face (slowest) | speed |")
     print("|---|---|---|---|---|---|---|---|")
@@ -139,6 +140,11 @@ def measure(path: Path, videos: Sequence[Video], args: argparse.Namespace) -> No
         print(f"| {' | '.join(map(str, cells))} |")
     for ensemble in forms.values():
         ensemble.close()
+
+
+def _spread(crops: list[np.ndarray], count: int) -> list[np.ndarray]:
+    """Up to `count` of the crops, evenly spread."""
+    return [crops[index] for index in np.linspace(0, len(crops) - 1, min(count, len(crops))).astype(int)]
 
 
 def _range(values: np.ndarray) -> str:

@@ -20,7 +20,7 @@ from networks.engine_cache import EngineError
 from networks.ensemble import Ensemble
 from networks.files import is_onnx
 from networks.holdout import Holdout
-from networks.precision import ENGINES
+from networks.precision import ENGINES, choose_precision
 from networks.spec import CheckpointError, ModelSpec, read_description
 
 TITLES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnx": "ONNX Runtime"}
@@ -46,7 +46,7 @@ def choose_engine(paths: Sequence[Path], engine: str, precision: str, device: st
 
     Args:
         engine: one of ENGINES.
-        precision: fp32, bf16 or fp16.
+        precision: one of networks.precision.PRECISIONS.
         device: a PyTorch device name.
         shown: whether to show the progress of conversions on stderr.
 
@@ -62,7 +62,7 @@ def choose_engine(paths: Sequence[Path], engine: str, precision: str, device: st
     for path in some:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such checkpoint")
-    on_gpu = device.startswith("cuda")
+    precision, on_gpu = choose_precision(precision, device), device.startswith("cuda")
     if engine == "auto" and not on_gpu:
         return _choose_for_cpu(some, precision, shown)
     if engine in ("auto", "torch"):

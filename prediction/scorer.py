@@ -14,7 +14,6 @@ from dfdc.scoring import STRATEGIES
 from networks.engines import open_ensemble
 from networks.ensemble import worth_compiling
 from networks.files import refuse_twins
-from networks.precision import choose_precision
 from prediction.batches import Options, predict, reader_count
 from prediction.progress import Results
 from prediction.settings import FRAMES_PER_VIDEO, DetectorScale, Floors
@@ -66,7 +65,6 @@ class Scorer:
         paths = [Path(path) for path in models]
         refuse_twins(paths)
         self.device = resolve_device(device)
-        precision = choose_precision(precision, self.device)
         self.ensemble = open_ensemble(paths, self.device, precision, engine, shown=shown)
         self._turn = threading.RLock()
         self._busy = self._closed = False

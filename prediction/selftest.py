@@ -91,7 +91,10 @@ class Golden:
 
 @dataclass(frozen=True)
 class Way:
-    """How the clip is scored: PyTorch device, precision (fp32, fp16 or bf16), compiled or not, and engine."""
+    """How the clip is scored: PyTorch device, precision (fp32, fp16 or bf16), compiled or not, and engine.
+
+    The engine is that of checkpoints; ONNX files run in ONNX Runtime in every way.
+    """
 
     device: str = "cpu"
     precision: str = "fp32"
@@ -99,7 +102,8 @@ class Way:
     engine: str = "torch"
 
     def __str__(self) -> str:
-        return f"{self.precision} on {self.device}{', compiled' if self.compiled else ''}, {TITLES[self.engine]}"
+        parts = [f"{self.precision} on {self.device}", *(["compiled"] if self.compiled else [])]
+        return ", ".join(parts if self.engine == "torch" else [*parts, TITLES[self.engine]])
 
 
 REFERENCE = Way()  # of the stored scores
@@ -151,7 +155,8 @@ def self_test(
         UsageError: a checkpoint or its stored scores can't be read, or it can't be scored with these settings.
     """
     precision = choose_precision(precision, device)
-    own = Way(device, precision, compile_, choose_engine(paths, engine, precision, device, shown=True).engine)
+    engine = choose_engine(paths, engine, precision, device, shown=True).engine
+    own = Way(device, precision, compile_, "torch" if all(map(is_onnx, paths)) else engine)
     golden = {path: None if store and force else read_golden(path) for path in paths}
     ways = [REFERENCE] if own == REFERENCE else [REFERENCE, own]
     failed = {way: _test(paths, golden, way, store and way == REFERENCE) for way in ways}

@@ -6,6 +6,7 @@ from test_selftest import change_golden, sensitive_checkpoint
 
 from dfdc.command_line import SettingError, UsageError
 from networks import ensemble
+from networks.engines import Choice
 from prediction import selftest
 from prediction.selftest import Clip, Golden, GoldenFace
 from prediction.verdict import Face
@@ -35,10 +36,11 @@ def made_up(monkeypatch, scores, boxes=None):
     def score_clip(paths, way):
         calls.append(way)
         verdict = selftest.Verdict("clip", "too short", score=0.5)
-        name = str(way).removesuffix(", PyTorch")
-        off = (boxes or {}).get(name, 0)
+        off = (boxes or {}).get(str(way), 0)
         verdict.faces = [
-            Face(face["frame"], 0, [corner + off for corner in face["box"]], 1.0, scores=[scores[name]] * len(paths))
+            Face(
+                face["frame"], 0, [corner + off for corner in face["box"]], 1.0, scores=[scores[str(way)]] * len(paths)
+            )
             for face in FACES
         ]
         return verdict, Clip("1", "2")
@@ -67,15 +69,13 @@ def test_scores_are_stored_in_fp32_on_the_cpu_and_both_ways_are_compared(tmp_pat
     out = capsys.readouterr().out
     assert f"a: stored in {tmp_path / 'a.golden.json'}\na\n  frame 0: score 0.5000, stored 0.5000; box" in out
     assert out.count("stored in") == 2
-    assert "\nbf16 on cuda:0, compiled, PyTorch:\na\n  frame 0: score 0.5500, stored 0.5000" in out
-    assert out.endswith(
-        "self-test passed: 2 checkpoints, in fp32 on cpu, PyTorch and in bf16 on cuda:0, compiled, PyTorch\n"
-    )
+    assert "\nbf16 on cuda:0, compiled:\na\n  frame 0: score 0.5500, stored 0.5000" in out
+    assert out.endswith("self-test passed: 2 checkpoints, in fp32 on cpu and in bf16 on cuda:0, compiled\n")
     assert [face.score for face in selftest.read_golden(paths[1]).faces] == [0.5, 0.5]
     calls.clear()
     assert selftest.self_test(paths[:1], precision="fp32") == 0
     assert calls == [selftest.REFERENCE]
-    assert capsys.readouterr().out.endswith("self-test passed: 1 checkpoint, in fp32 on cpu, PyTorch\n")
+    assert capsys.readouterr().out.endswith("self-test passed: 1 checkpoint, in fp32 on cpu\n")
 
 
 @pytest.mark.parametrize(
@@ -88,26 +88,24 @@ def test_scores_are_stored_in_fp32_on_the_cpu_and_both_ways_are_compared(tmp_pat
         ("fp16 on cuda", "a", 0.0201, 1),
         ("bf16 on cpu", "a", 0.099, 0),
         ("bf16 on cpu", "a", 0.101, 1),
-        ("bf16 on cpu, ONNX Runtime", "a.onnx", 0.0049, 0),
-        ("bf16 on cpu, ONNX Runtime", "a.onnx", 0.0051, 1),
+        ("bf16 on cpu", "a.onnx", 0.0049, 0),
+        ("bf16 on cpu", "a.onnx", 0.0051, 1),
         ("fp32 on cpu, compiled", "a", 0.0051, 1),
     ],
 )
 def test_each_precision_has_bounds_of_its_own(tmp_path, monkeypatch, capsys, way, name, off, status):
     (path,) = files(tmp_path, name)
-    onnx = way.endswith("ONNX Runtime")
-    scores = {"fp32 on cpu": 0.5, "fp32 on cpu, ONNX Runtime": 0.5}
+    scores = {"fp32 on cpu": 0.5}
     made_up(monkeypatch, scores)
     assert selftest.self_test([path], store=True, precision="fp32") == 0
     capsys.readouterr()
     scores[way] = 0.5 + off
-    shown = way if onnx else f"{way}, PyTorch"
     words = way.replace(",", "").split()
-    compiled = "compiled" in words
+    compiled = words[-1] == "compiled"
     assert selftest.self_test([path], precision=words[0], device=words[2], compile_=compiled) == status
     out = capsys.readouterr().out
-    assert (f"self-test FAILED for 1 of 1 checkpoints in {shown}: do not trust" in out) == bool(status)
-    blamed = f"fp32 on cpu, PyTorch agrees with the stored scores, so the difference comes from {shown}\n"
+    assert (f"self-test FAILED for 1 of 1 checkpoints in {way}: do not trust" in out) == bool(status)
+    blamed = f"fp32 on cpu agrees with the stored scores, so the difference comes from {way}\n"
     assert (blamed in out) == (status == 1 and way != "fp32 on cpu")
 
 
@@ -307,3 +305,23 @@ def test_the_clip_is_drawn_from_whole_pixels():
     assert np.array_equal(frames[2][300:812, 400:912], portrait)
     assert (frames[2][:300] == 96).all()
     assert np.array_equal(frames[3], portrait[0:256, 96:352].repeat(4, 0).repeat(4, 1))
+
+
+def test_onnx_files_are_scored_once_where_the_run_is_as_the_reference(tmp_path, monkeypatch, capsys):
+    paths = files(tmp_path, "a.onnx", "b.onnx")
+    calls = made_up(monkeypatch, {"fp32 on cpu": 0.5})
+    assert selftest.self_test(paths, store=True, precision="fp32", engine="auto") == 0
+    assert calls == [selftest.REFERENCE]
+    assert capsys.readouterr().out.endswith("self-test passed: 2 checkpoints, in fp32 on cpu\n")
+
+
+def test_another_engine_is_a_way_of_its_own(tmp_path, monkeypatch, capsys):
+    paths = files(tmp_path, "a", "b.onnx")
+    calls = made_up(monkeypatch, {"fp32 on cpu": 0.5, "fp32 on cpu, OpenVINO": 0.51})
+    asked = []
+    monkeypatch.setattr(selftest, "choose_engine", lambda *given, shown: asked.append(given) or Choice("openvino", ""))
+    assert selftest.self_test(paths, store=True, precision="auto", engine="auto") == 1
+    assert asked == [(paths, "auto", "fp32", "cpu")]
+    assert calls == [selftest.REFERENCE, selftest.Way("cpu", "fp32", False, "openvino")]
+    said = capsys.readouterr().out
+    assert "fp32 on cpu agrees with the stored scores, so the difference comes from fp32 on cpu, OpenVINO\n" in said
