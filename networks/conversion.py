@@ -12,7 +12,6 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +52,7 @@ def convert(path: Path, engine: str, precision: str) -> None:
         try:
             load_converted(path, engine, precision, "cpu", 1, available_cores(), checked=len(entry.logits))
         except DifferenceError as error:
-            engine_cache.write_entry(folder, replace(entry, refused={**entry.refused, precision: str(error)}))
+            engine_cache.add_refusal(folder, entry, precision, str(error))
             return
         engine_cache.add_seconds(folder, entry, measure(path, engine, precision))
 

@@ -37,7 +37,13 @@ _ENTRY_NAME = "entry.json"
 
 
 class EngineError(RuntimeError):
-    """A converted network can't be used; the message says why."""
+    """A converted network can't be used; the message says why.
+
+    Attributes:
+        checkpoint: the checkpoint whose network failed, if it is known.
+    """
+
+    checkpoint: Path | None = None
 
 
 class DifferenceError(EngineError):
@@ -54,7 +60,7 @@ class Entry:
         versions: of the conversion, and of the packages that it depends on.
         description: of the checkpoint, see `networks.checkpoint.describe`.
         logits: of PyTorch in fp32 for `networks.sample_faces.sample_faces`.
-        refused: why the converted network must not be used, by precision.
+        refused: why the converted network must not be used, by machine, then by precision.
         seconds: per face, by machine, then by engine and precision, such as "torch fp32".
     """
 
@@ -63,7 +69,7 @@ class Entry:
     versions: dict[str, str]
     description: dict[str, str]
     logits: list[float]
-    refused: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, dict[str, str]] = field(default_factory=dict)
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     version: Literal[1] = 1
 
@@ -73,9 +79,13 @@ class Entry:
         theirs, ours = (own.get(f"{name} {precision}") for name in ("torch", engine))
         return None if theirs is None or ours is None else (theirs, ours)
 
+    def refused_here(self, precision: str) -> str | None:
+        """Why the converted network must not be used in this precision on this machine; None if it may be."""
+        return self.refused.get(machine(), {}).get(precision)
+
     def is_complete(self, engine: str, precision: str) -> bool:
         """Whether nothing is left to do for this precision on this machine."""
-        return precision in self.refused or self.seconds_here(engine, precision) is not None
+        return self.refused_here(precision) is not None or self.seconds_here(engine, precision) is not None
 
 
 _ENTRIES = TypeAdapter(Entry)
@@ -162,6 +172,12 @@ def add_seconds(folder: Path, entry: Entry, seconds: dict[str, float]) -> None:
     """Add measurements of this machine to an entry."""
     own = {**entry.seconds.get(machine(), {}), **seconds}
     write_entry(folder, replace(entry, seconds={**entry.seconds, machine(): own}))
+
+
+def add_refusal(folder: Path, entry: Entry, precision: str, reason: str) -> None:
+    """Record that this machine must not use the converted network in a precision."""
+    own = {**entry.refused.get(machine(), {}), precision: reason}
+    write_entry(folder, replace(entry, refused={**entry.refused, machine(): own}))
 
 
 def remove_others(folder: Path, entry: Entry, engine: str) -> None:

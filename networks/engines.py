@@ -90,7 +90,7 @@ def open_ensemble(
     try:
         ensemble = Ensemble(paths, device, precision, choice.engine)
     except EngineError as error:
-        then = _drop_entries(paths, choice.engine)
+        then = _drop_entry(error, choice.engine)
         if engine != "auto":
             raise SettingError("engine", engine, f"{error}; {then}; use auto or torch") from error
         choice = Choice("torch", f"PyTorch, because {error}; {then}")
@@ -99,15 +99,14 @@ def open_ensemble(
     return ensemble
 
 
-def _drop_entries(paths: Sequence[Path], engine: str) -> str:
-    """Remove the entries of checkpoints; return what follows, for a message."""
+def _drop_entry(error: EngineError, engine: str) -> str:
+    """Remove the converted network that failed; return what follows, for a message."""
     try:
-        for path in paths:
-            if not is_onnx(path):
-                engine_cache.drop_entry(path, engine)
-    except OSError as error:  # for example an entry that another user wrote
-        return f"the converted network can't be removed ({error.strerror})"
-    return "the next run converts the checkpoints again"
+        if error.checkpoint is not None:
+            engine_cache.drop_entry(error.checkpoint, engine)
+    except OSError as fault:  # for example an entry that another user wrote
+        return f"the converted network can't be removed ({fault.strerror})"
+    return "the next run converts it again"
 
 
 def check_model(path: Path) -> tuple[ModelSpec, Holdout | None]:
@@ -165,8 +164,8 @@ def _prepare(paths: Sequence[Path], engine: str, precision: str, shown: bool) ->
     theirs = ours = 0.0
     for path in paths:
         entry = engine_cache.read_entry(path, engine)
-        if entry is not None and precision in entry.refused:
-            raise EngineError(f"{printable(path.name)} was converted, but {entry.refused[precision]}")
+        if entry is not None and (reason := entry.refused_here(precision)) is not None:
+            raise EngineError(f"{printable(path.name)} was converted, but {reason}")
         seconds = None if entry is None else entry.seconds_here(engine, precision)
         if seconds is None:  # another run has just removed it
             raise EngineError(f"the converted network of {printable(path.name)} is missing")

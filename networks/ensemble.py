@@ -98,7 +98,11 @@ class Ensemble:
             return OnnxModel(path, self._device, self._cores_each)
         if self.engine != "torch":
             cores = self.threads * self._cores_each
-            return load_converted(path, self.engine, self.precision, self._device, self.threads, cores)
+            try:
+                return load_converted(path, self.engine, self.precision, self._device, self.threads, cores)
+            except EngineError as error:
+                error.checkpoint = path
+                raise
         from networks.torch_model import Programs, TorchModel
 
         self._programs = self._programs or Programs()

@@ -254,5 +254,7 @@ def test_looking_at_an_entry_needs_no_engine(path):
 
 def test_refusals_are_kept(path):
     entry = read_entry(path, "openvino")
-    engine_cache.write_entry(place_of(path, "openvino"), replace(entry, refused={"bf16": "it differs"}))
-    assert read_entry(path, "openvino").refused == {"bf16": "it differs"}
+    for precision in ("bf16", "fp32"):
+        engine_cache.add_refusal(place_of(path, "openvino"), entry, precision, f"it differs in {precision}")
+        entry = read_entry(path, "openvino")
+    assert entry.refused == {engine_cache.machine(): {name: f"it differs in {name}" for name in ("bf16", "fp32")}}

@@ -178,7 +178,7 @@ def both_ways(paths, said, precision="fp32"):
 
 def test_other_scores_are_refused_and_not_converted_again(paths, conversions):
     make_entry(paths[0])
-    make_entry(paths[1], refused={"bf16": "its scores in bf16 differ"}, precision="fp32")
+    make_entry(paths[1], refused={engine_cache.machine(): {"bf16": "its scores in bf16 differ"}}, precision="fp32")
     make_entry(paths[0], precision="bf16")
     both_ways(paths, "b was converted, but its scores in bf16 differ", "bf16")
     assert conversions.calls == []
@@ -306,7 +306,7 @@ def test_a_damaged_network_is_noticed_at_the_start_and_made_again_by_the_next_ru
     ensemble = open_ensemble([path], "cpu", "fp32", "auto")
     assert ensemble.engine == "torch"
     assert ensemble.said.startswith("PyTorch, because ")
-    assert ensemble.said.endswith("; the next run converts the checkpoints again")
+    assert ensemble.said.endswith("; the next run converts it again")
     assert scores_of(ensemble) == pytest.approx(expected, abs=1e-6)
     assert read_entry(path, "openvino") is None
     todo = []
@@ -318,7 +318,7 @@ def test_a_damaged_network_is_noticed_at_the_start_and_made_again_by_the_next_ru
 def test_a_damaged_network_is_an_error_where_openvino_was_asked_for(converted, tmp_path, monkeypatch):
     path = copy_weights(converted, tmp_path / "w")
     damage(path, "cut", monkeypatch)
-    said = r"^engine openvino: .*; the next run converts the checkpoints again; use auto or torch$"
+    said = r"^engine openvino: .*; the next run converts it again; use auto or torch$"
     with pytest.raises(SettingError, match=said):
         open_ensemble([path], "cpu", "fp32", "openvino")
     assert read_entry(path, "openvino") is None

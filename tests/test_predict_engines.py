@@ -135,7 +135,7 @@ def test_t67_where_a_converted_network_fails_the_progress_is_that_of_pytorch(pat
     said = capsys.readouterr().out
     assert (status, content["settings"]["engine"]) == (0, "torch")
     assert "run by PyTorch, because " in said
-    assert "; the next run converts the checkpoints again\n" in said
+    assert "; the next run converts it again\n" in said
     header = json.loads(output.with_name("o.csv.progress").read_text().splitlines()[0])
     assert '"engine": "torch"' in json.dumps(header)
     assert score(path, videos, output, "--engine", "torch")[1]["videos"] == content["videos"]
@@ -168,6 +168,6 @@ def test_the_self_test_after_a_damaged_network_converts_it_again(path, capsys):
     given = ["--weights-dir", str(path.parent), "--models", "a", "--self-test", "--device", "cpu", "--store"]
     assert predict_folder.main([*given, "--engine", "torch"]) == 0
     (place_of(path, "openvino") / "model.bin").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"; the next run converts the checkpoints again; use auto or torch$"):
+    with pytest.raises(UsageError, match=r"; the next run converts it again; use auto or torch$"):
         predict_folder.main([*given, "--engine", "openvino"])
     assert predict_folder.main([*given, "--engine", "openvino"]) == 0
