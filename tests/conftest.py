@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -170,3 +171,14 @@ def family_copy(family: Path, tmp_path: Path) -> Path:
 def portrait() -> Portrait:
     """The portrait that the demo's people are made of."""
     return load_portraits(None)[0]
+
+
+@pytest.fixture(autouse=True)
+def no_handler_of_ended_children():
+    """Remove the handler that PyTorch's DataLoader leaves in this process.
+
+    After OpenVINO has run in the same process, the next end of a child then ended the tests with a segmentation fault.
+    No command uses both.
+    """
+    yield
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
