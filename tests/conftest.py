@@ -173,6 +173,14 @@ def portrait() -> Portrait:
     return load_portraits(None)[0]
 
 
+# Files whose tests run OpenVINO's networks in this process. They come last, see `no_handler_of_ended_children`.
+ENGINE_FILES = ("test_agreement", "test_conversion", "test_engines", "test_openvino_model", "test_predict_engines")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem in ENGINE_FILES)
+
+
 @pytest.fixture(autouse=True)
 def no_handler_of_ended_children():
     """Remove the handler that PyTorch's DataLoader leaves in this process.
