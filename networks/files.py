@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,25 +42,23 @@ def describe_models(paths: Sequence[Path]) -> list[ModelFile]:
 
 
 def _checksum(path: Path) -> str:
-    about = path.stat()
-    return _read_checksum(path.resolve(), about.st_size, about.st_mtime_ns)
-
-
-@cache
-def _read_checksum(path: Path, size: int, mtime_ns: int) -> str:
-    """Cached while the file is unchanged, because a checkpoint may have gigabytes."""
-    return identity.file_checksum(path)
+    return _read_once(identity.file_checksum, path)
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a checkpoint, in hexadecimal digits; read once while the file is unchanged."""
+    return _read_once(artifacts.sha256_of, path)
+
+
+def _read_once(digest: Callable[[Path], str], path: Path) -> str:
     about = path.stat()
-    return _read_sha256(path.resolve(), about.st_size, about.st_mtime_ns)
+    return _digest_of(digest, path.resolve(), about.st_size, about.st_mtime_ns)
 
 
 @cache
-def _read_sha256(path: Path, size: int, mtime_ns: int) -> str:
-    return artifacts.sha256_of(path)
+def _digest_of(digest: Callable[[Path], str], path: Path, size: int, mtime_ns: int) -> str:
+    """Cached while the file is unchanged, because a checkpoint may have gigabytes."""
+    return digest(path)
 
 
 def is_onnx(path: Path) -> bool:
