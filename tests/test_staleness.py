@@ -232,7 +232,7 @@ def test_t65_results_of_an_older_version_are_stale(root, monkeypatch, module, st
 def test_every_constant_that_decides_a_result_is_in_the_settings(root):
     """Named one by one, with its value: a changed constant without a changed stamp is what this is about."""
     assert DetectStep(root, "auto").settings == {
-        "version": 2,
+        "version": 3,
         "stride": 10,
         "thresholds": [0.85, 0.95, 0.95],
         "detector_scale": "auto",
