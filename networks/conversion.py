@@ -26,7 +26,7 @@ from dfdc.text import plural
 from networks import engine_cache
 from networks.checkpoint import Checkpoint, describe, load_model
 from networks.engine_cache import DifferenceError, Entry
-from networks.ensemble import Ensemble, load_converted
+from networks.ensemble import Ensemble, check_converted, load_converted
 from networks.export import to_onnx
 from networks.files import sha256
 from networks.sample_faces import sample_faces
@@ -50,7 +50,8 @@ def convert(path: Path, engine: str, precision: str) -> None:
         elif entry.is_complete(engine, precision):  # by a run that began earlier
             return
         try:
-            load_converted(path, engine, precision, "cpu", 1, available_cores(), checked=len(entry.logits))
+            model = load_converted(path, engine, precision, "cpu", 1, available_cores())
+            check_converted(path, model, engine, precision)
         except DifferenceError as error:
             engine_cache.add_refusal(folder, entry, precision, str(error))
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,7 @@ from dfdc.text import printable
 from networks import engine_cache
 from networks.engine_cache import EngineError
 from networks.ensemble import Ensemble
-from networks.files import is_onnx
+from networks.files import is_onnx, sha256
 from networks.holdout import Holdout
 from networks.precision import ENGINES, choose_precision
 from networks.spec import CheckpointError, ModelSpec, read_description
@@ -158,6 +159,8 @@ def _prepare(paths: Sequence[Path], engine: str, precision: str, shown: bool) ->
     """
     if find_spec(engine_cache.PACKAGES[engine]) is None:
         raise EngineError(f"{TITLES[engine]} is not installed (./setup.sh installs it)")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(sha256, paths))  # known from now on; in turn, two B7 would take half a second
     todo = [path for path in paths if not _known(path, engine, precision)]
     if todo:
         _convert(todo, engine, precision, shown)

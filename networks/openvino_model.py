@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import openvino
 
+from dfdc.devices import release_file_pages
 from networks.engine_cache import EngineError
 from networks.holdout import Holdout
 from networks.spec import ModelSpec, read_description
@@ -40,16 +41,26 @@ class OpenVinoModel:
             "INFERENCE_NUM_THREADS": cores,
             "ENABLE_CPU_PINNING": False,  # two runs, or two containers, would pin themselves to the same cores
         }
+        core, size = openvino.Core(), self.spec.size
         try:
-            self._compiled = openvino.Core().compile_model(str(path), "CPU", options)
+            model = core.read_model(str(path))
+            model.reshape([1, 3, size, size])  # a fixed shape takes 6 % less time, and 80 MB less memory for a B7
+            self._compiled = core.compile_model(model, "CPU", options)
         except RuntimeError as error:  # OpenVINO's only class of errors
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise EngineError(f"OpenVINO can't compile it ({lines[-1] if lines else 'no reason given'})") from error
+        found = self._compiled.output(0).partial_shape
+        if found != openvino.PartialShape([1, 1]):
+            raise EngineError(f"its result has the shape {found}, not [1, 1]")
+        release_file_pages(path.with_suffix(".bin").resolve())  # OpenVINO has copied the weights in its own layout
         self._own = threading.local()  # each thread has its own request, hence its own memory
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """RGB uint8 [n, size, size, 3] -> logits, float32 [n]."""
         if not hasattr(self._own, "request"):
             self._own.request = self._compiled.create_infer_request()
-        found = self._own.request.infer({0: self.spec.normalize.to_input(images)}, share_inputs=True)
-        return found[0][:, 0]
+        inputs = self.spec.normalize.to_input(images)
+        found = [
+            self._own.request.infer({0: inputs[i : i + 1]}, share_inputs=True)[0].item() for i in range(len(inputs))
+        ]
+        return np.array(found, np.float32)

@@ -17,7 +17,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
 from dfdc import artifacts
@@ -108,6 +107,8 @@ def fit_temperature(labels: Sequence[int], scores: Sequence[float]) -> Fit:
     Raises:
         UsageError: too few videos, or all of one class.
     """
+    from scipy.optimize import minimize_scalar  # here: importing it takes a fifth of a second
+
     check_enough(labels)
     # float32 rounded scores of 0 and 1 to these values: use the logit of the nearest other float32 number.
     zero, one = np.float32(0), np.float32(1)

@@ -116,3 +116,14 @@ def make_crops(root: Path, families: int = 6, frames: int = 6) -> Path:
                 lines.append(f"{video},{name},{label},{original},{frame},{family % 3}")
     (root / layout.FOLDS_NAME).write_text("\n".join(lines) + "\n")
     return root
+
+
+def mapped_bytes(path):
+    """Bytes of a mapped file that are in this process's memory now."""
+    found, here = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ")[0]:  # the first line of a mapping, such as "7f30-7f31 r--s ... /path"
+            here = line.endswith(f" {path}")
+        elif here and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found

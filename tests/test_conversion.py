@@ -21,7 +21,7 @@ from scoring_runs import make_checkpoint
 from dfdc.children import start_module
 from networks import conversion, engine_cache
 from networks.engine_cache import EngineError, place_of, read_entry
-from networks.ensemble import load_converted
+from networks.ensemble import Ensemble, check_converted, load_converted
 from networks.onnx_model import OnnxModel
 from networks.parity import Difference
 from networks.sample_faces import sample_faces
@@ -94,14 +94,14 @@ def test_a_network_that_differs_is_refused_in_that_precision_and_not_measured(co
 
 
 def test_every_image_is_compared_once(converted, tmp_path):
-    """A start compares two images; the conversion all."""
+    """A start compares one image; the conversion all."""
     path = copy_weights(converted, tmp_path / "w")
     entry = read_entry(path, "openvino")
     changed = replace(entry, logits=[*entry.logits[:-1], 9.0], seconds={})
     engine_cache.write_entry(place_of(path, "openvino"), changed)
-    load_converted(path, "openvino", "fp32", "cpu", 1, 1)
+    Ensemble([path], "cpu", "fp32", "openvino").close()
     with pytest.raises(EngineError, match="differ"):
-        load_converted(path, "openvino", "fp32", "cpu", 1, 1, checked=13)
+        check_converted(path, load_converted(path, "openvino", "fp32", "cpu", 1, 1), "openvino", "fp32")
     conversion.convert(path, "openvino", "fp32")
     assert read_entry(path, "openvino").refused_here("fp32")
 

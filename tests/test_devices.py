@@ -1,10 +1,14 @@
 """How many cores a process may use (dfdc/devices.py); out of memory and compiling are in other files."""
 
+import mmap
+from pathlib import Path
+
 import pytest
-from helpers import run_script
+from helpers import mapped_bytes, run_script
 
 from dfdc import devices
 from dfdc.command_line import SettingError
+from dfdc.devices import release_file_pages
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +99,29 @@ def test_t12_batches_are_halved_when_memory_runs_out():
 
     with pytest.raises(RuntimeError, match="a bug"):
         devices.run_halving(other, [1, 2])
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
+def test_pages_of_a_mapped_file_are_given_back_and_read_again(tmp_path):
+    path, other = tmp_path / "with space", tmp_path / "with space too"
+    for name in (path, other):
+        name.write_bytes(b"x" * 2**20)
+    with path.open("rb") as file, other.open("rb") as second:
+        kept, rest = (mmap.mmap(handle.fileno(), 0, prot=mmap.PROT_READ) for handle in (file, second))
+        assert kept[:] == rest[:]  # reads all pages
+        assert mapped_bytes(path) == 2**20
+        release_file_pages(path)
+        assert mapped_bytes(path) == 0
+        assert mapped_bytes(other) == 2**20
+        assert kept[:] == rest[:]
+        assert mapped_bytes(path) == 2**20
+
+
+def test_pages_that_may_be_written_are_kept(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 4096)
+    with path.open("rb") as file:
+        private = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        private[0] = ord("y")
+        release_file_pages(path)
+        assert private[:2] == b"yx"

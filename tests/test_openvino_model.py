@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 from engine_runs import copy_weights, some_images
-from helpers import run_script
+from helpers import mapped_bytes, run_script
 from test_export import make
 
 from networks import engine_cache
@@ -85,6 +86,23 @@ def test_a_broken_graph_is_an_error_with_one_line(converted, tmp_path):
     with pytest.raises(EngineError, match=r"^OpenVINO can't compile it \(.+\)$") as error:
         OpenVinoModel(graph, entry.description, "fp32", 1, 1)
     assert "\n" not in str(error.value)
+
+
+def test_a_graph_with_another_result_is_refused(converted, tmp_path):
+    """Sizes are constants among the weights, so that a damaged file may change them."""
+    entry = engine_cache.read_entry(converted / "a", "openvino")
+    image = openvino.opset13.parameter([-1, 3, 224, 224], np.float32)
+    means = openvino.opset13.reduce_mean(image, np.array([2, 3]), keep_dims=False)
+    openvino.save_model(openvino.Model([means], [image]), tmp_path / "model.xml")
+    with pytest.raises(EngineError, match=r"^its result has the shape \[1,3\], not \[1, 1\]$"):
+        OpenVinoModel(tmp_path / "model.xml", entry.description, "fp32", 1, 1)
+
+
+def test_the_pages_of_the_weights_are_given_back(converted):
+    model = load_converted(converted / "a", "openvino", "fp32", "cpu", 1, 1)
+    place = engine_cache.place_of(converted / "a", "openvino") / "model.bin"
+    assert mapped_bytes(place) < place.stat().st_size / 2
+    assert len(model.logits(some_images(1))) == 1
 
 
 def test_it_needs_no_pytorch(converted):
