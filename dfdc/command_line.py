@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
+from dfdc.identity import NotAFileError
 from dfdc.text import printable
 
 USAGE_ERROR = 2
@@ -107,6 +108,8 @@ def _run(main: Callable[[Sequence[str] | None], int]) -> int:
         return main(None)
     except UserError as error:
         return _end(error, error.status)
+    except NotAFileError as error:
+        return _end(f"{error}; give a file", USAGE_ERROR)
     except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError) as error:
         # These concern paths on the command line; errors of single videos went to the ledger.
         return _end(f"{error.filename}: {error.strerror}; choose a path that exists and is writable", USAGE_ERROR)

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from dfdc.command_line import UserError, setting
+from dfdc.identity import regular
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
 from training.arguments import RunSettings
 
@@ -249,6 +250,7 @@ def _read_values(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise ConfigError(f"{path}: its base refers back to it; remove the cycle")
     try:
+        regular(path)
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         known = ", ".join(str(p) for p in sorted(Path("configs").glob("*.json")))
