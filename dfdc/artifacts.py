@@ -7,11 +7,13 @@ it compares the stamp with the current settings and inputs, and rebuilds the fol
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -19,16 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from dfdc.identity import FolderChecksum, checksum_of, folder_checksum, folder_listing, same_record
+from dfdc.processes import Process, disk_time
 
 STAMP_NAME = ".stamp.json"
 _RESULT_KEYS = ("made", "failed", "notes")
 _FOLDER_KEYS = ("files", "content", "listing")
-_TEMP_MARK = ".part-"  # marks unfinished files: .<final name>.part-<process id>-<process start time>
+_TEMP_MARK = ".part-"  # unfinished files: .<final name>.part-<host>-<process id>-<its start time>-<random digits>
+_OWNER = re.compile(rf"{re.escape(_TEMP_MARK)}([0-9a-f]{{8}})-(\d+)-(\d+)-[0-9a-f]{{8}}$")
+ABANDONED = 24 * 3600.0  # seconds after which an unfinished file of another host is removed
+_THERE = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 def _temp_path(path: Path) -> Path:
-    own = os.getpid()
-    return path.with_name(f".{path.name}{_TEMP_MARK}{own}-{process_start(own)}")
+    own = Process.own()
+    return path.with_name(f".{path.name}{_TEMP_MARK}{own.host}-{own.pid}-{own.start}-{secrets.token_hex(4)}")
 
 
 @contextlib.contextmanager
@@ -128,19 +134,44 @@ class NewFolder:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Generator[Path]:
-    """Yield an empty folder beside `path`; it replaces `path` when the block ends without an error."""
+    """Yield an empty folder beside `path`; it replaces `path` when the block ends without an error.
+
+    If another process puts a folder with an equal stamp there first, that one stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temp = _temp_path(path)
-    shutil.rmtree(temp, ignore_errors=True)
     temp.mkdir()
     try:
         yield temp
+        _put(temp, path)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def _put(temp: Path, path: Path) -> None:
+    """Rename the folder `temp` to `path`, which it replaces."""
+    while True:
         # A folder can't be renamed over a non-empty folder. If the process is killed between the next two lines, only
         # the old folder is lost; the next run rebuilds it.
         remove(path)
-        temp.replace(path)
-    finally:
-        shutil.rmtree(temp, ignore_errors=True)
+        try:
+            temp.replace(path)
+        except OSError as error:
+            if error.errno not in _THERE:
+                raise
+            if _same_stamp(temp, path):  # a task that was tried again may have a twin
+                return
+        else:
+            return
+
+
+def _same_stamp(one: Path, other: Path) -> bool:
+    """Whether two folders have equal stamps, apart from the times of their files."""
+    stamps = []
+    for folder in (one, other):
+        kept = read_json(folder / STAMP_NAME)
+        stamps.append({key: kept[key] for key in kept if key != "listing"} if isinstance(kept, dict) else None)
+    return stamps[0] is not None and stamps[0] == stamps[1]
 
 
 @contextlib.contextmanager
@@ -162,8 +193,10 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     doomed = _temp_path(path.with_name(f"{path.name}.old"))
-    shutil.rmtree(doomed, ignore_errors=True)
-    path.replace(doomed)
+    try:
+        path.replace(doomed)
+    except FileNotFoundError:  # another process has just removed it
+        return
     shutil.rmtree(doomed)
 
 
@@ -187,7 +220,7 @@ def remove_unless(folder: Path, inputs: Mapping[str, Any], source: Mapping[str, 
 def remove_leftovers(folder: Path, of: str | None = None) -> int:
     """Remove unfinished files and folders that killed runs left in `folder`; return how many were removed.
 
-    Files of running processes are kept.
+    Files of running processes are kept. Those of other hosts are kept until they are older than ABANDONED.
 
     Args:
         of: remove only the leftovers of the file or folder with this name.
@@ -205,32 +238,17 @@ def remove_leftovers(folder: Path, of: str | None = None) -> int:
 
 
 def _in_use(path: Path) -> bool:
-    """Whether another running process is writing `path`; the name contains its process id and start time."""
-    name = re.search(rf"{re.escape(_TEMP_MARK)}(\d+)-(\d+)$", path.name)
-    return name is not None and int(name[1]) != os.getpid() and process_start(int(name[1])) == int(name[2])
-
-
-def process_start(number: int) -> int | None:
-    """Start time of the process with this id in Linux clock ticks; None if it does not exist or has ended.
-
-    Process ids are reused, especially in containers; the start time distinguishes two processes with one id. A zombie
-    keeps its id until its parent waits for it, which may never happen in a container. On other systems the result is 0.
-    """
-    if not Path("/proc/self/stat").exists():
-        return 0 if _has_number(number) else None
+    """Whether a process may be writing `path`; its name says which."""
+    name = _OWNER.search(path.name)
+    if name is None:  # of an earlier version
+        return False
+    ended = Process(name[1], int(name[2]), int(name[3])).ended
+    if ended is not None:
+        return not ended
     try:
-        fields = Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])  # man 5 proc: state is field 3, starttime field 22
-
-
-def _has_number(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except (ProcessLookupError, OverflowError, PermissionError) as error:
-        return isinstance(error, PermissionError)  # it exists, but belongs to another user
-    return True
+        return disk_time(path.parent) - path.stat().st_mtime < ABANDONED
+    except FileNotFoundError:  # finished just now
+        return True
 
 
 def read_stamp(folder: Path) -> Stamp | None:

@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from dfdc import artifacts, layout
+from dfdc import artifacts, layout, locks
 from dfdc.artifacts import Stamp
-from dfdc.command_line import setting
+from dfdc.command_line import UsageError, setting
 from dfdc.layout import REJECTED_NAME, Dataset, Video
 from dfdc.ledger import Ledger
 from dfdc.progress import disk_map, progress_bar
@@ -38,6 +38,18 @@ class Step(ABC):
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def only_run(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the lock of this step on DATA_ROOT while a block runs.
+
+        Raises:
+            UsageError: another run of it holds the lock; the message names that run.
+        """
+
+        def refusal(owner: str) -> UsageError:
+            return UsageError(f"{self.name}: another run is working on {self.root} ({owner}); wait until it ends")
+
+        return locks.only_one(layout.ledger_path(self.root, self.name).with_name(f".{self.name}.lock"), refusal)
 
     @abstractmethod
     def run(self, options: RunOptions) -> int:
@@ -134,11 +146,12 @@ class VideoStep(Step):
         dataset = layout.load_dataset(self.root)
         if self.uses_crops:
             layout.check_crops_dir(self.crops_dir, dataset.parts)
-        videos, skipped = self.select(dataset)
-        artifacts.remove_leftovers(self.folder)
-        if options.prune is not None:
-            self.prune(dataset, options.prune)
-        return run_step(self, options, videos, skipped, engine)
+        with self.only_run():
+            videos, skipped = self.select(dataset)
+            artifacts.remove_leftovers(self.folder)
+            if options.prune is not None:
+                self.prune(dataset, options.prune)
+            return run_step(self, options, videos, skipped, engine)
 
 
 @dataclass

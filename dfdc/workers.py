@@ -24,10 +24,10 @@ from typing import Any, Protocol, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from dfdc.artifacts import process_start
 from dfdc.command_line import UserError, reason_of, setting
 from dfdc.devices import available_cores, keep_freed_memory, limit_threads, resolve_device
 from dfdc.limits import time_limit
+from dfdc.processes import process_start
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -7,10 +7,9 @@ checkpoint's SHA-256 and all versions are the same.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import platform
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,7 @@ from typing import Literal
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from dfdc import artifacts, identity
+from dfdc import artifacts, identity, locks
 from dfdc.devices import available_cores, package_versions
 from networks.files import sha256
 from networks.parity import Difference, difference
@@ -150,17 +149,9 @@ def read_entry(checkpoint: Path, engine: str) -> Entry | None:
     return entry if same else None
 
 
-@contextlib.contextmanager
-def only_writer(folder: Path) -> Generator[None]:
+def only_writer(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Wait until no other process writes entries beside `folder`, and keep others waiting while the block runs."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder.parent, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems have no locks; the last writer then wins
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+    return locks.only_one(folder.parent / ".lock", None)
 
 
 def write_entry(folder: Path, entry: Entry) -> None:

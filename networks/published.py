@@ -6,19 +6,19 @@ resumed, and two versions are never joined. The file gets its final name after i
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
 import time
 import zipfile
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import requests
 from requests.exceptions import ChunkedEncodingError, InvalidSchema, InvalidURL, MissingSchema, Timeout
 from tqdm import tqdm
 
+from dfdc import locks
 from dfdc.artifacts import sha256_of, write_bytes
 from dfdc.command_line import UserError
 from dfdc.progress import progress_bar
@@ -57,7 +57,7 @@ def download(names: Sequence[str], folder: Path, url: str) -> None:
             resumes an incomplete one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_download(folder):
+    with locks.only_one(folder / ".download.lock", partial(_refusal, folder)):
         for number, name in enumerate(names, 1):
             target = folder / name
             if target.exists():
@@ -69,15 +69,8 @@ def download(names: Sequence[str], folder: Path, url: str) -> None:
             print(f"{printable(target)}: {said}", flush=True)
 
 
-@contextlib.contextmanager
-def _only_download(folder: Path) -> Generator[None]:
-    """Lock the folder, so that two downloads never write the same file."""
-    with (folder / ".download.lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DownloadError(f"{folder}: another download is writing here; wait until it ends") from None
-        yield
+def _refusal(folder: Path, owner: str) -> DownloadError:
+    return DownloadError(f"{folder}: another download is writing here ({owner}); wait until it ends")
 
 
 def _compare(target: Path) -> str:

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
-import os
-import platform
-import sys
-import time
-from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from dfdc import artifacts, identity
+from dfdc import artifacts, identity, locks
 from dfdc.command_line import SettingError, setting
 from dfdc.devices import package_versions
 from dfdc.text import printable
@@ -28,7 +21,6 @@ from prediction.verdict import Verdict
 SCORING_VERSION = 2
 # Packages whose version may alter a score.
 LIBRARIES = ("torch", "torchvision", "timm", "facenet-pytorch", "opencv-python-headless", "av", "numpy", "openvino")
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of file systems without locks
 
 
 def program_version() -> dict[str, Any]:
@@ -194,38 +186,16 @@ def _difference(earlier: ProgressHeader | None, settings: dict[str, Any]) -> str
     return f" ({', '.join(names)})"
 
 
-@contextlib.contextmanager
-def only_run(output: Path) -> Generator[None]:
-    """Hold the lock of an output while the block runs. The lock ends with the process, even after a crash.
+def only_run(output: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock of an output while a block runs.
 
     Raises:
         SettingError: another run holds it; the message names that run.
     """
+
+    def refusal(owner: str) -> SettingError:
+        advice = f"another run writes to it ({owner}); wait until it ends, or choose another {setting('output')}"
+        return SettingError("output", printable(output), advice)
+
     real = output.resolve()  # follows links; a.csv and a.CSV share a.json
-    path = real.with_name(f".{real.stem}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8", errors="replace") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = os.path.samestat(os.fstat(handle.fileno()), path.stat())  # False: its owner just removed it
-        except (BlockingIOError, FileNotFoundError):
-            held = False
-        except OSError as error:  # some network file systems have no locks
-            if error.errno not in _NO_LOCKS:
-                raise
-            place = printable(output.parent)
-            print(f"{place} can't be locked ({error.strerror}); make sure that no other run writes there")
-            held = True
-        if not held:
-            handle.seek(0)
-            owner = printable(handle.read()) or "unknown process"
-            advice = f"another run writes to it ({owner}); wait until it ends, or choose another {setting('output')}"
-            raise SettingError("output", printable(output), advice)
-        handle.truncate(0)
-        began = time.strftime("%Y-%m-%d %H:%M:%S")
-        handle.write(f"process {os.getpid()} on {platform.node()} since {began}: {' '.join(sys.argv)}")
-        handle.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)  # while locked: no other run can have taken it
+    return locks.only_one(real.with_name(f".{real.stem}.lock"), refusal)

@@ -77,6 +77,11 @@ class FoldsStep(Step):
 
     def run(self, options: RunOptions) -> int:
         """See `Step.run`."""
+        layout.load_dataset(self.root)  # raises its errors before anything is written
+        with self.only_run():
+            return self._run(options)
+
+    def _run(self, options: RunOptions) -> int:
         force, target = options.force, self.target
         dataset, stamp, chosen, assignment = self.check_options(force=force)
         ledger = Ledger(layout.ledger_path(self.root, self.name), len(dataset.videos))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from dfdc import artifacts, identity
 from dfdc.artifacts import Stamp
+from dfdc.processes import Process, process_start
 
 OLD = 1_000_000_000
 
@@ -64,19 +66,6 @@ def test_folder_is_stamped_and_replaced_whole(tmp_path):
     assert names(tmp_path) == ["video"]
 
 
-def test_leftovers_of_the_same_process_are_overwritten(tmp_path):
-    """A process number may come again: what lies under the temporary name is not taken over."""
-    left = artifacts._temp_path(tmp_path / "video")
-    left.mkdir()
-    (left / "half.png").write_bytes(b"")
-    old = artifacts._temp_path(tmp_path / "video.old")
-    old.mkdir()
-    (old / "older.png").write_bytes(b"")
-    make(tmp_path / "video", {"a": b"1"})
-    assert names(make(tmp_path / "video", {"b": b"2"})) == [".stamp.json", "b"]
-    assert names(tmp_path) == ["video"]
-
-
 @pytest.mark.parametrize("durable", [True, False])
 def test_files_are_on_the_disk_before_they_have_their_name(tmp_path, monkeypatch, durable):
     events = []
@@ -86,7 +75,8 @@ def test_files_are_on_the_disk_before_they_have_their_name(tmp_path, monkeypatch
     )
     monkeypatch.setattr(type(tmp_path), "replace", lambda path, to: (events.append("renamed"), replace(path, to))[1])
     artifacts.write_bytes(tmp_path / "file", b"data", durable=durable)
-    assert events == ([str(artifacts._temp_path(tmp_path / "file"))] if durable else []) + ["renamed"]
+    assert events.pop() == "renamed"
+    assert [Path(event).name.partition("-")[0] for event in events] == ([".file.part"] if durable else [])
 
 
 def test_crops_are_on_the_disk_before_their_stamp_says_that_they_are_complete(tmp_path, monkeypatch):
@@ -251,52 +241,84 @@ def ended():
     process.wait()
 
 
-def test_t17_leftovers_of_killed_runs_go_and_those_of_a_running_one_stay(tmp_path, ended):
-    running = os.getppid()
-    began = artifacts.process_start(running)
-    own = f"{os.getpid()}-{artifacts.process_start(os.getpid())}"
-    for process in (f"{ended.pid}-5", own, f"{running}-{began - 1}", "99999999999999999999-5"):
+def test_t17_leftovers_of_ended_processes_go_and_those_of_running_ones_stay(tmp_path, ended):
+    own = Process.own()
+    running = f"{own.host}-{os.getppid()}-{process_start(os.getppid())}-0123abcd"
+    live = [running, f"{own.host}-{own.pid}-{own.start}-0123abcd", f"00000000-{ended.pid}-5-0123abcd"]
+    dead = [f"{own.host}-{ended.pid}-5-0123abcd", f"{own.host}-{own.pid}-{own.start - 1}-0123abcd"]
+    dead += [f"{own.host}-99999999999999999999-5-0123abcd", f"{ended.pid}-5", "123", ""]  # the last: earlier versions
+    for process in live + dead:
         (tmp_path / f".video.part-{process}").mkdir()
         (tmp_path / f".video.part-{process}" / "x").write_text("")
         (tmp_path / f".a.json.part-{process}").write_text("")
-    (tmp_path / ".b.part-").write_text("")
-    (tmp_path / ".b.part-123").write_text("")  # of an earlier version
-    (tmp_path / f".c.part-{running}-{began}").write_text("")
     (tmp_path / "kept").write_text("")
-    assert artifacts.remove_leftovers(tmp_path, of="a.json") == 4
+    assert artifacts.remove_leftovers(tmp_path, of="a.json") == len(dead)
     (tmp_path / ".a.jsonx.part-7").write_text("")
     assert artifacts.remove_leftovers(tmp_path, of="a.json?") == 0  # a name, no pattern
-    assert artifacts.remove_leftovers(tmp_path) == 7
-    assert names(tmp_path) == [f".c.part-{running}-{began}", "kept"]
+    assert artifacts.remove_leftovers(tmp_path) == len(dead) + 1
+    assert names(tmp_path) == sorted(["kept", *(f".{name}.part-{own}" for own in live for name in ("a.json", "video"))])
     assert artifacts.remove_leftovers(tmp_path / "absent") == 0
+
+
+def test_leftovers_of_another_host_go_when_they_are_a_day_old(tmp_path):
+    left = tmp_path / ".video.part-00000000-5-5-0123abcd"
+    left.write_text("")
+    for age, gone in ((artifacts.ABANDONED - 60, 0), (artifacts.ABANDONED + 60, 1)):
+        then = time.time() - age
+        os.utime(left, (then, then))
+        assert artifacts.remove_leftovers(tmp_path) == gone
+    assert names(tmp_path) == []
+
+
+def test_two_threads_that_write_one_file_do_not_share_a_temporary_file(tmp_path):
+    """Processes of two hosts may have one number, too."""
+    assert len({artifacts._temp_path(tmp_path / "a") for _ in range(100)}) == 100
+
+    def write(number):
+        artifacts.write_bytes(tmp_path / "a", bytes([number]) * 100_000, durable=False)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(200)))
+    assert len(set((tmp_path / "a").read_bytes())) == 1
+    assert names(tmp_path) == ["a"]
+
+
+def test_of_two_that_make_one_folder_both_succeed_and_one_stays(tmp_path, monkeypatch):
+    """The other is done between our removing the old folder and renaming."""
+    path, remove, others = tmp_path / "video", artifacts.remove, []
+
+    def slow(folder):
+        remove(folder)
+        if folder == path and others:
+            make(path, *others.pop())
+
+    monkeypatch.setattr(artifacts, "remove", slow)
+    for other, kept in (({"a": b"1"}, "other"), ({"a": b"2"}, "ours")):
+        others.append((other,))
+        made = make(path, {"a": b"1"})
+        assert (made / "a").read_bytes() == b"1", kept
+        assert artifacts.read_stamp(path) is not None
+        assert names(tmp_path) == ["video"]
+
+
+def test_a_folder_that_another_process_has_just_removed_is_no_fault(tmp_path, monkeypatch):
+    path = make(tmp_path / "video", {"a": b"a"})
+    replace = type(path).replace
+
+    def late(folder, to):
+        if folder == path:
+            replace(folder, tmp_path / "elsewhere")
+        return replace(folder, to)
+
+    monkeypatch.setattr(type(path), "replace", late)
+    artifacts.remove(path)
+    assert not path.exists()
 
 
 def test_a_leftover_that_another_run_takes_away_is_no_fault(tmp_path, monkeypatch):
     (tmp_path / ".a.json.part-1-1").write_text("")
     monkeypatch.setattr(artifacts, "_in_use", lambda path: path.unlink() is not None)
     assert artifacts.remove_leftovers(tmp_path) == 1
-
-
-def test_when_a_process_began(ended):
-    before = artifacts.process_start(os.getpid())
-    assert before > 0
-    later = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    assert artifacts.process_start(later.pid) > before
-    assert artifacts.process_start(ended.pid) is None
-    later.kill()
-    later.wait()
-    assert artifacts.process_start(later.pid) is None
-    assert artifacts.process_start(1 << 40) is None
-
-
-def test_where_there_is_no_proc_a_number_has_to_do(monkeypatch, ended):
-    monkeypatch.setattr(type(Path()), "exists", lambda path: False)
-    assert artifacts.process_start(os.getpid()) == 0
-    assert artifacts.process_start(1) == 0  # somebody else's, maybe
-    assert artifacts.process_start(1 << 40) is None
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    assert artifacts.process_start(gone.pid) is None
 
 
 def test_checksums_are_those_of_the_standard(tmp_path):

@@ -9,8 +9,8 @@ import time
 import pytest
 from helpers import ROOT, run_script
 
-from dfdc.artifacts import process_start
 from dfdc.children import start_module
+from dfdc.processes import process_start
 
 MODULE = """
 import sys, threading, time

@@ -17,8 +17,9 @@ from folds_roots import (
     refused,
 )
 
-from dfdc import artifacts, identity, layout
+from dfdc import identity, layout
 from dfdc.command_line import UsageError
+from dfdc.processes import host_id, process_start
 from preprocessing import folds_step
 from preprocessing.folds_stamp import FoldsStamp, Options, read_folds_stamp, stamp_path
 
@@ -236,7 +237,8 @@ def test_what_a_killed_step_left_goes_and_nothing_else(tmp_path):
     root = make_root(tmp_path, (0, 1))
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     running = os.getppid()
-    dead, alive = f"{int(gone.stdout)}-1", f"{running}-{artifacts.process_start(running)}"
+    host = host_id()
+    dead, alive = f"{host}-{int(gone.stdout)}-1-0123abcd", f"{host}-{running}-{process_start(running)}-0123abcd"
     goes = [f".folds.csv.part-{dead}", f"..folds.csv.stamp.json.part-{dead}"]
     stays = [f".folds.csv.part-{alive}", f".other.csv.part-{dead}", f"folds.csv.part-{dead}"]
     for name in goes + stays:

@@ -1,7 +1,6 @@
 """What is kept of a run, what a later one takes over, and who may write (prediction/progress.py)."""
 
 import contextlib
-import errno
 import functools
 import json
 import operator
@@ -264,19 +263,6 @@ def test_t67_one_output_has_one_run_which_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_t67_a_lock_whose_file_was_just_removed_is_none(tmp_path, monkeypatch):
-    output = tmp_path / "o.csv"
-    flock = progress_module.fcntl.flock
-
-    def late(handle, how):
-        (tmp_path / ".o.lock").unlink()  # its owner ended between our opening and locking it
-        flock(handle, how)
-
-    monkeypatch.setattr(progress_module.fcntl, "flock", late)
-    with pytest.raises(UserError, match="unknown process"), only_run(output):
-        raise AssertionError("a lock on a file that nobody else sees")
-
-
 def test_t67_a_lock_in_a_new_folder_of_a_command_that_is_no_text_and_one_that_somebody_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["predict_folder.py", "caf\udce9.mp4"])
     output = tmp_path / "new" / "folder" / "o.csv"
@@ -379,22 +365,6 @@ def test_bytes_that_are_no_text_cost_no_other_line(tmp_path):
     with (tmp_path / "p").open("ab") as handle:
         handle.write(b"\xff\xfe\n")
     assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.5
-
-
-def test_a_disk_without_locks_is_said_to_be_one(tmp_path, monkeypatch, capsys):
-    def refuses(number):
-        def flock(handle, how):
-            raise OSError(number, os.strerror(number))
-
-        monkeypatch.setattr(progress_module.fcntl, "flock", flock)
-
-    refuses(errno.ENOLCK)
-    with only_run(tmp_path / "o.csv"):
-        pass
-    assert f"{tmp_path} can't be locked (No locks available); make sure that no other run" in capsys.readouterr().out
-    refuses(errno.EIO)
-    with pytest.raises(OSError, match="Input/output error"), only_run(tmp_path / "o.csv"):
-        pass
 
 
 def test_t67_a_second_command_is_refused_while_the_first_scores(weights, tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import math
 import os
 import shutil
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,8 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from dfdc import locks
 from dfdc.artifacts import atomic_file
-from dfdc.command_line import setting
+from dfdc.command_line import UsageError, setting
 from dfdc.scoring import selection_loss
 from networks import checkpoint
 from networks.holdout import Holdout
@@ -53,6 +56,22 @@ class RunFiles:
         """The existing checkpoints of a run of this name, without `_last`."""
         epochs = sorted(self.output_dir.glob(f"{glob.escape(self.name)}_[0-9]*"))
         return [path for path in (self.before, self.best) if path.exists()] + epochs
+
+    @contextlib.contextmanager
+    def only_run(self) -> Generator[None]:
+        """Hold the locks of the run's checkpoints and of its log while the block runs.
+
+        Raises:
+            UsageError: another run holds one; the message names that run.
+        """
+
+        def refusal(owner: str) -> UsageError:
+            return UsageError(f"{self.name}: another run is training it ({owner}); wait until it ends, or stop it")
+
+        with contextlib.ExitStack() as stack:
+            for folder, ending in ((self.output_dir, "lock"), (self.log_dir, "log.lock")):
+                stack.enter_context(locks.only_one(folder / f".{self.name}.{ending}", refusal))
+            yield
 
     def epoch(self, epoch: int, averaged: bool = False) -> Path:
         """The weights after `epoch`, or the average of the weights (ema_decay)."""

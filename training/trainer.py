@@ -64,9 +64,9 @@ def train(settings: RunSettings, config: TrainConfig) -> None:
     """Join the process group, load the data, and train."""
     device = resolve_device(settings.device)
     ranks = distributed.start(device, settings.local_rank)
-    with contextlib.closing(
-        loading.prepare_data(settings, config, ranks)
-    ) as data:  # first, so that errors in the data are reported early
+    alone = saving.run_files(settings, config).only_run() if ranks.is_main else contextlib.nullcontext()
+    # The data first, so that its errors are reported early.
+    with alone, contextlib.closing(loading.prepare_data(settings, config, ranks)) as data:
         trainer = prepare(data, settings, config, ranks)
         if trainer:
             trainer.train()

@@ -1,0 +1,250 @@
+"""Only one process does some work (dfdc/locks.py)."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from helpers import ROOT
+
+from dfdc import locks
+from dfdc.command_line import UserError
+from dfdc.locks import Owner, only_one
+from dfdc.processes import Process
+
+
+def refusal(owner):
+    return UserError(f"held by {owner}")
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_lock(path, owner):
+    path.write_bytes(locks._OWNERS.dump_json(owner))
+    return path
+
+
+@pytest.fixture
+def lock(tmp_path):
+    return tmp_path / "new folder" / ".a.lock"
+
+
+@pytest.fixture
+def ended():
+    """A process of this host that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    start = Process.own().start
+    process.wait()
+    return replace(Owner.own(), process=Process(Process.own().host, process.pid, start), command="the ended run")
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """The lock of a process on another host; how long it is watched is recorded instead of waited."""
+    watched = []
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: watched.append(seconds) if seconds > 1 else None)
+    owner = replace(Owner.own(), process=Process("0" * 8, 5, 5), machine="node-b", command="the far run")
+    return write_lock(tmp_path / ".a.lock", owner), watched
+
+
+def hold(path, seconds=60):
+    """Another process that holds the lock."""
+    code = (
+        "import sys, time; sys.argv = ['the', 'other run']\nfrom pathlib import Path\nfrom dfdc.locks import only_one\n"
+        f"with only_one(Path({str(path)!r}), None):\n    print('held', flush=True); time.sleep({seconds})\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert other.stdout.readline() == "held\n"
+    return other
+
+
+def test_the_second_is_refused_and_the_first_is_named(lock):
+    other = hold(lock)
+    try:
+        said = rf"^held by process {other.pid} on \S+ since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d: the other run$"
+        with pytest.raises(UserError, match=said), only_one(lock, refusal):
+            raise AssertionError("two at once")
+        assert names(lock.parent) == [".a.lock"]
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+
+
+def test_the_lock_of_a_killed_owner_is_taken_over_and_that_is_said(lock, capsys):
+    other = hold(lock)
+    other.kill()
+    other.wait()
+    other.stdout.close()
+    with only_one(lock, refusal):
+        assert names(lock.parent) == [".a.lock"]
+        with pytest.raises(UserError, match=f"held by process {os.getpid()} "), only_one(lock, refusal):
+            raise AssertionError("two at once")
+    assert names(lock.parent) == []
+    said = capsys.readouterr().err
+    assert said.startswith(f"{lock}: its owner has ended (process {other.pid} on ")
+    assert said.endswith("the other run); this run takes over\n")
+
+
+def test_an_unused_lock_says_nothing_and_leaves_nothing(lock, capsys):
+    for _ in range(2):
+        with only_one(lock, refusal):
+            pass
+    with pytest.raises(RuntimeError), only_one(lock, refusal):
+        raise RuntimeError
+    assert names(lock.parent) == []
+    assert capsys.readouterr() == ("", "")
+
+
+def test_one_that_waits_gets_it_next(lock):
+    order = []
+
+    def second():
+        with only_one(lock, None):
+            order.append("second")
+
+    with ThreadPoolExecutor(1) as pool:
+        with only_one(lock, None):
+            running = pool.submit(second)
+            time.sleep(0.3)
+            order.append("first")
+        running.result(60)
+    assert order == ["first", "second"]
+
+
+def test_of_many_that_take_over_one_lock_only_one_holds_it_at_a_time(tmp_path, ended):
+    lock = tmp_path / ".a.lock"
+    inside, most, turns = 0, 0, []
+    counting = threading.Lock()
+
+    def work(_):
+        nonlocal inside, most
+        with only_one(lock, None):
+            with counting:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.002)
+            with counting:
+                inside -= 1
+            turns.append(1)
+
+    for _ in range(5):
+        write_lock(lock, ended)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(16)))
+    assert (most, len(turns)) == (1, 80)
+    assert names(tmp_path) == []
+
+
+def test_one_that_read_the_old_owner_late_does_not_take_the_new_ones_lock(tmp_path, ended):
+    """Between reading and taking over, another process has taken over and is working."""
+    lock = write_lock(tmp_path / ".a.lock", ended)
+    stale = lock.read_bytes()
+    with only_one(lock, refusal):
+        own = lock.read_bytes()
+        assert not locks._take_over(lock, stale, b"mine")
+        assert lock.read_bytes() == own
+    assert not locks._take_over(lock, stale, b"mine")  # and when it has ended
+    assert names(tmp_path) == []
+
+
+def test_the_claim_of_an_owner_that_was_killed_while_taking_over_is_taken_over_too(tmp_path, ended):
+    lock = write_lock(tmp_path / ".a.lock", ended)
+    claim = lock.with_name(f"{lock.name}.{locks.digest_of(lock.read_bytes().hex())[:8]}")
+    write_lock(claim, replace(ended, token="another"))
+    with only_one(lock, refusal):
+        assert names(tmp_path) == [".a.lock"]
+    assert names(tmp_path) == []
+
+
+def test_a_lock_of_another_host_counts_while_it_is_touched(elsewhere):
+    lock, watched = elsewhere
+    with pytest.raises(UserError, match=r"held by process 5 on node-b since .*: the far run"), only_one(lock, refusal):
+        raise AssertionError("two at once")
+    assert watched == []
+
+
+def make_old(path, seconds=locks.ABANDONED + 1):
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def test_an_abandoned_lock_of_another_host_is_taken_over_after_watching_it(elsewhere, capsys):
+    lock, watched = elsewhere
+    make_old(lock)
+    with only_one(lock, refusal):
+        pass
+    assert watched == [2 * locks.TOUCHED_EVERY]
+    said = capsys.readouterr().err
+    assert "watching for 60 s whether process 5 on node-b since" in said
+    assert "its owner has ended (process 5 on node-b" in said
+
+
+def test_one_of_a_wrong_clock_that_is_touched_while_watched_is_kept(elsewhere, monkeypatch):
+    lock, _ = elsewhere
+    make_old(lock, 10 * locks.ABANDONED)
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: make_old(lock, 9 * locks.ABANDONED))
+    with pytest.raises(UserError, match="node-b"), only_one(lock, refusal):
+        raise AssertionError("two at once")
+
+
+def test_this_machines_clock_does_not_matter(elsewhere, monkeypatch):
+    lock, watched = elsewhere
+    monkeypatch.setattr(locks.time, "time", lambda: 4e9)
+    with pytest.raises(UserError, match="node-b"), only_one(lock, refusal):
+        raise AssertionError("two at once")
+    assert watched == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"process": 5}', b"\xff"])
+def test_a_lock_that_is_being_written_counts_until_it_is_old(tmp_path, monkeypatch, content):
+    lock = tmp_path / ".a.lock"
+    lock.write_bytes(content)
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: None)
+    with pytest.raises(UserError, match="held by unknown process"), only_one(lock, refusal):
+        raise AssertionError("two at once")
+    make_old(lock)
+    with only_one(lock, refusal):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_the_owner_touches_its_lock(lock, monkeypatch):
+    monkeypatch.setattr(locks, "TOUCHED_EVERY", 0.02)
+    with only_one(lock, refusal):
+        for _ in range(2):
+            make_old(lock)
+            until = time.monotonic() + 30
+            while time.time() - lock.stat().st_mtime > locks.ABANDONED:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+
+
+def test_an_owner_whose_lock_is_anothers_by_now_says_so_and_leaves_it(lock, elsewhere, monkeypatch, capfd):
+    monkeypatch.setattr(locks, "TOUCHED_EVERY", 0.02)
+    monkeypatch.undo()
+    monkeypatch.setattr(locks, "TOUCHED_EVERY", 0.02)
+    far, said = elsewhere[0].read_bytes(), ""
+    with only_one(lock, refusal):
+        lock.write_bytes(far)
+        until = time.monotonic() + 30
+        while "no longer holds it" not in said:
+            assert time.monotonic() < until
+            said += capfd.readouterr().err
+    assert said.startswith(f"{lock}: this run no longer holds it; stop it unless")
+    assert lock.read_bytes() == far
+
+
+def test_a_folder_that_cant_be_written_is_an_error_and_no_lock(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "x")
+
+    monkeypatch.setattr(locks.os, "open", refuse)
+    with pytest.raises(PermissionError), only_one(tmp_path / ".a.lock", None):
+        raise AssertionError("without a lock")
