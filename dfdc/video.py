@@ -30,7 +30,15 @@ from dfdc import limits, video_picture
 from dfdc.artifacts import atomic_file
 from dfdc.identity import regular
 from dfdc.video_fields import Fields
-from dfdc.video_source import VideoError, choose_stream, is_hidden, open_container, packets, video_stream
+from dfdc.video_source import (
+    VideoError,
+    choose_stream,
+    decoder_limits,
+    is_hidden,
+    open_container,
+    packets,
+    video_stream,
+)
 
 _JUMP = 16  # minimum frames that a seek must save: it resets the decoder and starts with a costly key frame
 _MOST_REORDERED = 32  # maximum distance between decoding and presentation position of a packet; codecs allow 16
@@ -128,7 +136,7 @@ class VideoReader:
         stream = video_stream(self._container, self._index)
         stream.codec_context.thread_count = self._threads
         # Otherwise the decoder conceals corrupt areas, and the frame looks valid.
-        stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(limits.FRAME_PIXELS)}
+        stream.codec_context.options = {"err_detect": "explode", **decoder_limits()}
         self._codec = stream.codec_context
         return stream
 

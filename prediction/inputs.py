@@ -166,7 +166,7 @@ def read_labels(path: Path, videos: Mapping[str, Path]) -> dict[str, int]:
         if value is None:
             said = f"the label '{printable(label)}' of {printable(given)}"
             raise UsageError(f"{place}: {said} is invalid; use REAL, FAKE, 0 or 1")
-        places = (os.path.realpath(path.parent / given), os.path.realpath(given))
+        places = (_real_path(path.parent / given), _real_path(given))
         name = given if given in videos else next((by_path[real] for real in places if real in by_path), None)
         if name is None:
             strangers.append(given)
@@ -179,6 +179,14 @@ def read_labels(path: Path, videos: Mapping[str, Path]) -> dict[str, int]:
         first = printable(strangers[0])
         print(f"{place}: {len(strangers)} of {len(rows)} rows match no video, for example {first}")
     return labels
+
+
+def _real_path(path: str | Path) -> str:
+    """Return the path without links; empty for what can't be a path, such as a name with a zero byte."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return ""
 
 
 def _label_rows(path: Path) -> Iterator[tuple[str, Any]]:
