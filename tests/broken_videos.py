@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dfdc.detector_settings import PREDICT_THRESHOLDS
 from dfdc.faces import FaceDetector, Faces
 from prediction.batches import Options, predict
 from prediction.progress import Results
@@ -167,7 +168,7 @@ class Seeing:
 
     @functools.cached_property
     def detector(self) -> FaceDetector:
-        return FaceDetector(device="cpu")
+        return FaceDetector(PREDICT_THRESHOLDS, "cpu")
 
     def batch_size(self, width: int, height: int, scale: float) -> int:
         return self.detector.batch_size(width, height, scale) if self.real else 1
