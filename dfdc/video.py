@@ -214,7 +214,8 @@ class VideoReader:
                 elif frame.key_frame or begun_anew > 2:  # three, because the decoder outputs frames late
                     damaged = False
                 # H.264 and HEVC may state the rotation at key frames only; it then applies to the frames that follow.
-                self._quarter_turns = round(frame.rotation / 90) % 4 or self._quarter_turns
+                angle = frame.rotation if abs(frame.rotation) <= 180 else 0  # larger: the file's matrix is corrupt
+                self._quarter_turns = round(angle / 90) % 4 or self._quarter_turns
                 yield frame, not damaged
 
     def numbered_frames(self, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, av.VideoFrame, bool]]:
