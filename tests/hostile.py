@@ -11,7 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from dfdc import command_line
@@ -24,6 +24,7 @@ hostile = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
+slowly = settings(hostile, phases=[Phase.explicit, Phase.generate])  # making a failing case small would take minutes
 
 # --------------------------------------------------------------------------------------------------- what is drawn
 TEXTS = st.text(max_size=12) | st.sampled_from(["", " ", "\0", "\ud800", "\u202e", "a" * 5000, "9" * 5000, "1e999"])
