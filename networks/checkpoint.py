@@ -128,7 +128,7 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
     try:
         epoch, best = int(content.get("epoch", -1)), float(content.get("bce_best", float("nan")))
         metrics = dict(content.get("metrics", {}))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: a tensor of several values
         raise CheckpointError(f"{path}: its epoch, bce_best or metrics is invalid ({error})") from None
     return Checkpoint(path, spec, weights, epoch, best, metrics, content.get("training"), holdout)
 

@@ -92,7 +92,7 @@ def read_description(texts: Mapping[str, str], path: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = {"data": None} | {name: json.loads(texts[name]) for name in names if name in texts}
         version = int(values["version"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}: its description is invalid ({error})") from None
     if version > EXPORT_VERSION:
         raise CheckpointError(f"{path} has version {version}, but this program supports only up to {EXPORT_VERSION}")

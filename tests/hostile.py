@@ -22,9 +22,9 @@ hostile = settings(
     derandomize=not CASES,
     deadline=None,
     database=None,
+    phases=[Phase.explicit, Phase.generate],  # making a failing case small would take minutes
     suppress_health_check=list(HealthCheck),
 )
-slowly = settings(hostile, phases=[Phase.explicit, Phase.generate])  # making a failing case small would take minutes
 
 # --------------------------------------------------------------------------------------------------- what is drawn
 TEXTS = st.text(max_size=12) | st.sampled_from(["", " ", "\0", "\ud800", "\u202e", "a" * 5000, "9" * 5000, "1e999"])

@@ -377,3 +377,11 @@ def test_the_winners_b7_in_half_precision_loads_as_well(published_b7, tmp_path):
     loaded, _ = checkpoint.load_model(tmp_path / "b7", mapped=True)
     assert {value.dtype for value in loaded.parameters()} == {torch.float32}
     assert torch.equal(loaded.fc.weight, weights["module.fc.weight"].float())
+
+
+@pytest.mark.parametrize("odd", [{"epoch": float("inf")}, {"bce_best": 10**400}, {"epoch": torch.zeros(2)}])
+def test_numbers_that_are_none_are_told(tmp_path, odd):
+    content = {"state_dict": {"fc.weight": torch.zeros(1, 2560), "encoder.a": torch.zeros(1)}, **odd}
+    torch.save(content, tmp_path / "a")
+    with pytest.raises(CheckpointError, match="its epoch, bce_best or metrics is invalid"):
+        checkpoint.read_checkpoint(tmp_path / "a")

@@ -4,6 +4,7 @@ import argparse
 import errno
 import pickle
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +96,27 @@ def test_a_whole_number_is_one(text):
     with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number of at least 2"):
         command_line.whole_number(2)(text)
     assert command_line.whole_number(2)("2") == 2
+
+
+def test_of_a_long_line_the_middle_is_left_out(monkeypatch, capsys):
+    def main(argv):
+        raise UsageError("a" * 9000 + ": give less\nshort")
+
+    monkeypatch.setattr(sys, "argv", ["step.py"])
+    with pytest.raises(SystemExit, match="2"):
+        command_line.run_main(main)
+    first, second = capsys.readouterr().err.splitlines()
+    assert (first[:9], first[990:1010], first[-11:], second) == (
+        "step.py: ",
+        "aaaaaaaaaa ... aaaaa",
+        ": give less",
+        "short",
+    )
+    assert len(first) == 2005
+
+
+def test_a_name_that_is_too_long_is_wrong_use(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["step.py"])
+    with pytest.raises(SystemExit, match="2"):
+        command_line.run_main(lambda argv: Path("a" * 300).stat())
+    assert capsys.readouterr().err == f"step.py: {'a' * 300}: File name too long\n"

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hostile import ANY, TEXTS, changed, place, slowly, told
+from hostile import ANY, TEXTS, changed, hostile, place, told
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -75,7 +75,7 @@ def contents(draw, whole):
     return content
 
 
-@slowly
+@hostile
 @given(data=st.data())
 def test_checkpoints(sound, data):
     content = data.draw(contents(sound[0]) | ANY)
@@ -100,7 +100,7 @@ def _open_checkpoint(path):
     return found
 
 
-@slowly
+@hostile
 @given(changes=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=4)), min_size=1, max_size=3), cut=st.booleans())
 def test_damaged_checkpoints(sound, changes, cut):
     with place() as root:
@@ -112,7 +112,7 @@ def test_damaged_checkpoints(sound, changes, cut):
         _open_checkpoint(root / "a")
 
 
-@slowly
+@hostile
 @given(data=st.data())
 def test_descriptions_of_exported_networks(sound, data):
     checkpoint = read_checkpoint(sound[1])

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import asdict
 
 from hostile import ANY, CELLS, NAMES, TEXTS, as_json, changed, damaged, hostile, place, tables, told
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dfdc import folds, layout
@@ -33,6 +33,7 @@ METADATA = changed(st.dictionaries(NAMES, ENTRY, max_size=5))
 
 @hostile
 @given(data=damaged(as_json(METADATA)), more=damaged(as_json(METADATA)))
+@example(data=json.dumps({"a" * 5000: None}).encode(), more=b"{}")
 def test_metadata(data, more):
     with place() as root:
         for part, content in (("part_1", data), ("part_2", more)):
@@ -135,6 +136,9 @@ CHANGE = st.builds(
     base=st.none() | TEXTS | st.sampled_from(["own.json", "other.json", ".", "../.."]),
     changes=st.lists(CHANGE | as_json(ANY).map("epochs={}".format), max_size=2),
 )
+@example(data=b"[]", base="\0", changes=[])
+@example(data=b"[]", base="\ud800", changes=[])
+@example(data=b"[" * 100_000, base="other.json", changes=["epochs=" + "[" * 100_000])
 def test_configurations(data, base, changes):
     with place() as root:
         (root / "other.json").write_bytes(data)
@@ -156,6 +160,8 @@ LABEL = st.sampled_from(["REAL", "FAKE", "0", "1", "fake", "1.0"])
     ),
     suffix=st.sampled_from([".json", ".csv"]),
 )
+@example(data=b"filename,label\n\0,REAL\n", suffix=".csv")
+@example(data=b'{"\\ud800": {"label": "REAL"}}', suffix=".json")
 def test_labels(data, suffix):
     with place() as root:
         path = root / f"labels{suffix}"
@@ -166,6 +172,7 @@ def test_labels(data, suffix):
 
 @hostile
 @given(data=damaged(st.lists(NAMES, max_size=5).map("\n".join)))
+@example(data=b"a" * 5000)
 def test_lists(data):
     with place() as root:
         for name in ("a.mp4", "b.mp4", "é.mp4"):

@@ -373,3 +373,10 @@ def test_compiling_that_fails_without_a_word_costs_no_run(tmp_path, monkeypatch)
 
     monkeypatch.setattr(ensemble, "score", fails)
     assert "no reason given" in ensemble.compile(only_if_faster=True)
+
+
+@pytest.mark.parametrize("name", ["\0", "\ud800"])
+def test_labels_of_names_that_no_file_can_have_match_nothing(tmp_path, name):
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps({name: {"label": "REAL"}, "a.mp4": {"label": "FAKE"}}))
+    assert inputs.read_labels(path, {"a.mp4": tmp_path / "a.mp4"}) == {"a.mp4": 1}

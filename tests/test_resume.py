@@ -181,6 +181,35 @@ def test_a_state_comes_back_from_plain_values():
     assert list(state.to_dict().items()) == list(values.items())
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (7, "its training state is a int, not a dictionary"),
+        ({}, "was written by another version of the trainer"),
+        ({"recipe": resume.RECIPE, "choices": {}}, "its training state is corrupt .*epoch: Field required"),
+        ({"recipe": resume.RECIPE, "history": [3]}, "its training state is corrupt .*history: "),
+    ],
+)
+def test_a_corrupt_state_is_told(values, said):
+    with pytest.raises(UsageError, match=said):
+        resume.State.from_dict(values, Path("last"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("optimizer", {}), ("optimizer", {"state": 3, "param_groups": [7]}), ("average", {"a": 1})]
+)
+def test_a_state_that_does_not_fit_is_told(name, value):
+    from tiny_runs import make_run
+
+    run = make_run(steps=2, ema_decay=0.5)
+    run.scaler, run.average = engine.make_scaler("cpu", torch.float16), copy.deepcopy(run.model)
+    sound = {"optimizer": run.optimizer.state_dict(), "scaler": {}, "average": None}
+    own = sound | {name: value}
+    state = resume.State(resume.RECIPE, {}, None, 0, 1, {}, **own, computes_in="float16", history=History())
+    with pytest.raises(UsageError, match=r"is corrupt .*Start a new run with another prefix"):
+        state.restore(run)
+
+
 OLD_LAST = Path(__file__).parent / "data" / "last_of_2026.xz"
 
 
