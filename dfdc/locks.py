@@ -49,7 +49,7 @@ class Owner:
     @classmethod
     def own(cls) -> Owner:
         """This process, now."""
-        return cls(Process.own(), platform.node(), time.strftime("%Y-%m-%d %H:%M:%S"), " ".join(sys.argv))
+        return cls(Process.own(), platform.node(), time.strftime("%Y-%m-%d %H:%M:%S"), printable(" ".join(sys.argv)))
 
     def __str__(self) -> str:
         return printable(f"process {self.process.pid} on {self.machine} since {self.since}: {self.command}")
