@@ -20,6 +20,7 @@ from dfdc.layout import REJECTED_NAME, Dataset, Video
 from dfdc.ledger import Ledger
 from dfdc.progress import disk_map, progress_bar
 from dfdc.rejections import Rejections, load_rejections
+from dfdc.shards import WHOLE, Shard
 from dfdc.step_command import RunOptions
 from dfdc.workers import Engine, Failed, LocalWorkers, Skipped, list_devices, outcome_of, worker_count
 
@@ -115,13 +116,18 @@ class VideoStep(Step):
         """The crops and videos rejected by a user."""
         return load_rejections(self.root)
 
-    def select(self, dataset: Dataset) -> tuple[list[Video], list[tuple[str, str]]]:
-        """The videos to process, and (video, reason) for the skipped videos with the step's labels."""
-        skipped = [(name, lost.reason) for name, lost in dataset.skipped.items() if lost.video.label in self.labels]
+    def select(self, dataset: Dataset, shard: Shard = WHOLE) -> tuple[list[Video], list[tuple[str, str]]]:
+        """The videos to process, and (video, reason) for the skipped videos with the step's labels.
+
+        A shard holds whole families, so it never waits for the artifacts of another shard.
+        """
+
+        def is_ours(video: Video) -> bool:
+            return video.label in self.labels and shard.holds(video.source)
+
+        skipped = [(name, lost.reason) for name, lost in dataset.skipped.items() if is_ours(lost.video)]
         videos = []
-        for video in dataset.videos.values():
-            if video.label not in self.labels:
-                continue
+        for video in filter(is_ours, dataset.videos.values()):
             reason = self.rejections.whole(video) or self.obstacle(video)
             if reason is None:
                 videos.append(video)
@@ -134,7 +140,7 @@ class VideoStep(Step):
         dataset = layout.load_dataset(self.root)
         if self.uses_crops:
             layout.check_crops_dir(self.crops_dir, dataset.parts)
-        videos, skipped = self.select(dataset)
+        videos, skipped = self.select(dataset, options.shard)
         artifacts.remove_leftovers(self.folder)
         if options.prune is not None:
             self.prune(dataset, options.prune)
@@ -145,7 +151,7 @@ class VideoStep(Step):
 class _Tally:
     """Outcomes of a run so far."""
 
-    step: VideoStep
+    name: str
     ledger: Ledger
     videos: int
     complete: int = 0  # before the run
@@ -173,7 +179,7 @@ class _Tally:
 
     def conclude(self, max_failed: float) -> int:
         """Print a summary; return the exit status."""
-        name, counts = self.step.name, self.ledger.counts()
+        name, counts = self.name, self.ledger.counts()
         made = ", ".join(f"{number} {kind}" for kind, number in self.made.items()) or "nothing made"
         print(
             f"{name}: {self.videos} videos ({self.complete} were complete), {made}; {counts['failed']} failed, "
@@ -210,7 +216,8 @@ def run_step(
     """
     if engine is None and options.device != "auto":  # now, so that invalid values are reported even if all is done
         engine = _local_workers(options)
-    tally = _Tally(step, Ledger(layout.ledger_path(step.root, step.name), len(videos)), len(videos))
+    name = step.name if options.shard.is_whole else f"{step.name}, shard {options.shard}"
+    tally = _Tally(name, Ledger(layout.ledger_path(step.root, step.name, options.shard), len(videos)), len(videos))
     tally.ledger.skip(skipped)
     todo = list(videos) if options.force else _left_to_do(step, videos, tally)
     if todo:
