@@ -70,7 +70,9 @@ python=$VENV/bin/python
 report() {
     local status=$?
     trap - EXIT
-    if [ "$status" -eq 2 ]; then # wrong usage: keep its message last
+    if [ ${#shard[@]} -gt 0 ]; then
+        : # the page is about all videos
+    elif [ "$status" -eq 2 ]; then # wrong usage: keep its message last
         "$python" preprocessing/report.py --root-dir "$data_root" "${crops[@]}" >/dev/null 2>&1 || true
     else
         printf '\n'
@@ -80,10 +82,9 @@ report() {
     exit "$status"
 }
 number=0
-if [ ${#shard[@]} -eq 0 ]; then # the page is about the whole dataset
-    rm -f "$data_root/report/index.html"
-    trap report EXIT
-fi
+[ ${#shard[@]} -gt 0 ] || rm -f "$data_root/report/index.html"
+trap report EXIT
+
 
 step() {
     local name=$1 started=$SECONDS

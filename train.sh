@@ -118,7 +118,9 @@ for seed in $seeds; do
     choose_launch "$number"
     number=$((number + 1))
     command=("${launch[@]}" training/train_classifier.py "${options[@]}" --seed "$seed" --prefix "${name}_${seed}_")
-    printf '\nseed %s: %s\n%s\n' "$seed" "$config" "${command[*]@Q}"
+    printf '\nseed %s: %s\n' "$seed" "$config"
+    printf '%q ' "${command[@]}"
+    printf '\n'
     # Runs in the background, so that the trap can forward a SIGTERM to the training, which then saves its state.
     "${command[@]}" &
     child=$!
