@@ -66,7 +66,7 @@ find_slurm_nodes() {
     # On one node without srun, SLURM_NTASKS only says how many tasks the job could start.
     [ -n "$tasks" ] || [ "$nodes" = 1 ] || tasks=${SLURM_NTASKS:-}
     [ "${tasks:-$nodes}" = "$nodes" ] ||
-        fail "there are $tasks SLURM tasks on $nodes nodes, but one per node starts all processes there: srun --ntasks-per-node 1 ./train.sh ..."
+        fail "SLURM runs $tasks tasks on $nodes nodes; run one per node, which starts all processes of its node: srun --ntasks-per-node 1 ./train.sh ..."
     [ "$nodes" != 1 ] || return 0
     [ -n "${SLURM_STEP_ID:-}" ] ||
         echo "train.sh: this job has $nodes nodes; start train.sh by srun, or set NNODES=1 to use this node alone" >&2

@@ -217,7 +217,7 @@ def show(rows: Sequence[Row], data: Data, costs: Costs, machine: Machine) -> Non
         spent = ("-", f"{(work.gpu_s or 0) / 3600:,.1f}") if on_gpu else (f"{work.core_s / 3600:,.1f}", "-")
         sizes = f"{work.read / GB:,.1f} | {work.written / GB:,.1f} | {work.files:,.0f}"
         why = f"{row.bottleneck} (one)" if work.one_core and row.bottleneck == "cores" else row.bottleneck
-        print(f"| {work.name} | {spent[0]} | {spent[1]} | {sizes} | {row.hours:,.1f} | {why} |")
+        print(f"| {work.name} | {spent[0]} | {spent[1]} | {sizes} | {row.hours:,.2f} | {why} |")
     steps = rows[:5]
     longest = max(steps, key=lambda row: row.hours)
     written, files = sum(row.work.written for row in steps), sum(row.work.files for row in steps)

@@ -125,7 +125,7 @@ def test_the_table_of_a_command(capsys):
     said = capsys.readouterr().out
     assert said.startswith("1,000 videos (200 real), 10 crops each; 2 cores, 3 GPUs, 1e+09 MB/s")
     (row,) = re.findall(r"^\| 2 crops \|.*$", said, re.MULTILINE)
-    assert row == "| 2 crops | 2.0 | - | 2.0 | 1.0 | 11,000 | 1.0 | cores |"
+    assert row == "| 2 crops | 2.0 | - | 2.0 | 1.0 | 11,000 | 1.00 | cores |"
     assert len(re.findall(r"^\| \d ", said, re.MULTILINE)) == 5
     assert "because no --gpu- flag gives their cost on a GPU" in said
 

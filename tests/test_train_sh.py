@@ -155,9 +155,9 @@ def test_a_job_of_one_node_needs_no_rendezvous(start):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"SLURM_STEP_NUM_TASKS": "16"}, "there are 16 SLURM tasks on 2 nodes"),
-        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "1"}, "there are 8 SLURM tasks on 1 nodes"),
-        ({"SLURM_STEP_NUM_TASKS": "", "SLURM_NTASKS": "16"}, "there are 16 SLURM tasks on 2 nodes"),
+        ({"SLURM_STEP_NUM_TASKS": "16"}, "SLURM runs 16 tasks on 2 nodes"),
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "1"}, "SLURM runs 8 tasks on 1 nodes"),
+        ({"SLURM_STEP_NUM_TASKS": "", "SLURM_NTASKS": "16"}, "SLURM runs 16 tasks on 2 nodes"),
     ],
 )
 def test_several_tasks_on_a_node_are_too_many(start, change, said):
