@@ -70,6 +70,7 @@ def run(root, names, shard, **options):
     """A run of a step in this process over videos of these names; returns its status."""
 
     def engine(task, items):
+        task.start("cpu")
         yield from ((item, steps.outcome_of(task.work, item)) for item in items)
 
     videos = [Video(name, root / f"{name}.mp4", "part", "REAL", None) for name in names]
