@@ -95,6 +95,13 @@ def only_one(path: Path, refusal: Callable[[str], UserError] | None) -> Generato
             path.unlink(missing_ok=True)
 
 
+def refuse_if_held(path: Path, refusal: Callable[[str], UserError]) -> None:
+    """Raise the error of `refusal`, as `only_one` does, if a process holds the lock file `path`; do not take it."""
+    held = _read(path)
+    if held is not None and not _has_ended(path, held):
+        raise refusal(_said(held))
+
+
 def _touch(path: Path, content: bytes, done: threading.Event) -> None:
     """Touch the lock until `done`; say so if another process has taken it."""
     while not done.wait(TOUCHED_EVERY):

@@ -14,6 +14,7 @@ from dfdc import layout, steps
 from dfdc.artifacts import Stamp
 from dfdc.command_line import SettingError, UsageError, UserError
 from dfdc.ledger import StepRun, read_rows, read_run
+from dfdc.shards import WHOLE, Shard
 from dfdc.step_command import RunOptions
 from dfdc.workers import Failed
 from preprocessing import detect_original_faces
@@ -225,3 +226,18 @@ def test_a_folder_that_is_no_dataset_gets_no_lock(tmp_path):
     with pytest.raises(UserError):
         Behaving(tmp_path).run(RunOptions(workers=1))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_of_a_step_run_together_but_not_beside_a_run_of_all_videos(tmp_path):
+    step, first, second = Behaving(tmp_path), Shard(1, 2), Shard(2, 2)
+    with step.only_run(first), step.only_run(second):
+        for shard in (WHOLE, first):
+            with pytest.raises(UsageError, match="another run is working on"), step.only_run(shard):
+                raise AssertionError("two at once")
+    with step.only_run():
+        for shard in (WHOLE, first):
+            with pytest.raises(UsageError, match="another run is working on"), step.only_run(shard):
+                raise AssertionError("two at once")
+    with step.only_run(first):
+        pass
+    assert list((tmp_path / "failures").iterdir()) == []
