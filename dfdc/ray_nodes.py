@@ -91,8 +91,7 @@ def check_nodes(shared: Shared, nodes: Sequence[NodeInfo]) -> None:
         paths = [str(path) for path in (*tokens, *shared.files)]
         question = paths, len(tokens), Path.cwd()
         ours = look(*question)
-        ask = ray.remote(look).options(num_cpus=0, max_retries=0)
-        asked = [(node, _on_node(ask, node).remote(*question)) for node in nodes]
+        asked = [(node, _on_node(node).remote(*question)) for node in nodes]
         for node, answer in asked:
             try:
                 _compare(ours, ray.get(answer, timeout=_ANSWER_SECONDS), node.name)
@@ -106,8 +105,9 @@ def check_nodes(shared: Shared, nodes: Sequence[NodeInfo]) -> None:
                 raise ClusterError(f"{node.name} can't run this project's code ({last}); {advice}") from error
 
 
-def _on_node(ask: Any, node: NodeInfo) -> Any:
-    return ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False))
+def _on_node(node: NodeInfo) -> Any:
+    there = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    return ray.remote(look).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
 
 
 def _compare(ours: _View, theirs: _View, name: str) -> None:

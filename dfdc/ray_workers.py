@@ -321,12 +321,15 @@ class _Pool(Generic[T]):
             if self._alone and not member.jobs:
                 self._give(member, self._alone.popleft())
             else:
-                # One job in advance, except at the end, when another worker could take it up earlier.
-                room = self._threads + (len(self._waiting) > len(self._members))
-                while self._waiting and len(member.jobs) < room and not self._alone:
+                while not self._alone and len(member.jobs) < self._room():
                     self._give(member, self._waiting.popleft())
             for job in member.jobs[: self._threads]:
                 job.began = job.began or now
+
+    def _room(self) -> int:
+        """Most jobs of a worker now: one in advance, except at the end, when another worker could take it up earlier."""
+        waiting = len(self._waiting)
+        return self._threads + (waiting > len(self._members)) if waiting else 0
 
     def _give(self, member: _Member[T], job: _Job[T]) -> None:
         member.jobs.append(job)
@@ -385,7 +388,7 @@ class _Pool(Generic[T]):
                 yield self._conclude(member, job, Failed(f"it exceeded the time limit of {time_limit(job.size):.0f} s"))
                 continue
             if late is None and job in running:
-                job.alone = len(running) > 1
+                job.alone |= len(running) > 1
                 job.deaths += len(running) == 1
             if job.deaths >= TRIES:
                 said = f"its worker process died {TRIES} times (the last one on {self._name_of(member.node)})"
