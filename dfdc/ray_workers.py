@@ -327,7 +327,7 @@ class _Pool(Generic[T]):
                 job.began = job.began or now
 
     def _room(self) -> int:
-        """Most jobs of a worker now: one in advance, except at the end, when another worker could take it up earlier."""
+        """Most jobs of a worker: one in advance, except at the end, when another worker could take it up earlier."""
         waiting = len(self._waiting)
         return self._threads + (waiting > len(self._members)) if waiting else 0
 

@@ -1,6 +1,7 @@
 """Scoring on a Ray cluster (prediction/cluster.py): verdicts equal to the local ones, workers and nodes that die."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from scoring_runs import run
@@ -11,6 +12,13 @@ from dfdc.video import VideoReader, write_video
 pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.txt has it")
 
 from clusters import wait_until
+
+from dfdc.workers import Failed
+from prediction import cluster as scoring
+from prediction.batches import Options
+from prediction.cluster import Cluster, ScoringTask
+from prediction.progress import Progress
+from prediction.scorer import score
 
 pytestmark = pytest.mark.slow
 
@@ -66,3 +74,40 @@ def test_a_node_that_dies_changes_no_verdict(cluster, weights, videos, tmp_path,
         killer.join()
         cluster.restore()
     assert results(output) == expected
+
+
+def test_a_worker_scores_several_videos_at_a_time(weights, videos):
+    models = (weights / "a", weights / "b")
+    task = ScoringTask(models, "fp32", "torch", Options())
+    task.start("cpu")
+    paths = sorted(videos.iterdir())
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(task.work, [(str(path), path) for path in paths]))
+    assert [verdict for _, verdict in found] == score(paths, models, device="cpu", engine="torch")
+    assert [fingerprint["size"] for fingerprint, _ in found] == [path.stat().st_size for path in paths]
+
+
+def test_a_video_that_kills_its_workers_has_a_verdict_and_is_tried_again(weights, videos, tmp_path, monkeypatch):
+    """And a file that has gone since it was listed has the verdict of one that can't be read."""
+    names = ["zero.mp4", "text.mp4", "gone.mp4"]
+    said = "its worker process died 3 times (the last one on node n)"
+
+    def engine(**settings):
+        assert settings["shared"].files == (weights / "a", videos / "text.mp4")
+
+        def work(task, items):
+            task.start("cpu")
+            for item in items:
+                yield item, Failed(said) if item[0] == "zero.mp4" else task.work(item)
+
+        return work
+
+    monkeypatch.setattr(scoring, "RayWorkers", engine)
+    paths = {name: videos / name for name in names}
+    progress = Progress(tmp_path / "o.progress", {}, paths)
+    Cluster("cpu").score(progress, [weights / "a"], "fp32", "torch", Options())
+    verdicts = [progress.done[name] for name in names]
+    assert [verdict.status for verdict in verdicts] == ["error", "unreadable", "unreadable"]
+    assert (verdicts[0].reason, verdicts[0].score) == (said, None)
+    again = Progress(tmp_path / "o.progress", {}, paths)
+    assert set(again.done) == {"text.mp4"}  # "error" passes, and a file that is away may come back
