@@ -27,9 +27,9 @@ common=() prune=() crops=() device=() detector=() png=() folds=()
 while [ $# -gt 0 ]; do
     case $1 in
         --workers | --max-failed | --device | --detector-scale | --png-level | --crops-dir | --n_splits | --n-splits | \
-            --seed | --val-ids | --similar | --engine | --ray-address)
+            --seed | --val-ids | --engine | --ray-address | --similar)
             [ $# -ge 2 ] || { echo "preprocess_data.sh: $1 needs a value" >&2; exit 2; } ;;&
-        --workers | --max-failed | --engine | --ray-address) common+=("$1" "$2"); shift 2 ;;
+        --workers | --engine | --ray-address | --max-failed) common+=("$1" "$2"); shift 2 ;;
         --device) device+=("$1" "$2"); shift 2 ;;
         --detector-scale) detector+=("$1" "$2"); shift 2 ;;
         --png-level)
