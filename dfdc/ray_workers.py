@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address_or_die  # what ray.init does with "auto"
 from ray.exceptions import RayError, RayTaskError
 
 from dfdc.command_line import SettingError, setting
@@ -51,7 +52,7 @@ def connected(address: str | None) -> Generator[None]:
         ClusterError: there is no such cluster, or it has another version of Ray or Python.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
-    _check_address(address)
+    address = _reachable(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -67,10 +68,15 @@ def connected(address: str | None) -> Generator[None]:
         ray.shutdown()
 
 
-def _check_address(address: str) -> None:
-    """Raise ClusterError now if nobody listens there; Ray itself would try for a minute."""
-    if address in ("auto", "local"):
-        return
+def _reachable(address: str) -> str:
+    """Return HOST:PORT, or "local"; ClusterError if nobody listens there. Ray itself would try for minutes."""
+    if address == "local":
+        return address
+    if address == "auto":
+        try:
+            address = canonicalize_bootstrap_address_or_die("auto")
+        except ConnectionError as error:
+            raise _no_cluster(address, "none runs on this machine") from error
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "//" in host:
         raise SettingError("ray_address", address, "expected HOST:PORT of the cluster's head, auto or local")
@@ -78,6 +84,7 @@ def _check_address(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
         raise _no_cluster(address, error) from error
+    return address
 
 
 def _no_cluster(address: str, reason: object) -> ClusterError:

@@ -15,6 +15,7 @@ from dfdc.workers import Failed, WorkersError
 pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.txt has it")
 
 from clusters import wait_until
+from ray._private import services
 
 from dfdc import ray_workers
 from dfdc.ray_nodes import NodeInfo
@@ -270,7 +271,19 @@ def test_a_cluster_that_is_not_there_is_one_clear_line(tmp_path):
     assert error.value.status == 2
 
 
-# ---------------------------------------------------------------------------------------- the real steps
+def test_auto_without_a_cluster_is_one_clear_line(tmp_path, monkeypatch):
+    """Also where a head was killed: its address is still in Ray's folder, and Ray would try it for minutes."""
+    monkeypatch.setattr(services, "find_gcs_addresses", set)  # those of other tests
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match="can't connect to the Ray cluster auto: none runs on this machine; start one"):
+        next(RayWorkers()(Behaving(tmp_path), []))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray/ray_current_cluster").write_text("127.0.0.1:9")
+    with pytest.raises(UserError, match=r"can't connect to the Ray cluster \S+:9: .*refused; start one"):
+        next(RayWorkers("auto")(Behaving(tmp_path), []))
+
+
 def test_list_agrees_with_that_of_all_others():
     def pins(name):
         lines = (ROOT / name).read_text().splitlines()
