@@ -22,7 +22,7 @@ from dfdc.progress import disk_map, progress_bar
 from dfdc.rejections import Rejections, load_rejections
 from dfdc.shards import WHOLE, Shard, shard_files
 from dfdc.step_command import RunOptions
-from dfdc.workers import Engine, Failed, LocalWorkers, Skipped, list_devices, outcome_of, worker_count
+from dfdc.workers import Engine, Failed, LocalWorkers, Skipped, list_devices, outcome_of, require_ray, worker_count
 
 
 class Step(ABC):
@@ -154,7 +154,7 @@ class VideoStep(Step):
         return videos, skipped
 
     def run(self, options: RunOptions, engine: Engine | None = None) -> int:
-        """See `Step.run`; `engine` does the work, by default local processes."""
+        """See `Step.run`; `engine` does the work, by default that of `options`."""
         dataset = layout.load_dataset(self.root)
         if self.uses_crops:
             layout.check_crops_dir(self.crops_dir, dataset.parts)
@@ -231,16 +231,17 @@ def run_step(
     Args:
         videos: the step's videos; complete ones are counted but not redone.
         skipped: (video, reason) of skipped videos, for the ledger.
-        engine: does the work; by default, local processes.
+        engine: does the work; by default, that of `options`.
     """
     if engine is None and options.device != "auto":  # now, so that invalid values are reported even if all is done
-        engine = _local_workers(options)
+        engine = _open_engine(step.root, options)
     name = step.name if options.shard.is_whole else f"{step.name}, shard {options.shard}"
     tally = _Tally(name, Ledger(layout.ledger_path(step.root, step.name, options.shard), len(videos)), len(videos))
     tally.ledger.skip(skipped)
     todo = list(videos) if options.force else _left_to_do(step, videos, tally)
     if todo:
-        outcomes = (engine or _local_workers(options))(step, todo)  # auto loads PyTorch, so only if there is work
+        engine = engine or _open_engine(step.root, options)  # auto loads PyTorch, so only if there is work
+        outcomes = engine(step, todo)
         with contextlib.closing(outcomes), progress_bar(total=len(todo), desc=step.name, unit="video") as bar:
             for video, outcome in outcomes:
                 tally.take(video, outcome)
@@ -251,7 +252,12 @@ def run_step(
     return tally.conclude(options.max_failed)
 
 
-def _local_workers(options: RunOptions) -> LocalWorkers:
+def _open_engine(root: Path, options: RunOptions) -> Engine:
+    if options.engine == "ray":
+        require_ray()
+        from dfdc.ray_workers import RayWorkers, Shared  # here, because Ray is optional
+
+        return RayWorkers(options.ray_address, options.workers, options.device, Shared(folders=(root,)))
     devices = ["cpu"] if options.device is None else list_devices(options.device)
     return LocalWorkers(worker_count(options.workers, devices), devices)
 
