@@ -77,6 +77,7 @@ class Fault:
         before_start: prepares a filled place.
         obstacle: why this machine can't have it; None if it can.
         alters: whether the command may succeed with other results while the fault lasts.
+        earliest: seconds after the start. While Python itself loads, Ctrl-C shows its traceback.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Fault:
     before_start: Callable[[Run], None] = _nothing
     obstacle: Callable[[], str | None] = lambda: None
     alters: bool = False
+    earliest: float = 0.0
 
 
 # ------------------------------------------------------------------------------------------------------------ signals
@@ -205,7 +207,7 @@ _FAULTS = [
     Fault("SIGKILL to one worker", _kill_worker),
     Fault("SIGTERM to the group", _to_group(signal.SIGTERM)),
     Fault("SIGTERM to the command alone", _to_command(signal.SIGTERM)),
-    Fault("SIGINT to the group (Ctrl-C)", _to_group(signal.SIGINT)),
+    Fault("SIGINT to the group (Ctrl-C)", _to_group(signal.SIGINT), earliest=0.5),
     Fault("full disk", _fill_disk, before_filling=_mount_disk, obstacle=_no_mount),
     Fault("limited file size", _limit_files),
     Fault("folder becomes read-only", _make_read_only, obstacle=_no_read_only),

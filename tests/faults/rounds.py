@@ -87,7 +87,7 @@ def run_round(
 ) -> Outcome:
     """Strike the command at a drawn time, run it again, and compare; the place is removed."""
     mark = secrets.token_hex(8)
-    run = Run(work, place, engine, mark, rng, rng.uniform(0, expected.seconds), expected.written)
+    run = Run(work, place, engine, mark, rng, rng.uniform(fault.earliest, expected.seconds), expected.written)
     outcome = Outcome()
     place.mkdir(parents=True)
     with run.close, run.undo:
