@@ -17,7 +17,7 @@ ROUNDS = [
     ("extract_crops", ["SIGKILL to the group", "full disk", "SIGTERM to the command alone"]),
     ("generate_diffs", ["folder becomes read-only", "input becomes a folder"]),
     ("generate_folds", ["limited file size"]),
-    ("train", ["SIGTERM to the group", "SIGKILL to the command alone"]),
+    ("train", ["SIGTERM to the group", "SIGKILL to one worker"]),
     ("score", ["SIGKILL to one worker", "clock jumps by 400 days"]),
 ]
 

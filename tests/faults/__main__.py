@@ -27,6 +27,7 @@ def main() -> int:
     add("--first", type=int, default=0, metavar="N", help="begin with this round of the seed (default: 0)")
     add("--step", choices=STEPS, action="append", help="only this command; repeatable (default: all)")
     add("--fault", choices=FAULTS, action="append", help="only this fault; repeatable (default: all)")
+    add("--data-root", type=Path, metavar="DIR", help="preprocessed demo dataset to copy (default: makes one)")
     add("--engine", choices=ENGINES, default="local", help="engine of the commands that distribute (default: local)")
     args = parser.parse_args()
     faults = [FAULTS[name] for name in args.fault or FAULTS]
@@ -36,13 +37,15 @@ def main() -> int:
     pairs = [(step, fault) for step in args.step or STEPS for fault in faults if not fault.obstacle()]
     random.Random(args.seed).shuffle(pairs)
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, ENGINES[args.engine]() as engine:
-        failures = _run(Path(folder), pairs, range(args.first, args.first + args.rounds), args.seed, engine)
+        failures = _run(
+            Path(folder), pairs, range(args.first, args.first + args.rounds), args.seed, engine, args.data_root
+        )
     return 1 if failures else 0
 
 
-def _run(folder: Path, pairs: list, numbers: range, seed: int, engine: Engine) -> int:
+def _run(folder: Path, pairs: list, numbers: range, seed: int, engine: Engine, data: Path | None) -> int:
     """Run the rounds, print the failures and the table; return the number of failed rounds."""
-    work = list_work(make_base(folder / "base"))
+    work = list_work(data or make_base(folder / "base"))
     undisturbed = {}
     rounds, missed, failed = Counter(), Counter(), Counter()
     began = time.monotonic()
@@ -56,9 +59,10 @@ def _run(folder: Path, pairs: list, numbers: range, seed: int, engine: Engine) -
             found = run_round(work[step], fault, undisturbed[step], folder / f"round-{number}", engine, rng)
             rounds[fault.name, step] += 1
             missed[fault.name, step] += not found.struck
+            print(f"round {number}: {step}, {fault.name}: {'; '.join(found.wrong) or 'as it should'}", flush=True)
             if found.wrong:
                 failed[fault.name, step] += 1
-                print(f"\nround {number}: {'; '.join(found.wrong)}\n" + "\n".join(found.told), flush=True)
+                print("\n".join(found.told), flush=True)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
     _print_table(work, rounds, missed, failed)

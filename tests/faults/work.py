@@ -110,7 +110,7 @@ def remove(path: Path) -> None:
 
 def _prepare_training(place: Path) -> None:
     make_crops(place / "root")
-    training_runs.write_config(place, epochs=3)
+    training_runs.write_config(place, epochs=2, batches_per_epoch=3)
 
 
 def _train(place: Path) -> list[str]:
