@@ -59,7 +59,8 @@ def _run(folder: Path, pairs: list, numbers: range, seed: int, engine: Engine, d
             found = run_round(work[step], fault, undisturbed[step], folder / f"round-{number}", engine, rng)
             rounds[fault.name, step] += 1
             missed[fault.name, step] += not found.struck
-            print(f"round {number}: {step}, {fault.name}: {'; '.join(found.wrong) or 'as it should'}", flush=True)
+            late = "" if found.struck else " (after the end)"
+            print(f"round {number}: {step}, {fault.name}{late}: {'; '.join(found.wrong) or 'well'}", flush=True)
             if found.wrong:
                 failed[fault.name, step] += 1
                 print("\n".join(found.told), flush=True)
