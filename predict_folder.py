@@ -24,6 +24,7 @@ from pathlib import Path
 from dfdc import command_line, layout
 from dfdc.command_line import UsageError, parse_detector_scale
 from dfdc.devices import DEVICE_HELP
+from dfdc.shards import SHARD_HELP, WHOLE, parse_shard
 from dfdc.text import printable
 from networks.files import SELECTED_NAME, find_models
 from networks.precision import ENGINES, PRECISIONS
@@ -108,14 +109,15 @@ def _add_way_and_results(parser: argparse.ArgumentParser) -> None:
     add("--report", type=Path, metavar="DIR", help=pages)
     add("--no-report", action="store_true", help="do not write the pages")
     add("--force", action="store_true", help="score all videos again")
+    add("--shard", type=parse_shard, default=WHOLE, metavar="I/N", help=SHARD_HELP)
 
 
 def _check(args: argparse.Namespace) -> None:
     if args.store and not args.self_test:
         raise UsageError("--store requires --self-test")
     others = (args.places, args.lists, args.labels, args.fold is not None, args.calibrate, args.calibration)
-    if args.self_test and any(others):
-        raise UsageError("--self-test scores its own clip; leave out videos, labels and calibrations")
+    if args.self_test and (any(others) or not args.shard.is_whole):
+        raise UsageError("--self-test scores its own clip; leave out videos, labels, calibrations and shards")
     if args.calibrate and args.calibration:
         raise UsageError("--calibrate fits uncalibrated scores; leave out --calibration")
     if args.calibrate and args.fold is None and not args.labels:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import signal
 import sys
@@ -15,9 +16,11 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from dfdc import interrupts
+from dfdc.identity import NotAFileError
 from dfdc.text import printable
 
 USAGE_ERROR = 2
+_LONGEST_LINE = 2000  # characters of a line of an error message
 _command_runs = False  # in this process; then messages name settings by their flags
 
 
@@ -111,11 +114,13 @@ def _run(main: Callable[[Sequence[str] | None], int]) -> int:
         return main(None)
     except UserError as error:
         return _end(error, error.status)
+    except NotAFileError as error:
+        return _end(f"{error}; give a file", USAGE_ERROR)
     except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError) as error:
         # These concern paths on the command line; errors of single videos went to the ledger.
         return _end(f"{error.filename}: {error.strerror}; choose a path that exists and is writable", USAGE_ERROR)
     except OSError as error:
-        return _end(reason_of(error), 1)
+        return _end(reason_of(error), USAGE_ERROR if error.errno == errno.ENAMETOOLONG else 1)
     except KeyboardInterrupt as stop:
         anew = " (without --force, which would start over)" if "--force" in sys.argv else ""
         print(f"\nstopped; run the same command again to resume{anew}", file=sys.stderr)
@@ -123,7 +128,9 @@ def _run(main: Callable[[Sequence[str] | None], int]) -> int:
 
 
 def _end(error: object, status: int) -> int:
-    """Print `error` after the script's name; return `status`."""
+    """Print `error` after the script's name; return `status`. A value of a file may be long; its middle is left out."""
     lines = map(printable, f"{Path(sys.argv[0]).name}: {error}".split("\n"))
-    print("\n".join(lines), file=sys.stderr)
+    half = _LONGEST_LINE // 2
+    shown = [line if len(line) <= _LONGEST_LINE else f"{line[:half]} ... {line[-half:]}" for line in lines]
+    print("\n".join(shown), file=sys.stderr)
     return status

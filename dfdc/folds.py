@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dfdc.command_line import UserError
+from dfdc.identity import regular
 
 COLUMNS = ("video", "file", "label", "original", "frame", "fold")
 READ_ROWS = 512  # at a time; with more, Python's garbage collector scans them and reading takes three times as long
@@ -67,6 +68,7 @@ def read_columns(path: Path, names: Sequence[str] = COLUMNS, *, exact: bool = Fa
         FoldsFileError: it is not valid output of step 5. The message names the invalid line, if there is one.
     """
     # Not pandas: loading it takes seconds, and it parses video names such as 007 as numbers.
+    regular(path)
     try:
         with path.open(encoding="utf-8", newline="") as handle:
             reader = csv.reader(handle)

@@ -17,7 +17,13 @@ import xxhash
 
 
 class NotAFileError(OSError):
-    """The path is a folder, named pipe or device instead of a file; reading a pipe could block forever."""
+    """The path is a folder, named pipe, socket or device instead of a file; reading a pipe could block forever."""
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
@@ -30,7 +36,8 @@ def regular(path: Path) -> os.stat_result:
     """`stat` of a regular file; NotAFileError for anything else."""
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
-        raise NotAFileError(None, "not a regular file", str(path))
+        kind = _KINDS.get(stat.S_IFMT(about.st_mode), "device")
+        raise NotAFileError(None, f"not a regular file but a {kind}", str(path))
     return about
 
 

@@ -6,6 +6,7 @@
     landmarks/<original>/<frame>_<face>.npy    int16 [5, 2]
     diffs/<fake>/<frame>_<face>_diff.png       uint8 [h, w]
     failures/<step>.csv                        failed, skipped and incomplete videos, with reasons
+    failures/<step>.shard-<i>-of-<n>.csv       those of a shard of the videos (dfdc/shards.py)
     folds.csv                                  video,file,label,original,frame,fold (dfdc/folds.py)
     report/index.html                          report on the dataset
     rejected.csv                               video,frame,face[,reason]: crops rejected by a user; optional
@@ -35,6 +36,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dfdc.command_line import SettingError, UserError
+from dfdc.identity import regular
+from dfdc.shards import WHOLE, Shard
 
 FRAME_STRIDE = 10  # boxes and crops come from every 10th frame
 REAL, FAKE = "REAL", "FAKE"
@@ -116,8 +119,8 @@ def diffs_path(root: Path, fake: str) -> Path:
     return root / "diffs" / fake
 
 
-def ledger_path(root: Path, step: str) -> Path:
-    return root / "failures" / f"{step}.csv"
+def ledger_path(root: Path, step: str, shard: Shard = WHOLE) -> Path:
+    return shard.file(root / "failures" / f"{step}.csv")
 
 
 def artifacts_folder(root: Path, step: str, crops_dir: str = CROPS_DIR) -> Path:
@@ -178,7 +181,7 @@ def find_parts(root: Path) -> list[Path]:
     if away:  # otherwise the part would look removed, and artifacts would be rebuilt elsewhere
         raise DataError(f"{', '.join(away)}: dangling links. Mount the missing disk, or remove the links")
     folders = [path for path in paths if path.is_dir() and path.name not in ARTIFACT_FOLDERS]
-    found = [path for path in folders if (path / METADATA_NAME).is_file()]
+    found = [path for path in folders if (path / METADATA_NAME).exists()]
     if found:
         return sorted(found, key=lambda path: (natural_key(path.name), path.name))
     if (root / METADATA_NAME).is_file():
@@ -301,6 +304,7 @@ def _read_metadata(part: Path) -> tuple[list[Video], list[str]]:
     """The entries of a part and the faults in them. Names must be of files directly in the part's folder."""
     path = part / METADATA_NAME
     try:
+        regular(path)  # reading a pipe could block forever
         metadata = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_JsonObject)
     except UnicodeDecodeError as error:
         return [], [f"{path}: not UTF-8 text ({error})"]

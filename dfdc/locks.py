@@ -49,7 +49,7 @@ class Owner:
     @classmethod
     def own(cls) -> Owner:
         """This process, now."""
-        return cls(Process.own(), platform.node(), time.strftime("%Y-%m-%d %H:%M:%S"), " ".join(sys.argv))
+        return cls(Process.own(), platform.node(), time.strftime("%Y-%m-%d %H:%M:%S"), printable(" ".join(sys.argv)))
 
     def __str__(self) -> str:
         return printable(f"process {self.process.pid} on {self.machine} since {self.since}: {self.command}")
@@ -93,6 +93,13 @@ def only_one(path: Path, refusal: Callable[[str], UserError] | None) -> Generato
         done.set()
         if _read(path) == content:
             path.unlink(missing_ok=True)
+
+
+def refuse_if_held(path: Path, refusal: Callable[[str], UserError]) -> None:
+    """Raise the error of `refusal`, as `only_one` does, if a process holds the lock file `path`; do not take it."""
+    held = _read(path)
+    if held is not None and not _has_ended(path, held):
+        raise refusal(_said(held))
 
 
 def _touch(path: Path, content: bytes, done: threading.Event) -> None:

@@ -17,11 +17,13 @@ import pillow_heif
 from PIL.Image import Image, Transpose
 from PIL.TiffImagePlugin import TiffImageFile
 
-from dfdc import layout
+from dfdc import layout, limits
 from dfdc.command_line import UserError
+from dfdc.identity import regular
 
 pillow_heif.register_heif_opener()  # lets Pillow read HEIC
-# Pillow warns of corrupt EXIF blocks, and of images with half the error limit of pixels, without the file's name.
+PIL.Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; `read_photo` has another
+# Pillow warns of corrupt EXIF blocks without the file's name.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # Only these, because some of Pillow's readers start programs (EPS).
@@ -30,6 +32,7 @@ _ORIENTATION = 0x0112  # tag of EXIF and TIFF
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE_VALUE, _PLANAR = 258, 262, 281, 284  # tags of TIFF
 _WHITE_IS_0, _BLACK_IS_0, _RGB = 0, 1, 2  # of _PHOTOMETRIC
 _GUESSED_BITS = (8, 10, 12)  # bit depths that sensors and microscopes store in the low bits of 16
+_AT_ONCE = 1 << 20  # values scaled at once, which bounds the memory
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}  # ITU-T H.273, table 3
 
 
@@ -72,11 +75,16 @@ def read_photo(path: Path) -> Photo:
     bits of 16 are used, their number comes from PNG's sBIT or TIFF's MaxSampleValue, or is guessed.
 
     Raises:
-        PictureError: missing, not an image, corrupt, truncated, or over Pillow's limit of 178,956,970 pixels.
+        PictureError: missing, not an image, corrupt, truncated, or over the limits of dfdc/limits.py. The size is
+            read from the header, before pixels are decoded.
     """
     try:
+        if (size := regular(path).st_size) > limits.PHOTO_BYTES:
+            raise ValueError(f"too large: {size:,} bytes; the limit is {limits.PHOTO_BYTES:,} bytes")
         data = path.read_bytes()
         image = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
+        if excess := limits.excess(image.width, image.height, limits.PHOTO_PIXELS):
+            raise ValueError(f"too large: {excess}")
         chunks = _png_chunks(data) if image.format == "PNG" else {}
         notes = _notes(image, data, chunks)
         if _bits(image, chunks) > 8:
@@ -88,8 +96,6 @@ def read_photo(path: Path) -> Photo:
         return Photo(np.array(shown), notes)
     except MemoryError:
         raise
-    except PIL.Image.DecompressionBombError as error:
-        raise PictureError(path, f"too large ({str(error).partition(',')[0]})") from error
     except Exception as error:  # Pillow's readers raise many classes: ValueError, SyntaxError, struct.error
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, PIL.UnidentifiedImageError):
@@ -168,7 +174,12 @@ def _used_bits(largest: int, image: Image, chunks: dict[bytes, bytes], notes: li
 
 def _scale(values: np.ndarray, bits: int) -> np.ndarray:
     """Scale uint16 in 0..2^bits - 1 to uint8 in 0..255, rounded."""
-    return np.clip(np.rint(values * np.float32(255 / ((1 << bits) - 1))), 0, 255).astype(np.uint8)
+    every = np.arange(1 << 16, dtype=np.uint16)
+    table = np.clip(np.rint(every * np.float32(255 / ((1 << bits) - 1))), 0, 255).astype(np.uint8)
+    scaled, flat = np.empty(values.size, np.uint8), values.reshape(-1)
+    for start in range(0, values.size, _AT_ONCE):  # NumPy makes 8 bytes of each index
+        scaled[start : start + _AT_ONCE] = table[flat[start : start + _AT_ONCE]]
+    return scaled.reshape(values.shape)
 
 
 def _opaque(image: Image) -> Image:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfdc import layout
+from dfdc.identity import regular
 
 HEADER = ("video", "frame", "face")
 REASON = "reason"  # optional fourth column
@@ -63,6 +64,7 @@ def load_rejections(root: Path) -> Rejections:
     """
     path = root / layout.REJECTED_NAME
     try:
+        regular(path)
         data = path.read_bytes()
     except FileNotFoundError:
         if path.is_symlink():

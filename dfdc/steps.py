@@ -7,7 +7,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from dfdc.layout import REJECTED_NAME, Dataset, Video
 from dfdc.ledger import Ledger
 from dfdc.progress import disk_map, progress_bar
 from dfdc.rejections import Rejections, load_rejections
+from dfdc.shards import WHOLE, Shard, shard_files
 from dfdc.step_command import RunOptions
 from dfdc.workers import Engine, Failed, LocalWorkers, Skipped, list_devices, outcome_of, worker_count
 
@@ -39,17 +40,23 @@ class Step(ABC):
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def only_run(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the lock of this step on DATA_ROOT while a block runs.
+    @contextlib.contextmanager
+    def only_run(self, shard: Shard = WHOLE) -> Generator[None]:
+        """Hold the lock of this step on DATA_ROOT, or on a shard of it, while the block runs.
 
         Raises:
-            UsageError: another run of it holds the lock; the message names that run.
+            UsageError: another run of it works on the same videos; the message names that run.
         """
 
         def refusal(owner: str) -> UsageError:
             return UsageError(f"{self.name}: another run is working on {self.root} ({owner}); wait until it ends")
 
-        return locks.only_one(layout.ledger_path(self.root, self.name).with_name(f".{self.name}.lock"), refusal)
+        whole = layout.ledger_path(self.root, self.name).with_name(f".{self.name}.lock")
+        with locks.only_one(shard.file(whole), refusal):
+            # After taking our own: of two runs that start together, at least one sees the other.
+            for other in [file for _, file in shard_files(whole)] if shard.is_whole else [whole]:
+                locks.refuse_if_held(other, refusal)
+            yield
 
     @abstractmethod
     def run(self, options: RunOptions) -> int:
@@ -127,13 +134,18 @@ class VideoStep(Step):
         """The crops and videos rejected by a user."""
         return load_rejections(self.root)
 
-    def select(self, dataset: Dataset) -> tuple[list[Video], list[tuple[str, str]]]:
-        """The videos to process, and (video, reason) for the skipped videos with the step's labels."""
-        skipped = [(name, lost.reason) for name, lost in dataset.skipped.items() if lost.video.label in self.labels]
+    def select(self, dataset: Dataset, shard: Shard = WHOLE) -> tuple[list[Video], list[tuple[str, str]]]:
+        """The videos to process, and (video, reason) for the skipped videos with the step's labels.
+
+        A shard holds whole families, so it never waits for the artifacts of another shard.
+        """
+
+        def is_ours(video: Video) -> bool:
+            return video.label in self.labels and shard.holds(video.source)
+
+        skipped = [(name, lost.reason) for name, lost in dataset.skipped.items() if is_ours(lost.video)]
         videos = []
-        for video in dataset.videos.values():
-            if video.label not in self.labels:
-                continue
+        for video in filter(is_ours, dataset.videos.values()):
             reason = self.rejections.whole(video) or self.obstacle(video)
             if reason is None:
                 videos.append(video)
@@ -146,8 +158,8 @@ class VideoStep(Step):
         dataset = layout.load_dataset(self.root)
         if self.uses_crops:
             layout.check_crops_dir(self.crops_dir, dataset.parts)
-        with self.only_run():
-            videos, skipped = self.select(dataset)
+        with self.only_run(options.shard):
+            videos, skipped = self.select(dataset, options.shard)
             artifacts.remove_leftovers(self.folder)
             if options.prune is not None:
                 self.prune(dataset, options.prune)
@@ -158,7 +170,7 @@ class VideoStep(Step):
 class _Tally:
     """Outcomes of a run so far."""
 
-    step: VideoStep
+    name: str
     ledger: Ledger
     videos: int
     complete: int = 0  # before the run
@@ -186,7 +198,7 @@ class _Tally:
 
     def conclude(self, max_failed: float) -> int:
         """Print a summary; return the exit status."""
-        name, counts = self.step.name, self.ledger.counts()
+        name, counts = self.name, self.ledger.counts()
         made = ", ".join(f"{number} {kind}" for kind, number in self.made.items()) or "nothing made"
         print(
             f"{name}: {self.videos} videos ({self.complete} were complete), {made}; {counts['failed']} failed, "
@@ -223,7 +235,8 @@ def run_step(
     """
     if engine is None and options.device != "auto":  # now, so that invalid values are reported even if all is done
         engine = _local_workers(options)
-    tally = _Tally(step, Ledger(layout.ledger_path(step.root, step.name), len(videos)), len(videos))
+    name = step.name if options.shard.is_whole else f"{step.name}, shard {options.shard}"
+    tally = _Tally(name, Ledger(layout.ledger_path(step.root, step.name, options.shard), len(videos)), len(videos))
     tally.ledger.skip(skipped)
     todo = list(videos) if options.force else _left_to_do(step, videos, tally)
     if todo:

@@ -26,11 +26,19 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from dfdc import video_picture
+from dfdc import limits, video_picture
 from dfdc.artifacts import atomic_file
 from dfdc.identity import regular
 from dfdc.video_fields import Fields
-from dfdc.video_source import VideoError, choose_stream, is_hidden, open_container, packets, video_stream
+from dfdc.video_source import (
+    VideoError,
+    choose_stream,
+    decoder_limits,
+    is_hidden,
+    open_container,
+    packets,
+    video_stream,
+)
 
 _JUMP = 16  # minimum frames that a seek must save: it resets the decoder and starts with a costly key frame
 _MOST_REORDERED = 32  # maximum distance between decoding and presentation position of a packet; codecs allow 16
@@ -75,8 +83,8 @@ class VideoReader:
             as_shown: convert to square pixels, convert HDR (PQ, HLG) to BT.709, and make transparent pixels white.
 
         Raises:
-            VideoError: missing, empty, not a video, in a format that can refer to other files, or without a video
-                stream.
+            VideoError: missing, empty, not a video, in a format that can refer to other files, without a video
+                stream, or with frames over `limits.FRAME_PIXELS`, which are not decoded.
         """
         self.path = Path(path)
         self.lost: list[int] = []
@@ -96,6 +104,7 @@ class VideoReader:
         try:
             self._index = choose_stream(self._container, self.path)
             stream = self._stream()
+            self._refuse_excess(stream.height, stream.width)
             self.fps = float(stream.average_rate or 0)
             self._unit = float(stream.time_base or 0)
             # A pixel aspect ratio from the container takes precedence over the one in the frames.
@@ -108,6 +117,7 @@ class VideoReader:
             first, _ = first
             self.pixel_aspect, self.dynamic_range = self._aspect(), self._range()
             self.height, self.width = self._shown_size(first)
+            self._refuse_excess(self.height, self.width)  # square pixels may be more
             self._look_through_packets()
             self.duration = self.frame_count / self.fps if self.fps else 0.0
         except av.FFmpegError as error:
@@ -126,9 +136,13 @@ class VideoReader:
         stream = video_stream(self._container, self._index)
         stream.codec_context.thread_count = self._threads
         # Otherwise the decoder conceals corrupt areas, and the frame looks valid.
-        stream.codec_context.options = {"err_detect": "explode"}
+        stream.codec_context.options = {"err_detect": "explode", **decoder_limits()}
         self._codec = stream.codec_context
         return stream
+
+    def _refuse_excess(self, height: int, width: int) -> None:
+        if excess := limits.excess(width, height, limits.FRAME_PIXELS):
+            raise VideoError(self.path, f"its frames are too large: {excess}")
 
     def _look_through_packets(self) -> None:
         """Determine, without decoding, the number of displayed frames, their timestamps and the key frames."""
@@ -200,7 +214,8 @@ class VideoReader:
                 elif frame.key_frame or begun_anew > 2:  # three, because the decoder outputs frames late
                     damaged = False
                 # H.264 and HEVC may state the rotation at key frames only; it then applies to the frames that follow.
-                self._quarter_turns = round(frame.rotation / 90) % 4 or self._quarter_turns
+                angle = frame.rotation if abs(frame.rotation) <= 180 else 0  # larger: the file's matrix is corrupt
+                self._quarter_turns = round(angle / 90) % 4 or self._quarter_turns
                 yield frame, not damaged
 
     def numbered_frames(self, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, av.VideoFrame, bool]]:
@@ -306,9 +321,10 @@ class VideoReader:
                 continue
             expected = next(upcoming, None)
             # A stream may change its frame size; boxes are in pixels of one size.
-            if sound and self._shown_size(frame) != (self.height, self.width):
+            size = self._shown_size(frame)
+            if sound and size != (self.height, self.width):
                 self.other_size.append(number)
-                sound = self._any_size
+                sound = self._any_size and not limits.excess(*size, limits.FRAME_PIXELS)
             if not sound:
                 self.lost.append(number)
                 continue

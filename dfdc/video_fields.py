@@ -13,6 +13,8 @@ import av
 _SLICES, _SEQUENCE = (1, 5), 7  # ITU-T H.264, table 7-1
 _START = b"\0\0\1"
 _ENOUGH = 64  # bytes; more than the part of a header that is parsed, without scaling lists
+_ENOUGH_OF_SEQUENCE = 1 << 10  # bytes of a sequence parameter set that are parsed
+_MOST_FRAME_BITS = 16  # 7.4.2.1.1: log2_max_frame_num_minus4 is at most 12
 _WITH_CHROMA = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138)  # profiles in 7.3.2.1.1 with chroma fields
 
 
@@ -84,8 +86,8 @@ def _units(data: bytes, size_bytes: int) -> Iterator[bytes]:
     place = data.find(_START)
     while place >= 0:
         begin, place = place + 3, data.find(_START, place + 3)
-        if begin < len(data):
-            yield data[begin : place if place >= 0 else len(data)]
+        if unit := data[begin : place if place >= 0 else len(data)]:  # in a corrupt file, it may be empty
+            yield unit
 
 
 def _parity(unit: bytes, frame_bits: int) -> int | None:
@@ -100,7 +102,7 @@ def _parity(unit: bytes, frame_bits: int) -> int | None:
 def _frame_bits(unit: bytes) -> int | None:
     """Bits of frame_num, from a sequence parameter set (7.3.2.1.1); None if the stream has frames only."""
     # Scaling lists, and 4:4:4 in separate planes, are treated as frames only; no camcorder writes them.
-    bits = _Bits(unit)
+    bits = _Bits(unit[:_ENOUGH_OF_SEQUENCE])
     profile = bits.take(8)
     bits.take(16)  # constraints, level
     bits.number()  # seq_parameter_set_id
@@ -112,6 +114,8 @@ def _frame_bits(unit: bytes) -> int | None:
         if bits.take(1):  # seq_scaling_matrix_present_flag
             return None
     frame_bits = bits.number() + 4
+    if frame_bits > _MOST_FRAME_BITS:
+        return None
     order = bits.number()  # pic_order_cnt_type
     if order == 0:
         bits.number()

@@ -8,6 +8,7 @@ mapped by scene light, which depends on no display; PQ by display light.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import av
 import cv2
@@ -17,6 +18,7 @@ from av.video.reformatter import VideoReformatter
 RANGES = {16: "pq", 18: "hlg"}  # transfer characteristics in ITU-T H.273; all others are "sdr"
 _UNNAMED, _BT2020 = 2, 9  # matrix coefficients in ITU-T H.273
 _STEPS = 1 << 16
+_AT_ONCE = 1 << 20  # pixels converted at once
 _PQ_WHITE = 203.0  # cd/m2
 _PQ_PEAK = 1000.0  # cd/m2; nearly all HDR10 is graded for this peak; brighter values become white
 _HLG_WHITE = 0.75  # HLG signal of reference white
@@ -45,16 +47,33 @@ def to_opaque(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray
     """As `to_rgb`, but transparent pixels become white, so that invisible colours are not scored."""
     if not any(component.is_alpha for component in frame.format.components):
         return to_rgb(frame, reformatter)
-    picture = _pixels(frame, "rgba", reformatter).astype(np.float32)
+    return _by_rows(_over_white, _pixels(frame, "rgba", reformatter))
+
+
+def _over_white(pixels: np.ndarray) -> np.ndarray:
+    picture = pixels.astype(np.float32)
     alpha = picture[..., 3:] / 255
     return np.rint(picture[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+
+
+def _by_rows(change: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray) -> np.ndarray:
+    """uint8 [height, width, 3]: `change` of some rows after the other, because its floats take much memory."""
+    height, width = pixels.shape[:2]
+    shown, rows = np.empty((height, width, 3), np.uint8), max(1, _AT_ONCE // width)
+    for top in range(0, height, rows):
+        shown[top : top + rows] = change(pixels[top : top + rows])
+    return shown
 
 
 def to_sdr(frame: av.VideoFrame, kind: str, reformatter: VideoReformatter) -> np.ndarray:
     """RGB uint8 [height, width, 3] in BT.709 from an HDR frame; `kind` is "pq" or "hlg"."""
     if frame.colorspace == _UNNAMED:
         frame.colorspace = _BT2020
-    deep = _pixels(frame, "rgb48le", reformatter).astype(np.uint16, copy=False)
+    return _by_rows(functools.partial(_toned, kind), _pixels(frame, "rgb48le", reformatter))
+
+
+def _toned(kind: str, pixels: np.ndarray) -> np.ndarray:
+    deep = pixels.astype(np.uint16, copy=False)
     light = cv2.transform(_light(kind)[deep], _BT709_OF_BT2020)
     # Equal steps of the square root resolve dark values well enough for both curves.
     steps = cv2.sqrt(np.clip(light, 0, _peak(kind))) * ((_STEPS - 1) / _peak(kind) ** 0.5)

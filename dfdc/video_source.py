@@ -15,6 +15,7 @@ from typing import Any
 import av
 import av.logging
 
+from dfdc import limits
 from dfdc.command_line import UserError
 
 # FFmpeg's names of formats that contain their own frames and open no other file. Excluded are the lists below, scripts,
@@ -62,7 +63,16 @@ def open_container(path: Path) -> av.container.InputContainer:
 def _open(path: Path) -> av.container.InputContainer:
     # 'file:' keeps FFmpeg from reading a name such as 'http:x.mp4' or '-' as a protocol.
     lists = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-    return av.open(f"file:{path}", metadata_errors="ignore", container_options=lists)
+    # FFmpeg may decode frames to find their format.
+    return av.open(f"file:{path}", metadata_errors="ignore", options=decoder_limits(), container_options=lists)
+
+
+def decoder_limits() -> dict[str, str]:
+    """FFmpeg's option against frames that declare more than `limits.FRAME_PIXELS`, at the start or later.
+
+    FFmpeg counts rows rounded up to 64 pixels, hence the half more.
+    """
+    return {"max_pixels": str(limits.FRAME_PIXELS * 3 // 2)}
 
 
 def _refusal(path: Path) -> str | None:

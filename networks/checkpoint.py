@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from dfdc.artifacts import atomic_file
+from dfdc.identity import regular
 from networks.holdout import Holdout
 from networks.model import build_network
 from networks.spec import EXPORT_VERSION, CheckpointError, Description, ModelSpec, read_description, read_section
@@ -148,6 +149,7 @@ def is_safetensors(path: Path) -> bool:
 
 def _read_safetensors(path: Path) -> Checkpoint:
     try:
+        regular(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -176,6 +178,7 @@ def _finite(value: float) -> float | None:
 def read_file(path: Path, *, mapped: bool = False) -> Any:
     """torch.load restricted to tensors, plain values, and the NumPy scalars of the winners' files."""
     try:
+        regular(path)
         mapped = mapped and zipfile.is_zipfile(path)  # the winners' files predate the zip format
         with torch.serialization.safe_globals(_numpy_scalars()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

@@ -20,6 +20,7 @@ import torch
 
 from dfdc import artifacts
 from dfdc.children import end_with_parent
+from dfdc.command_line import reason_of
 from dfdc.devices import available_cores, limit_threads
 from dfdc.progress import progress_bar
 from dfdc.text import plural
@@ -27,7 +28,6 @@ from networks import engine_cache
 from networks.checkpoint import Checkpoint, describe, load_model
 from networks.engine_cache import DifferenceError, Entry
 from networks.ensemble import Ensemble, check_converted, load_converted
-from networks.export import to_onnx
 from networks.files import sha256
 from networks.sample_faces import sample_faces
 
@@ -87,6 +87,8 @@ def _to_openvino(network: torch.nn.Module, checkpoint: Checkpoint, folder: Path)
 
 
 def _to_onnx(network: torch.nn.Module, checkpoint: Checkpoint, folder: Path) -> None:
+    from networks.export import to_onnx  # here: a conversion for OpenVINO must not load ONNX Runtime
+
     (folder / engine_cache.FILES["onnx"]).write_bytes(to_onnx(network, checkpoint))
 
 
@@ -114,15 +116,19 @@ def main(arguments: Sequence[str]) -> int:
     end_with_parent()
     limit_threads(available_cores())
     quiet = shown != "shown"
-    if not quiet:
-        what = f"converting {plural(len(paths), 'checkpoint')} for {engine}; this is done once"
+    new = [path for path in paths if engine_cache.read_entry(Path(path), engine) is None]
+    if not quiet and new:
+        what = f"converting {plural(len(new), 'checkpoint')} for {engine}; this is done once"
         print(f"{what}, and takes about half a minute for a B7", file=sys.stderr, flush=True)
-    for path in progress_bar(paths, desc="converting", unit="checkpoint", disable=quiet):
+    elif not quiet:
+        print(f"measuring {engine} in {precision} on this machine", file=sys.stderr, flush=True)
+    for path in progress_bar(paths, desc="converting" if new else "measuring", unit="checkpoint", disable=quiet):
         try:
             convert(Path(path), engine, precision)
         except Exception as error:  # a converter has error classes of several libraries; the parent tells the user
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            print(f"{Path(path).name}: {type(error).__name__}: {lines[0] if lines else 'no reason given'}")
+            lines = [line.strip() for line in reason_of(error).splitlines() if line.strip()]
+            kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+            print(f"{Path(path).name}: {kind}{lines[0] if lines else 'no reason given'}")
             return 1
     return 0
 

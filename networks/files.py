@@ -159,6 +159,7 @@ def model_names(paths: Sequence[Path]) -> list[str]:
 def _read_names(path: Path) -> list[str]:
     """Checkpoint names from a file, one per line."""
     try:
+        identity.regular(path)
         names = [line.strip() for line in path.read_text(**TEXT).split("\n") if line.strip()]
     except OSError as error:
         raise SettingError("models", f"@{printable(path)}", f"can't be read ({error.strerror})") from None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; else it would send names of files and networks
 import onnxruntime
 
 from dfdc.devices import available_cores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -13,7 +14,8 @@ from dfdc.command_line import SettingError, setting
 from dfdc.devices import resolve_device
 from dfdc.imaging import MARGIN_PART
 from dfdc.progress import progress_bar
-from dfdc.text import plural
+from dfdc.shards import shard_files
+from dfdc.text import plural, printable
 from networks.engines import check_model, choose_engine
 from networks.ensemble import Ensemble, common_thresholds
 from networks.files import ModelFile, describe_models, find_models, model_names
@@ -42,7 +44,7 @@ def score_folder(settings: FolderSettings, inputs: Inputs | None = None) -> list
         inputs: result of `find_inputs`, if already known.
 
     Returns:
-        the verdicts, in the order of submission.csv.
+        the verdicts, in the order of submission.csv; of a shard, those of its videos, and no result is written.
 
     Raises:
         UserError: a setting or an input can't be used; its result is not written.
@@ -51,8 +53,20 @@ def score_folder(settings: FolderSettings, inputs: Inputs | None = None) -> list
     if settings.calibrate:
         check_enough(list((labels or {}).values()))
     check_places(settings, videos.values())
-    with only_run(settings.output):
-        return _score_and_write(settings, videos, labels)
+    with contextlib.ExitStack() as locks:
+        for output in _outputs(settings):
+            locks.enter_context(only_run(output))
+        return (_score_and_write if settings.shard.is_whole else _score_shard)(settings, videos, labels)
+
+
+def _outputs(settings: FolderSettings) -> list[Path]:
+    """Return what this run must be alone with: its output, or that of its shard; a whole run takes in all shards."""
+    others = shard_files(_progress_path(settings.output)) if settings.shard.is_whole else ()
+    return [settings.shard.file(settings.output), *(shard.file(settings.output) for shard, _ in others)]
+
+
+def _progress_path(output: Path) -> Path:
+    return output.with_name(output.name + ".progress")
 
 
 def run_self_test(settings: FolderSettings, *, store: bool) -> int:
@@ -64,6 +78,21 @@ def run_self_test(settings: FolderSettings, *, store: bool) -> int:
     paths, device = find_models(settings.weights_dir, settings.models), resolve_device(settings.device)
     way = {"device": device, "precision": settings.precision, "engine": _requested_engine(settings)}
     return self_test(paths, store=store, force=settings.force, compile_=settings.compile == "on", **way)
+
+
+def _score_shard(settings: FolderSettings, videos: dict[str, Path], labels: dict[str, int] | None) -> list[Verdict]:
+    """Score the videos of a shard. Its progress file holds the verdicts; a whole run writes the results."""
+    paths = find_models(settings.weights_dir, settings.models)
+    if settings.fold is not None:
+        check_held_out(videos, settings.fold, paths)
+    own = {name: path for name, path in videos.items() if settings.shard.holds(name)}
+    progress, *_ = _score(settings, own, paths, describe_models(paths))
+    verdicts = [progress.done[name] for name in own]
+    counts = ", ".join(f"{number} {status}" for status, number in Counter(v.status for v in verdicts).most_common())
+    print(f"shard {settings.shard}: {len(own)} of {plural(len(videos), 'video')}{counts and f' ({counts})'}")
+    output = printable(settings.output)
+    print(f"After all shards, the same command without {setting('shard')} and {setting('force')} writes {output}")
+    return verdicts
 
 
 def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: dict[str, int] | None) -> list[Verdict]:
@@ -163,8 +192,12 @@ def _open_progress(settings: FolderSettings, videos: dict[str, Path], hung_on: d
     models: list[ModelFile] = hung_on["models"]
     # Without the strategy: face scores are saved, and any strategy can combine them.
     kept = {**hung_on, "models": [asdict(model) for model in models], "device": device.partition(":")[0]}
-    place = settings.output.with_name(settings.output.name + ".progress")
-    progress = Progress(place, kept, videos, anew=settings.force)
+    whole = _progress_path(settings.output)
+    progress = Progress(settings.shard.file(whole), kept, videos, anew=settings.force)
+    if settings.shard.is_whole:
+        progress.merge([file for _, file in shard_files(whole)])
+    else:
+        progress.look_into(whole)
     _conclude_again(progress, [model.name for model in models], settings)
     if progress.done:
         print(f"{len(progress.done)} of {len(videos)} are already done; {setting('force')} scores them again")

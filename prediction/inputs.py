@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from dfdc import layout
 from dfdc.command_line import SettingError, UsageError, setting
 from dfdc.folds import read_video_folds
+from dfdc.identity import regular
 from dfdc.text import TEXT, printable
 from prediction.settings import FolderSettings
 
@@ -50,10 +51,10 @@ def list_inputs(places: Sequence[Path], lists: Sequence[Path] = (), *, recursive
     """
     paths = [path for listing in lists for path in _read_list(listing)]
     for place in places:
-        if place.is_file():
-            paths.append(place)
-        elif place.is_dir():
+        if place.is_dir():
             paths += _look_into(place, recursive)
+        elif place.exists():
+            paths.append(place)  # a pipe or a device as well: its verdict reports it
         else:
             raise UsageError(f"{printable(place)}: no such folder or file; check the path")
     if not paths:
@@ -70,7 +71,7 @@ def list_inputs(places: Sequence[Path], lists: Sequence[Path] = (), *, recursive
 
 
 def _look_into(place: Path, recursive: bool) -> list[Path]:
-    """Return the videos and photos in a folder. Broken links are included: their verdicts report them."""
+    """Return the videos and photos in a folder. Broken links and pipes are included: their verdicts report them."""
 
     def left_out(error: OSError) -> None:
         print(f"{printable(error.filename)} can't be read ({error.strerror}); skipped")
@@ -96,17 +97,18 @@ def _look_into(place: Path, recursive: bool) -> list[Path]:
 
 
 def _is_input(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and (path.is_file() or (path.is_symlink() and not path.exists()))
+    return path.suffix.lower() in _SUFFIXES
 
 
 def _read_list(path: Path) -> list[Path]:
     place = f"list {printable(path)}"
     try:
+        regular(path)
         lines = [line.strip() for line in path.read_text(**TEXT).split("\n")]
     except OSError as error:
         raise UsageError(f"{place}: can't be read ({error.strerror})") from None
     found = [path.parent / line for line in lines if line]
-    absent = [printable(file) for file in found if not file.is_file()]
+    absent = [printable(file) for file in found if file.is_dir() or not file.exists()]
     if absent:
         raise UsageError(f"{place}: {len(absent)} of its files are missing, for example {absent[0]}")
     if not found:
@@ -164,7 +166,7 @@ def read_labels(path: Path, videos: Mapping[str, Path]) -> dict[str, int]:
         if value is None:
             said = f"the label '{printable(label)}' of {printable(given)}"
             raise UsageError(f"{place}: {said} is invalid; use REAL, FAKE, 0 or 1")
-        places = (os.path.realpath(path.parent / given), os.path.realpath(given))
+        places = (_real_path(path.parent / given), _real_path(given))
         name = given if given in videos else next((by_path[real] for real in places if real in by_path), None)
         if name is None:
             strangers.append(given)
@@ -179,8 +181,17 @@ def read_labels(path: Path, videos: Mapping[str, Path]) -> dict[str, int]:
     return labels
 
 
+def _real_path(path: str | Path) -> str:
+    """Return the path without links; empty for what can't be a path, such as a name with a zero byte."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return ""
+
+
 def _label_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (file name, label as written)."""
+    regular(path)
     with path.open(newline="", encoding=TEXT["encoding"], errors=TEXT["errors"]) as handle:
         if path.suffix.lower() == ".json":
             yield from ((name, entry["label"]) for name, entry in json.load(handle).items())

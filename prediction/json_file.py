@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from dfdc.identity import regular
 from dfdc.text import list_wrong
 
 T = TypeVar("T")
@@ -21,6 +22,7 @@ def read_json_file(path: Path, kind: type[T]) -> T:
         ValueError: the content is invalid; the message names every invalid value.
     """
     try:
+        regular(path)
         # Python's parser: pydantic's refuses file names that are not UTF-8.
         return TypeAdapter(kind).validate_python(json.loads(path.read_bytes()))
     except RecursionError:

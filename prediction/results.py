@@ -173,7 +173,7 @@ def check_places(settings: FolderSettings, videos: Iterable[Path]) -> None:
         which = "" if path == given else f"its details would be written to {path.name}, which "
         if os.path.realpath(path) in read:
             raise SettingError(name, given, f"{which}is an input file; choose another name")
-        if path.is_file() and path.stat().st_size and not is_result(path):
+        if path.exists() and not (path.is_file() and (not path.stat().st_size or is_result(path))):
             raise SettingError(name, given, f"{which}was not written by this program; remove it or choose another name")
     if report and report.exists() and not report.is_dir():
         raise SettingError("report", report, "exists and is not a folder; choose another path")

@@ -22,6 +22,7 @@ from typing import Any
 
 from dfdc import layout
 from dfdc.command_line import UsageError, run_main
+from dfdc.identity import regular
 from dfdc.step_command import RunOptions, step_parser
 
 
@@ -35,6 +36,7 @@ def read_val_ids(path: Path) -> tuple[str, ...]:
         names = [video.name for video in layout.list_videos(path)]
     else:
         try:
+            regular(path)
             names = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--val-ids {path}: can't be read ({error})") from None

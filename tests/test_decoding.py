@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -88,6 +89,46 @@ def test_a_decoder_that_dies_costs_one_video(weights, faulty, clip, tmp_path, mo
     assert said in verdicts[1].reason
     assert verdicts[1].faces == []
     assert [len(verdict.faces) for verdict in verdicts] == [32, 0, 32]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("blow", "status", "said"),
+    [
+        (signal.SIGKILL, "out of memory", "the decoding process was killed"),
+        (signal.SIGSEGV, "unreadable", "the decoder crashed (SIGSEGV)"),
+        (signal.SIGSTOP, "error", "decoding took longer than 2 s and was stopped"),  # it hangs
+    ],
+)
+def test_a_blow_amid_the_decoding_of_a_video_costs_that_video_only(
+    weights, clip, tmp_path, monkeypatch, blow, status, said
+):
+    """The project's own decoding process, between two frames of the second of three videos."""
+    monkeypatch.setattr(limits, "_LEAST_SECONDS", 2.0)
+    children, start = [], decoding.start_module
+    monkeypatch.setattr(
+        decoding, "start_module", lambda *way, **more: children.append(start(*way, **more)) or children[-1]
+    )
+
+    class Striking(FakeDetector):
+        calls = 0
+
+        def detect(self, pictures, scale):
+            self.calls += 1
+            if self.calls == 10:  # 8 for each video
+                children[0].send_signal(blow)
+            return super().detect(pictures, scale)
+
+    paths = [tmp_path / name for name in ("a.mp4", "b.mp4", "c.mp4")]
+    for path in paths:
+        shutil.copy(clip, path)
+    verdicts = predict_with(Striking([[10, 10, 40, 50]]), paths, weights, tmp_path)
+    assert [verdict.status for verdict in verdicts] == ["ok", status, "ok"]
+    assert said in verdicts[1].reason
+    assert verdicts[1].score is None
+    assert verdicts[0].faces == verdicts[2].faces
+    assert len(children) == 2
+    assert children[0].returncode is not None
 
 
 @pytest.mark.slow

@@ -102,6 +102,18 @@ def test_an_unused_lock_says_nothing_and_leaves_nothing(lock, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_whether_a_lock_is_held_can_be_asked_without_taking_it(lock, ended):
+    locks.refuse_if_held(lock, refusal)
+    assert not lock.parent.exists()
+    with only_one(lock, refusal):
+        with pytest.raises(UserError, match=f"held by process {os.getpid()} "):
+            locks.refuse_if_held(lock, refusal)
+        assert names(lock.parent) == [".a.lock"]
+    write_lock(lock, ended)
+    locks.refuse_if_held(lock, refusal)
+    assert names(lock.parent) == [".a.lock"]
+
+
 def test_one_that_waits_gets_it_next(lock):
     order = []
 

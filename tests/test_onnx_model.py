@@ -1,9 +1,14 @@
 """ONNX files as networks (networks/onnx_model.py): a small one made here, and ONNX Runtime's own checks of it."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from helpers import ROOT
 from onnx import TensorProto, helper
 from scoring_runs import make_checkpoint
 
@@ -155,3 +160,13 @@ def test_missing_memory_is_told_from_other_faults(tmp_path, description, said, k
     with pytest.raises(kind) as error:
         model.logits(np.zeros((1, SIZE, SIZE, 3), np.uint8))
     assert type(error.value) is kind
+
+
+def test_importing_it_writes_and_sends_no_telemetry(tmp_path):
+    """ONNX Runtime 1.29 and later would create a device id in the user's cache, and send names of networks."""
+    code = "import networks.onnx_model, onnxruntime; print(onnxruntime.__version__)"
+    off = ("CI", "ORT_RUNNING_UNIT_TESTS", "ORT_DISABLE_TELEMETRY")  # each would disable it, too
+    env = {name: value for name, value in os.environ.items() if name not in off}
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, env={**env, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}, check=True, timeout=300)
+    assert list(tmp_path.rglob("*")) == []

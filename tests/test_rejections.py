@@ -144,7 +144,7 @@ def test_a_file_that_can_t_be_opened_is_not_the_same_as_none(tmp_path):
         load_rejections(tmp_path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(DataError, match=r"rejected\.csv can't be read \(Is a directory\)"):
+    with pytest.raises(DataError, match=r"rejected\.csv can't be read \(not a regular file but a folder\)"):
         load_rejections(tmp_path)
 
 

@@ -1,10 +1,10 @@
 """The command line of a step (dfdc/step_command.py)."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from dfdc.shards import WHOLE, Shard
 from dfdc.step_command import RunOptions, step_parser
 
 
@@ -16,12 +16,12 @@ def test_help_shows_the_docstring_as_it_stands():
 def test_arguments_that_every_step_takes():
     parser = step_parser("doc", crops=True, device=True, png=True)
     args = parser.parse_args(["--root-dir", "x"])
-    expected = {"workers": 0, "device": "auto", "force": False, "prune": None, "max_failed": 0.05}
+    expected = {"workers": 0, "device": "auto", "force": False, "prune": None, "max_failed": 0.05, "shard": WHOLE}
     assert vars(args) == {"root_dir": Path("x"), "crops_dir": "crops", "png_level": 1} | expected
-    assert asdict(RunOptions.of(args)) == expected
+    assert vars(RunOptions.of(args)) == expected
     assert RunOptions() == RunOptions.of(step_parser("doc").parse_args(["--root-dir", "x"]))
     plain = vars(step_parser("doc").parse_args(["--root-dir", "x"]))
-    assert plain.keys() == {"root_dir", "workers", "force", "prune", "max_failed"}
+    assert plain.keys() == {"root_dir", "workers", "force", "prune", "max_failed", "shard"}
     given = ["--crops-dir", "c", "--workers", "3", "--device", "cpu", "--png-level", "9", "--force", "--prune"]
     args = parser.parse_args(["--root-dir", "x", *given, "--max-failed", "0.5"])
     assert (args.crops_dir, args.workers, args.device, args.png_level) == ("c", 3, "cpu", 9)
@@ -32,5 +32,7 @@ def test_arguments_that_every_step_takes():
         "root_dir",
         "force",
     }
+    args = parser.parse_args(["--root-dir", "x", "--shard", "2/3"])
+    assert RunOptions.of(args).shard == Shard(2, 3)
     with pytest.raises(SystemExit):
         parser.parse_args([])

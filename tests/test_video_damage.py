@@ -62,3 +62,12 @@ def test_t11_a_frame_of_which_a_part_is_missing_is_lost_with_those_built_on_it(t
     found, reader = read(path)
     assert reader.lost == list(range(30, 48))
     assert list(found) == [*range(30), *range(48, 72)]
+
+
+def test_a_corrupt_rotation_turns_nothing(write_numbered):
+    path = write_numbered()
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44  # the matrix of the track
+    data[place : place + 32] = bytes(32)  # it has no angle
+    path.write_bytes(data)
+    assert read(path, [7])[0] == {7: (7, 64, 96)}

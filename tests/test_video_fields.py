@@ -197,3 +197,20 @@ def test_the_flag_of_frames_is_read_where_it_stands(order, only):
 def test_behind_the_end_all_bits_are_1():
     bits = _Bits(b"\x67\0")
     assert [bits.take(7), bits.take(1), bits.take(2)] == [0, 0, 3]
+
+
+class Packet(bytes):
+    """In place of a packet."""
+
+
+@pytest.mark.parametrize("data", [b"\0\0\1\0\0\1", b"\0\0\1\0\0\1\x65\x88", b"\0\0\1", b"\0\0\1\x65\0\0\1\0\0\1"])
+def test_units_without_a_byte_are_none(data):
+    assert all(_units(data, 0))
+    assert Fields("h264", sequence() + PICTURE).is_second(Packet(data)) is False
+
+
+@pytest.mark.parametrize("bits", [number(13), number((1 << 60) - 2), "0" * 80_000])
+def test_a_sequence_with_a_frame_number_of_more_than_16_bits_is_corrupt(bits):
+    """Its bits would be counted one by one, for ever."""
+    corrupt = unit(7, f"{77:08b}" + "0" * 8 + f"{30:08b}" + number(0) + bits + number(2) + number(1) + "0" * 20)
+    assert _frame_bits(corrupt[4:]) is None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from dfdc.command_line import UserError, setting
+from dfdc.identity import regular
 from dfdc.imaging import IMAGENET_MEAN, IMAGENET_STD
 from training.arguments import RunSettings
 
@@ -209,7 +211,7 @@ def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"{text!r}: {key} is given twice")
         try:
             changes[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             changes[key] = value
     return changes
 
@@ -244,11 +246,13 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_values(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read_values(path: Path, seen: tuple[str, ...]) -> dict[str, Any]:
     """Read the JSON object of a file and merge it over its base."""
-    if path.resolve() in seen:
+    real = os.path.realpath(path)
+    if real in seen:
         raise ConfigError(f"{path}: its base refers back to it; remove the cycle")
     try:
+        regular(path)
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         known = ", ".join(str(p) for p in sorted(Path("configs").glob("*.json")))
@@ -256,16 +260,16 @@ def _read_values(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(
             f"{path}{whose}: can't be read ({error.strerror}). Available configurations: {known}"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({error})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: an object {{...}} is expected, not {values!r}")
     base = values.pop("base", None)
     if base is None:
         return values
-    if not isinstance(base, str):
+    if not isinstance(base, str) or not base.isprintable():
         raise ConfigError(f"{path}: base: the name of a file is expected, not {base!r}")
-    return _overlay(_read_values(path.parent / base, (*seen, path.resolve())), values)
+    return _overlay(_read_values(path.parent / base, (*seen, real)), values)
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from dfdc import artifacts, layout
 from dfdc.command_line import SettingError, setting
 from dfdc.folds import COLUMNS, FoldsError, FoldsFileError, check_columns, read_columns
+from dfdc.identity import regular
 from dfdc.imaging import MARGIN_PART, fit, read_picture, shows_change, tighten, tighten_offset
 from dfdc.landmarks import read_landmarks
 from training.config import OcclusionConfig
@@ -35,6 +36,7 @@ def read_folds(path: Path) -> pd.DataFrame:
     """
     names = ["video", "original", "file"]
     try:
+        regular(path)
         table = pd.read_csv(path, dtype=dict.fromkeys(names, str), keep_default_na=False)
         check_columns(path, table.columns, COLUMNS)
         # Not parsed as categories, because pandas would turn names such as 007 into numbers.

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from dfdc.command_line import SettingError
+from dfdc.identity import regular
 
 VERSION = 1  # of the format; incremented when a key changes its meaning
 
@@ -99,6 +100,7 @@ def read_epochs(path: Path) -> list[EpochRecord]:
     """
     lines_path = path.with_suffix(".jsonl") if path.suffix == ".log" else path
     try:
+        regular(lines_path)
         lines = lines_path.read_bytes().splitlines()
     except OSError as error:
         advice = f"{lines_path} can't be read ({error.strerror}); training writes it beside <run>.log"

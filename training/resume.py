@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import InstanceOf, TypeAdapter, ValidationError
 
 from dfdc.artifacts import sha256_of
 from dfdc.command_line import UsageError, setting
+from dfdc.text import list_wrong
 from networks import checkpoint
 from networks.checkpoint import Checkpoint
 from networks.holdout import Holdout, common_holdout
@@ -68,7 +70,7 @@ class State:
     meter: dict[str, float]  # `EpochMeter.state()` of the epoch so far; empty before its first step
     optimizer: dict[str, Any]  # a state dict; so are the next two
     scaler: dict[str, Any]
-    average: dict[str, torch.Tensor] | None  # None without ema_decay
+    average: dict[str, InstanceOf[torch.Tensor]] | None  # None without ema_decay
     computes_in: str  # see `computes_in`
     history: History
 
@@ -81,8 +83,10 @@ class State:
         """The inverse of `to_dict`.
 
         Raises:
-            UsageError: an incompatible version of the trainer wrote the state.
+            UsageError: an incompatible version of the trainer wrote the state, or it is corrupt.
         """
+        if not isinstance(values, dict):
+            raise UsageError(f"{path}: its training state is a {type(values).__name__}, not a dictionary")
         if values.get("recipe") != RECIPE:
             advice = (
                 f"Start a new run with another {setting('prefix')}; {setting('init_from')} {path} loads its weights"
@@ -91,17 +95,32 @@ class State:
                 f"{path} was written by another version of the trainer (recipe {values.get('recipe', 1)}, expected "
                 f"{RECIPE}) and can't be resumed. {advice}"
             )
+        try:
+            _STATES.validate_python(values)
+        except ValidationError as error:
+            raise UsageError(f"{path}: its training state is corrupt ({list_wrong(error)})") from None
         own = {field.name: values[field.name] for field in fields(cls)}
         own["history"] = History(**own["history"])
         return cls(**own)
 
     def restore(self, run: Run) -> None:
-        """Restore the state of the optimizer, the scaler and the average."""
-        run.optimizer.load_state_dict(self.optimizer)
-        if self.computes_in == computes_in(run.amp_type):  # the scale depends on the type
-            run.scaler.load_state_dict(self.scaler)
-        if run.average and self.average:
-            run.average.load_state_dict(self.average)
+        """Restore the state of the optimizer, the scaler and the average.
+
+        Raises:
+            UsageError: they do not fit the run: the file is corrupt.
+        """
+        try:
+            run.optimizer.load_state_dict(self.optimizer)
+            if self.computes_in == computes_in(run.amp_type):  # the scale depends on the type
+                run.scaler.load_state_dict(self.scaler)
+            if run.average and self.average:
+                run.average.load_state_dict(self.average)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # PyTorch raises all of them
+            what = f"the state of the optimizer, the scaler or the average is corrupt ({type(error).__name__}: {error})"
+            raise UsageError(f"{what}. Start a new run with another {setting('prefix')}") from None
+
+
+_STATES = TypeAdapter(State)  # only to check the values
 
 
 def computes_in(amp_type: torch.dtype | None) -> str:
