@@ -10,10 +10,12 @@ import argparse
 import contextlib
 import errno
 import io
+import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
+from dfdc import interrupts
 from dfdc.identity import NotAFileError
 from dfdc.text import printable
 
@@ -117,8 +119,10 @@ def run_main(main: Callable[[Sequence[str] | None], int]) -> None:
     for stream in (sys.stdout, sys.stderr):  # a file name may contain bytes that are not valid text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    interrupts.raise_on_sigterm()
     with flags_shown():
         status = _run(main)
+    interrupts.end_at_once()  # a KeyboardInterrupt during the exit of Python would show a traceback
     sys.exit(status)
 
 
@@ -135,10 +139,10 @@ def _run(main: Callable[[Sequence[str] | None], int]) -> int:
         return _end(f"{error.filename}: {error.strerror}; choose a path that exists and is writable", USAGE_ERROR)
     except OSError as error:
         return _end(reason_of(error), USAGE_ERROR if error.errno == errno.ENAMETOOLONG else 1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         anew = " (without --force, which would start over)" if "--force" in sys.argv else ""
         print(f"\nstopped; run the same command again to resume{anew}", file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(stop, interrupts.Terminated) else signal.SIGINT)
 
 
 def _end(error: object, status: int) -> int:

@@ -134,9 +134,11 @@ def _take(path: Path, content: bytes, *, wait: bool) -> bytes | None:
 def _create(path: Path, content: bytes) -> None:
     handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
-        os.write(handle, content)
-    finally:
-        os.close(handle)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+    except OSError:  # a full disk; nobody could tell that the owner of an incomplete lock has ended
+        path.unlink()
+        raise
 
 
 def _take_over(path: Path, held: bytes, content: bytes) -> bool:

@@ -11,6 +11,7 @@ import errno
 import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -19,14 +20,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
+from pebble.pool.process import WORKERS_NAME
 
 from dfdc.command_line import SettingError, UserError, reason_of, setting
 from dfdc.devices import available_cores, keep_freed_memory, limit_threads, resolve_device
+from dfdc.interrupts import held
 from dfdc.limits import time_limit
 from dfdc.processes import process_start
 
@@ -193,7 +196,8 @@ class LocalWorkers:
         # forkserver: workers don't inherit threads or CUDA state, and start with few imports.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", "pebble", "dfdc.artifacts", *task.preload])
-        with in_own_folder():  # where the server finds the preloaded modules; each worker changes back to our folder
+        resource_tracker.ensure_running()  # the server would start it, and that unblocks Ctrl-C
+        with held(), in_own_folder():  # where the server finds the preloaded modules; each worker changes back to ours
             forkserver.ensure_running()
         # Largest first, so that workers don't wait at the end for one with a long video.
         items = sorted(items, key=task.size, reverse=True)
@@ -204,6 +208,8 @@ class LocalWorkers:
         pool = ProcessPool(max_workers=workers, context=context, initializer=_start_worker, initargs=start)
         try:
             groups = [items[at : at + some] for at in range(0, len(items), some)]
+            with held():
+                _ = pool.active  # this starts the workers
             yield from _run_pool(pool, task, groups, threads, ahead=2 * workers)
             pool.close()
             pool.join()
@@ -212,7 +218,15 @@ class LocalWorkers:
             raise WorkersError(f"no worker can be started ({error}){advice}") from error
         finally:
             pool.stop()
+            _kill_workers()
             pool.join()
+
+
+def _kill_workers() -> None:
+    """Kill the workers, also those that are being started: they would show that their pool is gone, by a traceback."""
+    for process in multiprocessing.active_children():
+        if process.name == WORKERS_NAME:
+            process.kill()
 
 
 def _run_pool(
@@ -265,6 +279,7 @@ _fault: str = ""  # why initialization failed
 def _start_worker(task: Task, devices: Sequence[str], places: Any) -> None:
     """Take a place, and initialize the task on its device."""
     global _task, _fault
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     device = devices[take_place(places, os.getpid()) % len(devices)]
     try:
@@ -273,6 +288,14 @@ def _start_worker(task: Task, devices: Sequence[str], places: Any) -> None:
         _fault = f"a worker can't be initialized on {device}: {type(error).__name__}: {error}"
     _task = task
     limit_threads(1)  # after `start`, which may have loaded PyTorch
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the parent, then end this worker in the middle of its work: the next run does it again."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def take_place(places: Any, own: int) -> int:

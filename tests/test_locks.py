@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, run_script
 
 from dfdc import locks
 from dfdc.command_line import UserError
@@ -260,3 +260,15 @@ def test_a_folder_that_cant_be_written_is_an_error_and_no_lock(tmp_path, monkeyp
     monkeypatch.setattr(locks.os, "open", refuse)
     with pytest.raises(PermissionError), only_one(tmp_path / ".a.lock", None):
         raise AssertionError("without a lock")
+
+
+def test_a_full_disk_leaves_no_lock_without_an_owner(tmp_path):
+    """A limit on the size of files stands in for a full disk; it would refuse the next run for minutes."""
+    code = (
+        "import resource; from pathlib import Path; from dfdc.locks import only_one\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        f"with only_one(Path({str(tmp_path / '.a.lock')!r}), None): pass"
+    )
+    done = run_script("-c", code)
+    assert "OSError: [Errno 27] File too large" in done.stderr
+    assert names(tmp_path) == []
