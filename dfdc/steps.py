@@ -7,7 +7,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from dfdc.layout import REJECTED_NAME, Dataset, Video
 from dfdc.ledger import Ledger
 from dfdc.progress import disk_map, progress_bar
 from dfdc.rejections import Rejections, load_rejections
-from dfdc.shards import WHOLE, Shard, shard_files
+from dfdc.shards import WHOLE, Shard
 from dfdc.step_command import RunOptions
 from dfdc.workers import Engine, Failed, LocalWorkers, Skipped, list_devices, outcome_of, require_ray, worker_count
 
@@ -40,9 +40,8 @@ class Step(ABC):
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    @contextlib.contextmanager
-    def only_run(self, shard: Shard = WHOLE) -> Generator[None]:
-        """Hold the lock of this step on DATA_ROOT, or on a shard of it, while the block runs.
+    def only_run(self, shard: Shard = WHOLE) -> contextlib.AbstractContextManager[None]:
+        """Hold the lock of this step on DATA_ROOT, or on a shard of it, while a block runs.
 
         Raises:
             UsageError: another run of it works on the same videos; the message names that run.
@@ -52,11 +51,7 @@ class Step(ABC):
             return UsageError(f"{self.name}: another run is working on {self.root} ({owner}); wait until it ends")
 
         whole = layout.ledger_path(self.root, self.name).with_name(f".{self.name}.lock")
-        with locks.only_one(shard.file(whole), refusal):
-            # After taking our own: of two runs that start together, at least one sees the other.
-            for other in [file for _, file in shard_files(whole)] if shard.is_whole else [whole]:
-                locks.refuse_if_held(other, refusal)
-            yield
+        return locks.only_one(shard.file(whole), refusal, shard.overlapping(whole))
 
     @abstractmethod
     def run(self, options: RunOptions) -> int:

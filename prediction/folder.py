@@ -56,16 +56,8 @@ def score_folder(settings: FolderSettings, inputs: Inputs | None = None) -> list
     if settings.calibrate:
         check_enough(list((labels or {}).values()))
     check_places(settings, videos.values())
-    with contextlib.ExitStack() as locks:
-        for output in _outputs(settings):
-            locks.enter_context(only_run(output))
+    with only_run(settings.output, settings.shard):
         return (_score_and_write if settings.shard.is_whole else _score_shard)(settings, videos, labels)
-
-
-def _outputs(settings: FolderSettings) -> list[Path]:
-    """Return what this run must be alone with: its output, or that of its shard; a whole run takes in all shards."""
-    others = shard_files(_progress_path(settings.output)) if settings.shard.is_whole else ()
-    return [settings.shard.file(settings.output), *(shard.file(settings.output) for shard, _ in others)]
 
 
 def _progress_path(output: Path) -> Path:
