@@ -5,30 +5,33 @@
 #   ./preprocess_data.sh DATA_ROOT [--workers N] [--device auto|cpu|cuda] [--detector-scale auto|FACTOR]
 #                                  [--png-level 0..9] [--max-failed FRACTION] [--crops-dir NAME]
 #                                  [--n-splits N] [--seed N] [--val-ids FILE|FOLDER|none] [--similar BITS|off]
-#                                  [--force] [--force-folds] [--prune [PART ...]]
+#                                  [--force] [--force-folds] [--prune [PART ...]] [--shard I/N]
+#                                  [--engine local|ray] [--ray-address HOST:PORT|auto|local]
 #
 # After an interruption, run the same command again: it resumes and skips finished videos. --force redoes the first four
 # steps. Folds and hold-out never change without --force-folds. --prune removes artifacts of videos that no
-# metadata.json lists. Each step also runs on its own and has --help. See generate_folds.py for --n-splits, --seed,
-# --val-ids and --similar, detect_original_faces.py for --device and --detector-scale, and extract_crops.py for the
-# others. benchmarks/RESULTS.md lists the time per video.
+# metadata.json lists. --engine ray runs steps 1 to 4 on a cluster (docs/cluster.md). --shard I/N runs steps 1 to 4 on
+# shard I of N of the videos, numbered from 1; after all shards, the same command without --shard checks their work and
+# runs step 5. Each step also runs on its own and has --help. See generate_folds.py for --n-splits, --seed, --val-ids and
+# --similar, detect_original_faces.py for --device and --detector-scale, and extract_crops.py for the others.
+# benchmarks/RESULTS.md lists the time per video.
 set -euo pipefail
 unset CDPATH
 
-usage() { sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 [ $# -ge 1 ] || { usage >&2; exit 2; }
 case $1 in -h | --help) usage; exit 0 ;; esac
 data_root=$1
 shift
 started_in=$PWD
-common=() prune=() crops=() device=() detector=() png=() folds=()
+common=() prune=() crops=() device=() detector=() png=() folds=() shard=()
 while [ $# -gt 0 ]; do
     case $1 in
         --workers | --max-failed | --device | --detector-scale | --png-level | --crops-dir | --n_splits | --n-splits | \
-            --seed | --val-ids | --similar)
+            --seed | --val-ids | --engine | --ray-address | --similar | --shard)
             [ $# -ge 2 ] || { echo "preprocess_data.sh: $1 needs a value" >&2; exit 2; } ;;&
-        --workers | --max-failed) common+=("$1" "$2"); shift 2 ;;
+        --workers | --engine | --ray-address | --max-failed) common+=("$1" "$2"); shift 2 ;;
         --device) device+=("$1" "$2"); shift 2 ;;
         --detector-scale) detector+=("$1" "$2"); shift 2 ;;
         --png-level)
@@ -39,6 +42,7 @@ while [ $# -gt 0 ]; do
         --val-ids)
             case $2 in none | /*) folds+=("$1" "$2") ;; *) folds+=("$1" "$started_in/$2") ;; esac
             shift 2 ;;
+        --shard) shard=("$1" "$2"); shift 2 ;;
         --force) common+=("$1"); shift ;;
         --force-folds) folds+=(--force); shift ;;
         --prune)
@@ -68,7 +72,9 @@ python=$VENV/bin/python
 report() {
     local status=$?
     trap - EXIT
-    if [ "$status" -eq 2 ]; then # wrong usage: keep its message last
+    if [ ${#shard[@]} -gt 0 ]; then
+        : # the page is about all videos
+    elif [ "$status" -eq 2 ]; then # wrong usage: keep its message last
         "$python" preprocessing/report.py --root-dir "$data_root" "${crops[@]}" >/dev/null 2>&1 || true
     else
         printf '\n'
@@ -78,7 +84,7 @@ report() {
     exit "$status"
 }
 number=0
-rm -f "$data_root/report/index.html"
+[ ${#shard[@]} -gt 0 ] || rm -f "$data_root/report/index.html"
 trap report EXIT
 
 
@@ -94,9 +100,14 @@ step() {
 # Check the options of the last step now, not after days of work.
 "$python" preprocessing/generate_folds.py --root-dir "$data_root" "${crops[@]}" "${folds[@]}" --check-options
 
-work=("${common[@]}" "${prune[@]}")
+work=("${common[@]}" "${prune[@]}" "${shard[@]}")
 step detect_original_faces "${work[@]}" "${device[@]}" "${detector[@]}"   # REAL videos -> bboxes/
 step extract_crops "${work[@]}" "${crops[@]}" "${png[@]}"                 # REAL and FAKE -> crops/
 step generate_landmarks "${work[@]}" "${crops[@]}" "${device[@]}"         # REAL crops -> landmarks/
 step generate_diffs "${work[@]}" "${crops[@]}" "${png[@]}"                # pairs of crops -> diffs/
+if [ ${#shard[@]} -gt 0 ]; then
+    printf '\nShard %s is done. After all shards, run the same command without --shard and --force: ' "${shard[1]}"
+    printf './preprocess_data.sh %q ...\n' "$data_root"
+    exit
+fi
 step generate_folds "${crops[@]}" "${folds[@]}"                           # -> folds.csv; then -> report/index.html

@@ -30,6 +30,7 @@ _TEMP_MARK = ".part-"  # unfinished files: .<final name>.part-<host>-<process id
 _OWNER = re.compile(rf"{re.escape(_TEMP_MARK)}([0-9a-f]{{8}})-(\d+)-(\d+)-[0-9a-f]{{8}}$")
 ABANDONED = 24 * 3600.0  # seconds after which an unfinished file of another host is removed
 _THERE = (errno.ENOTEMPTY, errno.EEXIST)
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def _temp_path(path: Path) -> Path:
@@ -43,7 +44,8 @@ def atomic_file(path: Path, *, durable: bool = True) -> Generator[Path]:
 
     Args:
         path: final path; its parent folder is created.
-        durable: fsync before the rename, so that a power cut leaves the old or the new file, not an empty one.
+        durable: flush the file to disk before the rename, and its name after it. A power cut leaves the old or the new
+            file, not an empty one. After the block it leaves the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temp = _temp_path(path)
@@ -53,8 +55,22 @@ def atomic_file(path: Path, *, durable: bool = True) -> Generator[Path]:
             with temp.open("rb+") as handle:
                 os.fsync(handle.fileno())
         temp.replace(path)
+        if durable:
+            sync_folder(path.parent)
     finally:
         temp.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in `folder` to disk; without effect on file systems that can't flush a folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -122,12 +138,13 @@ class NewFolder:
         self.content.add(name, data)
 
     def finish(self) -> None:
-        """Flush every file to disk, then write the stamp; ValueError if no stamp was set."""
+        """Flush every file and its name to disk, then write the stamp; ValueError if no stamp was set."""
         if self.stamp is None:
             raise ValueError(f"{self.path} has no stamp")
         for path in self.path.iterdir():
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
+        sync_folder(self.path)
         held = self.content.files, self.content.hexdigest(), folder_listing(self.path)
         write_json(self.path / STAMP_NAME, {**self.stamp.to_json(), **dict(zip(_FOLDER_KEYS, held, strict=True))})
 
@@ -179,12 +196,14 @@ def atomic_folder(path: Path) -> Generator[NewFolder]:
     """Yield an empty folder as `new_folder` does, for an artifact.
 
     The block sets its `stamp`. The stamp file also records `files` (their number), `content` (a checksum of names and
-    contents) and `listing` (a digest of names, sizes and times). Everything is flushed to disk before the rename.
+    contents) and `listing` (a digest of names, sizes and times). Everything is flushed to disk before the rename, and
+    the new name after it.
     """
     with new_folder(path) as temp:
         folder = NewFolder(temp)
         yield folder
         folder.finish()
+    sync_folder(path.parent)
 
 
 def remove(path: Path) -> None:

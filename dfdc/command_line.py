@@ -10,14 +10,17 @@ import argparse
 import contextlib
 import errno
 import io
+import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
+from dfdc import interrupts
 from dfdc.identity import NotAFileError
 from dfdc.text import printable
 
 USAGE_ERROR = 2
+PLACES = ("local", "ray")  # where work runs: on this machine, or on a Ray cluster
 _LONGEST_LINE = 2000  # characters of a line of an error message
 _command_runs = False  # in this process; then messages name settings by their flags
 
@@ -94,13 +97,32 @@ def parse_detector_scale(text: str) -> str | float:
     return factor
 
 
+def add_ray_address(add: Callable[..., object]) -> None:
+    """Add the argument --ray-address with `add`, the `add_argument` of a parser or group."""
+    address = (
+        "the Ray cluster: HOST:PORT of its head; auto, if it runs on this machine; or local, to start Ray here "
+        "(default: that of RAY_ADDRESS, else auto)"
+    )
+    add("--ray-address", metavar="ADDRESS", help=address)
+
+
+def check_ray_address(place: str, address: str | None) -> None:
+    """Raise SettingError if `place` is none of PLACES, or if there is an address but no use for it."""
+    if place not in PLACES:
+        raise SettingError("engine", place, f"choose {' or '.join(PLACES)}")
+    if address is not None and place != "ray":
+        raise SettingError("ray_address", address, f"it is for {setting('engine')} ray")
+
+
 def run_main(main: Callable[[Sequence[str] | None], int]) -> None:
     """Run a script's `main` and exit; invalid usage and invalid data print a message and exit with status 2."""
     for stream in (sys.stdout, sys.stderr):  # a file name may contain bytes that are not valid text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    interrupts.raise_on_sigterm()
     with flags_shown():
         status = _run(main)
+    interrupts.end_at_once()  # a KeyboardInterrupt during the exit of Python would show a traceback
     sys.exit(status)
 
 
@@ -117,10 +139,10 @@ def _run(main: Callable[[Sequence[str] | None], int]) -> int:
         return _end(f"{error.filename}: {error.strerror}; choose a path that exists and is writable", USAGE_ERROR)
     except OSError as error:
         return _end(reason_of(error), USAGE_ERROR if error.errno == errno.ENAMETOOLONG else 1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         anew = " (without --force, which would start over)" if "--force" in sys.argv else ""
         print(f"\nstopped; run the same command again to resume{anew}", file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(stop, interrupts.Terminated) else signal.SIGINT)
 
 
 def _end(error: object, status: int) -> int:

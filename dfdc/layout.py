@@ -6,6 +6,7 @@
     landmarks/<original>/<frame>_<face>.npy    int16 [5, 2]
     diffs/<fake>/<frame>_<face>_diff.png       uint8 [h, w]
     failures/<step>.csv                        failed, skipped and incomplete videos, with reasons
+    failures/<step>.shard-<i>-of-<n>.csv       those of a shard of the videos (dfdc/shards.py)
     folds.csv                                  video,file,label,original,frame,fold (dfdc/folds.py)
     report/index.html                          report on the dataset
     rejected.csv                               video,frame,face[,reason]: crops rejected by a user; optional
@@ -36,6 +37,7 @@ from pathlib import Path
 
 from dfdc.command_line import SettingError, UserError
 from dfdc.identity import regular
+from dfdc.shards import WHOLE, Shard
 
 FRAME_STRIDE = 10  # boxes and crops come from every 10th frame
 REAL, FAKE = "REAL", "FAKE"
@@ -117,8 +119,8 @@ def diffs_path(root: Path, fake: str) -> Path:
     return root / "diffs" / fake
 
 
-def ledger_path(root: Path, step: str) -> Path:
-    return root / "failures" / f"{step}.csv"
+def ledger_path(root: Path, step: str, shard: Shard = WHOLE) -> Path:
+    return shard.file(root / "failures" / f"{step}.csv")
 
 
 def artifacts_folder(root: Path, step: str, crops_dir: str = CROPS_DIR) -> Path:

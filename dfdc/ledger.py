@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from dfdc import artifacts
+from dfdc.shards import shard_files
 
 OUTCOMES = ("failed", "skipped", "incomplete")
 HEADER = ["video", "outcome", "reason"]
@@ -111,10 +112,16 @@ class Ledger:
             self._new.add((video, "skipped"))
 
     def finish(self) -> None:
-        """End the run: keep only the rows of this run, and write them."""
+        """End the run: keep only the rows of this run, and write them.
+
+        The ledgers of shards are removed, because this one has the rows of all videos.
+        """
         self._rows = {key: reason for key, reason in self._rows.items() if key in self._new}
         self.run.finished = True
         self.write()
+        for path in (self.path, self.path.with_suffix(".json")):
+            for _, file in shard_files(path):
+                file.unlink(missing_ok=True)
 
     def rows(self, outcome: str) -> list[tuple[str, str]]:
         """(video, reason) of every row with `outcome`, in order of insertion."""

@@ -14,7 +14,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class Owner:
     @classmethod
     def own(cls) -> Owner:
         """This process, now."""
-        return cls(Process.own(), platform.node(), time.strftime("%Y-%m-%d %H:%M:%S"), " ".join(sys.argv))
+        return cls(Process.own(), platform.node(), time.strftime("%Y-%m-%d %H:%M:%S"), printable(" ".join(sys.argv)))
 
     def __str__(self) -> str:
         return printable(f"process {self.process.pid} on {self.machine} since {self.since}: {self.command}")
@@ -63,13 +63,15 @@ class _LockedError(Exception):
 
 
 @contextlib.contextmanager
-def only_one(path: Path, refusal: Callable[[str], UserError] | None) -> Generator[None]:
+def only_one(path: Path, refusal: Callable[[str], UserError] | None, others: Iterable[Path] = ()) -> Generator[None]:
     """Hold the lock file `path` while the block runs; it is removed afterwards.
 
     Args:
         path: lock file; its folder is created.
         refusal: makes the error to raise if another process holds the lock, from a description of that process. None
             waits until the lock is free.
+        others: lock files that no process may hold either. They are looked up after `path` is taken, so that of two
+            processes that start together at least one sees the other.
 
     Raises:
         UserError: that of `refusal`.
@@ -85,6 +87,12 @@ def only_one(path: Path, refusal: Callable[[str], UserError] | None) -> Generato
         raise refusal(str(error)) from None
     if before is not None:
         print(f"{printable(path)}: its owner has ended ({_said(before)}); this run takes over", file=sys.stderr)
+    if refusal is not None:
+        try:
+            _refuse_if_held(others, refusal)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
     done = threading.Event()
     threading.Thread(target=_touch, args=(path, content, done), name="lock", daemon=True).start()
     try:
@@ -93,6 +101,13 @@ def only_one(path: Path, refusal: Callable[[str], UserError] | None) -> Generato
         done.set()
         if _read(path) == content:
             path.unlink(missing_ok=True)
+
+
+def _refuse_if_held(paths: Iterable[Path], refusal: Callable[[str], UserError]) -> None:
+    for path in paths:
+        held = _read(path)
+        if held is not None and not _has_ended(path, held):
+            raise refusal(_said(held))
 
 
 def _touch(path: Path, content: bytes, done: threading.Event) -> None:
@@ -127,9 +142,11 @@ def _take(path: Path, content: bytes, *, wait: bool) -> bytes | None:
 def _create(path: Path, content: bytes) -> None:
     handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
-        os.write(handle, content)
-    finally:
-        os.close(handle)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+    except OSError:  # a full disk; nobody could tell that the owner of an incomplete lock has ended
+        path.unlink()
+        raise
 
 
 def _take_over(path: Path, held: bytes, content: bytes) -> bool:

@@ -6,8 +6,9 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from dfdc.command_line import SettingError
+from dfdc.command_line import PLACES, SettingError, add_ray_address, check_ray_address, setting
 from dfdc.devices import DEVICE_HELP
+from dfdc.shards import SHARD_HELP, WHOLE, Shard, parse_shard
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class RunOptions:
         max_failed: fraction of the videos (0 to 1) that may fail before the step fails.
         prune: remove artifacts of videos that are in no metadata.json; lists the parts that were removed for good.
             None keeps all artifacts.
+        shard: the videos to process.
+        engine: where the workers run, one of `dfdc.command_line.PLACES`.
+        ray_address: see `dfdc.ray_workers.connected`.
 
     Raises:
         SettingError: a value is invalid.
@@ -31,18 +35,27 @@ class RunOptions:
     force: bool = False
     max_failed: float = 0.05
     prune: tuple[str, ...] | None = None
+    shard: Shard = WHOLE
+    engine: str = "local"
+    ray_address: str | None = None
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise SettingError("workers", self.workers, "use a number of at least 1, or omit it")
         if not 0 <= self.max_failed <= 1:
             raise SettingError("max_failed", self.max_failed, "expected a fraction from 0 to 1, such as 0.05")
+        check_ray_address(self.engine, self.ray_address)
+        if self.prune is not None and not self.shard.is_whole:
+            advice = f"one shard can't prune for all; use {setting('prune')} without {setting('shard')}"
+            raise SettingError("shard", str(self.shard), advice)
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> RunOptions:
         """The options in `args`, parsed by `step_parser`."""
         prune = None if args.prune is None else tuple(args.prune)
-        return cls(args.workers, getattr(args, "device", None), args.force, args.max_failed, prune)
+        device = getattr(args, "device", None)
+        where = args.shard, args.engine, args.ray_address
+        return cls(args.workers, device, args.force, args.max_failed, prune, *where)
 
 
 def step_parser(
@@ -59,6 +72,9 @@ def step_parser(
     if workers:
         many = "number of processes, at most one per core (default: all cores; with GPUs, one per GPU)"
         parser.add_argument("--workers", type=int, default=0, metavar="N", help=many)
+        where = "where they run: on this machine, or on a Ray cluster, see docs/cluster.md (default: local)"
+        parser.add_argument("--engine", choices=PLACES, default="local", help=where)
+        add_ray_address(parser.add_argument)
     if device:
         parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     if png:
@@ -73,6 +89,7 @@ def step_parser(
         "folds.csv is missing, this requires naming it: --prune PART"
     )
     parser.add_argument("--prune", nargs="*", metavar="PART", help=prune)
+    parser.add_argument("--shard", type=parse_shard, default=WHOLE, metavar="I/N", help=SHARD_HELP)
     failed = "exit with status 1 if a larger fraction of the videos fails (default: 0.05)"
     parser.add_argument("--max-failed", type=float, default=0.05, metavar="FRACTION", help=failed)
     return parser

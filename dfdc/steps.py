@@ -20,8 +20,9 @@ from dfdc.layout import REJECTED_NAME, Dataset, Video
 from dfdc.ledger import Ledger
 from dfdc.progress import disk_map, progress_bar
 from dfdc.rejections import Rejections, load_rejections
+from dfdc.shards import WHOLE, Shard
 from dfdc.step_command import RunOptions
-from dfdc.workers import Engine, Failed, LocalWorkers, Skipped, list_devices, outcome_of, worker_count
+from dfdc.workers import Engine, Failed, LocalWorkers, Skipped, list_devices, outcome_of, require_ray, worker_count
 
 
 class Step(ABC):
@@ -39,17 +40,18 @@ class Step(ABC):
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def only_run(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the lock of this step on DATA_ROOT while a block runs.
+    def only_run(self, shard: Shard = WHOLE) -> contextlib.AbstractContextManager[None]:
+        """Hold the lock of this step on DATA_ROOT, or on a shard of it, while a block runs.
 
         Raises:
-            UsageError: another run of it holds the lock; the message names that run.
+            UsageError: another run of it works on the same videos; the message names that run.
         """
 
         def refusal(owner: str) -> UsageError:
             return UsageError(f"{self.name}: another run is working on {self.root} ({owner}); wait until it ends")
 
-        return locks.only_one(layout.ledger_path(self.root, self.name).with_name(f".{self.name}.lock"), refusal)
+        whole = layout.ledger_path(self.root, self.name).with_name(f".{self.name}.lock")
+        return locks.only_one(shard.file(whole), refusal, shard.overlapping(whole))
 
     @abstractmethod
     def run(self, options: RunOptions) -> int:
@@ -127,13 +129,18 @@ class VideoStep(Step):
         """The crops and videos rejected by a user."""
         return load_rejections(self.root)
 
-    def select(self, dataset: Dataset) -> tuple[list[Video], list[tuple[str, str]]]:
-        """The videos to process, and (video, reason) for the skipped videos with the step's labels."""
-        skipped = [(name, lost.reason) for name, lost in dataset.skipped.items() if lost.video.label in self.labels]
+    def select(self, dataset: Dataset, shard: Shard = WHOLE) -> tuple[list[Video], list[tuple[str, str]]]:
+        """The videos to process, and (video, reason) for the skipped videos with the step's labels.
+
+        A shard holds whole families, so it never waits for the artifacts of another shard.
+        """
+
+        def is_ours(video: Video) -> bool:
+            return video.label in self.labels and shard.holds(video.source)
+
+        skipped = [(name, lost.reason) for name, lost in dataset.skipped.items() if is_ours(lost.video)]
         videos = []
-        for video in dataset.videos.values():
-            if video.label not in self.labels:
-                continue
+        for video in filter(is_ours, dataset.videos.values()):
             reason = self.rejections.whole(video) or self.obstacle(video)
             if reason is None:
                 videos.append(video)
@@ -142,12 +149,12 @@ class VideoStep(Step):
         return videos, skipped
 
     def run(self, options: RunOptions, engine: Engine | None = None) -> int:
-        """See `Step.run`; `engine` does the work, by default local processes."""
+        """See `Step.run`; `engine` does the work, by default that of `options`."""
         dataset = layout.load_dataset(self.root)
         if self.uses_crops:
             layout.check_crops_dir(self.crops_dir, dataset.parts)
-        with self.only_run():
-            videos, skipped = self.select(dataset)
+        with self.only_run(options.shard):
+            videos, skipped = self.select(dataset, options.shard)
             artifacts.remove_leftovers(self.folder)
             if options.prune is not None:
                 self.prune(dataset, options.prune)
@@ -158,7 +165,7 @@ class VideoStep(Step):
 class _Tally:
     """Outcomes of a run so far."""
 
-    step: VideoStep
+    name: str
     ledger: Ledger
     videos: int
     complete: int = 0  # before the run
@@ -186,7 +193,7 @@ class _Tally:
 
     def conclude(self, max_failed: float) -> int:
         """Print a summary; return the exit status."""
-        name, counts = self.step.name, self.ledger.counts()
+        name, counts = self.name, self.ledger.counts()
         made = ", ".join(f"{number} {kind}" for kind, number in self.made.items()) or "nothing made"
         print(
             f"{name}: {self.videos} videos ({self.complete} were complete), {made}; {counts['failed']} failed, "
@@ -219,15 +226,17 @@ def run_step(
     Args:
         videos: the step's videos; complete ones are counted but not redone.
         skipped: (video, reason) of skipped videos, for the ledger.
-        engine: does the work; by default, local processes.
+        engine: does the work; by default, that of `options`.
     """
     if engine is None and options.device != "auto":  # now, so that invalid values are reported even if all is done
-        engine = _local_workers(options)
-    tally = _Tally(step, Ledger(layout.ledger_path(step.root, step.name), len(videos)), len(videos))
+        engine = _open_engine(step.root, options)
+    name = step.name if options.shard.is_whole else f"{step.name}, shard {options.shard}"
+    tally = _Tally(name, Ledger(layout.ledger_path(step.root, step.name, options.shard), len(videos)), len(videos))
     tally.ledger.skip(skipped)
     todo = list(videos) if options.force else _left_to_do(step, videos, tally)
     if todo:
-        outcomes = (engine or _local_workers(options))(step, todo)  # auto loads PyTorch, so only if there is work
+        engine = engine or _open_engine(step.root, options)  # auto loads PyTorch, so only if there is work
+        outcomes = engine(step, todo)
         with contextlib.closing(outcomes), progress_bar(total=len(todo), desc=step.name, unit="video") as bar:
             for video, outcome in outcomes:
                 tally.take(video, outcome)
@@ -238,7 +247,12 @@ def run_step(
     return tally.conclude(options.max_failed)
 
 
-def _local_workers(options: RunOptions) -> LocalWorkers:
+def _open_engine(root: Path, options: RunOptions) -> Engine:
+    if options.engine == "ray":
+        require_ray()
+        from dfdc.ray_workers import RayWorkers, Shared  # here, because Ray is optional
+
+        return RayWorkers(options.ray_address, options.workers, options.device, Shared(folders=(root,)))
     devices = ["cpu"] if options.device is None else list_devices(options.device)
     return LocalWorkers(worker_count(options.workers, devices), devices)
 

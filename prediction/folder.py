@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,14 @@ from dfdc.command_line import SettingError, setting
 from dfdc.devices import resolve_device
 from dfdc.imaging import MARGIN_PART
 from dfdc.progress import progress_bar
-from dfdc.text import plural
+from dfdc.shards import shard_files
+from dfdc.text import plural, printable
+from dfdc.workers import require_ray
 from networks.engines import check_model, choose_engine
 from networks.ensemble import Ensemble, common_thresholds
 from networks.files import ModelFile, describe_models, find_models, model_names
 from networks.precision import choose_precision
+from prediction.batches import Options
 from prediction.calibration import apply_temperature, check_enough, read_temperature
 from prediction.conclusion import conclude
 from prediction.held_out import check_held_out, warn_of_few
@@ -30,6 +34,7 @@ from prediction.settings import FRAMES_PER_VIDEO, FolderSettings, RunSettings
 from prediction.verdict import Verdict
 
 if TYPE_CHECKING:
+    from prediction.cluster import Cluster
     from prediction.reports import Reports
 
 
@@ -42,7 +47,7 @@ def score_folder(settings: FolderSettings, inputs: Inputs | None = None) -> list
         inputs: result of `find_inputs`, if already known.
 
     Returns:
-        the verdicts, in the order of submission.csv.
+        the verdicts, in the order of submission.csv; of a shard, those of its videos, and no result is written.
 
     Raises:
         UserError: a setting or an input can't be used; its result is not written.
@@ -51,8 +56,12 @@ def score_folder(settings: FolderSettings, inputs: Inputs | None = None) -> list
     if settings.calibrate:
         check_enough(list((labels or {}).values()))
     check_places(settings, videos.values())
-    with only_run(settings.output):
-        return _score_and_write(settings, videos, labels)
+    with only_run(settings.output, settings.shard):
+        return (_score_and_write if settings.shard.is_whole else _score_shard)(settings, videos, labels)
+
+
+def _progress_path(output: Path) -> Path:
+    return output.with_name(output.name + ".progress")
 
 
 def run_self_test(settings: FolderSettings, *, store: bool) -> int:
@@ -64,6 +73,21 @@ def run_self_test(settings: FolderSettings, *, store: bool) -> int:
     paths, device = find_models(settings.weights_dir, settings.models), resolve_device(settings.device)
     way = {"device": device, "precision": settings.precision, "engine": _requested_engine(settings)}
     return self_test(paths, store=store, force=settings.force, compile_=settings.compile == "on", **way)
+
+
+def _score_shard(settings: FolderSettings, videos: dict[str, Path], labels: dict[str, int] | None) -> list[Verdict]:
+    """Score the videos of a shard. Its progress file holds the verdicts; a whole run writes the results."""
+    paths = find_models(settings.weights_dir, settings.models)
+    if settings.fold is not None:
+        check_held_out(videos, settings.fold, paths)
+    own = {name: path for name, path in videos.items() if settings.shard.holds(name)}
+    progress, *_ = _score(settings, own, paths, describe_models(paths))
+    verdicts = [progress.done[name] for name in own]
+    counts = ", ".join(f"{number} {status}" for status, number in Counter(v.status for v in verdicts).most_common())
+    print(f"shard {settings.shard}: {len(own)} of {plural(len(videos), 'video')}{counts and f' ({counts})'}")
+    output = printable(settings.output)
+    print(f"After all shards, the same command without {setting('shard')} and {setting('force')} writes {output}")
+    return verdicts
 
 
 def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: dict[str, int] | None) -> list[Verdict]:
@@ -115,7 +139,33 @@ def _score(
     settings: FolderSettings, videos: dict[str, Path], paths: Sequence[Path], models: list[ModelFile]
 ) -> tuple[Progress, RunSettings, Ensemble | None]:
     """Score the videos that have no verdict yet. The ensemble is None if all had one, or if it can't be used again."""
-    device = resolve_device(settings.device)
+    with _cluster_of(settings) as cluster:
+        return _score_there(settings, videos, paths, models, cluster)
+
+
+@contextlib.contextmanager
+def _cluster_of(settings: FolderSettings) -> Generator[Cluster | None]:
+    """Yield the connected cluster; None if the work runs on this machine."""
+    if settings.place == "local":
+        yield None
+        return
+    if settings.compile == "on":
+        raise SettingError("compile", "on", f"networks are not compiled with {setting('engine')} ray")
+    require_ray()
+    from prediction.cluster import open_cluster  # here, because Ray is optional
+
+    with open_cluster(settings.ray_address, settings.device) as cluster:
+        yield cluster
+
+
+def _score_there(
+    settings: FolderSettings,
+    videos: dict[str, Path],
+    paths: Sequence[Path],
+    models: list[ModelFile],
+    cluster: Cluster | None,
+) -> tuple[Progress, RunSettings, Ensemble | None]:
+    device = cluster.device if cluster else resolve_device(settings.device)
     precision = choose_precision(settings.precision, device)
     requested = _requested_engine(settings)
     choice = choose_engine(paths, requested, precision, device, shown=True)
@@ -128,7 +178,12 @@ def _score(
         "engine": choice.engine,
     }
     progress, todo, ensemble = _open_progress(settings, videos, hung_on, device), [], None
-    if any(name not in progress.done for name in videos):
+    left = any(name not in progress.done for name in videos)
+    if cluster and left:
+        print(f"networks: {precision} on {device}, run by {choice.said}", flush=True)
+        warn_of_few(model_names(paths), [check_model(path)[1] for path in paths])
+        cluster.score(progress, paths, precision, choice.engine, _options_of(settings))
+    elif left:
         print(f"loading {plural(len(paths), 'checkpoint')}", flush=True)
         in_torch = choice.engine == "torch"  # a conversion that failed just now is not tried again
         with _open_scorer(settings, device, paths, "torch" if in_torch else requested) as scorer:
@@ -163,8 +218,12 @@ def _open_progress(settings: FolderSettings, videos: dict[str, Path], hung_on: d
     models: list[ModelFile] = hung_on["models"]
     # Without the strategy: face scores are saved, and any strategy can combine them.
     kept = {**hung_on, "models": [asdict(model) for model in models], "device": device.partition(":")[0]}
-    place = settings.output.with_name(settings.output.name + ".progress")
-    progress = Progress(place, kept, videos, anew=settings.force)
+    whole = _progress_path(settings.output)
+    progress = Progress(settings.shard.file(whole), kept, videos, anew=settings.force)
+    if settings.shard.is_whole:
+        progress.merge([file for _, file in shard_files(whole)])
+    else:
+        progress.look_into(whole)
     _conclude_again(progress, [model.name for model in models], settings)
     if progress.done:
         print(f"{len(progress.done)} of {len(videos)} are already done; {setting('force')} scores them again")
@@ -194,6 +253,9 @@ def _score_rest(settings: FolderSettings, scorer: Scorer, todo: Sequence[Path], 
             print(scorer.ensemble.compile(only_if_faster=settings.compile == "auto"), flush=True)
         except RuntimeError as error:
             raise SettingError("compile", "on", str(error)) from error
-    every = len(progress.videos)
-    with progress_bar(total=every, initial=every - len(todo), desc="videos", unit="video") as bar:
+    with progress_bar(total=len(progress.videos), initial=len(progress.done), desc="videos", unit="video") as bar:
         scorer.run(progress, tell=lambda verdict: bar.update())
+
+
+def _options_of(settings: FolderSettings) -> Options:
+    return Options(settings.detector_scale, settings.strategy, settings.floors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,8 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from dfdc import artifacts, identity, locks
-from dfdc.command_line import SettingError, setting
+from dfdc.command_line import SettingError, UsageError, setting
 from dfdc.devices import package_versions
+from dfdc.shards import WHOLE, Shard
 from dfdc.text import printable
 from prediction.verdict import Verdict
 
@@ -76,6 +78,8 @@ class Progress(Results):
     A verdict is valid for the file that it was made from (`identity.same_file`). Only new, repaired and changed videos
     are scored again. Transient failures are retried, and so are files that can't be read now. The earlier verdict of
     such a file stays on disk, and is valid again when the same file is back.
+
+    A shard has its own file. It looks into the whole run's file, which later takes in those of all shards.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], videos: dict[str, Path], *, anew: bool = False) -> None:
@@ -83,25 +87,58 @@ class Progress(Results):
         self.path = path
         self._settings = {**settings, "program": program_version()}
         self._digest = identity.digest_of(self._settings)
+        self._anew = anew
         # Rows of files that can't be read now, and of videos that are not in this run.
         self._waiting: list[ProgressRow] = []
         self._aside: Path | None = None  # new path of an existing file of other settings
+        self._shards: Sequence[Path] = ()  # files of shards, whose rows are in our file once it is written
         lines, own = _lines(path), self._place_of(self._digest)
         header = _read_header(lines[0]) if lines else None
         if lines and (header is None or header.run != self._digest):
             self._aside = self._place_of(header.run if header else identity.digest_of(lines[0]))
             differs = _difference(header, self._settings)
             lines = _lines(own)
-        rows = [row for row in map(_read_row, lines[1:]) if row and row.run == self._digest and row.file is not None]
-        for name, row in {row.verdict.filename: row for row in rows}.items():  # the last row is the newest
-            if name not in videos:
-                self._waiting.append(row)
-            elif not anew:
-                self._take(row)
+        self._take_all(self._rows_of(lines))
         if self._aside is not None and videos.keys() - self.done.keys():
             what = f"written by a run with other settings{differs}"
             print(printable(f"{path}: {what}; renamed to {self._aside.name} at the first new verdict"))
         self._begun = False
+
+    def look_into(self, path: Path) -> None:
+        """Use the verdicts of our videos in another file of the same settings; that file stays as it is."""
+        todo = self.videos.keys() - self.done.keys()
+        self._take_all(row for row in self._rows_of(_lines(path)) if row.verdict.filename in todo)
+
+    def merge(self, files: Sequence[Path]) -> None:
+        """Take in the files of shards, and remove them. A run that scores anew removes them at its first verdict.
+
+        Raises:
+            UsageError: a shard had other settings.
+        """
+        rows: list[ProgressRow] = []
+        for path in files:
+            lines = _lines(path)
+            header = _read_header(lines[0]) if lines else None
+            if header is None or header.run != self._digest:
+                other = f"written by a run with other settings{_difference(header, self._settings)}"
+                advice = "use the settings of that run, or remove this file to score its videos again"
+                raise UsageError(printable(f"{path}: {other}; {advice}"))
+            rows += self._rows_of(lines)
+        self._take_all(rows)
+        self._shards = files
+        if files and not self._anew:
+            self._begin()
+
+    def _rows_of(self, lines: Sequence[str]) -> list[ProgressRow]:
+        rows = map(_read_row, lines[1:])
+        return [row for row in rows if row and row.run == self._digest and row.file is not None]
+
+    def _take_all(self, rows: Iterable[ProgressRow]) -> None:
+        for name, row in {row.verdict.filename: row for row in rows}.items():  # the last row is the newest
+            if name not in self.videos:
+                self._waiting.append(row)
+            elif not self._anew:
+                self._take(row)
 
     def _place_of(self, digest: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{digest[:12]}")
@@ -130,16 +167,21 @@ class Progress(Results):
 
     def add(self, verdict: Verdict) -> None:
         if not self._begun:  # only now: a run that fails to start must keep the earlier results
-            if self._aside is not None:
-                self.path.replace(self._aside)
-            first = _line(ProgressHeader(self._digest, self._settings))
-            rows = [*self._waiting, *map(self._row, self.done.values())]
-            artifacts.write_bytes(self.path, (first + "".join(map(_line, rows))).encode())
-            self._place_of(self._digest).unlink(missing_ok=True)  # its rows are in our file now
-            self._begun = True
+            self._begin()
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(_line(self._row(verdict)))
         super().add(verdict)
+
+    def _begin(self) -> None:
+        """Write our file with the verdicts so far; a file of other settings is renamed first."""
+        if self._aside is not None:
+            self.path.replace(self._aside)
+        first = _line(ProgressHeader(self._digest, self._settings))
+        rows = [*self._waiting, *map(self._row, self.done.values())]
+        artifacts.write_bytes(self.path, (first + "".join(map(_line, rows))).encode())
+        for path in (self._place_of(self._digest), *self._shards):
+            path.unlink(missing_ok=True)  # its rows are in our file now
+        self._begun = True
 
 
 def _lines(path: Path) -> list[str]:
@@ -186,11 +228,11 @@ def _difference(earlier: ProgressHeader | None, settings: dict[str, Any]) -> str
     return f" ({', '.join(names)})"
 
 
-def only_run(output: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the lock of an output while a block runs.
+def only_run(output: Path, shard: Shard = WHOLE) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock of an output, or of a shard of it, while a block runs.
 
     Raises:
-        SettingError: another run holds it; the message names that run.
+        SettingError: another run holds it, or works on the same videos; the message names that run.
     """
 
     def refusal(owner: str) -> SettingError:
@@ -198,4 +240,5 @@ def only_run(output: Path) -> contextlib.AbstractContextManager[None]:
         return SettingError("output", printable(output), advice)
 
     real = output.resolve()  # follows links; a.csv and a.CSV share a.json
-    return locks.only_one(real.with_name(f".{real.stem}.lock"), refusal)
+    whole = real.with_name(f".{real.stem}.lock")
+    return locks.only_one(shard.file(whole), refusal, shard.overlapping(whole))

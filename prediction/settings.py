@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from dfdc.shards import WHOLE, Shard
 from networks.files import ModelFile
 
 FRAMES_PER_VIDEO = 32
@@ -56,9 +57,12 @@ class FolderSettings:
     device: str = "auto"
     precision: str = "auto"
     engine: str = "auto"
+    place: str = "local"  # where the work runs, one of dfdc.command_line.PLACES
+    ray_address: str | None = None  # see `dfdc.ray_workers.connected`
     compile: str = "auto"  # "on", "off", or "auto": if there are enough videos, and only if it is faster
     report: Path | None = None  # folder of the pages; None: no pages
     force: bool = False  # score all videos again
+    shard: Shard = WHOLE  # score only these videos, and write only the progress file of this shard
 
 
 @dataclass(frozen=True)

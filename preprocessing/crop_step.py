@@ -15,6 +15,7 @@ from dfdc.identity import digest_of, fingerprint, same_file
 from dfdc.imaging import MARGIN_PART, crop_face, encode_png, margin_box
 from dfdc.layout import Dataset, Video
 from dfdc.rejections import Rejections
+from dfdc.shards import WHOLE, Shard
 from dfdc.text import plural
 from dfdc.video import VideoError, VideoReader
 from dfdc.workers import FailVideo, SkipVideo
@@ -67,13 +68,13 @@ class CropStep(PruningStep):
             return None
         return f"{video.source} has no boxes; run step 1 (detect_original_faces.py)"
 
-    def select(self, dataset: Dataset) -> tuple[list[Video], list[tuple[str, str]]]:
+    def select(self, dataset: Dataset, shard: Shard = WHOLE) -> tuple[list[Video], list[tuple[str, str]]]:
         """See `VideoStep.select`; also print the rows of rejected.csv that have no effect."""
         idle = rows_without_effect(dataset, self.rejections)
         if idle:
             rows = plural(len(idle), "row")
             print(f"{layout.REJECTED_NAME}: {rows} without a matching video or face: {'; '.join(idle[:5])}")
-        return super().select(dataset)
+        return super().select(dataset, shard)
 
     def check(self, video: Video) -> Stamp | None:
         stamp = artifacts.read_stamp(self.crops_of(video.id))

@@ -12,7 +12,7 @@ from helpers import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SHELL = ("bash", "sh", "shell")
-_COMMAND = re.compile(r"(python|torchrun|docker|source|pip|git) |\./\w+\.sh")
+_COMMAND = re.compile(r"(python|torchrun|docker|source|pip|git|srun|ray) |\./\w+\.sh")
 _MARK = re.compile(r"#.*(needs |hours)")
 
 
@@ -38,8 +38,11 @@ class Command:
 
     @property
     def arguments(self) -> list[str]:
-        """The command itself, in words."""
-        return [word for word in self.words if not re.match(r"[A-Z_]+=", word)]
+        """The command itself, in words; of a command that SLURM starts, that command."""
+        words = [word for word in self.words if not re.match(r"[A-Z_]+=", word)]
+        if words[0] == "srun":
+            return words[next(place for place, word in enumerate(words) if word.startswith("./")) :]
+        return words
 
 
 def read(page: Path) -> str:

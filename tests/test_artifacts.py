@@ -1,7 +1,10 @@
 """Atomic writes and stamps (dfdc/artifacts.py)."""
 
+import contextlib
+import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -66,32 +69,62 @@ def test_folder_is_stamped_and_replaced_whole(tmp_path):
     assert names(tmp_path) == ["video"]
 
 
-@pytest.mark.parametrize("durable", [True, False])
-def test_files_are_on_the_disk_before_they_have_their_name(tmp_path, monkeypatch, durable):
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    """What is flushed and renamed, in order; the random ends of temporary names are left out."""
     events = []
     fsync, replace = os.fsync, type(tmp_path).replace
-    monkeypatch.setattr(
-        os, "fsync", lambda handle: (events.append(str(Path(f"/proc/self/fd/{handle}").readlink())), fsync(handle))
-    )
-    monkeypatch.setattr(type(tmp_path), "replace", lambda path, to: (events.append("renamed"), replace(path, to))[1])
-    artifacts.write_bytes(tmp_path / "file", b"data", durable=durable)
-    assert events.pop() == "renamed"
-    assert [Path(event).name.partition("-")[0] for event in events] == ([".file.part"] if durable else [])
 
+    def short(path):
+        names = (part.split(".part-")[0] for part in Path(path).relative_to(tmp_path).parts)
+        return "/".join(names) or "."
 
-def test_crops_are_on_the_disk_before_their_stamp_says_that_they_are_complete(tmp_path, monkeypatch):
-    events = []
-    fsync = os.fsync
-
-    def watch(handle):
-        path = str(Path(f"/proc/self/fd/{handle}").readlink())
-        events.append(Path(path).name.split(".part-")[0])
+    def flush(handle):
+        events.append(f"flush {short(Path(f'/proc/self/fd/{handle}').readlink())}")
         return fsync(handle)
 
-    monkeypatch.setattr(os, "fsync", watch)
+    def rename(path, to):
+        events.append(f"rename {short(path)} to {short(to)}")
+        return replace(path, to)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(type(tmp_path), "replace", rename)
+    return events
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(tmp_path, disk):
+    artifacts.write_bytes(tmp_path / "file", b"data")
+    assert disk == ["flush .file", "rename .file to file", "flush ."]
+
+
+def test_a_file_that_need_not_survive_a_power_cut_is_not_flushed(tmp_path, disk):
+    artifacts.write_bytes(tmp_path / "file", b"data", durable=False)
+    assert disk == ["rename .file to file"]
+
+
+def test_no_power_cut_shows_a_stamp_without_its_data(tmp_path, disk):
+    """Data and names of the crops are on the disk before the stamp, and all of the folder before it has its name."""
     make(tmp_path / "video", {"0_0.png": b"a", "10_0.png": b"b"})
-    assert sorted(events[:2]) == ["0_0.png", "10_0.png"]
-    assert events[2:] == ["..stamp.json"]
+    assert sorted(disk[:2]) == ["flush .video/0_0.png", "flush .video/10_0.png"]
+    assert disk[2:] == [
+        "flush .video",
+        "flush .video/..stamp.json",
+        "rename .video/..stamp.json to .video/.stamp.json",
+        "flush .video",
+        "rename .video to video",
+        "flush .",
+    ]
+
+
+@pytest.mark.parametrize(("number", "known"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_a_disk_that_cant_flush_folders_is_used_without_and_a_failure_is_told(tmp_path, monkeypatch, number, known):
+    def refuse(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with contextlib.nullcontext() if known else pytest.raises(OSError, match="Input/output"):
+        artifacts.write_bytes(tmp_path / "file", b"data")
 
 
 def test_a_folder_that_lost_a_file_or_got_another_is_not_trusted(tmp_path):

@@ -15,7 +15,7 @@ FILES = [draw(0, number) for number in range(40)]
 def test_each_broken_video_ends_with_a_named_status(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "_LEAST_SECONDS", 60.0)  # what hangs ends with an error
     ended = score(FILES, tmp_path, real_each=20)
-    assert [one.file for one in ended] == FILES
+    assert sorted((one.file for one in ended), key=lambda file: file.number) == FILES  # a file may overtake another
     assert [f"{one.file.about}: {one.verdict.reason}" for one in ended if one.fault] == []
     assert max(one.peak for one in ended) < 1500  # MiB
     found = Counter(one.verdict.status.value for one in ended)

@@ -211,13 +211,19 @@ def test_t58_the_metrics_of_several_processes_are_those_of_the_file(one_process,
         assert found == pytest.approx(stored, rel=1e-5), name
 
 
-def test_t56_ranks_that_differ_do_not_begin(crops_root, tmp_path):
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_t56_ranks_that_differ_do_not_begin(crops_root, tmp_path, nodes):
     config = write_config(tmp_path, 4, epochs=1)
     assert train(crops_root, tmp_path, config) == 0
     more = arguments(crops_root, tmp_path, config, "--epochs", 2, "--resume", "auto")
-    process = torchrun("--standalone", "--nproc_per_node", 2, WORKER, "differ", *more)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode != 0
+    if nodes == 1:
+        processes = [torchrun("--standalone", "--nproc_per_node", 2, WORKER, "differ", *more)]
+    else:
+        processes = two_nodes(WORKER, "differ", *more)
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert all(process.returncode != 0 for process in processes)
+    assert all("the processes of this run differ" in err for err in errors)
+    err = errors[0]
     assert "the processes of this run differ, so it can't start" in err
     assert "epoch: 1 (rank 0), 0 (rank 1)" in err
     assert "seed: 777 (rank 0), 6 (rank 1)" in err

@@ -19,6 +19,7 @@ from folds_roots import (
 
 from dfdc import identity, layout
 from dfdc.command_line import UsageError
+from dfdc.locks import only_one
 from dfdc.processes import host_id, process_start
 from preprocessing import folds_step
 from preprocessing.folds_stamp import FoldsStamp, Options, read_folds_stamp, stamp_path
@@ -332,3 +333,13 @@ def test_donors_that_link_all_are_named(tmp_path, capsys):
     assert main(root) == 0
     assert set(folds_of(root).values()) == {0}
     assert "donors link all 6 videos into one family" in capsys.readouterr().out
+
+
+def test_two_runs_at_once_never_write_one_file(tmp_path):
+    root = make_root(tmp_path, (0, 1))
+    assert main(root) == 0
+    before = (root / "folds.csv").read_bytes()
+    lock = root / "failures" / ".generate_folds.lock"
+    with only_one(lock, None), pytest.raises(UsageError, match="generate_folds: another run is working on"):
+        main(root, "--force", "--seed", "9")
+    assert (root / "folds.csv").read_bytes() == before

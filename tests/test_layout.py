@@ -11,6 +11,7 @@ from helpers import write_part
 from dfdc import layout
 from dfdc.command_line import SettingError
 from dfdc.layout import DataError
+from dfdc.shards import Shard
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
@@ -270,6 +271,7 @@ def test_file_names_of_artifacts():
     assert layout.landmarks_path(root, "a") == Path("root/landmarks/a")
     assert layout.diffs_path(root, "a") == Path("root/diffs/a")
     assert layout.ledger_path(root, "step") == Path("root/failures/step.csv")
+    assert layout.ledger_path(root, "step", Shard(2, 3)) == Path("root/failures/step.shard-2-of-3.csv")
     assert layout.report_path(root) == Path("root/report/index.html")
     assert layout.landmarks_name(10, 2) == "10_2.npy"
     assert layout.diff_name(10, 2) == "10_2_diff.png"

@@ -16,6 +16,7 @@ from training import dataset, loading
 from training.arguments import parse_arguments
 from training.config import resolve_config
 from training.distributed import Ranks
+from training.engine import TrainingError
 
 USE_OPENCV_THEN_LOAD = """
 import sys
@@ -110,6 +111,19 @@ def test_a_sigterm_to_the_whole_group_saves_the_step_in_progress(crops_root, tmp
     assert process.returncode == 143, err
     assert "--resume auto continues from there" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_loader_that_is_killed_ends_the_run_with_a_message(crops_root, tmp_path, monkeypatch):
+    main, original = os.getpid(), dataset.CropDataset.__getitem__
+
+    def dies(self, row):
+        return original(self, row) if os.getpid() == main else os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(dataset.CropDataset, "__getitem__", dies)
+    with pytest.raises(TrainingError, match=r"a loader process ended .*--workers, and --resume auto") as raised:
+        train(crops_root, tmp_path, write_config(tmp_path), "--workers", 1)
+    assert raised.value.status == 1
 
 
 def test_rows_and_ranks(crops_root, tmp_path):

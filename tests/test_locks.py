@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, run_script
 
 from dfdc import locks
 from dfdc.command_line import UserError
@@ -100,6 +100,28 @@ def test_an_unused_lock_says_nothing_and_leaves_nothing(lock, capsys):
         raise RuntimeError
     assert names(lock.parent) == []
     assert capsys.readouterr() == ("", "")
+
+
+def test_other_locks_must_be_free_too_and_are_not_taken(tmp_path, ended):
+    lock, other = tmp_path / ".a.lock", tmp_path / ".b.lock"
+    with only_one(lock, refusal, [other]):
+        assert names(tmp_path) == [".a.lock"]
+    with only_one(other, refusal):
+        with pytest.raises(UserError, match=f"held by process {os.getpid()} "), only_one(lock, refusal, [other]):
+            raise AssertionError("two at once")
+        assert names(tmp_path) == [".b.lock"]
+    write_lock(other, ended)
+    with only_one(lock, refusal, [other]):
+        assert names(tmp_path) == [".a.lock", ".b.lock"]
+
+
+def test_other_locks_are_looked_up_after_the_own_one_is_taken(lock):
+    def others():
+        assert names(lock.parent) == [".a.lock"]
+        yield lock.with_name("absent")
+
+    with only_one(lock, refusal, others()):
+        pass
 
 
 def test_one_that_waits_gets_it_next(lock):
@@ -248,3 +270,15 @@ def test_a_folder_that_cant_be_written_is_an_error_and_no_lock(tmp_path, monkeyp
     monkeypatch.setattr(locks.os, "open", refuse)
     with pytest.raises(PermissionError), only_one(tmp_path / ".a.lock", None):
         raise AssertionError("without a lock")
+
+
+def test_a_full_disk_leaves_no_lock_without_an_owner(tmp_path):
+    """A limit on the size of files stands in for a full disk; it would refuse the next run for minutes."""
+    code = (
+        "import resource; from pathlib import Path; from dfdc.locks import only_one\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        f"with only_one(Path({str(tmp_path / '.a.lock')!r}), None): pass"
+    )
+    done = run_script("-c", code)
+    assert "OSError: [Errno 27] File too large" in done.stderr
+    assert names(tmp_path) == []

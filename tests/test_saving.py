@@ -9,6 +9,7 @@ import pytest
 import torch
 from training_runs import epochs_of, log_text, path_of, read, same, train, weights, write_config
 
+from dfdc.command_line import UsageError
 from networks.checkpoint import read_checkpoint
 from networks.model import build_network
 from networks.spec import ModelSpec
@@ -208,3 +209,18 @@ def test_t58_a_checkpoint_carries_its_own_epochs_metrics(crops_root, tmp_path):
     best = min(losses_of, key=losses_of.get)
     assert path_of(tmp_path, "best").samefile(path_of(tmp_path, best))
     assert same(weights(tmp_path, "best"), weights(tmp_path, best))
+
+
+def test_two_trainers_never_share_a_run_or_a_log(crops_root, tmp_path):
+    config = write_config(tmp_path, epochs=1)
+    train(crops_root, tmp_path, config)
+    name = path_of(tmp_path, "last").name.removesuffix("_last")
+    own, other = [tmp_path / "weights", tmp_path / "logs"], tmp_path / "other"
+    before = {path: path.stat().st_mtime_ns for folder in own for path in folder.iterdir()}
+    for held in (RunFiles(own[0], other, name), RunFiles(other, own[1], name)):
+        said = rf"^{name}: another run is training it \(process \d+ on "
+        with held.only_run(), pytest.raises(UsageError, match=said):
+            train(crops_root, tmp_path, config, "--resume", "auto", "--epochs", 2)
+        assert before == {path: path.stat().st_mtime_ns for folder in own for path in folder.iterdir()}
+    train(crops_root, tmp_path, config, "--resume", "auto", "--epochs", 2)
+    assert len(epochs_of(tmp_path)) == 2

@@ -158,6 +158,8 @@ def test_the_driver_runs_all_steps_and_the_report_without_arguments(driver):
     [
         (["--workers", "3"], ALL[:4], ["--workers", "3"]),
         (["--max-failed", "0.2"], ALL[:4], ["--max-failed", "0.2"]),
+        (["--engine", "ray"], ALL[:4], ["--engine", "ray"]),
+        (["--ray-address", "head:6379"], ALL[:4], ["--ray-address", "head:6379"]),
         (["--force"], ALL[:4], ["--force"]),
         (["--prune"], ALL[:4], ["--prune"]),
         (["--prune", "part 1", "part_2"], ALL[:4], ["--prune", "part 1", "part_2"]),
@@ -180,6 +182,17 @@ def test_each_option_of_the_driver_reaches_its_steps_and_no_other(driver, given,
     assert calls == {name: as_what if name in reaches else [] for name in ALL}
 
 
+def test_a_shard_ends_after_step_4_without_the_page_and_says_what_to_run(driver, tmp_path):
+    page = tmp_path / "data root" / "report" / "index.html"
+    page.parent.mkdir()
+    page.touch()
+    done, calls = driver("--shard", "2/3", "--workers", "3")
+    assert done.returncode == 0, done.stderr
+    assert calls == {name: ["--workers", "3", "--shard", "2/3"] for name in STEPS}
+    assert "Shard 2/3 is done. After all shards, run the same command without --shard and --force" in done.stdout
+    assert page.exists()
+
+
 def test_a_relative_hold_out_is_where_the_user_is(driver, tmp_path):
     (tmp_path / "deep er").mkdir()
     _, calls = driver("--val-ids", "my ids.txt", cwd=tmp_path / "deep er")
@@ -190,6 +203,7 @@ def test_wrong_options_of_the_driver_are_named(driver):
     for given, said in (
         (["--n-splitz", "3"], "unknown argument '--n-splitz'"),
         (["--seed"], "--seed needs a value"),
+        (["--shard"], "--shard needs a value"),
         (["--png-level", "12"], "--png-level 12: give a number from 0 to 9"),
     ):
         done, calls = driver(*given)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from helpers import write_part
 
 from dfdc import layout, steps
 from dfdc.artifacts import Stamp
-from dfdc.command_line import SettingError
+from dfdc.command_line import SettingError, UsageError, UserError
 from dfdc.ledger import StepRun, read_rows, read_run
+from dfdc.shards import WHOLE, Shard
 from dfdc.step_command import RunOptions
 from dfdc.workers import Failed
 from preprocessing import detect_original_faces
@@ -24,7 +26,7 @@ def test_one_bad_video_never_stops_the_others(tmp_path, capsys):
     status, ledger = run(tmp_path, [*good[:6], *bad, *good[6:]])
     assert status == 0
     assert {path.stem for path in tmp_path.glob("*.done")} == {*good, "partly-1", "empty-1"}
-    assert ledger[("dies-1", "failed")] == "its worker process died (exit code -9)"
+    assert ledger[("dies-1", "failed")] == "its worker process died 3 times (exit code -9)"
     assert ledger[("full-27", "failed")] == "/somewhere: No space left on device"
     assert ledger[("empty-1", "failed")] == "nothing in it"
     assert "KeyError" in ledger[("crashes-1", "failed")]
@@ -201,3 +203,41 @@ def test_pytorch_is_loaded_only_where_there_is_something_to_do(tmp_path, monkeyp
 def test_a_step_without_crops_does_not_ask_where_they_are(tmp_path):
     write_part(tmp_path / layout.CROPS_DIR, {"a.mp4": {"label": "REAL"}})
     assert detect_original_faces.main(["--root-dir", str(tmp_path)]) == 0
+
+
+def test_a_second_run_of_a_step_is_refused_and_touches_nothing_of_the_first(tmp_path):
+    """It used to remove the unfinished folders of the first, which then failed."""
+    part = tmp_path / "part"
+    part.mkdir()
+    (part / "metadata.json").write_text('{"good-1.mp4": {"label": "REAL"}}')
+    (part / "good-1.mp4").write_bytes(b"x")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    step = Behaving(tmp_path)
+    with step.only_run():
+        lock = tmp_path / "failures" / ".a_step.lock"
+        assert lock.is_file()
+        with pytest.raises(UsageError, match=rf"^a_step: another run is working on .* \(process {os.getpid()} on "):
+            step.run(RunOptions(workers=1, force=True))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted([*before, "failures"])
+    assert step.run(RunOptions(workers=1)) == 0
+
+
+def test_a_folder_that_is_no_dataset_gets_no_lock(tmp_path):
+    with pytest.raises(UserError):
+        Behaving(tmp_path).run(RunOptions(workers=1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_of_a_step_run_together_but_not_beside_a_run_of_all_videos(tmp_path):
+    step, first, second = Behaving(tmp_path), Shard(1, 2), Shard(2, 2)
+    with step.only_run(first), step.only_run(second):
+        for shard in (WHOLE, first):
+            with pytest.raises(UsageError, match="another run is working on"), step.only_run(shard):
+                raise AssertionError("two at once")
+    with step.only_run():
+        for shard in (WHOLE, first):
+            with pytest.raises(UsageError, match="another run is working on"), step.only_run(shard):
+                raise AssertionError("two at once")
+    with step.only_run(first):
+        pass
+    assert list((tmp_path / "failures").iterdir()) == []

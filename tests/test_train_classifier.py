@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,38 @@ def test_t50_train_sh_repeats_no_finished_seed_and_stops_at_a_failed_one(crops_r
     assert out.count("already finished") == 1
     assert {path: path.read_bytes() for path in logs} == logs
     assert "seed 3" not in out
+
+
+@pytest.mark.parametrize("way", ["slurm", "endpoint"])
+def test_train_sh_on_two_machines_is_one_run(crops_root, tmp_path, way, monkeypatch):
+    """Two nodes of one process each, on the loopback; SLURM's variables and its scontrol are made up."""
+    config = write_config(tmp_path, epochs=1)
+    scontrol = tmp_path / "bin/scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text("#!/bin/sh\nprintf '127.0.0.1\\nanother\\n'\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    if way == "slurm":
+        common = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NNODES": "2", "SLURM_STEP_NUM_TASKS": "2"}
+        common |= {"SLURM_JOB_NODELIST": "some", "MASTER_PORT": str(port)}
+    else:
+        common = {"NNODES": "2", "RDZV_ENDPOINT": f"127.0.0.1:{port}"}
+    for name, value in common.items():
+        monkeypatch.setenv(name, value)
+    processes = []
+    for rank in range(2):
+        monkeypatch.setenv("SLURM_NODEID", str(rank))
+        processes.append(run_train_sh(crops_root, tmp_path, config, "1 2" if way == "slurm" else "1"))
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    printed = "".join(out for out, _ in outputs)
+    seeds = 2 if way == "slurm" else 1
+    assert printed.count("2 x cpu") == printed.count("epoch 0 fake") == seeds  # of the first rank only
+    assert len(list((tmp_path / "weights").glob("*_last"))) == seeds
+    assert all(f"seed {seed}:" in out for out, _ in outputs for seed in range(1, seeds + 1))
 
 
 def test_train_sh_passes_a_sigterm_on(crops_root, tmp_path):

@@ -159,6 +159,11 @@ def loading_options(workers: int, *, on_gpu: bool) -> dict[str, Any]:
     }
 
 
+def is_end_of_loader(error: BaseException) -> bool:
+    """Whether PyTorch says by this error that a loader process died; it has no class of its own."""
+    return type(error) is RuntimeError and str(error).startswith("DataLoader worker (pid")
+
+
 def start_loader_worker(_: int) -> None:
     """Limit a loader process to one thread, because together the loaders use all cores.
 

@@ -47,6 +47,11 @@ def run_training(settings: RunSettings, config: TrainConfig) -> int:
         advice = advise_after_not_finite(saving.run_files(settings, config), config)
         raise NotFiniteError(f"{error}. {advice}") from error
     except (RuntimeError, MemoryError) as error:
+        if loading.is_end_of_loader(error):
+            advice = (
+                f"the system may have run out of memory; use fewer {setting('workers')}, and {setting('resume')} auto"
+            )
+            raise TrainingError(f"a loader process ended ({error}): {advice}") from error
         if not is_out_of_memory(error):
             raise
         first = str(error).partition("\n")[0]
