@@ -14,6 +14,7 @@ from dfdc.command_line import SettingError, setting
 from dfdc.devices import resolve_device
 from dfdc.imaging import MARGIN_PART
 from dfdc.progress import progress_bar
+from dfdc.shards import shard_files
 from dfdc.text import plural, printable
 from networks.engines import check_model, choose_engine
 from networks.ensemble import Ensemble, common_thresholds
