@@ -55,7 +55,6 @@ def connected(address: str | None) -> Generator[None]:
     address = _reachable(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options |= {"num_cpus": available_cores(), "include_dashboard": False}
     try:
         with in_own_folder():  # where workers look for modules; each worker changes to our folder
@@ -360,7 +359,7 @@ class _Pool(Generic[T]):
             self._checked.update({node.id: node for node in joined})
         if started.fault:
             where = self._name_of(started.node)
-            raise WorkersError(f"a worker can't be initialized on {where}: {started.fault}; fix this, or leave it out")
+            raise WorkersError(f"a worker can't be initialized on {where}: {started.fault}")
         member.node = started.node
 
     def _name_of(self, node: str) -> str:

@@ -157,7 +157,7 @@ def list_devices(name: str) -> list[str]:
 
 
 def require_ray() -> None:
-    """Make sure that `dfdc.ray_workers` can be imported.
+    """Make sure that `dfdc.ray_workers` can be imported; called before.
 
     Raises:
         SettingError: Ray is not installed.
@@ -165,6 +165,9 @@ def require_ray() -> None:
     if find_spec("ray") is None:
         advice = "Ray is not installed; install it with: pip install -r requirements-cluster.txt"
         raise SettingError("engine", "ray", advice)
+    # Ray reads these when it is imported. The driver itself says what becomes of a worker's death.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 @contextlib.contextmanager

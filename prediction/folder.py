@@ -16,7 +16,6 @@ from dfdc.imaging import MARGIN_PART
 from dfdc.progress import progress_bar
 from dfdc.shards import shard_files
 from dfdc.text import plural, printable
-from dfdc.workers import require_ray
 from networks.engines import check_model, choose_engine
 from networks.ensemble import Ensemble, common_thresholds
 from networks.files import ModelFile, describe_models, find_models, model_names
@@ -151,6 +150,8 @@ def _cluster_of(settings: FolderSettings) -> Generator[Cluster | None]:
         return
     if settings.compile == "on":
         raise SettingError("compile", "on", f"networks are not compiled with {setting('engine')} ray")
+    from dfdc.workers import require_ray  # here: scoring on this machine needs no pool of workers
+
     require_ray()
     from prediction.cluster import open_cluster  # here, because Ray is optional
 

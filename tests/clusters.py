@@ -32,14 +32,18 @@ class TwoNodes:
 
     def restore(self) -> None:
         """Have two nodes again."""
+        while len(self._nodes) < 2:
+            self.add(cores=1)
+
+    def add(self, *, cores: int, gpus: int = 0) -> None:
+        """Add a node that offers these, whatever the machine has."""
         paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-        # Nodes hand their environment on to their workers, which import modules of the tests.
+        # A node hands its environment on to its workers, which import modules of the tests.
         with mock.patch.dict(os.environ, {"PYTHONPATH": paths}):
-            while len(self._nodes) < 2:
-                self._nodes.append(self._cluster.add_node(num_cpus=1, object_store_memory=_STORE))
+            self._nodes.append(self._cluster.add_node(num_cpus=cores, num_gpus=gpus, object_store_memory=_STORE))
 
     def kill_node(self) -> None:
-        """SIGKILL one node's raylet; its workers die with it."""
+        """SIGKILL the raylet of the node that came last; its workers die with it."""
         self._cluster.remove_node(self._nodes.pop(), allow_graceful=False)
 
     def stop(self) -> None:

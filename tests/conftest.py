@@ -205,3 +205,12 @@ def no_handler_of_ended_children():
     """
     yield
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def own_signal_handlers():
+    """Put the handlers back that a command in this process has changed: Ctrl-C would end the tests without a word."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -1,9 +1,12 @@
 """Scoring on a Ray cluster (prediction/cluster.py): verdicts equal to the local ones, workers and nodes that die."""
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from helpers import ROOT, run_script
 from scoring_runs import run
 
 from dfdc import layout
@@ -73,6 +76,33 @@ def test_a_node_that_dies_changes_no_verdict(cluster, weights, videos, tmp_path,
     finally:
         killer.join()
         cluster.restore()
+    assert results(output) == expected
+
+
+def test_a_driver_that_is_killed_goes_on(cluster, weights, videos, tmp_path, expected):
+    output = tmp_path / "o.csv"
+    progress = output.with_name("o.csv.progress")
+    arguments = [
+        "--weights-dir",
+        weights,
+        "--models",
+        "a",
+        "b",
+        "--test-dir",
+        videos,
+        "--output",
+        output,
+        "--no-report",
+    ]
+    arguments += ["--device", "cpu", "--engine", "torch", "ray", "--ray-address", cluster.address]
+    command = [sys.executable, ROOT / "predict_folder.py", *arguments]
+    driver = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL)
+    wait_until(lambda: progress.exists() and len(progress.read_text().splitlines()) > 3)
+    driver.kill()
+    driver.wait()
+    done = run_script("predict_folder.py", *arguments)
+    assert done.returncode == 1, done.stderr
+    assert "of 13 are already done" in done.stdout
     assert results(output) == expected
 
 

@@ -12,15 +12,6 @@ from helpers import ROOT, run_script
 from dfdc import interrupts
 
 
-@pytest.fixture(autouse=True)
-def handlers():
-    """The handlers of this process, put back afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize(("number", "error"), [("SIGINT", KeyboardInterrupt), ("SIGTERM", interrupts.Terminated)])
 def test_a_signal_waits_for_the_end_of_the_block(number, error):
     interrupts.raise_on_sigterm()

@@ -78,7 +78,28 @@ def test_a_worker_that_cant_start_ends_with_a_message(cluster, tmp_path, trouble
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_costs_only_its_running_videos(cluster, tmp_path):
+def test_a_worker_with_a_gpu_works_on_several_videos_at_a_time(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "_LEAST_SECONDS", 60.0)
+    names = ["waits-1", "waits-2", *[f"good-{index}" for index in range(6)]]
+    for index, name in enumerate(names):  # those that wait come first
+        (tmp_path / f"{name}.mp4").write_bytes(bytes(100 - index))
+    videos = [Video(name, tmp_path / f"{name}.mp4", "part", "REAL", None) for name in names]
+    cluster.add(cores=3, gpus=1)
+    try:
+        found = []
+        for video, outcome in RayWorkers(cluster.address, device="auto")(Behaving(tmp_path), videos):
+            found.append(video.id)
+            assert not isinstance(outcome, Failed)
+            (tmp_path / "go on").touch()
+    finally:
+        cluster.kill_node()
+    assert found[0].startswith("good-")  # beside the two that waited
+    assert {*found} == names_done(tmp_path) == {*names}
+    assert {path.read_text().split()[2] for path in tmp_path.glob("*.done")} == {"cuda:0"}
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_costs_only_its_running_videos(cluster, tmp_path, capfd):
     good = [f"good-{index}" for index in range(150)]
 
     def kill():
@@ -92,6 +113,9 @@ def test_a_node_that_dies_costs_only_its_running_videos(cluster, tmp_path):
     finally:
         killer.join()
         cluster.restore()
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert "\n[" not in said  # lines of Ray's log
     assert status == 0
     assert set(ledger) == {("elsewhere", "skipped")}
     assert names_done(tmp_path) == {*good}
