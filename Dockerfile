@@ -31,6 +31,10 @@ RUN if [ "$WITH_APEX" = 1 ]; then \
 COPY . .
 RUN ./setup.sh
 
+# Ray, optional: docker build --build-arg WITH_RAY=1 -t df .
+ARG WITH_RAY=0
+RUN if [ "$WITH_RAY" = 1 ]; then pip install --no-cache-dir --no-deps -r requirements-cluster.txt; fi
+
 # Any user can write the outputs of training and quickstart.sh, and has a home folder for caches. User df owns an
 # unmounted /dataset.
 ENV HOME=/home/df USER=df

@@ -22,7 +22,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from dfdc import command_line, layout
-from dfdc.command_line import UsageError, parse_detector_scale
+from dfdc.command_line import PLACES, UsageError, add_ray_address, check_ray_address, parse_detector_scale
 from dfdc.devices import DEVICE_HELP
 from dfdc.shards import SHARD_HELP, WHOLE, parse_shard
 from dfdc.text import printable
@@ -37,6 +37,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     _add_inputs(parser)
     _add_way_and_results(parser)
     args = parser.parse_args(argv)
+    args.place, args.engine = _split_engines(args.engine)
     _check(args)
     try:
         args.floors = Floors(args.few_faces, args.small_faces)
@@ -92,8 +93,10 @@ def _add_way_and_results(parser: argparse.ArgumentParser) -> None:
     add("--calibration", type=Path, metavar="FILE", help=apply)
     add("--device", default="auto", help=DEVICE_HELP)
     auto = "auto, which is OpenVINO on a CPU if it agrees with PyTorch and is faster, else PyTorch"
-    engine = f"library that runs the networks; converted networks are kept beside the checkpoints (default: {auto})"
-    add("--engine", choices=ENGINES, default="auto", help=engine)
+    library = f"library that runs the networks; converted networks are kept beside the checkpoints (default: {auto})"
+    engine = f"{library}; or where the work runs: local, or ray for a cluster, see docs/cluster.md; or one of each"
+    add("--engine", nargs="+", choices=(*ENGINES, *PLACES), default=[], metavar="NAME", help=engine)
+    add_ray_address(add)
     auto = "auto, which is fp16 on a GPU, fp32 on a CPU; bf16 is faster on CPUs that support it"
     precision = f"precision of the networks; ONNX files always use fp32 (default: {auto})"
     add("--precision", choices=PRECISIONS, default="auto", help=precision)
@@ -112,7 +115,19 @@ def _add_way_and_results(parser: argparse.ArgumentParser) -> None:
     add("--shard", type=parse_shard, default=WHOLE, metavar="I/N", help=SHARD_HELP)
 
 
+def _split_engines(names: Sequence[str]) -> tuple[str, str]:
+    """(place, library) of --engine, which names one of each kind at most."""
+    places, libraries = ([name for name in names if name in kind] for kind in (PLACES, ENGINES))
+    if len(places) > 1 or len(libraries) > 1:
+        kinds = f"one of {', '.join(PLACES)} (where the work runs) and one of {', '.join(ENGINES)} (library)"
+        raise UsageError(f"--engine {' '.join(names)}: give at most {kinds}")
+    return (places or ["local"])[0], (libraries or ["auto"])[0]
+
+
 def _check(args: argparse.Namespace) -> None:
+    check_ray_address(args.place, args.ray_address)
+    if args.self_test and args.place != "local":
+        raise UsageError("--self-test tests this machine; leave out --engine ray")
     if args.store and not args.self_test:
         raise UsageError("--store requires --self-test")
     others = (args.places, args.lists, args.labels, args.fold is not None, args.calibrate, args.calibration)

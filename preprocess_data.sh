@@ -6,17 +6,19 @@
 #                                  [--png-level 0..9] [--max-failed FRACTION] [--crops-dir NAME]
 #                                  [--n-splits N] [--seed N] [--val-ids FILE|FOLDER|none] [--similar BITS|off]
 #                                  [--force] [--force-folds] [--prune [PART ...]] [--shard I/N]
+#                                  [--engine local|ray] [--ray-address HOST:PORT|auto|local]
 #
 # After an interruption, run the same command again: it resumes and skips finished videos. --force redoes the first four
 # steps. Folds and hold-out never change without --force-folds. --prune removes artifacts of videos that no
-# metadata.json lists. --shard I/N runs steps 1 to 4 on shard I of N of the videos, numbered from 1; after all shards,
-# the same command without --shard checks their work and runs step 5. Each step also runs on its own and has --help. See
-# generate_folds.py for --n-splits, --seed, --val-ids and --similar, detect_original_faces.py for --device and
-# --detector-scale, and extract_crops.py for the others. benchmarks/RESULTS.md lists the time per video.
+# metadata.json lists. --engine ray runs steps 1 to 4 on a cluster (docs/cluster.md). --shard I/N runs steps 1 to 4 on
+# shard I of N of the videos, numbered from 1; after all shards, the same command without --shard checks their work and
+# runs step 5. Each step also runs on its own and has --help. See generate_folds.py for --n-splits, --seed, --val-ids and
+# --similar, detect_original_faces.py for --device and --detector-scale, and extract_crops.py for the others.
+# benchmarks/RESULTS.md lists the time per video.
 set -euo pipefail
 unset CDPATH
 
-usage() { sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 [ $# -ge 1 ] || { usage >&2; exit 2; }
 case $1 in -h | --help) usage; exit 0 ;; esac
@@ -27,9 +29,9 @@ common=() prune=() crops=() device=() detector=() png=() folds=() shard=()
 while [ $# -gt 0 ]; do
     case $1 in
         --workers | --max-failed | --device | --detector-scale | --png-level | --crops-dir | --n_splits | --n-splits | \
-            --seed | --val-ids | --similar | --shard)
+            --seed | --val-ids | --engine | --ray-address | --similar | --shard)
             [ $# -ge 2 ] || { echo "preprocess_data.sh: $1 needs a value" >&2; exit 2; } ;;&
-        --workers | --max-failed) common+=("$1" "$2"); shift 2 ;;
+        --workers | --engine | --ray-address | --max-failed) common+=("$1" "$2"); shift 2 ;;
         --device) device+=("$1" "$2"); shift 2 ;;
         --detector-scale) detector+=("$1" "$2"); shift 2 ;;
         --png-level)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs setup.sh, then all checks and tests. Lists skipped tests with their reasons at the end.
+# Runs setup.sh, installs Ray for its tests, then runs all checks and tests. Lists skipped tests with their reasons.
 #   ./test.sh             about 18 minutes on two CPU cores
 #   ./test.sh --quick     skips tests marked slow: under two minutes
 #   ./test.sh -k video    passes further arguments to pytest
@@ -13,6 +13,11 @@ esac
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 ./setup.sh
 bin=${VENV:-.venv}/bin
+stamp=${VENV:-.venv}/.installed-cluster
+cmp -s requirements-cluster.txt "$stamp" || {
+    "$bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: -r requirements-cluster.txt &&
+        cp requirements-cluster.txt "$stamp"
+} || echo "test.sh: Ray could not be installed; its tests will be skipped" >&2
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/ty" check --python "$bin/python" --quiet

@@ -58,10 +58,10 @@ class Data:
 class Costs:
     """Seconds of one core or one GPU, and sizes."""
 
-    detect_s: float = setting(0, "step 1: core-seconds per REAL video")
-    crop_s: float = setting(0, "step 2: core-seconds per video, with its crops")
-    landmark_ms: float = setting(0, "step 3: core-milliseconds per crop of a REAL video")
-    mask_ms: float = setting(0, "step 4: core-milliseconds per crop of a FAKE")
+    detect_s: float = setting(4.3, "step 1: core-seconds per REAL video")
+    crop_s: float = setting(2.4, "step 2: core-seconds per video, with its crops")
+    landmark_ms: float = setting(14.5, "step 3: core-milliseconds per crop of a REAL video")
+    mask_ms: float = setting(21.3, "step 4: core-milliseconds per crop of a FAKE")
     list_ms: float = setting(0.8, "step 5: milliseconds per video; it uses one core")
     row_us: float = setting(4.2, "step 5: microseconds per crop")
     read_s: float = setting(1.9, "scoring: core-seconds per video to decode it and detect faces")
@@ -71,10 +71,10 @@ class Costs:
     gpu_landmark_ms: float | None = setting(None, "step 3: GPU-milliseconds per crop")
     gpu_face_ms: float | None = setting(None, "scoring: GPU-milliseconds per face and checkpoint")
     gpu_train_ms: float | None = setting(None, "training: GPU-milliseconds per crop")
-    boxes_kb: float = setting(0, "kilobytes of boxes per REAL video")
-    crop_kb: float = setting(0, "kilobytes per crop")
+    boxes_kb: float = setting(5.5, "kilobytes of boxes per REAL video")
+    crop_kb: float = setting(116, "kilobytes per crop")
     landmarks_kb: float = setting(0.15, "kilobytes of landmarks per crop")
-    mask_kb: float = setting(0, "kilobytes per mask")
+    mask_kb: float = setting(38.6, "kilobytes per mask")
 
 
 @dataclass(frozen=True)
@@ -344,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         shown = (
             f"--{item.name.replace('_', '-')} {getattr(costs, item.name):.3g}"
             for item in fields(costs)
-            if getattr(costs, item.name) is not None
+            if getattr(costs, item.name) != item.default
         )
         print(f"costs: {' '.join(shown)} --crops {data.crops:.3g} --video-mb {data.video_mb:.3g}\n")
     data, costs, machine = settle(data, args), settle(costs, args), settle(Machine(), args)

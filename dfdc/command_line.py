@@ -20,6 +20,7 @@ from dfdc.identity import NotAFileError
 from dfdc.text import printable
 
 USAGE_ERROR = 2
+PLACES = ("local", "ray")  # where work runs: on this machine, or on a Ray cluster
 _LONGEST_LINE = 2000  # characters of a line of an error message
 _command_runs = False  # in this process; then messages name settings by their flags
 
@@ -94,6 +95,23 @@ def parse_detector_scale(text: str) -> str | float:
     if not 0 < factor <= 4:
         raise argparse.ArgumentTypeError(f"{text!r}: expected auto, or a factor above 0 and up to 4 (0.5: half size)")
     return factor
+
+
+def add_ray_address(add: Callable[..., object]) -> None:
+    """Add the argument --ray-address with `add`, the `add_argument` of a parser or group."""
+    address = (
+        "the Ray cluster: HOST:PORT of its head; auto, if it runs on this machine; or local, to start Ray here "
+        "(default: that of RAY_ADDRESS, else auto)"
+    )
+    add("--ray-address", metavar="ADDRESS", help=address)
+
+
+def check_ray_address(place: str, address: str | None) -> None:
+    """Raise SettingError if `place` is none of PLACES, or if there is an address but no use for it."""
+    if place not in PLACES:
+        raise SettingError("engine", place, f"choose {' or '.join(PLACES)}")
+    if address is not None and place != "ray":
+        raise SettingError("ray_address", address, f"it is for {setting('engine')} ray")
 
 
 def run_main(main: Callable[[Sequence[str] | None], int]) -> None:

@@ -16,13 +16,20 @@ from dfdc.command_line import SettingError
 
 _WORTH_IT = 0.95  # largest ratio of compiled to uncompiled time for which compiling is kept
 _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_most_cores: int | None = None  # a limit for this process, see limit_cores
 DEVICE_HELP = "auto, cpu, cuda or cuda:N (default: auto, which is CUDA if available)"
+
+
+def limit_cores(most: int) -> None:
+    """Let `available_cores` return at most `most` in this process, which shares its machine with others."""
+    global _most_cores
+    _most_cores = most
 
 
 def available_cores(cgroups: Path = _CGROUPS, own_cgroups: Path = _OWN_CGROUPS) -> int:
     """Cores this process may use, at least 1: the smaller of its affinity mask (cpuset) and its container's quota.
 
-    Quotas are rounded up: 1.5 cores count as two.
+    `limit_cores` may set a lower limit. Quotas are rounded up: 1.5 cores count as two.
 
     Args:
         cgroups: mount point of Linux control groups, version 1 or 2.
@@ -30,7 +37,7 @@ def available_cores(cgroups: Path = _CGROUPS, own_cgroups: Path = _OWN_CGROUPS) 
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = filter(None, map(_cpu_quota, _own_groups(cgroups, own_cgroups)))
-    return min([cores, *quotas])
+    return min([cores, *quotas, *([_most_cores] if _most_cores else [])])
 
 
 def _own_groups(cgroups: Path, own_cgroups: Path) -> Iterator[Path]:

@@ -14,7 +14,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,13 +63,15 @@ class _LockedError(Exception):
 
 
 @contextlib.contextmanager
-def only_one(path: Path, refusal: Callable[[str], UserError] | None) -> Generator[None]:
+def only_one(path: Path, refusal: Callable[[str], UserError] | None, others: Iterable[Path] = ()) -> Generator[None]:
     """Hold the lock file `path` while the block runs; it is removed afterwards.
 
     Args:
         path: lock file; its folder is created.
         refusal: makes the error to raise if another process holds the lock, from a description of that process. None
             waits until the lock is free.
+        others: lock files that no process may hold either. They are looked up after `path` is taken, so that of two
+            processes that start together at least one sees the other.
 
     Raises:
         UserError: that of `refusal`.
@@ -85,6 +87,12 @@ def only_one(path: Path, refusal: Callable[[str], UserError] | None) -> Generato
         raise refusal(str(error)) from None
     if before is not None:
         print(f"{printable(path)}: its owner has ended ({_said(before)}); this run takes over", file=sys.stderr)
+    if refusal is not None:
+        try:
+            _refuse_if_held(others, refusal)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
     done = threading.Event()
     threading.Thread(target=_touch, args=(path, content, done), name="lock", daemon=True).start()
     try:
@@ -95,11 +103,11 @@ def only_one(path: Path, refusal: Callable[[str], UserError] | None) -> Generato
             path.unlink(missing_ok=True)
 
 
-def refuse_if_held(path: Path, refusal: Callable[[str], UserError]) -> None:
-    """Raise the error of `refusal`, as `only_one` does, if a process holds the lock file `path`; do not take it."""
-    held = _read(path)
-    if held is not None and not _has_ended(path, held):
-        raise refusal(_said(held))
+def _refuse_if_held(paths: Iterable[Path], refusal: Callable[[str], UserError]) -> None:
+    for path in paths:
+        held = _read(path)
+        if held is not None and not _has_ended(path, held):
+            raise refusal(_said(held))
 
 
 def _touch(path: Path, content: bytes, done: threading.Event) -> None:

@@ -55,6 +55,16 @@ class Shard:
             return path
         return path.with_name(f"{path.stem}.shard-{self.number}-of-{self.count}{path.suffix}")
 
+    def overlapping(self, path: Path) -> Iterator[Path]:
+        """The existing files beside `path` of runs with the same videos: all shards, or for a shard that of all videos.
+
+        The folder is read when the first one is requested.
+        """
+        if self.is_whole:
+            yield from (file for _, file in shard_files(path))
+        elif path.exists():
+            yield path
+
 
 WHOLE = Shard()
 

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from dfdc.command_line import SettingError, setting
+from dfdc.command_line import PLACES, SettingError, add_ray_address, check_ray_address, setting
 from dfdc.devices import DEVICE_HELP
 from dfdc.shards import SHARD_HELP, WHOLE, Shard, parse_shard
 
@@ -23,6 +23,8 @@ class RunOptions:
         prune: remove artifacts of videos that are in no metadata.json; lists the parts that were removed for good.
             None keeps all artifacts.
         shard: the videos to process.
+        engine: where the workers run, one of `dfdc.command_line.PLACES`.
+        ray_address: see `dfdc.ray_workers.connected`.
 
     Raises:
         SettingError: a value is invalid.
@@ -34,12 +36,15 @@ class RunOptions:
     max_failed: float = 0.05
     prune: tuple[str, ...] | None = None
     shard: Shard = WHOLE
+    engine: str = "local"
+    ray_address: str | None = None
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise SettingError("workers", self.workers, "use a number of at least 1, or omit it")
         if not 0 <= self.max_failed <= 1:
             raise SettingError("max_failed", self.max_failed, "expected a fraction from 0 to 1, such as 0.05")
+        check_ray_address(self.engine, self.ray_address)
         if self.prune is not None and not self.shard.is_whole:
             advice = f"one shard can't prune for all; use {setting('prune')} without {setting('shard')}"
             raise SettingError("shard", str(self.shard), advice)
@@ -48,7 +53,9 @@ class RunOptions:
     def of(cls, args: argparse.Namespace) -> RunOptions:
         """The options in `args`, parsed by `step_parser`."""
         prune = None if args.prune is None else tuple(args.prune)
-        return cls(args.workers, getattr(args, "device", None), args.force, args.max_failed, prune, args.shard)
+        device = getattr(args, "device", None)
+        where = args.shard, args.engine, args.ray_address
+        return cls(args.workers, device, args.force, args.max_failed, prune, *where)
 
 
 def step_parser(
@@ -65,6 +72,9 @@ def step_parser(
     if workers:
         many = "number of processes, at most one per core (default: all cores; with GPUs, one per GPU)"
         parser.add_argument("--workers", type=int, default=0, metavar="N", help=many)
+        where = "where they run: on this machine, or on a Ray cluster, see docs/cluster.md (default: local)"
+        parser.add_argument("--engine", choices=PLACES, default="local", help=where)
+        add_ray_address(parser.add_argument)
     if device:
         parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     if png:

@@ -7,7 +7,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +20,9 @@ from dfdc.layout import REJECTED_NAME, Dataset, Video
 from dfdc.ledger import Ledger
 from dfdc.progress import disk_map, progress_bar
 from dfdc.rejections import Rejections, load_rejections
-from dfdc.shards import WHOLE, Shard, shard_files
+from dfdc.shards import WHOLE, Shard
 from dfdc.step_command import RunOptions
-from dfdc.workers import Engine, Failed, LocalWorkers, Skipped, list_devices, outcome_of, worker_count
+from dfdc.workers import Engine, Failed, LocalWorkers, Skipped, list_devices, outcome_of, require_ray, worker_count
 
 
 class Step(ABC):
@@ -40,9 +40,8 @@ class Step(ABC):
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    @contextlib.contextmanager
-    def only_run(self, shard: Shard = WHOLE) -> Generator[None]:
-        """Hold the lock of this step on DATA_ROOT, or on a shard of it, while the block runs.
+    def only_run(self, shard: Shard = WHOLE) -> contextlib.AbstractContextManager[None]:
+        """Hold the lock of this step on DATA_ROOT, or on a shard of it, while a block runs.
 
         Raises:
             UsageError: another run of it works on the same videos; the message names that run.
@@ -52,11 +51,7 @@ class Step(ABC):
             return UsageError(f"{self.name}: another run is working on {self.root} ({owner}); wait until it ends")
 
         whole = layout.ledger_path(self.root, self.name).with_name(f".{self.name}.lock")
-        with locks.only_one(shard.file(whole), refusal):
-            # After taking our own: of two runs that start together, at least one sees the other.
-            for other in [file for _, file in shard_files(whole)] if shard.is_whole else [whole]:
-                locks.refuse_if_held(other, refusal)
-            yield
+        return locks.only_one(shard.file(whole), refusal, shard.overlapping(whole))
 
     @abstractmethod
     def run(self, options: RunOptions) -> int:
@@ -154,7 +149,7 @@ class VideoStep(Step):
         return videos, skipped
 
     def run(self, options: RunOptions, engine: Engine | None = None) -> int:
-        """See `Step.run`; `engine` does the work, by default local processes."""
+        """See `Step.run`; `engine` does the work, by default that of `options`."""
         dataset = layout.load_dataset(self.root)
         if self.uses_crops:
             layout.check_crops_dir(self.crops_dir, dataset.parts)
@@ -231,16 +226,17 @@ def run_step(
     Args:
         videos: the step's videos; complete ones are counted but not redone.
         skipped: (video, reason) of skipped videos, for the ledger.
-        engine: does the work; by default, local processes.
+        engine: does the work; by default, that of `options`.
     """
     if engine is None and options.device != "auto":  # now, so that invalid values are reported even if all is done
-        engine = _local_workers(options)
+        engine = _open_engine(step.root, options)
     name = step.name if options.shard.is_whole else f"{step.name}, shard {options.shard}"
     tally = _Tally(name, Ledger(layout.ledger_path(step.root, step.name, options.shard), len(videos)), len(videos))
     tally.ledger.skip(skipped)
     todo = list(videos) if options.force else _left_to_do(step, videos, tally)
     if todo:
-        outcomes = (engine or _local_workers(options))(step, todo)  # auto loads PyTorch, so only if there is work
+        engine = engine or _open_engine(step.root, options)  # auto loads PyTorch, so only if there is work
+        outcomes = engine(step, todo)
         with contextlib.closing(outcomes), progress_bar(total=len(todo), desc=step.name, unit="video") as bar:
             for video, outcome in outcomes:
                 tally.take(video, outcome)
@@ -251,7 +247,12 @@ def run_step(
     return tally.conclude(options.max_failed)
 
 
-def _local_workers(options: RunOptions) -> LocalWorkers:
+def _open_engine(root: Path, options: RunOptions) -> Engine:
+    if options.engine == "ray":
+        require_ray()
+        from dfdc.ray_workers import RayWorkers, Shared  # here, because Ray is optional
+
+        return RayWorkers(options.ray_address, options.workers, options.device, Shared(folders=(root,)))
     devices = ["cpu"] if options.device is None else list_devices(options.device)
     return LocalWorkers(worker_count(options.workers, devices), devices)
 

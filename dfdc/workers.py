@@ -1,7 +1,7 @@
 """The process pool for work on many items: single-threaded processes, or one process per GPU.
 
-If a worker dies (decoder crash, out-of-memory killer) or exceeds its time limit, only its current item fails, and the
-worker is replaced.
+If a worker dies (decoder crash, out-of-memory killer), it is replaced, and its item is tried again. An item that kills
+TRIES workers fails, and so does one that exceeds its time limit. The other items go on.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from concurrent import futures
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -26,12 +27,13 @@ from typing import Any, Protocol, TypeVar
 from pebble import ProcessExpired, ProcessPool
 from pebble.pool.process import WORKERS_NAME
 
-from dfdc.command_line import UserError, reason_of, setting
+from dfdc.command_line import SettingError, UserError, reason_of, setting
 from dfdc.devices import available_cores, keep_freed_memory, limit_threads, resolve_device
 from dfdc.interrupts import held
 from dfdc.limits import time_limit
 from dfdc.processes import process_start
 
+TRIES = 3  # workers that may die of one item; the system may have killed the first ones for another process's memory
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")  # an item, such as a video
@@ -92,7 +94,7 @@ class Task(Protocol[T_in, R_out]):
 
 
 class Engine(Protocol):
-    """Runs a task on many items. `LocalWorkers` is one implementation; another could use many machines."""
+    """Runs a task on many items: `LocalWorkers` on one machine, `dfdc.ray_workers.RayWorkers` on many."""
 
     def __call__(self, task: Task[T, R], items: Sequence[T]) -> Generator[tuple[T, R | Skipped | Failed]]:
         """Yield each item with its outcome, in order of completion. Closing the generator cancels pending items.
@@ -154,8 +156,23 @@ def list_devices(name: str) -> list[str]:
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
 
+def require_ray() -> None:
+    """Make sure that `dfdc.ray_workers` can be imported; called before.
+
+    Raises:
+        SettingError: Ray is not installed.
+    """
+    if find_spec("ray") is None:
+        advice = "Ray is not installed; install it with: pip install -r requirements-cluster.txt"
+        raise SettingError("engine", "ray", advice)
+    # Ray reads these when it is imported. The driver itself says what becomes of a worker's death.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
 @contextlib.contextmanager
-def _in_own_folder() -> Generator[None]:
+def in_own_folder() -> Generator[None]:
+    """Within this context, the current folder is that of the project."""
     here = Path.cwd()
     os.chdir(Path(__file__).resolve().parents[1])
     try:
@@ -183,7 +200,7 @@ class LocalWorkers:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", "pebble", "dfdc.artifacts", *task.preload])
         resource_tracker.ensure_running()  # the server would start it, and that unblocks Ctrl-C
-        with held(), _in_own_folder():  # where the server finds the preloaded modules; each worker changes back to ours
+        with held(), in_own_folder():  # where the server finds the preloaded modules; each worker changes back to ours
             forkserver.ensure_running()
         # Largest first, so that workers don't wait at the end for one with a long video.
         items = sorted(items, key=task.size, reverse=True)
@@ -219,20 +236,23 @@ def _run_pool(
     pool: ProcessPool, task: Task[T, R], groups: Sequence[Sequence[T]], threads: int, *, ahead: int
 ) -> Generator[tuple[T, R | Skipped | Failed]]:
     """Yield each item with its outcome; at most `ahead` groups are submitted at a time."""
-    waiting = deque(groups)
-    running: dict[Future, Sequence[T]] = {}
+    waiting = deque((some, 1) for some in groups)  # with the number of the try
+    running: dict[Future, tuple[Sequence[T], int]] = {}
     while waiting or running:
         while waiting and len(running) < ahead:
-            some = waiting.popleft()
+            some, number = waiting.popleft()
             limit = sum(time_limit(task.size(item)) for item in some)
-            running[pool.schedule(_do_some, args=(some, threads), timeout=limit)] = some
+            running[pool.schedule(_do_some, args=(some, threads), timeout=limit)] = some, number
         for future in wait(running, return_when=FIRST_COMPLETED).done:
-            some = running.pop(future)
+            some, number = running.pop(future)
             try:
                 outcomes = future.result()
             except (ProcessExpired, futures.TimeoutError) as end:  # before Python 3.11 not the built-in class
                 if len(some) > 1:  # retry them one by one, so that only the cause fails
-                    waiting.extend([item] for item in some)
+                    waiting.extend(([item], 1) for item in some)
+                    continue
+                if isinstance(end, ProcessExpired) and number < TRIES:
+                    waiting.append((some, number + 1))
                     continue
                 outcomes = [Failed(_reason_of_end(end, task.size(some[0])))]
             yield from zip(some, outcomes, strict=True)
@@ -250,7 +270,7 @@ def share_out(items: int, workers: int, cores: int) -> tuple[int, int]:
 def _reason_of_end(end: Exception, size: int) -> str:
     code = getattr(end, "exitcode", None)
     if code is not None:
-        return f"its worker process died (exit code {code})"
+        return f"its worker process died {TRIES} times (exit code {code})"
     return f"it exceeded the time limit of {time_limit(size):.0f} s"
 
 

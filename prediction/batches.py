@@ -81,6 +81,7 @@ def predict(
     options: Options,
     *,
     readers: int = 1,
+    decoder: Decoder | None = None,
     tell: Callable[[Verdict], None] | None = None,
 ) -> list[Verdict]:
     """Return the verdicts of all videos of `results`, in their order; add each to `results` when it is known.
@@ -88,11 +89,14 @@ def predict(
     Args:
         results: names the videos; those already done are not read again.
         readers: number of threads that decode videos and detect faces.
+        decoder: for a single reader; it stays open, except after an error. Default: one for each reader.
         tell: called with each new verdict.
     """
     work = _Work(ensemble.names, results, options, tell)
     at_once = ensemble.batch_size * max(1, ensemble.threads)
-    reading = _Readers(results, detector, options.detector_scale, threads=readers, room=2 * at_once)
+    decoders = [decoder] if decoder else [Decoder() for _ in range(readers)]
+    reading = _Readers(results, detector, options.detector_scale, decoders, room=2 * at_once)
+    stays_open = False
     try:
         batch: list[_Crop] = []
         # One video more than there are readers: it waits for its last faces, which are queued or being scored.
@@ -112,8 +116,9 @@ def predict(
                     crop.job.scores.append(scores)
                 open_jobs -= sum(work.finish(job) for job in dict.fromkeys(crop.job for crop in batch))
                 batch = []
+        stays_open = decoder is not None
     finally:
-        reading.stop()
+        reading.stop(decoders_too=not stays_open)
     return [results.done[name] for name in results.videos]
 
 
@@ -121,13 +126,19 @@ class _Readers:
     """Threads that each read a video and queue what they detect; at most `room` items wait in the queue."""
 
     def __init__(
-        self, results: Results, detector: FaceDetector, scale: DetectorScale, *, threads: int, room: int
+        self,
+        results: Results,
+        detector: FaceDetector,
+        scale: DetectorScale,
+        decoders: Sequence[Decoder],
+        *,
+        room: int,
     ) -> None:
         self._results = results
         self._waiting = iter([name for name in results.videos if name not in results.done])
         self._detector, self._scale = detector, scale
-        self._pool = ThreadPoolExecutor(threads, initializer=partial(limit_torch_threads, 1))
-        self._decoders = [Decoder() for _ in range(threads)]
+        self._pool = ThreadPoolExecutor(len(decoders), initializer=partial(limit_torch_threads, 1))
+        self._decoders = decoders
         self._free = list(self._decoders)
         self._items: queue.Queue[_Crop | _Read] = queue.Queue(maxsize=room)
         self._stopped = threading.Event()
@@ -170,13 +181,14 @@ class _Readers:
         except queue.Empty:
             return None
 
-    def stop(self) -> None:
-        """End the threads, even while they work."""
+    def stop(self, *, decoders_too: bool) -> None:
+        """End the threads; with the decoders, even while they work."""
         self._stopped.set()
-        for decoder in self._decoders:
+        ending = self._decoders if decoders_too else ()
+        for decoder in ending:
             decoder.stop()  # a thread that waits for it wakes up, and ends at its next item
         self._pool.shutdown(cancel_futures=True)
-        for decoder in self._decoders:
+        for decoder in ending:
             decoder.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from networks.engines import check_model, choose_engine
 from networks.ensemble import Ensemble, common_thresholds
 from networks.files import ModelFile, describe_models, find_models, model_names
 from networks.precision import choose_precision
+from prediction.batches import Options
 from prediction.calibration import apply_temperature, check_enough, read_temperature
 from prediction.conclusion import conclude
 from prediction.held_out import check_held_out, warn_of_few
@@ -32,6 +33,7 @@ from prediction.settings import FRAMES_PER_VIDEO, FolderSettings, RunSettings
 from prediction.verdict import Verdict
 
 if TYPE_CHECKING:
+    from prediction.cluster import Cluster
     from prediction.reports import Reports
 
 
@@ -53,16 +55,8 @@ def score_folder(settings: FolderSettings, inputs: Inputs | None = None) -> list
     if settings.calibrate:
         check_enough(list((labels or {}).values()))
     check_places(settings, videos.values())
-    with contextlib.ExitStack() as locks:
-        for output in _outputs(settings):
-            locks.enter_context(only_run(output))
+    with only_run(settings.output, settings.shard):
         return (_score_and_write if settings.shard.is_whole else _score_shard)(settings, videos, labels)
-
-
-def _outputs(settings: FolderSettings) -> list[Path]:
-    """Return what this run must be alone with: its output, or that of its shard; a whole run takes in all shards."""
-    others = shard_files(_progress_path(settings.output)) if settings.shard.is_whole else ()
-    return [settings.shard.file(settings.output), *(shard.file(settings.output) for shard, _ in others)]
 
 
 def _progress_path(output: Path) -> Path:
@@ -144,7 +138,35 @@ def _score(
     settings: FolderSettings, videos: dict[str, Path], paths: Sequence[Path], models: list[ModelFile]
 ) -> tuple[Progress, RunSettings, Ensemble | None]:
     """Score the videos that have no verdict yet. The ensemble is None if all had one, or if it can't be used again."""
-    device = resolve_device(settings.device)
+    with _cluster_of(settings) as cluster:
+        return _score_there(settings, videos, paths, models, cluster)
+
+
+@contextlib.contextmanager
+def _cluster_of(settings: FolderSettings) -> Generator[Cluster | None]:
+    """Yield the connected cluster; None if the work runs on this machine."""
+    if settings.place == "local":
+        yield None
+        return
+    if settings.compile == "on":
+        raise SettingError("compile", "on", f"networks are not compiled with {setting('engine')} ray")
+    from dfdc.workers import require_ray  # here: scoring on this machine needs no pool of workers
+
+    require_ray()
+    from prediction.cluster import open_cluster  # here, because Ray is optional
+
+    with open_cluster(settings.ray_address, settings.device) as cluster:
+        yield cluster
+
+
+def _score_there(
+    settings: FolderSettings,
+    videos: dict[str, Path],
+    paths: Sequence[Path],
+    models: list[ModelFile],
+    cluster: Cluster | None,
+) -> tuple[Progress, RunSettings, Ensemble | None]:
+    device = cluster.device if cluster else resolve_device(settings.device)
     precision = choose_precision(settings.precision, device)
     requested = _requested_engine(settings)
     choice = choose_engine(paths, requested, precision, device, shown=True)
@@ -157,7 +179,12 @@ def _score(
         "engine": choice.engine,
     }
     progress, todo, ensemble = _open_progress(settings, videos, hung_on, device), [], None
-    if any(name not in progress.done for name in videos):
+    left = any(name not in progress.done for name in videos)
+    if cluster and left:
+        print(f"networks: {precision} on {device}, run by {choice.said}", flush=True)
+        warn_of_few(model_names(paths), [check_model(path)[1] for path in paths])
+        cluster.score(progress, paths, precision, choice.engine, _options_of(settings))
+    elif left:
         print(f"loading {plural(len(paths), 'checkpoint')}", flush=True)
         in_torch = choice.engine == "torch"  # a conversion that failed just now is not tried again
         with _open_scorer(settings, device, paths, "torch" if in_torch else requested) as scorer:
@@ -227,6 +254,9 @@ def _score_rest(settings: FolderSettings, scorer: Scorer, todo: Sequence[Path], 
             print(scorer.ensemble.compile(only_if_faster=settings.compile == "auto"), flush=True)
         except RuntimeError as error:
             raise SettingError("compile", "on", str(error)) from error
-    every = len(progress.videos)
-    with progress_bar(total=every, initial=every - len(todo), desc="videos", unit="video") as bar:
+    with progress_bar(total=len(progress.videos), initial=len(progress.done), desc="videos", unit="video") as bar:
         scorer.run(progress, tell=lambda verdict: bar.update())
+
+
+def _options_of(settings: FolderSettings) -> Options:
+    return Options(settings.detector_scale, settings.strategy, settings.floors)

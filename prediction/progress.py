@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from dfdc import artifacts, identity, locks
 from dfdc.command_line import SettingError, UsageError, setting
 from dfdc.devices import package_versions
+from dfdc.shards import WHOLE, Shard
 from dfdc.text import printable
 from prediction.verdict import Verdict
 
@@ -227,11 +228,11 @@ def _difference(earlier: ProgressHeader | None, settings: dict[str, Any]) -> str
     return f" ({', '.join(names)})"
 
 
-def only_run(output: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the lock of an output while a block runs.
+def only_run(output: Path, shard: Shard = WHOLE) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock of an output, or of a shard of it, while a block runs.
 
     Raises:
-        SettingError: another run holds it; the message names that run.
+        SettingError: another run holds it, or works on the same videos; the message names that run.
     """
 
     def refusal(owner: str) -> SettingError:
@@ -239,4 +240,5 @@ def only_run(output: Path) -> contextlib.AbstractContextManager[None]:
         return SettingError("output", printable(output), advice)
 
     real = output.resolve()  # follows links; a.csv and a.CSV share a.json
-    return locks.only_one(real.with_name(f".{real.stem}.lock"), refusal)
+    whole = real.with_name(f".{real.stem}.lock")
+    return locks.only_one(shard.file(whole), refusal, shard.overlapping(whole))

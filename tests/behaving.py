@@ -58,6 +58,12 @@ class Behaving(VideoStep):
         kind = video.id.split("-")[0]
         if kind == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "shaky":  # dies of its first two tries
+            with (self.root / f"{video.id}.tries").open("a+") as tries:
+                tries.write("x")
+                tries.flush()
+                if tries.tell() < 3:
+                    os.kill(os.getpid(), signal.SIGKILL)
         if kind == "hangs":
             time.sleep(600)
         while kind == "waits" and not (self.root / "go on").exists():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before anything imports it
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of most tests are too small for more to help
@@ -30,6 +31,9 @@ from dfdc import steps
 from dfdc.plotting import plt
 from dfdc.video import write_video
 from prediction.decoding import Decoder
+
+if TYPE_CHECKING:
+    from clusters import TwoNodes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -112,6 +116,17 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make(folder / "a")
     convert(folder / "a", "openvino", "fp32")
     return folder
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[TwoNodes]:
+    """A Ray cluster of two nodes on this machine; a test that kills one restores it."""
+    pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.txt has it")
+    from clusters import TwoNodes  # brings Ray, which most tests do without
+
+    nodes = TwoNodes()
+    yield nodes
+    nodes.stop()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from helpers import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SHELL = ("bash", "sh", "shell")
-_COMMAND = re.compile(r"(python|torchrun|docker|source|pip|git|srun) |\./\w+\.sh")
+_COMMAND = re.compile(r"(python|torchrun|docker|source|pip|git|srun|ray) |\./\w+\.sh")
 _MARK = re.compile(r"#.*(needs |hours)")
 
 

@@ -11,6 +11,7 @@ import torch
 
 from prediction import batches
 from prediction.batches import Options, predict, reader_count
+from prediction.decoding import Decoder, DecodingError
 from prediction.progress import Results
 from prediction.verdict import Face, Verdict
 
@@ -183,3 +184,14 @@ def test_no_thread_stays_behind(monkeypatch):
 def test_how_many_readers(monkeypatch, cores, cpu, gpu):
     monkeypatch.setattr(batches, "available_cores", lambda: cores)
     assert (reader_count("cpu"), reader_count("cuda:1")) == (cpu, gpu)
+
+
+def test_a_given_decoder_stays_open_except_after_an_error(monkeypatch):
+    decoder = Decoder()
+    run(monkeypatch, {"a": [1]}, decoder=decoder)
+    decoder.send({"path": "/absent", "wanted": 1})  # starts a child
+    decoder.close()
+    with pytest.raises(ZeroDivisionError):
+        run(monkeypatch, {"a": ZeroDivisionError()}, decoder=decoder)
+    with pytest.raises(DecodingError, match="stopped"):
+        decoder.send({"path": "/absent", "wanted": 1})

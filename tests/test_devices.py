@@ -35,6 +35,13 @@ def test_a_containers_quota_counts_rounded_up_and_never_above_the_mask(tmp_path,
     assert cores(tmp_path, "0::/\n", {"cpu.max": limit}) == expected
 
 
+def test_a_process_that_shares_its_machine_may_be_limited_further(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "_most_cores", None)  # put back at the end
+    devices.limit_cores(3)
+    assert cores(tmp_path, "0::/\n", {"cpu.max": "max 100000"}) == 3
+    assert cores(tmp_path, "0::/\n", {"cpu.max": "200000 100000"}) == 2
+
+
 def test_the_tightest_of_the_own_group_and_those_around_it_counts(tmp_path):
     files = {"a/b/cpu.max": "700000 100000", "a/cpu.max": "300000 100000", "cpu.max": "max 100000"}
     assert cores(tmp_path, "0::/a/b\n", files) == 3

@@ -31,6 +31,7 @@ ELSEWHERE = (
     "./test.sh",
     "./setup.sh",
     "source .venv/bin/activate",
+    "pip install --no-deps -r requirements-cluster.txt",
     "./preprocess_data.sh DATA_ROOT",
     "./preprocess_data.sh DATA_ROOT --prune dfdc_train_part_3",
     "python -m training.config_table",
@@ -155,6 +156,11 @@ def test_each_command_is_there_and_takes_its_arguments(command, monkeypatch):
         assert all(
             f"ARG {word.partition('=')[0]}=" in (ROOT / "Dockerfile").read_text() for word in rest if "=1" in word
         )
+    elif head == "ray":
+        scripts = pytest.importorskip("ray.scripts.scripts", reason="Ray is not installed")
+        known = {name for option in scripts.cli.commands[rest[0]].params for name in option.opts}
+        assert command.marked
+        assert {word.partition("=")[0] for word in rest[1:]} <= known
     else:
         assert command.text in ELSEWHERE, f"no test knows {head}"
 

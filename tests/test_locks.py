@@ -102,16 +102,26 @@ def test_an_unused_lock_says_nothing_and_leaves_nothing(lock, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_whether_a_lock_is_held_can_be_asked_without_taking_it(lock, ended):
-    locks.refuse_if_held(lock, refusal)
-    assert not lock.parent.exists()
-    with only_one(lock, refusal):
-        with pytest.raises(UserError, match=f"held by process {os.getpid()} "):
-            locks.refuse_if_held(lock, refusal)
+def test_other_locks_must_be_free_too_and_are_not_taken(tmp_path, ended):
+    lock, other = tmp_path / ".a.lock", tmp_path / ".b.lock"
+    with only_one(lock, refusal, [other]):
+        assert names(tmp_path) == [".a.lock"]
+    with only_one(other, refusal):
+        with pytest.raises(UserError, match=f"held by process {os.getpid()} "), only_one(lock, refusal, [other]):
+            raise AssertionError("two at once")
+        assert names(tmp_path) == [".b.lock"]
+    write_lock(other, ended)
+    with only_one(lock, refusal, [other]):
+        assert names(tmp_path) == [".a.lock", ".b.lock"]
+
+
+def test_other_locks_are_looked_up_after_the_own_one_is_taken(lock):
+    def others():
         assert names(lock.parent) == [".a.lock"]
-    write_lock(lock, ended)
-    locks.refuse_if_held(lock, refusal)
-    assert names(lock.parent) == [".a.lock"]
+        yield lock.with_name("absent")
+
+    with only_one(lock, refusal, others()):
+        pass
 
 
 def test_one_that_waits_gets_it_next(lock):

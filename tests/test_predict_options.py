@@ -22,6 +22,8 @@ from prediction.settings import Floors
         (["--fold", "0", "--labels", "l"], "leave out --labels"),
         (["--output", "o.txt"], "ends in .csv"),
         (["--output", "metadata.CSV"], "choose another name"),
+        (["--self-test", "--engine", "ray"], "--self-test tests this machine"),
+        (["--list", "l", "--ray-address", "a:1"], "ray_address a:1: it is for engine ray"),
         (["--list", "l", "--few-faces", "-1"], "the floor of faces is -1"),
         (["--list", "l", "--small-faces", "nan"], "the floor of side is nan"),
         (["--report", "r", "--no-report"], "--report and --no-report are mutually exclusive"),
@@ -37,6 +39,31 @@ def test_an_output_that_is_a_folder_is_refused(tmp_path):
     (tmp_path / "o.csv").mkdir()
     with pytest.raises(UserError, match="choose a file name"):
         predict_folder.parse_arguments(["--models", "a", "--output", str(tmp_path / "o.csv")])
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "library"),
+    [
+        ([], "local", "auto"),
+        (["ray"], "ray", "auto"),
+        (["openvino"], "local", "openvino"),
+        (["ray", "openvino"], "ray", "openvino"),
+        (["torch", "ray"], "ray", "torch"),
+        (["local"], "local", "auto"),
+        (["auto", "local"], "local", "auto"),
+    ],
+)
+def test_an_engine_is_a_place_a_library_or_both(given, place, library):
+    engine = ["--engine", *given] if given else []
+    got = predict_folder.parse_arguments(["--models", "a", "--list", "l", *engine])
+    assert (got.place, got.engine) == (place, library)
+
+
+@pytest.mark.parametrize("given", [["ray", "local"], ["torch", "onnx"], ["ray", "torch", "openvino"], ["ray", "ray"]])
+def test_two_engines_of_one_kind_are_refused(given):
+    said = f"--engine {' '.join(given)}: give at most one of local, ray .* and one of auto, torch, openvino, onnx"
+    with pytest.raises(UserError, match=said):
+        predict_folder.parse_arguments(["--models", "a", "--list", "l", "--engine", *given])
 
 
 def test_options_that_go_together():

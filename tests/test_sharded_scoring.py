@@ -145,19 +145,17 @@ def test_results_of_other_settings_are_kept_when_shards_are_taken_in(go, tmp_pat
     assert go()[1] == []
 
 
-def test_a_whole_run_waits_for_no_shard_and_takes_none_that_runs(go, tmp_path):
+def test_a_whole_run_and_its_shards_never_run_at_the_same_time(go, tmp_path):
     go("--shard", "1/3")
-    go("--shard", "2/3")
-    with (
-        only_run(tmp_path / "o.shard-2-of-3.csv"),
-        pytest.raises(SettingError, match=r"o\.shard-2-of-3\.csv: another run"),
-    ):
-        go()
-    with only_run(tmp_path / "o.shard-2-of-3.csv"):
-        with pytest.raises(SettingError, match="another run writes to it"):
-            go("--shard", "2/3")
+    with only_run(tmp_path / "o.csv", Shard(2, 3)):
+        for arguments in ((), ("--shard", "2/3")):
+            with pytest.raises(SettingError, match=r"o\.csv: another run writes to it"):
+                go(*arguments)
         assert go("--shard", "1/3")[1] == []
-    assert sorted(go()[1]) == sorted(held(3))
+    with only_run(tmp_path / "o.csv"), pytest.raises(SettingError, match="another run writes to it"):
+        go("--shard", "3/3")
+    assert sorted(go()[1]) == sorted([*held(2), *held(3)])
+    assert not list(tmp_path.glob(".*.lock"))
 
 
 def test_videos_that_the_whole_run_has_not_stay_in_its_file(go, videos, tmp_path):

@@ -77,3 +77,14 @@ def test_files_of_shards_are_found_beside_the_file_of_all(tmp_path):
     assert list(found) == [(1, 3), (2, 12), (3, 3), (10, 12)]
     assert sorted(found.values()) == sorted(files)
     assert list(shard_files(tmp_path / "absent" / "a.csv")) == []
+
+
+def test_a_shard_overlaps_the_whole_and_the_whole_all_shards(tmp_path):
+    path = tmp_path / "a.lock"
+    assert list(WHOLE.overlapping(path)) == list(Shard(1, 2).overlapping(path)) == []
+    one, two = (Shard(number, 2).file(path) for number in (1, 2))
+    late = WHOLE.overlapping(path)
+    for file in (path, one, two):
+        file.touch()
+    assert list(late) == [one, two]  # the folder is read only now
+    assert list(Shard(1, 2).overlapping(path)) == [path]

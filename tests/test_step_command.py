@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dfdc.command_line import SettingError
 from dfdc.shards import WHOLE, Shard
 from dfdc.step_command import RunOptions, step_parser
 
@@ -17,17 +18,24 @@ def test_arguments_that_every_step_takes():
     parser = step_parser("doc", crops=True, device=True, png=True)
     args = parser.parse_args(["--root-dir", "x"])
     expected = {"workers": 0, "device": "auto", "force": False, "prune": None, "max_failed": 0.05, "shard": WHOLE}
+    expected |= {"engine": "local", "ray_address": None}
     assert vars(args) == {"root_dir": Path("x"), "crops_dir": "crops", "png_level": 1} | expected
     assert vars(RunOptions.of(args)) == expected
     assert RunOptions() == RunOptions.of(step_parser("doc").parse_args(["--root-dir", "x"]))
     plain = vars(step_parser("doc").parse_args(["--root-dir", "x"]))
-    assert plain.keys() == {"root_dir", "workers", "force", "prune", "max_failed", "shard"}
+    common = {"root_dir", "workers", "engine", "ray_address", "force", "prune", "max_failed", "shard"}
+    assert plain.keys() == common
     given = ["--crops-dir", "c", "--workers", "3", "--device", "cpu", "--png-level", "9", "--force", "--prune"]
     args = parser.parse_args(["--root-dir", "x", *given, "--max-failed", "0.5"])
     assert (args.crops_dir, args.workers, args.device, args.png_level) == ("c", 3, "cpu", 9)
     assert (args.force, args.prune, args.max_failed) == (True, [], 0.5)
     assert parser.parse_args(["--root-dir", "x", "--prune", "part_0", "part 1"]).prune == ["part_0", "part 1"]
     assert RunOptions.of(args) == RunOptions(3, "cpu", True, 0.5, ())
+    args = parser.parse_args(["--root-dir", "x", "--engine", "ray", "--ray-address", "a:1"])
+    assert (RunOptions.of(args).engine, RunOptions.of(args).ray_address) == ("ray", "a:1")
+    for given in ({"engine": "spark"}, {"ray_address": "a:1"}):
+        with pytest.raises(SettingError, match="engine"):
+            RunOptions(**given)
     assert vars(step_parser("doc", workers=False).parse_args(["--root-dir", "x"])).keys() == {
         "root_dir",
         "force",

@@ -158,6 +158,8 @@ def test_the_driver_runs_all_steps_and_the_report_without_arguments(driver):
     [
         (["--workers", "3"], ALL[:4], ["--workers", "3"]),
         (["--max-failed", "0.2"], ALL[:4], ["--max-failed", "0.2"]),
+        (["--engine", "ray"], ALL[:4], ["--engine", "ray"]),
+        (["--ray-address", "head:6379"], ALL[:4], ["--ray-address", "head:6379"]),
         (["--force"], ALL[:4], ["--force"]),
         (["--prune"], ALL[:4], ["--prune"]),
         (["--prune", "part 1", "part_2"], ALL[:4], ["--prune", "part 1", "part_2"]),

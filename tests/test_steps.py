@@ -26,7 +26,7 @@ def test_one_bad_video_never_stops_the_others(tmp_path, capsys):
     status, ledger = run(tmp_path, [*good[:6], *bad, *good[6:]])
     assert status == 0
     assert {path.stem for path in tmp_path.glob("*.done")} == {*good, "partly-1", "empty-1"}
-    assert ledger[("dies-1", "failed")] == "its worker process died (exit code -9)"
+    assert ledger[("dies-1", "failed")] == "its worker process died 3 times (exit code -9)"
     assert ledger[("full-27", "failed")] == "/somewhere: No space left on device"
     assert ledger[("empty-1", "failed")] == "nothing in it"
     assert "KeyError" in ledger[("crashes-1", "failed")]

@@ -37,6 +37,7 @@ HEAVY = (
     "onnxruntime",
     "safetensors",
     "jinja2",
+    "ray",
 )
 
 

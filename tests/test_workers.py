@@ -35,6 +35,22 @@ def test_a_videos_time_is_generous_and_grows_with_its_length(tmp_path):
     assert limits.time_limit(step.size(video)) == 600 + 5000
 
 
+@pytest.mark.parametrize("workers_", [1, 2])
+def test_a_video_is_tried_three_times(tmp_path, workers_):
+    """The first deaths may have had another cause, such as memory that another process needed."""
+    status, ledger = run(tmp_path, ["shaky-1", "dies-1", "good-1"], workers=workers_)
+    assert status == 0
+    assert ledger.keys() == {("dies-1", "failed"), ("elsewhere", "skipped")}
+    assert {path.stem for path in tmp_path.glob("*.done")} == {"shaky-1", "good-1"}
+    assert (tmp_path / "shaky-1.tries").read_text() == "xxx"
+
+
+def test_without_ray_its_engine_is_a_message_that_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(workers, "find_spec", lambda name: None)
+    with pytest.raises(SettingError, match=r"engine ray: Ray is not installed; .*-r requirements-cluster.txt"):
+        workers.require_ray()
+
+
 @pytest.mark.parametrize(
     ("trouble", "said"), [("raises", "ValueError: CUDA driver is too old"), ("dies", "no worker can")]
 )

@@ -1,0 +1,187 @@
+"""The nodes of a Ray cluster, and whether each of them sees what this machine sees. Imported only if Ray is chosen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import xxhash
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from dfdc.command_line import UserError
+from dfdc.devices import package_versions
+
+_PACKAGES = ("numpy", "opencv-python-headless", "av", "openvino", "torch")  # their versions may alter results
+_ROOT = Path(__file__).resolve().parents[1]
+_CODE = ("dfdc", "networks", "preprocessing", "prediction")
+_TOKEN = ".ray-token-"  # a hidden file; its name goes on with random digits
+_TOKEN_AGE = 86_400.0  # seconds after which the token of a killed run is removed
+_ANSWER_SECONDS = 300.0  # a node that starts its first worker on a slow disk may need a minute
+
+
+class ClusterError(UserError):
+    """There is no usable cluster, or a node of it can't take part; the message names it."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all nodes must see under the same paths.
+
+    Attributes:
+        folders: workers write there; compared by a new file.
+        files: workers read them; compared by size.
+    """
+
+    folders: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """A node of the cluster; `name` is for messages."""
+
+    id: str
+    name: str
+    cores: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class _View:
+    """What a node sees: path -> text of a token, or size of a file in bytes; None if it is missing."""
+
+    paths: dict[str, str | int | None]
+    versions: dict[str, str]
+    code: str
+
+
+def list_nodes() -> list[NodeInfo]:
+    """The live nodes that have cores for workers; a head without cores is none of them.
+
+    Raises:
+        ClusterError: there is none.
+    """
+    found = []
+    for node in ray.nodes():
+        cores, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
+        if node["Alive"] and cores:
+            name = f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
+            found.append(NodeInfo(node["NodeID"], name, cores, gpus))
+    if not found:
+        raise ClusterError("no node of the Ray cluster has cores for workers; start one with 'ray start'")
+    return sorted(found, key=lambda node: node.name)
+
+
+def check_nodes(shared: Shared, nodes: Sequence[NodeInfo]) -> None:
+    """Make sure that each of `nodes` has this code and these packages, and sees what is shared.
+
+    Raises:
+        ClusterError: a node differs; the message names it and the path.
+        OSError: a shared folder can't be written to here.
+    """
+    with _tokens(shared.folders) as tokens:
+        paths = [str(path) for path in (*tokens, *shared.files)]
+        question = paths, len(tokens), Path.cwd()
+        ours = look(*question)
+        asked = [(node, _on_node(node).remote(*question)) for node in nodes]
+        for node, answer in asked:
+            try:
+                _compare(ours, ray.get(answer, timeout=_ANSWER_SECONDS), node.name)
+            except GetTimeoutError as error:
+                raise ClusterError(f"{node.name} does not answer within {_ANSWER_SECONDS:.0f} s") from error
+            except RayError as error:
+                if any(other["NodeID"] == node.id and not other["Alive"] for other in ray.nodes()):
+                    continue  # it has gone meanwhile, which the run survives
+                last = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+                advice = f"install this project there, in {_ROOT}, and start Ray from its environment"
+                raise ClusterError(f"{node.name} can't run this project's code ({last}); {advice}") from error
+
+
+def _on_node(node: NodeInfo) -> Any:
+    there = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    return ray.remote(look).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+
+
+def _compare(ours: _View, theirs: _View, name: str) -> None:
+    for path, value in ours.paths.items():
+        if theirs.paths[path] != value:
+            shown = Path(path).parent if Path(path).name.startswith(_TOKEN) else Path(path)
+            seen = "does not see" if theirs.paths[path] is None else "sees another"
+            where = "all nodes need it under this path, on shared storage"
+            raise ClusterError(f"{name} {seen} {shown.absolute()}; {where}")
+    pairs = ((key, theirs.versions[key], version) for key, version in ours.versions.items())
+    differ = [f"{key} {their}, not {our}" for key, their, our in pairs if their != our]
+    if differ:
+        raise ClusterError(f"{name} has {'; '.join(differ)}; install the versions of requirements.txt on all nodes")
+    if theirs.code != ours.code:
+        raise ClusterError(f"{name} has another version of this project in {_ROOT}; update it there")
+
+
+def look(paths: Sequence[str], tokens: int, folder: Path) -> _View:
+    """What this machine sees; runs on each node.
+
+    Args:
+        paths: of which the first `tokens` are read, and of the others the size is taken.
+        folder: what relative paths are relative to.
+    """
+    with contextlib.suppress(OSError):  # needed for relative paths only, which are then missing
+        os.chdir(folder)
+    seen = {path: _see(Path(path), is_token=number < tokens) for number, path in enumerate(paths)}
+    for path in paths[:tokens]:
+        refresh(Path(path).parent)
+    return _View(seen, package_versions(_PACKAGES, "nothing"), _digest_of_code())
+
+
+def _see(path: Path, *, is_token: bool) -> str | int | None:
+    try:
+        return path.read_text(encoding="ascii") if is_token else path.stat().st_size
+    except OSError:
+        return None
+
+
+def _digest_of_code() -> str:
+    digest = xxhash.xxh3_128()
+    for package in _CODE:
+        for path in sorted((_ROOT / package).rglob("*.py")):
+            digest.update(str(path.relative_to(_ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def refresh(folder: Path) -> None:
+    """Have NFS forget what it remembers of a DATA_ROOT's folders, so that new files of other nodes are seen at once.
+
+    It may remember for a minute that a file is missing. Opening the folder makes it ask the server whether the folder
+    has changed (close-to-open consistency, `man 5 nfs`).
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                with contextlib.suppress(OSError):
+                    os.close(os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY))
+
+
+@contextlib.contextmanager
+def _tokens(folders: Sequence[Path]) -> Generator[list[Path]]:
+    """Write a file with a random name and text to each folder; remove it at the end."""
+    written = []
+    try:
+        for folder in folders:
+            for old in folder.glob(f"{_TOKEN}*"):
+                with contextlib.suppress(OSError):  # another run removes it too
+                    if time.time() - old.stat().st_mtime > _TOKEN_AGE:
+                        old.unlink()
+            path = folder / f"{_TOKEN}{uuid.uuid4().hex}"
+            written.append(path)
+            path.write_text(uuid.uuid4().hex, encoding="ascii")
+        yield written
+    finally:
+        for path in written:
+            path.unlink(missing_ok=True)

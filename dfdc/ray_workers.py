@@ -1,0 +1,416 @@
+"""The engine for many machines: the workers are actors of a Ray cluster (https://docs.ray.io/en/latest/ray-core.html).
+
+Only paths, numbers and small records travel, never images, which Ray's object store would write to disk. All nodes see
+the data and this project under the paths of this machine; `check_nodes` makes sure of it. This process, the driver,
+decides what runs again after a death; Ray restarts nothing by itself.
+
+Imported only if this engine is chosen (`dfdc.workers.require_ray`), because Ray is optional.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic
+
+import ray
+from ray._private.services import canonicalize_bootstrap_address_or_die  # what ray.init does with "auto"
+from ray.exceptions import RayError, RayTaskError
+
+from dfdc.command_line import SettingError, setting
+from dfdc.devices import available_cores, keep_freed_memory, limit_cores, limit_threads
+from dfdc.limits import time_limit
+from dfdc.ray_nodes import ClusterError, NodeInfo, Shared, check_nodes, list_nodes, refresh
+from dfdc.text import plural
+from dfdc.workers import TRIES, Failed, R, Skipped, T, Task, WorkersError, in_own_folder, outcome_of
+
+MOST_CORES = 8  # of a worker that uses several; an ensemble has no more threads than this
+_PATIENCE = 60.0  # seconds without any worker after which the user is told
+_TICK = 1.0  # seconds between two looks at the time limits
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Generator[None]:
+    """Be connected to a cluster while the block runs.
+
+    Args:
+        address: host:port of the cluster's head; "auto" for a cluster that runs on this machine; "local" to start Ray
+            on this machine for this block. None: that of the environment variable RAY_ADDRESS, else "auto".
+
+    Raises:
+        ClusterError: there is no such cluster, or it has another version of Ray or Python.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "auto"
+    address = _reachable(address)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        options |= {"num_cpus": available_cores(), "include_dashboard": False}
+    try:
+        with in_own_folder():  # where workers look for modules; each worker changes to our folder
+            ray.init(address, **options)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise _no_cluster(address, _line_of(error)) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _reachable(address: str) -> str:
+    """Return HOST:PORT, or "local"; ClusterError if nobody listens there. Ray itself would try for minutes."""
+    if address == "local":
+        return address
+    if address == "auto":
+        try:
+            address = canonicalize_bootstrap_address_or_die("auto")
+        except ConnectionError as error:
+            raise _no_cluster(address, "none runs on this machine") from error
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "//" in host:
+        raise SettingError("ray_address", address, "expected HOST:PORT of the cluster's head, auto or local")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+    return address
+
+
+def _no_cluster(address: str, reason: object) -> ClusterError:
+    advice = f"start one with 'ray start', or give {setting('ray_address')} HOST:PORT"
+    return ClusterError(f"can't connect to the Ray cluster {address}: {reason}; {advice}")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the workers of an engine run.
+
+    Attributes:
+        device: "cpu" or "cuda", which is one GPU for each worker.
+        cores: cores of each worker, which works on as many items at a time.
+        workers: number of workers.
+    """
+
+    device: str
+    cores: int
+    workers: int
+
+
+def find_places(nodes: Sequence[NodeInfo], device: str | None, workers: int = 0, most_cores: int = 1) -> Places:
+    """Choose the workers: one for each GPU, or for each `most_cores` cores, or all cores of the smallest node.
+
+    Args:
+        nodes: the cluster's nodes that can run workers.
+        device: "auto", "cpu" or "cuda"; None is "cpu".
+        workers: the user's choice; more than fit wait for nodes that join. 0: as many as fit.
+        most_cores: most cores of a worker without a GPU.
+
+    Raises:
+        SettingError: there is no such device.
+    """
+    with_gpus = [node for node in nodes if node.gpus]
+    if device not in (None, "auto", "cpu", "cuda"):
+        raise SettingError("device", device, "Ray chooses the GPU; use auto, cpu or cuda")
+    if device == "cuda" and not with_gpus:
+        raise SettingError("device", device, "no node of the Ray cluster has a GPU; use cpu or auto")
+    if device in ("auto", "cuda") and with_gpus:
+        cores = max(1, min([MOST_CORES, *(node.cores // node.gpus for node in with_gpus)]))
+        return Places("cuda", cores, workers or sum(node.gpus for node in with_gpus))
+    cores = min([most_cores, *(node.cores for node in nodes)])
+    return Places("cpu", cores, workers or max(1, sum(node.cores // cores for node in nodes)))
+
+
+@dataclass(frozen=True)
+class RayWorkers:
+    """The engine for a Ray cluster.
+
+    Attributes:
+        address: see `connected`; not used inside its block.
+        workers, device, most_cores: see `find_places`.
+        shared: what all nodes must see.
+    """
+
+    address: str | None = None
+    workers: int = 0
+    device: str | None = None
+    shared: Shared = field(default_factory=Shared)
+    most_cores: int = 1
+
+    def __call__(self, task: Task[T, R], items: Sequence[T]) -> Generator[tuple[T, R | Skipped | Failed]]:
+        """See `dfdc.workers.Engine`.
+
+        Raises:
+            ClusterError: there is no cluster, or a node does not see what is shared.
+        """
+        with contextlib.nullcontext() if ray.is_initialized() else connected(self.address):
+            nodes = list_nodes()
+            places = find_places(nodes, self.device, self.workers, self.most_cores)
+            check_nodes(self.shared, nodes)
+            count = min(places.workers, len(items))
+            print(f"Ray: {plural(count, 'worker')} on {plural(len(nodes), 'node')}", flush=True)
+            pool = _Pool(partial(_start_actor, task, places), _jobs_of(task, items), places.cores, self.shared, nodes)
+            try:
+                yield from pool.run(count)
+            finally:
+                pool.stop()
+            for folder in self.shared.folders:
+                refresh(folder)  # for the next step of the same run, which looks for what the workers wrote
+
+
+# ------------------------------------------------------------------------------------------- in a worker
+@dataclass(frozen=True)
+class _Started:
+    """What a worker says of itself; `fault` is why it can't work, or ""."""
+
+    node: str
+    fault: str
+
+
+class _Worker:
+    """The actor: holds the initialized task."""
+
+    def __init__(self, task: Task, device: str, cores: int, folder: Path) -> None:
+        self._task, self._device, self._cores, self._folder = task, device, cores, folder
+
+    def start(self) -> _Started:
+        node, fault = ray.get_runtime_context().get_node_id(), ""
+        with contextlib.suppress(OSError):  # needed for relative paths only, which `check_nodes` has compared
+            os.chdir(self._folder)
+        keep_freed_memory()
+        limit_cores(self._cores)
+        try:
+            self._task.start(self._device)
+        except Exception as error:
+            fault = f"{type(error).__name__}: {error}"
+        limit_threads(1)  # after `start`, which may have loaded PyTorch
+        return _Started(node, fault)
+
+    def work(self, item: Any) -> Any:
+        try:
+            return outcome_of(self._task.work, item)
+        except OSError as error:
+            return error  # the disk is full: raised in the driver
+
+
+# ------------------------------------------------------------------------------------------- in the driver
+def _start_actor(task: Task, places: Places) -> Any:
+    gpus, device = (1, "cuda:0") if places.device == "cuda" else (0, "cpu")  # Ray shows each worker only its own GPU
+    actor = ray.remote(_Worker).options(
+        num_cpus=places.cores,
+        num_gpus=gpus,
+        max_concurrency=places.cores,
+        max_restarts=0,
+        max_task_retries=0,
+        enable_task_events=False,  # the cluster would keep a record of each video
+    )
+    return actor.remote(task, device, places.cores, Path.cwd())
+
+
+@dataclass(eq=False)
+class _Job(Generic[T]):
+    """An item that has no outcome yet.
+
+    Attributes:
+        deaths: number of workers that died of it.
+        alone: whether it must run with no other beside it, since one of several killed a worker.
+        began: when a worker took it up, by time.monotonic; None while it waits.
+    """
+
+    item: T
+    size: int
+    deaths: int = 0
+    alone: bool = False
+    began: float | None = None
+    future: Future | None = None  # of its outcome, while a worker has it
+
+
+def _jobs_of(task: Task[T, R], items: Sequence[T]) -> deque[_Job[T]]:
+    """The largest first, so that workers don't wait at the end for one with a long video."""
+    return deque(sorted((_Job(item, task.size(item)) for item in items), key=lambda job: job.size, reverse=True))
+
+
+@dataclass(eq=False)
+class _Member(Generic[T]):
+    """A worker, and what it was given, in this order; `node` is "" until it has started."""
+
+    actor: Any
+    failed_starts: int = 0
+    node: str = ""
+    jobs: list[_Job[T]] = field(default_factory=list)
+
+
+class _Pool(Generic[T]):
+    """Hands jobs out to workers, and collects the outcomes.
+
+    A worker with one core has one job that runs and one that waits. One with N cores has N that run, and one that
+    waits. Workers take up their jobs in the order in which they got them.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], Any],
+        jobs: deque[_Job[T]],
+        threads: int,
+        shared: Shared,
+        nodes: Sequence[NodeInfo],
+    ) -> None:
+        self._start, self._threads, self._shared = start, threads, shared
+        self._waiting, self._alone = jobs, deque[_Job[T]]()
+        self._open = len(jobs)  # number of jobs without an outcome
+        self._checked = {node.id: node for node in nodes}
+        self._members: list[_Member[T]] = []
+        self._events: queue.SimpleQueue[tuple[_Member[T], _Job[T] | None, Future]] = queue.SimpleQueue()
+
+    def run(self, workers: int) -> Generator[tuple[T, Any]]:
+        """Yield each item with its outcome."""
+        for _ in range(workers):
+            self._add_member()
+        began, told, looked = time.monotonic(), False, time.monotonic()
+        while self._open:
+            self._hand_out()
+            for member, job, future in self._next_events():
+                if member not in self._members:
+                    continue  # it was given up, and its jobs are elsewhere
+                if job is None:
+                    self._greet(member, future)
+                else:
+                    yield from self._take(member, job, future)
+            now = time.monotonic()
+            if now - looked >= _TICK:
+                looked = now
+                yield from self._end_late(now)
+            if not told and now - began > _PATIENCE and not any(member.node for member in self._members):
+                told = True
+                print("Ray: no worker has a place yet; waiting for free cores or GPUs", file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        """End all workers, even while they work."""
+        for member in self._members:
+            ray.kill(member.actor)
+        self._members.clear()
+
+    def _add_member(self, failed_starts: int = 0) -> None:
+        member: _Member[T] = _Member(self._start(), failed_starts)
+        self._members.append(member)
+        self._watch(member, None, member.actor.start.remote())
+
+    def _watch(self, member: _Member[T], job: _Job[T] | None, reference: Any) -> Future:
+        future = reference.future()
+        future.add_done_callback(lambda done: self._events.put((member, job, done)))
+        return future
+
+    def _next_events(self) -> list[tuple[_Member[T], _Job[T] | None, Future]]:
+        """What has happened; waits up to a second for it."""
+        found = []
+        with contextlib.suppress(queue.Empty):
+            found.append(self._events.get(timeout=_TICK))
+            while True:
+                found.append(self._events.get_nowait())
+        return found
+
+    def _hand_out(self) -> None:
+        """Give jobs to the workers that have room for them."""
+        now = time.monotonic()
+        for member in self._members:
+            if not member.node or (member.jobs and member.jobs[0].alone):
+                continue
+            if self._alone and not member.jobs:
+                self._give(member, self._alone.popleft())
+            else:
+                while not self._alone and len(member.jobs) < self._room():
+                    self._give(member, self._waiting.popleft())
+            for job in member.jobs[: self._threads]:
+                job.began = job.began or now
+
+    def _room(self) -> int:
+        """Most jobs of a worker: one in advance, except at the end, when another worker could take it up earlier."""
+        waiting = len(self._waiting)
+        return self._threads + (waiting > len(self._members)) if waiting else 0
+
+    def _give(self, member: _Member[T], job: _Job[T]) -> None:
+        member.jobs.append(job)
+        job.began = None
+        job.future = self._watch(member, job, member.actor.work.remote(job.item))
+
+    def _greet(self, member: _Member[T], future: Future) -> None:
+        """A worker has started, or failed to start."""
+        error = future.exception()
+        if error is not None:
+            self._members.remove(member)
+            if member.failed_starts + 1 < TRIES:
+                self._add_member(member.failed_starts + 1)
+            elif not self._members:
+                raise WorkersError(f"no worker can be started on the Ray cluster ({_line_of(error)})")
+            return
+        started: _Started = future.result()
+        if started.node not in self._checked:
+            joined = [node for node in list_nodes() if node.id not in self._checked]
+            check_nodes(self._shared, joined)
+            self._checked.update({node.id: node for node in joined})
+        if started.fault:
+            where = self._name_of(started.node)
+            raise WorkersError(f"a worker can't be initialized on {where}: {started.fault}")
+        member.node = started.node
+
+    def _name_of(self, node: str) -> str:
+        return self._checked[node].name if node in self._checked else "a node that has gone"
+
+    def _take(self, member: _Member[T], job: _Job[T], future: Future) -> Generator[tuple[T, Any]]:
+        error = future.exception()
+        if error is None:
+            yield self._conclude(member, job, future.result())
+        elif isinstance(error, RayTaskError):  # for example, an outcome that can't be sent
+            yield self._conclude(member, job, Failed(_line_of(error)))
+        else:
+            yield from self._bury(member)
+
+    def _conclude(self, member: _Member[T], job: _Job[T], outcome: Any) -> tuple[T, Any]:
+        member.jobs.remove(job)
+        self._open -= 1
+        if isinstance(outcome, OSError):
+            raise outcome
+        return job.item, outcome
+
+    def _bury(self, member: _Member[T], late: _Job[T] | None = None) -> Generator[tuple[T, Any]]:
+        """Replace a worker that died, or whose job `late` exceeded its time limit; its other jobs run elsewhere."""
+        self._members.remove(member)
+        ray.kill(member.actor)  # if only the connection to it broke, it may still work
+        for job, future in [(job, job.future) for job in member.jobs]:
+            if future is not None and future.done() and future.exception() is None:
+                yield self._conclude(member, job, future.result())
+        running = [job for job in member.jobs[: self._threads] if job.began is not None]
+        for job in reversed(member.jobs.copy()):
+            if job is late:
+                yield self._conclude(member, job, Failed(f"it exceeded the time limit of {time_limit(job.size):.0f} s"))
+                continue
+            if late is None and job in running:
+                job.alone |= len(running) > 1
+                job.deaths += len(running) == 1
+            if job.deaths >= TRIES:
+                said = f"its worker process died {TRIES} times (the last one on {self._name_of(member.node)})"
+                yield self._conclude(member, job, Failed(said))
+            else:
+                (self._alone if job.alone else self._waiting).appendleft(job)
+        self._add_member()
+
+    def _end_late(self, now: float) -> Generator[tuple[T, Any]]:
+        for member in self._members.copy():
+            late = [job for job in member.jobs if job.began is not None and now - job.began > time_limit(job.size)]
+            if late:
+                yield from self._bury(member, late[0])
+
+
+def _line_of(error: BaseException) -> str:
+    """The line of an error that says most: the last one of a worker's traceback, else the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1] if isinstance(error, RayTaskError) else lines[0]
