@@ -7,6 +7,7 @@ import random
 import secrets
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,9 +46,14 @@ class Outcome:
     told: list[str] = field(default_factory=list)
 
 
+def temporary(mark: str) -> Path:
+    """Folder of the temporary files of a round. Its path is short, because those of sockets have 107 bytes at most."""
+    return Path(tempfile.gettempdir()) / f"f-{mark}"
+
+
 def start(work: Work, place: Path, engine: Engine, mark: str, environment: dict[str, str]) -> subprocess.Popen:
     """Start the command as the leader of a process group."""
-    (temp := place.parent / f"{place.name}-tmp").mkdir(exist_ok=True)
+    (temp := temporary(mark)).mkdir(exist_ok=True)
     paths = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(ROOT)]))
     own = {"OMP_NUM_THREADS": "1", "TMPDIR": str(temp), MARK: mark}
     return subprocess.Popen(
@@ -71,9 +77,11 @@ def run_undisturbed(work: Work, place: Path, engine: Engine) -> Undisturbed:
     work.prepare(place)
     before = set(results(place))
     began = time.monotonic()
-    process = start(work, place, engine, secrets.token_hex(8), {})
+    mark = secrets.token_hex(8)
+    process = start(work, place, engine, mark, {})
     said, _ = process.communicate(timeout=_LIMIT)
     seconds = time.monotonic() - began
+    shutil.rmtree(temporary(mark))
     if process.returncode != 0:
         raise RuntimeError(f"{work.name}, undisturbed, ends with status {process.returncode}:\n{said}")
     found = results(place)
@@ -103,7 +111,7 @@ def run_round(
         run.undo.close()
         _run_again(run, outcome, expected)
     shutil.rmtree(place, ignore_errors=True)
-    shutil.rmtree(place.parent / f"{place.name}-tmp", ignore_errors=True)
+    shutil.rmtree(temporary(mark), ignore_errors=True)
     outcome.told.insert(0, f"{work.name}, {fault.name} at {run.at:.2f} s of {expected.seconds:.2f} s: {run.said}")
     return outcome
 
