@@ -77,7 +77,8 @@ class FoldsStep(Step):
 
     def run(self, options: RunOptions) -> int:
         """See `Step.run`."""
-        layout.load_dataset(self.root)  # raises its errors before anything is written
+        dataset = layout.load_dataset(self.root)  # these two raise their errors before anything is written
+        layout.check_crops_dir(self.given["crops_dir"], dataset.parts)
         with self.only_run():
             return self._run(options)
 

@@ -175,8 +175,15 @@ def test_a_changed_checkpoint_replaces_its_entry(converted, tmp_path, monkeypatc
     assert [item.name for item in old.parent.iterdir()] == [place_of(path, "openvino").name] != [old.name]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no such operator\nand more"), OSError(28, "No space left on device")])
-def test_a_conversion_that_fails_leaves_nothing_and_is_told_in_one_line(tmp_path, monkeypatch, capsys, error):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("no such operator\nand more"), "RuntimeError: no such operator"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (PermissionError(13, "Permission denied", "/home/x"), "/home/x: Permission denied"),
+    ],
+)
+def test_a_conversion_that_fails_leaves_nothing_and_is_told_in_one_line(tmp_path, monkeypatch, capsys, error, reason):
     make_checkpoint(tmp_path, "a")
 
     def fails(network, checkpoint, folder):
@@ -188,7 +195,7 @@ def test_a_conversion_that_fails_leaves_nothing_and_is_told_in_one_line(tmp_path
     monkeypatch.setattr(conversion, "limit_threads", lambda threads: None)
     assert conversion.main(["openvino", "fp32", "quiet", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
     said, errors = capsys.readouterr()
-    assert said == f"a: {type(error).__name__}: {str(error).splitlines()[0]}\n"
+    assert said == f"a: {reason}\n"
     assert errors == ""
     assert nothing_in(tmp_path / ".engines")
 
@@ -282,3 +289,13 @@ def test_a_network_that_pytorch_cant_read_is_an_error(tmp_path):
     with pytest.raises(CheckpointError):
         conversion.convert(tmp_path / "a", "openvino", "fp32")
     assert nothing_in(tmp_path / ".engines")
+
+
+def test_a_measurement_alone_is_no_conversion(converted, tmp_path, monkeypatch, capsys):
+    path = copy_weights(converted, tmp_path / "w")
+    for name in ("convert", "end_with_parent", "limit_threads"):
+        monkeypatch.setattr(conversion, name, lambda *_: None)
+    assert conversion.main(["openvino", "bf16", "shown", str(path)]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("measuring openvino in bf16 on this machine\n")
+    assert "converting" not in said
