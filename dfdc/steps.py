@@ -158,7 +158,9 @@ class VideoStep(Step):
             artifacts.remove_leftovers(self.folder)
             if options.prune is not None:
                 self.prune(dataset, options.prune)
-            return run_step(self, options, videos, skipped, engine)
+            status = run_step(self, options, videos, skipped, engine)
+            artifacts.remove_leftovers(self.folder)  # of workers that died, and whose videos others have done
+            return status
 
 
 @dataclass
