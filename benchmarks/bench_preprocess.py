@@ -186,7 +186,8 @@ def main() -> None:
     def ours(step: str, root: Path) -> tuple[float, float, str]:
         more = ["--detector-scale", args.detector_scale] if step == STEPS[0] else []
         script = ROOT / "preprocessing" / f"{step}.py"
-        return run_measured([sys.executable, script, "--root-dir", root, "--workers", args.workers, *more])
+        more += ["--workers", args.workers] if step != STEPS[-1] else []
+        return run_measured([sys.executable, script, "--root-dir", root, *more])
 
     with tempfile.TemporaryDirectory() as folder:
         once, often, long = (Path(folder) / name for name in ("once", "often", "long"))
