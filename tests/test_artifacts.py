@@ -303,7 +303,7 @@ def test_leftovers_of_another_host_go_when_they_are_a_day_old(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_two_threads_that_write_one_file_do_not_share_a_temporary_file(tmp_path):
+def test_t69_two_that_write_one_file_do_not_share_a_temporary_file(tmp_path):
     """Processes of two hosts may have one number, too."""
     assert len({artifacts._temp_path(tmp_path / "a") for _ in range(100)}) == 100
 

@@ -35,7 +35,7 @@ def test_too_many_pixels_are_refused_with_their_number_and_the_limit(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".gif", ".tif", ".bmp", ".avif", ".heic"])
-def test_every_format_has_the_limit(tmp_path, monkeypatch, suffix):
+def test_t72_every_format_has_the_limit(tmp_path, monkeypatch, suffix):
     path = save(tmp_path / f"a{suffix}")
     monkeypatch.setattr(limits, "PHOTO_PIXELS", 61 * 63)
     assert read_photo(path).pixels.shape == (61, 63, 3)

@@ -205,7 +205,7 @@ def test_a_step_without_crops_does_not_ask_where_they_are(tmp_path):
     assert detect_original_faces.main(["--root-dir", str(tmp_path)]) == 0
 
 
-def test_a_second_run_of_a_step_is_refused_and_touches_nothing_of_the_first(tmp_path):
+def test_t70_a_second_run_of_a_step_is_refused_and_touches_nothing_of_the_first(tmp_path):
     """It used to remove the unfinished folders of the first, which then failed."""
     part = tmp_path / "part"
     part.mkdir()

@@ -36,7 +36,7 @@ def test_a_videos_time_is_generous_and_grows_with_its_length(tmp_path):
 
 
 @pytest.mark.parametrize("workers_", [1, 2])
-def test_a_video_is_tried_three_times(tmp_path, workers_):
+def test_t71_a_video_is_tried_three_times(tmp_path, workers_):
     """The first deaths may have had another cause, such as memory that another process needed."""
     status, ledger = run(tmp_path, ["shaky-1", "dies-1", "good-1"], workers=workers_)
     assert status == 0
