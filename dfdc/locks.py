@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from dfdc.command_line import UserError
-from dfdc.identity import digest_of
+from dfdc.identity import NotAFileError, digest_of, regular
 from dfdc.processes import Process, disk_time
 from dfdc.text import printable
 
@@ -175,9 +175,13 @@ def _take_over(path: Path, held: bytes, content: bytes) -> bool:
 
 
 def _read(path: Path) -> bytes | None:
+    """Its content, or None if it does not exist; NotAFileError for a pipe, or a link to nowhere."""
     try:
+        regular(path)  # reading a pipe could block forever
         return path.read_bytes()
     except FileNotFoundError:
+        if path.is_symlink():  # it can neither be read nor created
+            raise NotAFileError(None, "a link to a file that does not exist", str(path)) from None
         return None
 
 

@@ -14,6 +14,7 @@ from helpers import ROOT, run_script
 
 from dfdc import locks
 from dfdc.command_line import UserError
+from dfdc.identity import NotAFileError
 from dfdc.locks import Owner, only_one
 from dfdc.processes import Process
 
@@ -304,6 +305,14 @@ def test_a_folder_that_cant_be_written_is_an_error_and_no_lock(tmp_path, monkeyp
 
     monkeypatch.setattr(locks.os, "open", refuse)
     with pytest.raises(PermissionError), only_one(tmp_path / ".a.lock", None):
+        raise AssertionError("without a lock")
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a link"])
+def test_what_is_no_file_is_named_and_not_waited_for(lock, kind):
+    lock.parent.mkdir()
+    os.mkfifo(lock) if kind == "a named pipe" else lock.symlink_to("nowhere")
+    with pytest.raises(NotAFileError, match=rf"\.a\.lock: .*{kind}"), only_one(lock, None):
         raise AssertionError("without a lock")
 
 
