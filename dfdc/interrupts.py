@@ -26,6 +26,17 @@ def end_at_once() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+@contextlib.contextmanager
+def handler_kept() -> Generator[None]:
+    """Put the handler of SIGTERM back after the block, which calls a library that sets its own."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # in others, nobody can set one
+            signal.signal(signal.SIGTERM, handler)
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 

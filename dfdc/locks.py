@@ -1,8 +1,8 @@
 """Lock files: of several processes, on one or many machines, only one does some work.
 
 A lock file is created with O_EXCL, which also works on network file systems without locks. It names its owner, who
-touches it while working. A lock is free again if its owner has ended on this host. The owner on another host has ended
-if the file is older than ABANDONED, and nobody touches it while we watch.
+touches it while working. A lock is free again if its owner has ended on this host. An owner on another host, or one
+that is hidden from this user, has ended if the file is older than ABANDONED, and nobody touches it while we watch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from dfdc.command_line import UserError
-from dfdc.identity import digest_of
+from dfdc.identity import NotAFileError, digest_of, regular
 from dfdc.processes import Process, disk_time
 from dfdc.text import printable
 
@@ -107,7 +107,7 @@ def _refuse_if_held(paths: Iterable[Path], refusal: Callable[[str], UserError]) 
     for path in paths:
         held = _read(path)
         if held is not None and not _has_ended(path, held):
-            raise refusal(_said(held))
+            raise refusal(_described(held))
 
 
 def _touch(path: Path, content: bytes, done: threading.Event) -> None:
@@ -124,6 +124,7 @@ def _touch(path: Path, content: bytes, done: threading.Event) -> None:
 
 def _take(path: Path, content: bytes, *, wait: bool) -> bytes | None:
     """Write `content` to the lock; return the content of an ended owner whose lock was taken over, else None."""
+    told = False
     while True:
         with contextlib.suppress(FileExistsError):
             _create(path, content)
@@ -135,7 +136,10 @@ def _take(path: Path, content: bytes, *, wait: bool) -> bytes | None:
             if _take_over(path, held, content):
                 return held
         elif not wait:
-            raise _LockedError(_said(held))
+            raise _LockedError(_described(held))
+        elif not told:
+            told = True
+            print(f"{printable(path)}: waiting for {_described(held)}", file=sys.stderr, flush=True)
         time.sleep(0.1)
 
 
@@ -144,7 +148,7 @@ def _create(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-    except OSError:  # a full disk; nobody could tell that the owner of an incomplete lock has ended
+    except BaseException:  # a full disk, Ctrl-C; nobody could tell that the owner of an incomplete lock has ended
         path.unlink()
         raise
 
@@ -171,9 +175,13 @@ def _take_over(path: Path, held: bytes, content: bytes) -> bool:
 
 
 def _read(path: Path) -> bytes | None:
+    """Its content, or None if it does not exist; NotAFileError for a pipe, or a link to nowhere."""
     try:
+        regular(path)  # reading a pipe could block forever
         return path.read_bytes()
     except FileNotFoundError:
+        if path.is_symlink():  # it can neither be read nor created
+            raise NotAFileError(None, "a link to a file that does not exist", str(path)) from None
         return None
 
 
@@ -189,6 +197,14 @@ def _said(content: bytes) -> str:
     return str(_owner(content) or "unknown process")
 
 
+def _described(held: bytes) -> str:
+    """The owner; if nobody here can tell that it has ended, also when its lock becomes free."""
+    owner = _owner(held)
+    if owner and owner.process.ended is not None:
+        return _said(held)
+    return f"{_said(held)}; if it has ended, its lock is free {ABANDONED / 60:.0f} minutes later"
+
+
 def _has_ended(path: Path, held: bytes) -> bool:
     """Whether the owner that wrote `held` has ended for certain."""
     owner = _owner(held)
@@ -201,7 +217,7 @@ def _has_ended(path: Path, held: bytes) -> bool:
     watched = 2 * TOUCHED_EVERY  # a clock may be wrong
     print(f"{printable(path)}: watching for {watched:.0f} s whether {_said(held)} still runs", file=sys.stderr)
     time.sleep(watched)
-    return _touched(path) == touched and _read(path) == held
+    return _read(path) == held and _touched(path) == touched  # in this order: opening a file refreshes its time on NFS
 
 
 def _touched(path: Path) -> float | None:

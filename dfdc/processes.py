@@ -34,8 +34,11 @@ class Process:
 
     @property
     def ended(self) -> bool | None:
-        """Whether it has ended; None if it belongs to another host, so that nobody here can tell."""
-        return process_start(self.pid) != self.start if self.host == host_id() else None
+        """Whether it has ended; None if nobody here can tell: it is of another host, or hidden from this user."""
+        if self.host != host_id():
+            return None
+        start = process_start(self.pid)
+        return None if start is None and _is_hidden(self.pid) else start != self.start
 
 
 @cache
@@ -74,6 +77,15 @@ def process_start(number: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in "ZX" else int(fields[19])  # man 5 proc: state is field 3, starttime field 22
+
+
+def _is_hidden(number: int) -> bool:
+    """Whether /proc does not show a process that exists: other users' processes with the mount option hidepid."""
+    try:
+        Path(f"/proc/{number}/stat").read_bytes()
+    except OSError:
+        return _has_number(number)
+    return False
 
 
 def _has_number(number: int) -> bool:

@@ -30,6 +30,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from dfdc.command_line import SettingError, setting
 from dfdc.devices import available_cores, keep_freed_memory, limit_cores, limit_threads
+from dfdc.interrupts import handler_kept
 from dfdc.limits import time_limit
 from dfdc.ray_nodes import ClusterError, NodeInfo, Shared, check_nodes, list_nodes, refresh
 from dfdc.text import plural
@@ -57,7 +58,7 @@ def connected(address: str | None) -> Generator[None]:
     if address == "local":
         options |= {"num_cpus": available_cores(), "include_dashboard": False}
     try:
-        with in_own_folder():  # where workers look for modules; each worker changes to our folder
+        with handler_kept(), in_own_folder():  # where workers look for modules; each worker changes to our folder
             ray.init(address, **options)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise _no_cluster(address, _line_of(error)) from error

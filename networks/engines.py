@@ -29,6 +29,7 @@ TITLES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnx": "ONNX Runtime"}
 _WORTH_CONVERTING = 16.0
 _WORTH_IT = 1.05  # smallest speed-up for which OpenVINO is used
 _CHILD = "networks.conversion"
+_PATIENCE = 5.0  # seconds for it to end; a converter may take longer until Python sees a signal
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,11 @@ def _convert(paths: Sequence[Path], engine: str, precision: str, shown: bool) ->
         try:
             said = child.stdout.read() if child.stdout else ""  # not communicate, which would close its stdin
         except BaseException:
-            child.kill()
+            child.terminate()  # kindly: for the lock of a killed child, other machines and containers wait for minutes
+            try:
+                child.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                child.kill()
             raise
     if child.returncode:
         lines = said.strip().splitlines()

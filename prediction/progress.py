@@ -94,9 +94,10 @@ class Progress(Results):
         self._shards: Sequence[Path] = ()  # files of shards, whose rows are in our file once it is written
         lines, own = _lines(path), self._place_of(self._digest)
         header = _read_header(lines[0]) if lines else None
-        if lines and (header is None or header.run != self._digest):
-            self._aside = self._place_of(header.run if header else identity.digest_of(lines[0]))
-            differs = _difference(header, self._settings)
+        if header is None or header.run != self._digest:
+            if lines:  # else there is no file; perhaps a run was killed after it had renamed one
+                self._aside = self._place_of(header.run if header else identity.digest_of(lines[0]))
+                differs = _difference(header, self._settings)
             lines = _lines(own)
         self._take_all(self._rows_of(lines))
         if self._aside is not None and videos.keys() - self.done.keys():

@@ -241,9 +241,18 @@ def test_t17_a_conversion_that_is_stopped_leaves_no_entry_and_the_next_removes_w
     stop = {"killed": lambda child: child.kill(), "parent gone": lambda child: child.stdin.close()}[how]
     assert stop_child_while_it_writes(tmp_path / "a", stop) == {"killed": -signal.SIGKILL, "parent gone": 0}[how]
     assert read_entry(tmp_path / "a", "openvino") is None
-    assert len(list((tmp_path / ".engines").iterdir())) == 1  # what it left
+    left = {item.name for item in (tmp_path / ".engines").iterdir()}
+    assert len(left - {".lock"}) == 1  # its unfinished folder
+    assert ".lock" in left
     conversion.convert(tmp_path / "a", "openvino", "fp32")
     assert [item.name for item in (tmp_path / ".engines").iterdir()] == [place_of(tmp_path / "a", "openvino").name]
+
+
+@pytest.mark.slow
+def test_a_conversion_that_is_told_to_end_leaves_nothing(tmp_path):
+    make_checkpoint(tmp_path, "a")
+    assert stop_child_while_it_writes(tmp_path / "a", lambda child: child.terminate()) == 1
+    assert nothing_in(tmp_path / ".engines")
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from helpers import ROOT, make_crops
 from training_runs import SCRIPT, arguments, epochs_of, log_text, train
 
 from dfdc.command_line import SettingError
+from dfdc.locks import only_one
 from networks import checkpoint
 from networks.model import build_network
 from training import average_checkpoints, distributed, losses
@@ -231,6 +232,22 @@ def test_t56_ranks_that_differ_do_not_begin(crops_root, tmp_path, nodes):
     assert "--max-failed: 0.05 (rank 0), 0.5 (rank 1)" in err
     assert "--validate-on: {} (rank 0), {'x': " in err
     assert not (tmp_path / "weights2").exists()
+
+
+def test_all_ranks_end_with_the_message_that_names_the_run_at_work(crops_root, tmp_path):
+    config = write_config(tmp_path, 4, epochs=1)
+    lock = tmp_path / f"weights/.t_DeepFakeClassifier_{ENCODER}_0.lock"
+    with only_one(lock, None):
+        process = torchrun("--standalone", "--nproc_per_node", 2, SCRIPT, *arguments(crops_root, tmp_path, config))
+        _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    said = f"another run is training it (process {os.getpid()} on "
+    assert said in err
+    own, _, of_torchrun = err.partition("torch/distributed/elastic")
+    assert said in own
+    assert "Traceback" not in own
+    assert "Connection closed" not in of_torchrun
+    assert [path.name for path in lock.parent.iterdir()] == []
 
 
 def test_a_stop_on_one_rank_saves_and_all_leave_together(one_process, tmp_path):

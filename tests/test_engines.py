@@ -195,7 +195,7 @@ class Child:
     """In place of the child process: prints, and ends with a code."""
 
     def __init__(self, text, code):
-        self.stdout, self.returncode, self.killed = self, code, False
+        self.stdout, self.returncode, self.ends = self, code, []
         self.text = text
 
     def __enter__(self):
@@ -209,8 +209,15 @@ class Child:
             raise self.text
         return self.text
 
+    def terminate(self):
+        self.ends.append("SIGTERM")
+
+    def wait(self, timeout):
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("child", timeout)
+
     def kill(self):
-        self.killed = True
+        self.ends.append("SIGKILL")
 
 
 @pytest.mark.parametrize(
@@ -244,12 +251,13 @@ def test_the_child_gets_what_it_needs(paths, monkeypatch, shown):
     assert calls == [("networks.conversion", ["openvino", "fp32", word, *paths], errors)]
 
 
-def test_a_stopped_run_stops_its_conversion(paths, monkeypatch):
-    child = Child(KeyboardInterrupt(), 0)
+@pytest.mark.parametrize(("code", "ends"), [(1, ["SIGTERM"]), (None, ["SIGTERM", "SIGKILL"])])
+def test_a_stopped_run_stops_its_conversion(paths, monkeypatch, code, ends):
+    child = Child(KeyboardInterrupt(), code)
     monkeypatch.setattr(engines, "start_module", lambda *_, **options: child)
     with pytest.raises(KeyboardInterrupt):
         choose_engine(paths, "auto", "fp32", "cpu")
-    assert child.killed
+    assert child.ends == ends
 
 
 @pytest.mark.parametrize("engine", ["auto", "openvino", "onnx", "torch"])

@@ -1,5 +1,6 @@
 """Only one process does some work (dfdc/locks.py)."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from helpers import ROOT, run_script
 
 from dfdc import locks
 from dfdc.command_line import UserError
+from dfdc.identity import NotAFileError
 from dfdc.locks import Owner, only_one
 from dfdc.processes import Process
 
@@ -140,6 +142,22 @@ def test_one_that_waits_gets_it_next(lock):
     assert order == ["first", "second"]
 
 
+def test_one_that_waits_says_once_for_whom(elsewhere, capsys):
+    """It may wait for minutes for a machine that has vanished."""
+    lock, _ = elsewhere
+    with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as stack:
+        running = pool.submit(stack.enter_context, only_one(lock, None))
+        said = ""
+        while "\n" not in said:
+            assert not running.done()
+            said += capsys.readouterr().err
+        lock.unlink()
+        running.result(60)
+    assert said.startswith(f"{lock}: waiting for process 5 on node-b since ")
+    assert said.endswith(": the far run; if it has ended, its lock is free 5 minutes later\n")
+    assert capsys.readouterr().err == ""
+
+
 def test_of_many_that_take_over_one_lock_only_one_holds_it_at_a_time(tmp_path, ended):
     lock = tmp_path / ".a.lock"
     inside, most, turns = 0, 0, []
@@ -187,7 +205,8 @@ def test_the_claim_of_an_owner_that_was_killed_while_taking_over_is_taken_over_t
 
 def test_a_lock_of_another_host_counts_while_it_is_touched(elsewhere):
     lock, watched = elsewhere
-    with pytest.raises(UserError, match=r"held by process 5 on node-b since .*: the far run"), only_one(lock, refusal):
+    said = r"held by process 5 on node-b since .*: the far run; if it has ended, its lock is free 5 minutes later$"
+    with pytest.raises(UserError, match=said), only_one(lock, refusal):
         raise AssertionError("two at once")
     assert watched == []
 
@@ -214,6 +233,23 @@ def test_one_of_a_wrong_clock_that_is_touched_while_watched_is_kept(elsewhere, m
     monkeypatch.setattr(locks.time, "sleep", lambda seconds: make_old(lock, 9 * locks.ABANDONED))
     with pytest.raises(UserError, match="node-b"), only_one(lock, refusal):
         raise AssertionError("two at once")
+
+
+def test_a_touch_that_shows_only_after_the_file_was_opened_counts(elsewhere, monkeypatch):
+    """NFS may show an old time for a minute, but asks the server when a file is opened."""
+    lock, watched = elsewhere
+    make_old(lock)
+    read = locks._read
+
+    def open_late(path):
+        if watched:
+            make_old(path, 0)
+        return read(path)
+
+    monkeypatch.setattr(locks, "_read", open_late)
+    with pytest.raises(UserError, match="node-b"), only_one(lock, refusal):
+        raise AssertionError("two at once")
+    assert watched
 
 
 def test_this_machines_clock_does_not_matter(elsewhere, monkeypatch):
@@ -270,6 +306,25 @@ def test_a_folder_that_cant_be_written_is_an_error_and_no_lock(tmp_path, monkeyp
     monkeypatch.setattr(locks.os, "open", refuse)
     with pytest.raises(PermissionError), only_one(tmp_path / ".a.lock", None):
         raise AssertionError("without a lock")
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a link"])
+def test_what_is_no_file_is_named_and_not_waited_for(lock, kind):
+    lock.parent.mkdir()
+    os.mkfifo(lock) if kind == "a named pipe" else lock.symlink_to("nowhere")
+    with pytest.raises(NotAFileError, match=rf"\.a\.lock: .*{kind}"), only_one(lock, None):
+        raise AssertionError("without a lock")
+
+
+def test_ctrl_c_amid_the_writing_leaves_no_lock_without_an_owner(tmp_path, monkeypatch):
+    def interrupt(handle, *_):
+        os.close(handle)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(locks.os, "fdopen", interrupt)
+    with pytest.raises(KeyboardInterrupt), only_one(tmp_path / ".a.lock", None):
+        raise AssertionError("without a lock")
+    assert names(tmp_path) == []
 
 
 def test_a_full_disk_leaves_no_lock_without_an_owner(tmp_path):

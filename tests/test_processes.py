@@ -31,6 +31,20 @@ def test_whether_a_process_has_ended(ended):
     assert Process("0" * 8, own.pid, own.start).ended is None
 
 
+def test_of_a_process_that_proc_hides_nobody_can_tell_whether_it_has_ended(monkeypatch, ended):
+    """As the mount option hidepid does with processes of other users."""
+    own, gone = Process.own(), Process(host_id(), ended.pid, 5)
+    ended.wait()
+
+    def hide(*_, **__):
+        raise PermissionError(1, "Operation not permitted", "stat")
+
+    monkeypatch.setattr(Path, "read_text", hide)
+    monkeypatch.setattr(Path, "read_bytes", hide)
+    assert own.ended is None
+    assert gone.ended is True
+
+
 @pytest.mark.parametrize("part", ["_boot_id", "_pid_namespace", "name"])
 def test_a_host_is_another_after_a_restart_in_another_container_and_under_another_name(monkeypatch, part):
     before = host_id()

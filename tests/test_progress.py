@@ -25,6 +25,10 @@ from prediction.progress import Progress, only_run, program_version
 from prediction.verdict import Face, Verdict
 
 
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def kept_verdict(tmp_path, name="v.mp4", status="ok"):
     """A file, its verdict in a progress file of the settings {}, and the videos that a run would be given."""
     videos = {name: tmp_path / name}
@@ -206,6 +210,22 @@ def test_t67_other_settings_set_a_file_aside_and_the_same_ones_bring_it_back(tmp
     (aside,) = tmp_path.glob("p.*")
     assert '"precision": "bf16"' in aside.read_text()
     assert Progress(tmp_path / "p", {}, videos).done["v.mp4"].score == 0.5
+
+
+def test_t67_a_run_killed_between_renaming_the_others_file_and_writing_its_own_loses_no_verdict(tmp_path, monkeypatch):
+    videos = kept_verdict(tmp_path)
+    other = Progress(tmp_path / "p", {"precision": "bf16"}, videos)
+    other.begin("v.mp4")
+    other.add(Verdict("v.mp4", "ok", score=0.9))
+    back = Progress(tmp_path / "p", {}, videos)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(progress_module.artifacts, "write_bytes", _interrupt)
+        back.add(back.done["v.mp4"])
+    assert not (tmp_path / "p").exists()
+    again = Progress(tmp_path / "p", {}, videos)
+    assert again.done["v.mp4"].score == 0.5
+    again.add(again.done["v.mp4"])
+    assert Progress(tmp_path / "p", {"precision": "bf16"}, videos).done["v.mp4"].score == 0.9
 
 
 def test_t67_results_of_another_version_of_the_program_do_not_count(tmp_path, monkeypatch, capsys):

@@ -8,13 +8,13 @@ import dataclasses
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import torch
 from timm.layers import convert_sync_batchnorm
 
 from dfdc.artifacts import sha256_of
-from dfdc.command_line import setting
+from dfdc.command_line import UsageError, UserError, reason_of, setting
 from dfdc.devices import is_out_of_memory, resolve_device
 from networks import checkpoint, model
 from networks.checkpoint import Checkpoint
@@ -69,12 +69,32 @@ def train(settings: RunSettings, config: TrainConfig) -> None:
     """Join the process group, load the data, and train."""
     device = resolve_device(settings.device)
     ranks = distributed.start(device, settings.local_rank)
-    alone = saving.run_files(settings, config).only_run() if ranks.is_main else contextlib.nullcontext()
+    alone = _only_run(saving.run_files(settings, config), ranks)
     # The data first, so that its errors are reported early.
     with alone, contextlib.closing(loading.prepare_data(settings, config, ranks)) as data:
         trainer = prepare(data, settings, config, ranks)
         if trainer:
             trainer.train()
+
+
+@contextlib.contextmanager
+def _only_run(files: RunFiles, ranks: Ranks) -> Generator[None]:
+    """Hold the locks of the run in its main process while the block runs.
+
+    Raises:
+        UserError, OSError: on every rank, if another run holds one, or a folder can't be written.
+    """
+    with contextlib.ExitStack() as stack:
+        refused: UserError | OSError | None = None
+        if ranks.is_main:
+            try:
+                stack.enter_context(files.only_run())
+            except (UserError, OSError) as error:
+                refused = error
+        reason = distributed.gather_objects(refused and reason_of(refused))[0]
+        if reason is not None:  # all end by themselves: one that waits for an ended one would show a traceback
+            raise refused or UsageError(reason)
+        yield
 
 
 def prepare_network(
