@@ -215,6 +215,7 @@ def test_a_checkpoint_that_is_none_is_told_by_the_child(tmp_path):
 @pytest.mark.parametrize("shown", ["shown", "quiet"])
 def test_progress_is_shown_only_on_request(converted, tmp_path, shown):
     path = copy_weights(converted, tmp_path / "w")
+    shutil.rmtree(path.parent / ".engines")
     code, said, errors = run_child("openvino", "fp32", shown, path)
     assert (code, said) == (0, "")
     if shown == "shown":
