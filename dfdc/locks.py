@@ -67,7 +67,7 @@ def only_one(path: Path, refusal: Callable[[str], UserError] | None, others: Ite
     """Hold the lock file `path` while the block runs; it is removed afterwards.
 
     Args:
-        path: lock file; its folder is created.
+        path: lock file. Its folder is created, and removed again if nothing else is in it then.
         refusal: makes the error to raise if another process holds the lock, from a description of that process. None
             waits until the lock is free.
         others: lock files that no process may hold either. They are looked up after `path` is taken, so that of two
@@ -77,7 +77,7 @@ def only_one(path: Path, refusal: Callable[[str], UserError] | None, others: Ite
         UserError: that of `refusal`.
         OSError: the file can't be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.parent.exists()
     content = _OWNERS.dump_json(Owner.own())
     try:
         before = _take(path, content, wait=refusal is None)
@@ -87,20 +87,19 @@ def only_one(path: Path, refusal: Callable[[str], UserError] | None, others: Ite
         raise refusal(str(error)) from None
     if before is not None:
         print(f"{printable(path)}: its owner has ended ({_said(before)}); this run takes over", file=sys.stderr)
-    if refusal is not None:
-        try:
-            _refuse_if_held(others, refusal)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
     done = threading.Event()
     threading.Thread(target=_touch, args=(path, content, done), name="lock", daemon=True).start()
     try:
+        if refusal is not None:
+            _refuse_if_held(others, refusal)
         yield
     finally:
         done.set()
         if _read(path) == content:
             path.unlink(missing_ok=True)
+        if is_new:
+            with contextlib.suppress(OSError):  # the block has put something into it
+                path.parent.rmdir()
 
 
 def _refuse_if_held(paths: Iterable[Path], refusal: Callable[[str], UserError]) -> None:
@@ -126,7 +125,8 @@ def _take(path: Path, content: bytes, *, wait: bool) -> bytes | None:
     """Write `content` to the lock; return the content of an ended owner whose lock was taken over, else None."""
     told = False
     while True:
-        with contextlib.suppress(FileExistsError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # the latter: another process removed the folder
             _create(path, content)
             return None
         held = _read(path)

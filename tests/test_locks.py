@@ -24,7 +24,7 @@ def refusal(owner):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 def write_lock(path, owner):
@@ -337,3 +337,16 @@ def test_a_full_disk_leaves_no_lock_without_an_owner(tmp_path):
     done = run_script("-c", code)
     assert "OSError: [Errno 27] File too large" in done.stderr
     assert names(tmp_path) == []
+
+
+def test_a_new_folder_stays_only_with_something_in_it(lock):
+    with only_one(lock, refusal):
+        pass
+    assert not lock.parent.exists()
+    with only_one(lock, refusal):
+        (lock.parent / "result").write_text("")
+    assert names(lock.parent) == ["result"]
+    (lock.parent / "result").unlink()
+    with only_one(lock, refusal):
+        pass
+    assert lock.parent.exists()  # it was there before

@@ -116,7 +116,8 @@ class State:
             if run.average and self.average:
                 run.average.load_state_dict(self.average)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # PyTorch raises all of them
-            what = f"the state of the optimizer, the scaler or the average is corrupt ({type(error).__name__}: {error})"
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"  # PyTorch's have several lines
+            what = f"the state of the optimizer, the scaler or the average is corrupt ({reason})"
             raise UsageError(f"{what}. Start a new run with another {setting('prefix')}") from None
 
 
