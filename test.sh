@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs setup.sh, installs Ray for its tests, then runs all checks and tests. Lists skipped tests with their reasons.
-#   ./test.sh             about 18 minutes on two CPU cores
-#   ./test.sh --quick     skips tests marked slow: under two minutes
+#   ./test.sh             about half an hour on two CPU cores
+#   ./test.sh --quick     skips tests marked slow: three minutes
 #   ./test.sh -k video    passes further arguments to pytest
 set -euo pipefail
 unset CDPATH

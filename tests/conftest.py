@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -214,3 +215,13 @@ def own_signal_handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def ended():
+    """A process that has ended, and whose parent has not asked for it yet."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    while "Z" not in Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2]:
+        time.sleep(0.01)
+    yield process
+    process.wait()

@@ -5,8 +5,6 @@ import errno
 import json
 import os
 import stat
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -262,16 +260,6 @@ def test_removing_takes_files_links_and_folders_and_follows_nothing(tmp_path):
         artifacts.remove(path)
     assert names(tmp_path) == ["kept"]
     assert names(kept) == ["a"]
-
-
-@pytest.fixture
-def ended():
-    """A process that has ended, and whose parent has not asked for it yet."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    while "Z" not in Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2]:
-        time.sleep(0.01)
-    yield process
-    process.wait()
 
 
 def test_t17_leftovers_of_ended_processes_go_and_those_of_running_ones_stay(tmp_path, ended):

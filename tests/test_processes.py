@@ -3,23 +3,12 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from dfdc import processes
 from dfdc.processes import Process, disk_time, host_id, process_start
-
-
-@pytest.fixture
-def ended():
-    """A process that has ended, and whose parent has not asked for it yet."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    while "Z" not in Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2]:
-        time.sleep(0.01)
-    yield process
-    process.wait()
 
 
 def test_whether_a_process_has_ended(ended):
