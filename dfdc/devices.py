@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -172,13 +173,16 @@ def _loaded_torch() -> ModuleType | None:
 
 def package_versions(names: Iterable[str], unknown: str) -> dict[str, str]:
     """Version of each package; `unknown` if it is missing or installed under another name, as OpenCV may be."""
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = unknown
-    return versions
+    return {name: _version(name) or unknown for name in names}
+
+
+@cache
+def _version(name: str) -> str | None:
+    """Cached, because a start asks 60 times, and reading a package's metadata takes 2 ms."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def judge_compiling(without: float, with_it: float) -> tuple[bool, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 import uuid
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -16,14 +15,15 @@ import xxhash
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from dfdc.artifacts import ABANDONED
 from dfdc.command_line import UserError
 from dfdc.devices import package_versions
+from dfdc.processes import disk_time
 
 _PACKAGES = ("numpy", "opencv-python-headless", "av", "openvino", "torch")  # their versions may alter results
 _ROOT = Path(__file__).resolve().parents[1]
 _CODE = ("dfdc", "networks", "preprocessing", "prediction")
 _TOKEN = ".ray-token-"  # a hidden file; its name goes on with random digits
-_TOKEN_AGE = 86_400.0  # seconds after which the token of a killed run is removed
 _ANSWER_SECONDS = 300.0  # a node that starts its first worker on a slow disk may need a minute
 
 
@@ -176,7 +176,7 @@ def _tokens(folders: Sequence[Path]) -> Generator[list[Path]]:
         for folder in folders:
             for old in folder.glob(f"{_TOKEN}*"):
                 with contextlib.suppress(OSError):  # another run removes it too
-                    if time.time() - old.stat().st_mtime > _TOKEN_AGE:
+                    if disk_time(folder) - old.stat().st_mtime > ABANDONED:
                         old.unlink()
             path = folder / f"{_TOKEN}{uuid.uuid4().hex}"
             written.append(path)

@@ -28,10 +28,10 @@ import ray
 from ray._private.services import canonicalize_bootstrap_address_or_die  # what ray.init does with "auto"
 from ray.exceptions import RayError, RayTaskError
 
+from dfdc import limits
 from dfdc.command_line import SettingError, setting
 from dfdc.devices import available_cores, keep_freed_memory, limit_cores, limit_threads
 from dfdc.interrupts import handler_kept
-from dfdc.limits import time_limit
 from dfdc.ray_nodes import ClusterError, NodeInfo, Shared, check_nodes, list_nodes, refresh
 from dfdc.text import plural
 from dfdc.workers import TRIES, Failed, R, Skipped, T, Task, WorkersError, in_own_folder, outcome_of
@@ -392,7 +392,7 @@ class _Pool(Generic[T]):
         running = [job for job in member.jobs[: self._threads] if job.began is not None]
         for job in reversed(member.jobs.copy()):
             if job is late:
-                yield self._conclude(member, job, Failed(f"it exceeded the time limit of {time_limit(job.size):.0f} s"))
+                yield self._conclude(member, job, Failed(limits.late(job.size)))
                 continue
             if late is None and job in running:
                 job.alone |= len(running) > 1
@@ -406,7 +406,8 @@ class _Pool(Generic[T]):
 
     def _end_late(self, now: float) -> Generator[tuple[T, Any]]:
         for member in self._members.copy():
-            late = [job for job in member.jobs if job.began is not None and now - job.began > time_limit(job.size)]
+            begun = [(job, job.began) for job in member.jobs if job.began is not None]
+            late = [job for job, began in begun if now - began > limits.time_limit(job.size)]
             if late:
                 yield from self._bury(member, late[0])
 

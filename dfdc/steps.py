@@ -18,6 +18,7 @@ from dfdc.artifacts import Stamp
 from dfdc.command_line import UsageError, setting
 from dfdc.layout import REJECTED_NAME, Dataset, Video
 from dfdc.ledger import Ledger
+from dfdc.limits import known_size
 from dfdc.progress import disk_map, progress_bar
 from dfdc.rejections import Rejections, load_rejections
 from dfdc.shards import WHOLE, Shard
@@ -119,10 +120,7 @@ class VideoStep(Step):
 
     def size(self, video: Video) -> int:
         """File size in bytes."""
-        try:
-            return video.path.stat().st_size
-        except OSError:  # `work` reports the error
-            return 0
+        return known_size(video.path)
 
     @cached_property
     def rejections(self) -> Rejections:

@@ -30,7 +30,7 @@ from pebble.pool.process import WORKERS_NAME
 from dfdc.command_line import SettingError, UserError, reason_of, setting
 from dfdc.devices import available_cores, keep_freed_memory, limit_threads, resolve_device
 from dfdc.interrupts import held
-from dfdc.limits import time_limit
+from dfdc.limits import late, time_limit
 from dfdc.processes import process_start
 
 TRIES = 3  # workers that may die of one item; the system may have killed the first ones for another process's memory
@@ -271,7 +271,7 @@ def _reason_of_end(end: Exception, size: int) -> str:
     code = getattr(end, "exitcode", None)
     if code is not None:
         return f"its worker process died {TRIES} times (exit code {code})"
-    return f"it exceeded the time limit of {time_limit(size):.0f} s"
+    return late(size)
 
 
 # ------------------------------------------------------------------------------------------- in a worker

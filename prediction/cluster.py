@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dfdc import identity
+from dfdc import limits
 from dfdc.faces import FaceDetector
 from dfdc.progress import progress_bar
 from dfdc.ray_nodes import Shared, list_nodes
@@ -20,19 +20,11 @@ from networks.ensemble import Ensemble
 from networks.files import is_onnx
 from prediction.batches import Options, predict
 from prediction.decoding import Decoder
-from prediction.progress import Results
+from prediction.progress import FileResults, Results
 from prediction.verdict import Status, Verdict
 
 Item = tuple[str, Path]  # name and path of a video
 Scored = tuple[dict[str, Any] | None, Verdict]  # fingerprint of the file before it was read, and the verdict
-
-
-class _Video(Results):
-    """One video, and the fingerprint of its file."""
-
-    def begin(self, name: str) -> None:
-        with contextlib.suppress(OSError):  # its verdict will have the error
-            self.files[name] = identity.fingerprint(self.videos[name])
 
 
 @dataclass
@@ -51,10 +43,7 @@ class ScoringTask:
     _held: _Held | None = field(default=None, init=False)  # in a worker
 
     def size(self, item: Item) -> int:
-        try:
-            return item[1].stat().st_size
-        except OSError:  # the verdict will say it
-            return 0
+        return limits.known_size(item[1])
 
     def start(self, device: str) -> None:
         ensemble = Ensemble(self.paths, device, self.precision, self.engine)
@@ -75,7 +64,7 @@ class _Held:
 
     def score(self, item: Item, options: Options) -> Scored:
         name, path = item
-        video = _Video({name: path})
+        video = FileResults({name: path})
         decoder = getattr(self.own, "decoder", None) or Decoder()
         self.own.decoder = None  # an error closes it
         (verdict,) = predict(self.ensemble, self.detector, video, options, decoder=decoder)

@@ -68,7 +68,18 @@ class Results:
         self.done[verdict.filename] = verdict
 
 
-class Progress(Results):
+class FileResults(Results):
+    """Verdicts in memory, and the fingerprints of their files."""
+
+    def begin(self, name: str) -> None:
+        """Record the fingerprint of a video before it is read; it may be replaced meanwhile."""
+        try:
+            self.files[name] = identity.fingerprint(self.videos[name])
+        except OSError:
+            self.files[name] = None  # its verdict will have the error
+
+
+class Progress(FileResults):
     """Verdicts on disk, one JSON object per line.
 
     The first line holds the settings: checkpoints, face detection and program version. Every line holds their digest.
@@ -158,13 +169,6 @@ class Progress(Results):
 
     def _row(self, verdict: Verdict) -> ProgressRow:
         return ProgressRow(self._digest, self.files[verdict.filename], verdict)
-
-    def begin(self, name: str) -> None:
-        """Record the fingerprint of a video before it is read; it may be replaced meanwhile."""
-        try:
-            self.files[name] = identity.fingerprint(self.videos[name])
-        except OSError:
-            self.files[name] = None  # its verdict will have the error
 
     def add(self, verdict: Verdict) -> None:
         if not self._begun:  # only now: a run that fails to start must keep the earlier results

@@ -77,8 +77,7 @@ class FoldsStep(Step):
 
     def run(self, options: RunOptions) -> int:
         """See `Step.run`."""
-        dataset = layout.load_dataset(self.root)  # these two raise their errors before anything is written
-        layout.check_crops_dir(self.given["crops_dir"], dataset.parts)
+        layout.find_parts(self.root)  # raises before the lock is written to a folder that is no dataset
         with self.only_run():
             return self._run(options)
 
