@@ -85,3 +85,8 @@ def test_the_time_of_a_disk_is_that_of_its_files(tmp_path):
     (tmp_path / "after").write_text("")
     assert (tmp_path / "before").stat().st_mtime <= found <= (tmp_path / "after").stat().st_mtime
     assert sorted(path.name for path in tmp_path.iterdir()) == ["after", "before"]
+
+
+def test_a_disk_that_is_away_has_no_time(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        disk_time(tmp_path / "away")
