@@ -247,7 +247,7 @@ def test_all_ranks_end_with_the_message_that_names_the_run_at_work(crops_root, t
     assert said in own
     assert "Traceback" not in own
     assert "Connection closed" not in of_torchrun
-    assert [path.name for path in lock.parent.iterdir()] == []
+    assert not lock.parent.exists()  # it was new for the lock, and no rank has put anything into it
 
 
 def test_a_stop_on_one_rank_saves_and_all_leave_together(one_process, tmp_path):
