@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs setup.sh, installs Ray for its tests, then runs all checks and tests. Lists skipped tests with their reasons.
-#   ./test.sh             about half an hour on two CPU cores
-#   ./test.sh --quick     skips tests marked slow: three minutes
+#   ./test.sh             about 20 minutes on two CPU cores
+#   ./test.sh --quick     skips tests marked slow: two minutes
 #   ./test.sh -k video    passes further arguments to pytest
 set -euo pipefail
 unset CDPATH
@@ -21,4 +21,6 @@ cmp -s requirements-cluster.txt "$stamp" || {
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/ty" check --python "$bin/python" --quiet
-exec "$bin/python" -m pytest --no-fold-skipped "${chosen[@]}" "$@"
+# Two tests at a time: half of them mostly wait for other processes. The tests of a file share what they have made, and
+# tests/conftest.py decides which files come last.
+exec "$bin/python" -m pytest --no-fold-skipped -n 2 --dist loadfile --no-loadscope-reorder "${chosen[@]}" "$@"
