@@ -75,10 +75,10 @@ class _Watch:
     """
 
     def __init__(self, path: Path, *, quiet: bool = False) -> None:
-        self.path, self._quiet = path, quiet
+        self.path, self._told = path, quiet
         self.held: bytes | None = None
         self._seen: tuple[bytes, float] | None = None  # content, and time of the last touch
-        self._until = 0.0
+        self._seconds = self._until = 0.0  # how long to watch, and until when
 
     def has_ended(self) -> bool | None:
         """Look at the lock. None: its owner can't be asked and has not shown that it lives; look again soon."""
@@ -92,14 +92,15 @@ class _Watch:
             return ended
         now, seen = time.monotonic(), (self.held, touched)
         if seen == self._seen:
+            if not self._told:  # only now: another process might just have been writing its lock
+                self._told = True
+                what = f"watching for at most {self._seconds:.0f} s whether {_said(self.held)} still runs"
+                print(f"{printable(self.path)}: {what}", file=sys.stderr, flush=True)
             return now >= self._until or None
         first, self._seen = self._seen is None, seen
         age = min(max(disk_time(self.path.parent) - touched, 0), ABANDONED)
-        seconds = max(ABANDONED - age, _LEAST_WATCHED)
-        self._until = now + seconds
-        if first and not self._quiet:
-            what = f"watching for at most {seconds:.0f} s whether {_said(self.held)} still runs"
-            print(f"{printable(self.path)}: {what}", file=sys.stderr, flush=True)
+        self._seconds = max(ABANDONED - age, _LEAST_WATCHED)
+        self._until = now + self._seconds
         return None if first else False
 
 

@@ -345,12 +345,13 @@ def test_this_machines_clock_does_not_matter(elsewhere, clock, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"process": 5}', b"\xff"])
-def test_a_lock_that_is_being_written_counts_until_it_is_old(tmp_path, clock, content):
+def test_a_lock_that_is_being_written_counts_until_it_is_old(tmp_path, clock, capsys, content):
     lock = tmp_path / ".a.lock"
     lock.write_bytes(content)
     clock.events[5] = lambda: write_lock(lock, Owner.own())
     with pytest.raises(UserError, match=f"held by process {os.getpid()}"), only_one(lock, refusal):
         raise AssertionError("two at once")
+    assert capsys.readouterr().err == ""
     lock.write_bytes(content)
     with only_one(lock, refusal):
         pass
