@@ -26,7 +26,9 @@ from dfdc.processes import Process, disk_time
 STAMP_NAME = ".stamp.json"
 _RESULT_KEYS = ("made", "failed", "notes")
 _FOLDER_KEYS = ("files", "content", "listing")
-_TEMP_MARK = ".part-"  # unfinished files: .<final name>.part-<host>-<process id>-<its start time>-<random digits>
+# Unfinished files: .<final name, or its start>.part-<host>-<process id>-<its start time>-<random digits>
+_TEMP_MARK = ".part-"
+_NAME_BYTES = 80  # of the final name; most disks take names of 255 bytes
 _OWNER = re.compile(rf"{re.escape(_TEMP_MARK)}([0-9a-f]{{8}})-(\d+)-(\d+)-[0-9a-f]{{8}}$")
 ABANDONED = 24 * 3600.0  # seconds after which an unfinished file of another host is removed
 _THERE = (errno.ENOTEMPTY, errno.EEXIST)
@@ -35,7 +37,12 @@ _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 def _temp_path(path: Path) -> Path:
     own = Process.own()
-    return path.with_name(f".{path.name}{_TEMP_MARK}{own.host}-{own.pid}-{own.start}-{secrets.token_hex(4)}")
+    return path.with_name(f"{_temp_start(path.name)}{own.host}-{own.pid}-{own.start}-{secrets.token_hex(4)}")
+
+
+def _temp_start(name: str) -> str:
+    """The first part of the name of an unfinished file."""
+    return f".{os.fsencode(name)[:_NAME_BYTES].decode(errors='ignore')}{_TEMP_MARK}"
 
 
 @contextlib.contextmanager
@@ -246,8 +253,8 @@ def remove_leftovers(folder: Path, of: str | None = None) -> int:
     """
     if not folder.is_dir():
         return 0
-    name = "*" if of is None else glob.escape(of)
-    leftovers = [path for path in folder.glob(f".{name}{_TEMP_MARK}*") if not _in_use(path)]
+    start = f".*{_TEMP_MARK}" if of is None else glob.escape(_temp_start(of))
+    leftovers = [path for path in folder.glob(f"{start}*") if not _in_use(path)]
     for path in leftovers:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

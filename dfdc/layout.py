@@ -42,6 +42,7 @@ from dfdc.shards import WHOLE, Shard
 FRAME_STRIDE = 10  # boxes and crops come from every 10th frame
 REAL, FAKE = "REAL", "FAKE"
 METADATA_NAME = "metadata.json"
+LONGEST_ID = 250  # bytes of a video's id; most disks take names of 255 bytes, and an artifact may end with ".json"
 CROPS_DIR = "crops"
 FOLDS_NAME = "folds.csv"
 REJECTED_NAME = "rejected.csv"
@@ -354,6 +355,9 @@ def _name_fault(name: str) -> str | None:
         return f"{name!r} is a hidden file"
     if not name.isprintable():  # line breaks, and bytes that are not text
         return f"{name!r} contains non-printable characters"
+    if (length := len(os.fsencode(_nfc(Path(name).stem)))) > LONGEST_ID:
+        said = f"has {length} bytes without its suffix, and names of artifacts need a limit of {LONGEST_ID}"
+        return f"{name!r} {said}; rename the video, here and on disk"
     return None
 
 

@@ -68,6 +68,15 @@ def _is_animated_gif(path: Path) -> bool:
         return False
 
 
+def size_of_image(path: Path) -> tuple[int, int] | None:
+    """(width, height) in pixels by the header of an image file, whatever its suffix; None if it is none."""
+    try:
+        with PIL.Image.open(path, formats=_FORMATS) as image:
+            return image.size
+    except Exception:  # Pillow's readers raise many classes
+        return None
+
+
 def read_photo(path: Path) -> Photo:
     """The first image in a file, rotated upright, without transparency, 8 bits per channel.
 

@@ -1,4 +1,4 @@
-"""Which process on which machine: the owners of locks and of unfinished files; and the clock of a disk."""
+"""Which process on which machine: the owners of locks and of unfinished files; the clock of a disk; temporary files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from dfdc.command_line import UserError
 from dfdc.identity import digest_of
+from dfdc.text import printable
+
+# Bytes. A socket's path may have 107 on Linux and 103 on macOS; multiprocessing appends 32 for its own names.
+_LONGEST_TEMP = 70
 
 
 @dataclass(frozen=True)
@@ -100,3 +105,17 @@ def disk_time(folder: Path) -> float:
     """The time of the disk that holds `folder`, in seconds since 1970; on shared storage, that of its server."""
     with tempfile.TemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime
+
+
+def check_temp_folder() -> None:
+    """Make sure that worker processes can have sockets in the folder of temporary files.
+
+    Raises:
+        UserError: its path is too long. The workers of a `torch.utils.data.DataLoader` would hang.
+    """
+    folder = tempfile.gettempdir()
+    if (length := len(os.fsencode(folder))) > _LONGEST_TEMP:
+        said = f"{printable(folder)} has {length} bytes, too many for the sockets of worker processes"
+        raise UserError(
+            f"TMPDIR: {said}; set it to a folder with a path of at most {_LONGEST_TEMP} bytes, such as /tmp"
+        )

@@ -27,6 +27,7 @@ from typing import Any, Generic
 import ray
 from ray._private.services import canonicalize_bootstrap_address_or_die  # what ray.init does with "auto"
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
 
 from dfdc import limits
 from dfdc.command_line import SettingError, setting
@@ -39,6 +40,7 @@ from dfdc.workers import TRIES, Failed, R, Skipped, T, Task, WorkersError, in_ow
 MOST_CORES = 8  # of a worker that uses several; an ensemble has no more threads than this
 _PATIENCE = 60.0  # seconds without any worker after which the user is told
 _TICK = 1.0  # seconds between two looks at the time limits
+_NODE_LABEL = "ray.io/node-id"  # which Ray gives to each node
 
 
 @contextlib.contextmanager
@@ -204,8 +206,10 @@ class _Worker:
 
 
 # ------------------------------------------------------------------------------------------- in the driver
-def _start_actor(task: Task, places: Places) -> Any:
+def _start_actor(task: Task, places: Places, refused: Sequence[str]) -> Any:
+    """Start a worker on any node but those with the ids `refused`."""
     gpus, device = (1, "cuda:0") if places.device == "cuda" else (0, "cpu")  # Ray shows each worker only its own GPU
+    where = NodeLabelSchedulingStrategy({_NODE_LABEL: NotIn(*refused)}) if refused else None
     actor = ray.remote(_Worker).options(
         num_cpus=places.cores,
         num_gpus=gpus,
@@ -213,6 +217,7 @@ def _start_actor(task: Task, places: Places) -> Any:
         max_restarts=0,
         max_task_retries=0,
         enable_task_events=False,  # the cluster would keep a record of each video
+        scheduling_strategy=where,
     )
     return actor.remote(task, device, places.cores, Path.cwd())
 
@@ -255,11 +260,13 @@ class _Pool(Generic[T]):
 
     A worker with one core has one job that runs and one that waits. One with N cores has N that run, and one that
     waits. Workers take up their jobs in the order in which they got them.
+
+    Nodes may join. One that can't take part gets no work, and the others go on.
     """
 
     def __init__(
         self,
-        start: Callable[[], Any],
+        start: Callable[[Sequence[str]], Any],
         jobs: deque[_Job[T]],
         threads: int,
         shared: Shared,
@@ -269,6 +276,7 @@ class _Pool(Generic[T]):
         self._waiting, self._alone = jobs, deque[_Job[T]]()
         self._open = len(jobs)  # number of jobs without an outcome
         self._checked = {node.id: node for node in nodes}
+        self._refused: dict[str, ClusterError] = {}  # by the id of a node that joined
         self._members: list[_Member[T]] = []
         self._events: queue.SimpleQueue[tuple[_Member[T], _Job[T] | None, Future]] = queue.SimpleQueue()
 
@@ -290,6 +298,7 @@ class _Pool(Generic[T]):
             if now - looked >= _TICK:
                 looked = now
                 yield from self._end_late(now)
+                self._end_without_nodes()
             if not told and now - began > _PATIENCE and not any(member.node for member in self._members):
                 told = True
                 print("Ray: no worker has a place yet; waiting for free cores or GPUs", file=sys.stderr, flush=True)
@@ -301,7 +310,7 @@ class _Pool(Generic[T]):
         self._members.clear()
 
     def _add_member(self, failed_starts: int = 0) -> None:
-        member: _Member[T] = _Member(self._start(), failed_starts)
+        member: _Member[T] = _Member(self._start(tuple(self._refused)), failed_starts)
         self._members.append(member)
         self._watch(member, None, member.actor.start.remote())
 
@@ -354,14 +363,35 @@ class _Pool(Generic[T]):
                 raise WorkersError(f"no worker can be started on the Ray cluster ({_line_of(error)})")
             return
         started: _Started = future.result()
-        if started.node not in self._checked:
-            joined = [node for node in list_nodes() if node.id not in self._checked]
-            check_nodes(self._shared, joined)
-            self._checked.update({node.id: node for node in joined})
+        if started.node not in self._checked and started.node not in self._refused:
+            self._check(started.node)
+        if started.node in self._refused:
+            self._members.remove(member)
+            ray.kill(member.actor)
+            self._add_member()
+            return
         if started.fault:
             where = self._name_of(started.node)
             raise WorkersError(f"a worker can't be initialized on {where}: {started.fault}")
         member.node = started.node
+
+    def _check(self, joined: str) -> None:
+        """Check a node that has joined."""
+        nodes = [node for node in list_nodes() if node.id == joined]  # none if it has gone already
+        try:
+            check_nodes(self._shared, nodes)
+        except ClusterError as error:
+            self._refused[joined] = error
+            print(f"Ray: {error}; it gets no work in this run", file=sys.stderr, flush=True)
+        else:
+            self._checked.update({node.id: node for node in nodes})
+
+    def _end_without_nodes(self) -> None:
+        """Raise the error of a refused node if no other node is left."""
+        if self._refused and not any(member.node for member in self._members):
+            left = [node for node in list_nodes() if node.id not in self._refused]
+            if not left:
+                raise list(self._refused.values())[-1]
 
     def _name_of(self, node: str) -> str:
         return self._checked[node].name if node in self._checked else "a node that has gone"

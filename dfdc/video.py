@@ -113,6 +113,7 @@ class VideoReader:
             # The display matrix that rotates a phone's video comes with the first decoded frame.
             first = next(self._decoded(), None)
             if first is None:
+                self._refuse_excess_of_image()
                 raise VideoError(self.path, "no frame can be decoded")
             first, _ = first
             self.pixel_aspect, self.dynamic_range = self._aspect(), self._range()
@@ -143,6 +144,13 @@ class VideoReader:
     def _refuse_excess(self, height: int, width: int) -> None:
         if excess := limits.excess(width, height, limits.FRAME_PIXELS):
             raise VideoError(self.path, f"its frames are too large: {excess}")
+
+    def _refuse_excess_of_image(self) -> None:
+        """FFmpeg hides the size of an image that it refuses to decode."""
+        from dfdc import pictures  # here: it takes 8 MiB, which videos do not need
+
+        if (size := pictures.size_of_image(self.path)) is not None:
+            self._refuse_excess(size[1], size[0])
 
     def _look_through_packets(self) -> None:
         """Determine, without decoding, the number of displayed frames, their timestamps and the key frames."""

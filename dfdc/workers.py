@@ -12,17 +12,17 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent import futures
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 from pebble.pool.process import WORKERS_NAME
@@ -31,10 +31,11 @@ from dfdc.command_line import SettingError, UserError, reason_of, setting
 from dfdc.devices import available_cores, keep_freed_memory, limit_threads, resolve_device
 from dfdc.interrupts import held
 from dfdc.limits import late, time_limit
-from dfdc.processes import process_start
+from dfdc.processes import check_temp_folder, process_start
 
 TRIES = 3  # workers that may die of one item; the system may have killed the first ones for another process's memory
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TICK = 1.0  # seconds between two looks at the time limits
 
 T = TypeVar("T")  # an item, such as a video
 T_in = TypeVar("T_in", contravariant=True)
@@ -196,6 +197,7 @@ class LocalWorkers:
 
     def __call__(self, task: Task[T, R], items: Sequence[T]) -> Generator[tuple[T, R | Skipped | Failed]]:
         """See `Engine`."""
+        check_temp_folder()
         # forkserver: workers don't inherit threads or CUDA state, and start with few imports.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", "pebble", "dfdc.artifacts", *task.preload])
@@ -236,26 +238,50 @@ def _run_pool(
     pool: ProcessPool, task: Task[T, R], groups: Sequence[Sequence[T]], threads: int, *, ahead: int
 ) -> Generator[tuple[T, R | Skipped | Failed]]:
     """Yield each item with its outcome; at most `ahead` groups are submitted at a time."""
-    waiting = deque((some, 1) for some in groups)  # with the number of the try
-    running: dict[Future, tuple[Sequence[T], int]] = {}
+    waiting = deque(_Group(items) for items in groups)
+    running: dict[Future, _Group[T]] = {}
     while waiting or running:
         while waiting and len(running) < ahead:
-            some, number = waiting.popleft()
-            limit = sum(time_limit(task.size(item)) for item in some)
-            running[pool.schedule(_do_some, args=(some, threads), timeout=limit)] = some, number
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            some, number = running.pop(future)
+            group = waiting.popleft()
+            running[pool.schedule(_do_some, args=(group.items, threads))] = group
+        for future in wait(running, timeout=_TICK, return_when=FIRST_COMPLETED).done:
+            group = running.pop(future)
             try:
                 outcomes = future.result()
-            except (ProcessExpired, futures.TimeoutError) as end:  # before Python 3.11 not the built-in class
-                if len(some) > 1:  # retry them one by one, so that only the cause fails
-                    waiting.extend(([item], 1) for item in some)
+            except (ProcessExpired, CancelledError) as end:
+                if len(group.items) > 1:  # retry them one by one, so that only the cause fails
+                    waiting.extend(_Group([item]) for item in group.items)
                     continue
-                if isinstance(end, ProcessExpired) and number < TRIES:
-                    waiting.append((some, number + 1))
+                if isinstance(end, ProcessExpired) and group.tries < TRIES:
+                    waiting.append(_Group(group.items, group.tries + 1))
                     continue
-                outcomes = [Failed(_reason_of_end(end, task.size(some[0])))]
-            yield from zip(some, outcomes, strict=True)
+                outcomes = [Failed(_reason_of_end(end, task.size(group.items[0])))]
+            yield from zip(group.items, outcomes, strict=True)
+        _cancel_late(running, task)
+
+
+@dataclass
+class _Group(Generic[T]):
+    """Items that a worker takes up together.
+
+    Attributes:
+        tries: number of workers that were given them.
+        began: when the last one was seen at work, by time.monotonic; None before.
+    """
+
+    items: Sequence[T]
+    tries: int = 1
+    began: float | None = None
+
+
+def _cancel_late(running: Mapping[Future, _Group[T]], task: Task[T, R]) -> None:
+    """Cancel what exceeds its time limit; pebble ends its worker. Its own limits would follow a clock that is set."""
+    now = time.monotonic()
+    for future, group in running.items():
+        if future.running():
+            group.began = group.began or now
+            if now - group.began > sum(time_limit(task.size(item)) for item in group.items):
+                future.cancel()
 
 
 def share_out(items: int, workers: int, cores: int) -> tuple[int, int]:

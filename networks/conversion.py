@@ -28,7 +28,7 @@ from dfdc.text import plural
 from networks import engine_cache
 from networks.checkpoint import Checkpoint, describe, load_model
 from networks.engine_cache import DifferenceError, Entry
-from networks.ensemble import Ensemble, check_converted, load_converted
+from networks.ensemble import Ensemble, load_converted
 from networks.files import sha256
 from networks.sample_faces import sample_faces
 
@@ -44,15 +44,13 @@ def convert(path: Path, engine: str, precision: str) -> None:
     """
     folder = engine_cache.own_place_of(path, engine)
     with engine_cache.only_writer(folder):
-        # An entry of another user, in a folder that is read-only, can't be completed.
-        entry = engine_cache.read_entry(path, engine) if engine_cache.place_of(path, engine) == folder else None
+        entry = engine_cache.read_entry(path, engine, folder)
         if entry is None:
             entry = _write(path, engine, folder)
         elif entry.is_complete(engine, precision):  # by a run that began earlier
             return
         try:
-            model = load_converted(path, engine, precision, "cpu", 1, available_cores())
-            check_converted(path, model, engine, precision)
+            load_converted(path, engine, precision, "cpu", 1, available_cores(), compared=None)
         except DifferenceError as error:
             engine_cache.add_refusal(folder, entry, precision, str(error))
             return
@@ -75,7 +73,7 @@ def _write(path: Path, engine: str, folder: Path) -> Entry:
     with artifacts.new_folder(folder) as temp:
         _to_openvino(network, checkpoint, temp) if engine == "openvino" else _to_onnx(network, checkpoint, temp)
         engine_cache.write_entry(temp, entry)
-    engine_cache.remove_others(folder, entry, engine)
+    engine_cache.remove_stale(path, folder, engine)
     return entry
 
 

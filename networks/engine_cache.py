@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dfdc import artifacts, identity, locks
 from dfdc.devices import available_cores, package_versions
+from dfdc.processes import disk_time
 from networks.files import sha256
 from networks.parity import Difference, difference
 from networks.sample_faces import sample_faces
@@ -32,6 +33,9 @@ FILES = {"openvino": "model.xml", "onnx": "model.onnx"}  # the network in an ent
 # largest difference seen on faces, as in `prediction.selftest.BOUNDS`.
 TOLERANCES = {"fp32": Difference(1e-3, 2e-2), "bf16": Difference(0.1, 0.5)}
 CHECKED_AT_START = 1  # image; the conversion has compared all, and each takes half a second of a start
+# Age of an entry that is removed if this machine can't use it, or if no checkpoint has its name. Until then, a machine
+# with other versions may use it, or a checkpoint with a new name. An entry is as large as its checkpoint.
+KEPT_SECONDS = 30 * 24 * 3600.0
 _ENTRY_NAME = "entry.json"
 
 
@@ -139,13 +143,17 @@ def _cache_folders(checkpoint: Path) -> Iterator[Path]:
     yield beside  # entries that another user wrote
 
 
-def read_entry(checkpoint: Path, engine: str) -> Entry | None:
-    """The entry of a checkpoint; None if it is missing, corrupt, or of another checkpoint or version."""
+def read_entry(checkpoint: Path, engine: str, folder: Path | None = None) -> Entry | None:
+    """The entry of a checkpoint; None if it is missing, corrupt, or of another checkpoint or version.
+
+    Args:
+        folder: where it is; None for `place_of`.
+    """
     try:
-        entry = _ENTRIES.validate_json((place_of(checkpoint, engine) / _ENTRY_NAME).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        entry, digest = _read(folder or place_of(checkpoint, engine)), sha256(checkpoint)
+    except FileNotFoundError:  # its reader says that there is no checkpoint
         return None
-    same = entry.sha256 == sha256(checkpoint) and entry.versions == versions_of(engine)
+    same = entry is not None and entry.sha256 == digest and entry.versions == versions_of(engine)
     return entry if same else None
 
 
@@ -171,32 +179,49 @@ def add_refusal(folder: Path, entry: Entry, precision: str, reason: str) -> None
     write_entry(folder, replace(entry, refused={**entry.refused, machine(): own}))
 
 
-def remove_others(folder: Path, entry: Entry, engine: str) -> None:
-    """Remove entries that `entry` in `folder` replaces: of the same checkpoint before it changed, or of other versions.
+def remove_stale(checkpoint: Path, folder: Path, engine: str) -> None:
+    """Remove entries that nobody needs beside `folder`, which is the entry of `checkpoint`.
 
     Unfinished folders of processes that have ended are removed too.
     """
     artifacts.remove_leftovers(folder.parent)
+    now = disk_time(folder.parent)
     for other in folder.parent.glob(f"{engine}-*"):
-        try:
-            old = _ENTRIES.validate_json((other / _ENTRY_NAME).read_bytes())
-        except (FileNotFoundError, ValidationError):
-            old = None
-        if other != folder and (old is None or old.checkpoint == entry.checkpoint):
+        if other != folder and _is_stale(other, checkpoint, engine, now):
             artifacts.remove(other)
 
 
-def check(logits: Callable[[np.ndarray], np.ndarray], size: int, entry: Entry, precision: str, count: int) -> None:
+def _is_stale(other: Path, checkpoint: Path, engine: str, now: float) -> bool:
+    """Whether an entry is of `checkpoint` before it changed, or was not used here for long."""
+    entry = _read(other)
+    if entry is not None and entry.checkpoint == checkpoint.name and entry.sha256 != sha256(checkpoint):
+        return True
+    same = entry is not None and entry.versions == versions_of(engine)
+    if same and checkpoint.with_name(entry.checkpoint).exists():
+        return False
+    return now - other.stat().st_mtime > KEPT_SECONDS
+
+
+def _read(folder: Path) -> Entry | None:
+    try:
+        return _ENTRIES.validate_json((folder / _ENTRY_NAME).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        return None
+
+
+def check(
+    logits: Callable[[np.ndarray], np.ndarray], size: int, entry: Entry, precision: str, count: int | None
+) -> None:
     """Compare a converted network with PyTorch on images of a face.
 
     Args:
         logits: RGB uint8 [n, size, size, 3] -> logits, float32 [n].
-        count: number of images.
+        count: number of images; None for all.
 
     Raises:
         DifferenceError: the results differ by more than TOLERANCES.
     """
-    images = sample_faces(size)[:count]
+    images = sample_faces(size)[: len(entry.logits) if count is None else count]
     expected = np.array(entry.logits[:count], np.float32)
     off, most = difference(expected, np.concatenate([logits(image[None]) for image in images])), TOLERANCES[precision]
     if not off.within(most):

@@ -113,12 +113,12 @@ class Ensemble:
             return TorchModel(path, self._device, self.precision, self._programs)
         cores = self.threads * self._cores_each
         try:
-            model = load_converted(path, self.engine, self.precision, self._device, self.threads, cores)
-            check_converted(path, model, self.engine, self.precision, CHECKED_AT_START)
+            return load_converted(
+                path, self.engine, self.precision, self._device, self.threads, cores, compared=CHECKED_AT_START
+            )
         except EngineError as error:
             error.checkpoint = path
             raise
-        return model
 
     @property
     def compiled(self) -> bool:
@@ -214,52 +214,44 @@ class Ensemble:
         self._pool.shutdown()
 
 
-def load_converted(path: Path, engine: str, precision: str, device: str, threads: int, cores: int) -> Model:
-    """Load the converted network of a checkpoint from the engine cache; `check_converted` compares its results.
+def load_converted(
+    path: Path, engine: str, precision: str, device: str, threads: int, cores: int, *, compared: int | None
+) -> Model:
+    """Load the converted network of a checkpoint from the engine cache.
 
     Args:
         path: the checkpoint.
         engine: openvino or onnx.
         threads: number of threads that will use it at the same time.
         cores: CPU cores for all of them together.
+        compared: number of images on which its results are compared with PyTorch's; None for all.
 
     Raises:
         EngineError: there is no such network, or the engine can't run it here.
-    """
-    entry, file = _entry_of(path, engine), place_of(path, engine) / FILES[engine]
-    try:
-        if engine == "openvino":
-            from networks.openvino_model import OpenVinoModel  # here, as in Ensemble._load
-
-            return OpenVinoModel(file, entry.description, precision, threads, cores)
-        from networks.onnx_model import OnnxModel  # here, as in Ensemble._load
-
-        return OnnxModel(file, device, max(1, cores // threads))
-    except CheckpointError as error:
-        raise EngineError(str(error)) from error
-
-
-def check_converted(path: Path, model: Model, engine: str, precision: str, count: int | None = None) -> None:
-    """Compare the converted network of a checkpoint with PyTorch's results.
-
-    Args:
-        path: the checkpoint.
-        model: its converted network, from `load_converted`.
-        count: number of images to compare; None for all.
-
-    Raises:
-        EngineError: the network is missing by now.
         DifferenceError: the results differ.
     """
-    entry = _entry_of(path, engine)
-    check(model.logits, model.spec.size, entry, precision, len(entry.logits) if count is None else count)
-
-
-def _entry_of(path: Path, engine: str) -> Entry:
-    entry = read_entry(path, engine)
+    folder = place_of(path, engine)
+    entry = read_entry(path, engine, folder)
     if entry is None:
         raise EngineError(f"{path.name} is not converted")
-    return entry
+    try:
+        model = _open_converted(folder / FILES[engine], entry, engine, precision, device, threads, cores)
+    except CheckpointError as error:
+        raise EngineError(str(error)) from error
+    check(model.logits, model.spec.size, entry, precision, compared)
+    return model
+
+
+def _open_converted(
+    file: Path, entry: Entry, engine: str, precision: str, device: str, threads: int, cores: int
+) -> Model:
+    if engine == "openvino":
+        from networks.openvino_model import OpenVinoModel  # here, as in Ensemble._load
+
+        return OpenVinoModel(file, entry.description, precision, threads, cores)
+    from networks.onnx_model import OnnxModel  # here, as in Ensemble._load
+
+    return OnnxModel(file, device, max(1, cores // threads))
 
 
 def common_thresholds(specs: Sequence[ModelSpec], names: Sequence[str]) -> tuple[float, float, float]:

@@ -281,6 +281,20 @@ def test_t17_leftovers_of_ended_processes_go_and_those_of_running_ones_stay(tmp_
     assert artifacts.remove_leftovers(tmp_path / "absent") == 0
 
 
+@pytest.mark.parametrize("name", ["x" * 250, "é" * 125, "x" + "é" * 124, "\udcff" * 250, "🎥" * 62])
+def test_the_longest_name_of_a_disk_has_unfinished_files_too(tmp_path, ended, name):
+    name += ".json"
+    with artifacts.atomic_file(tmp_path / name) as temp:
+        temp.write_text("1")
+    with artifacts.atomic_folder(tmp_path / f"{name[:-5]}.file") as folder:
+        folder.stamp = Stamp({}, {})
+    (tmp_path / temp.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-")).write_text("of a killed run")
+    assert artifacts.remove_leftovers(tmp_path, of=name) == 1
+    assert names(tmp_path) == sorted([name, f"{name[:-5]}.file"])
+    artifacts.remove(tmp_path / f"{name[:-5]}.file")
+    assert names(tmp_path) == [name]
+
+
 def test_leftovers_of_another_host_go_when_they_are_a_day_old(tmp_path):
     left = tmp_path / ".video.part-00000000-5-5-0123abcd"
     left.write_text("")

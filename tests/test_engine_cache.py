@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scoring_runs import make_checkpoint
 
 from dfdc import identity
 from networks import engine_cache
-from networks.engine_cache import EngineError, Entry, check, machine, place_of, read_entry, remove_others
+from networks.engine_cache import EngineError, Entry, check, machine, place_of, read_entry, remove_stale
 from networks.sample_faces import sample_faces
 
 
@@ -150,28 +151,57 @@ def test_checkpoints_of_one_name_in_two_read_only_folders_keep_their_entries(pat
     refused, writable = {path.parent, tmp_path / "v"}, os.access
     monkeypatch.setattr(os, "access", lambda place, mode: place not in refused and writable(place, mode))
     for checkpoint in (path, tmp_path / "v/a"):
-        remove_others(make_entry(checkpoint), read_entry(checkpoint, "openvino"), "openvino")
+        remove_stale(checkpoint, make_entry(checkpoint), "openvino")
     assert read_entry(path, "openvino").sha256 != read_entry(tmp_path / "v/a", "openvino").sha256
+
+
+def make_old(folder, seconds=engine_cache.KEPT_SECONDS + 60):
+    then = time.time() - seconds
+    os.utime(folder, (then, then))
+
+
+def names(folder):
+    return {item.name for item in folder.iterdir()}
 
 
 def test_what_an_entry_replaces_is_removed_and_nothing_else(path):
     cache = path.parent / ".engines"
     make_checkpoint(path.parent, "b", seed=2)
     other, onnx = make_entry(path.with_name("b")), make_entry(path, "onnx")
+    make_old(other)
     old = place_of(path, "openvino")
     make_checkpoint(path.parent, "a", seed=3)
     new = make_entry(path)
-    broken, bare = cache / "openvino-broken", cache / "openvino-bare"
+    killed = cache / f".{new.name}.part-999999999-1"
+    killed.mkdir()
+    (cache / "note.txt").write_text("the user's")
+    remove_stale(path, new, "openvino")
+    assert names(cache) == {new.name, other.name, onnx.name, "note.txt"}
+    assert not old.exists()
+
+
+def test_entries_that_another_machine_may_use_are_kept_for_a_month(path, monkeypatch):
+    """Machines with different versions, and one folder of weights: none removes the entry of another at each start."""
+    cache, own = path.parent / ".engines", place_of(path, "openvino")
+    theirs = make_entry(path, versions={"openvino": "of another machine"}).rename(cache / "openvino-theirs")
+    make_entry(path)
+    make_checkpoint(path.parent, "b", seed=2)
+    renamed = make_entry(path.with_name("b"))
+    path.with_name("b").unlink()
+    broken, bare = cache / "openvino-broken", cache / "openvino-bare"  # perhaps in the form of another version
     for folder in (broken, bare):
         folder.mkdir()
         (folder / "model.bin").write_bytes(b"x")
     (broken / "entry.json").write_text("{")
-    killed = cache / f".{new.name}.part-999999999-1"
-    killed.mkdir()
-    (cache / "note.txt").write_text("the user's")
-    remove_others(new, read_entry(path, "openvino"), "openvino")
-    assert {item.name for item in cache.iterdir()} == {new.name, other.name, onnx.name, "note.txt"}
-    assert not old.exists()
+    unused = (theirs, renamed, broken, bare)
+    for folder in (own, *unused):
+        make_old(folder, engine_cache.KEPT_SECONDS - 60)
+    remove_stale(path, own, "openvino")
+    assert names(cache) == {own.name, *(folder.name for folder in unused)}
+    for folder in (own, *unused):
+        make_old(folder)
+    remove_stale(path, own, "openvino")
+    assert names(cache) == {own.name}
 
 
 def test_measurements_of_other_machines_and_precisions_stay(path, monkeypatch):

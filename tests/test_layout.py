@@ -94,6 +94,8 @@ def test_t25_same_name_in_two_parts_names_both(tmp_path):
         ({"a.mp4": {"label": "FAKE", "original": "b.mp4", "donor": ["c"]}}, "donor ['c'] is not a file name"),
         ({"a.mp4": {"label": "FAKE", "original": "b.mp4", "donor": ".c"}}, "donor: '.c' is a hidden file"),
         ({".a.mp4": {"label": "REAL"}}, "'.a.mp4' is a hidden file"),
+        ({"é" * 125 + "x.mp4": {"label": "REAL"}}, "éx.mp4' has 251 bytes without its suffix, and names of artifacts "),
+        ({"a.mp4": {"label": "FAKE", "original": "x" * 251}}, "x' has 251 bytes without its suffix, and names of art"),
         ({"a\\b.mp4": {"label": "REAL"}}, "'a\\\\b.mp4' is not a plain file name"),
         ({"a\0b.mp4": {"label": "REAL"}}, "is not a plain file name"),
         ({"": {"label": "REAL"}}, "'' is not a plain file name"),

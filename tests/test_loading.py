@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from helpers import ROOT, make_crops
 from training_runs import epochs_of, log_text, train, write_config
 
-from dfdc.command_line import SettingError, UsageError
+from dfdc.command_line import SettingError, UsageError, UserError
 from training import dataset, loading
 from training.arguments import parse_arguments
 from training.config import resolve_config
@@ -174,6 +175,14 @@ def test_the_cores_are_shared_among_the_ranks_of_a_machine(monkeypatch):
 
 
 @pytest.mark.slow
+def test_loaders_need_room_for_their_sockets(tmp_path, monkeypatch):
+    """They would hang without a message."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 80)))
+    with pytest.raises(UserError, match=r"^TMPDIR: .* too many for the sockets"):
+        loading.loading_options(1, on_gpu=False)
+    assert loading.loading_options(0, on_gpu=False)["num_workers"] == 0
+
+
 def test_further_sets_are_validated_logged_and_named(crops_root, tmp_path):
     other = make_crops(tmp_path / "other", families=3, frames=2)
     more = ("--validate-on", f"other={other}", "--validate-on", f"fold1={other}:1")

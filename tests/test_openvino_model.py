@@ -39,7 +39,10 @@ def test_t60_a_converted_network_gives_the_logits_of_pytorch(tmp_path, network, 
         convert(path, engine, precision)
         entry = engine_cache.read_entry(path, engine)
         assert entry.refused == {}
-        model, original = load_converted(path, engine, precision, "cpu", 1, 1), TorchModel(path, "cpu", "fp32")
+        model, original = (
+            load_converted(path, engine, precision, "cpu", 1, 1, compared=1),
+            TorchModel(path, "cpu", "fp32"),
+        )
         assert (model.spec, model.holdout) == (original.spec, original.holdout)
         for images in (sample_faces(size), some_images(6, size)):
             expected = original.logits(images)
@@ -56,7 +59,7 @@ def test_t60_a_converted_network_gives_the_logits_of_pytorch(tmp_path, network, 
 
 def test_threads_and_later_batches_change_no_result(converted):
     path, images = converted / "a", some_images(24)
-    model = load_converted(path, "openvino", "fp32", "cpu", 2, 2)
+    model = load_converted(path, "openvino", "fp32", "cpu", 2, 2, compared=1)
     alone = [model.logits(images[index : index + 1]) for index in range(24)]
     kept = [logits.copy() for logits in alone]
     with ThreadPoolExecutor(2) as pool:
@@ -68,7 +71,11 @@ def test_threads_and_later_batches_change_no_result(converted):
 
 def test_threads_are_bound_to_no_core(converted):
     """Else two runs that may use one core each would share the first one."""
-    model, allowed, images = load_converted(converted / "a", "openvino", "fp32", "cpu", 1, 1), set(), some_images(1)
+    model, allowed, images = (
+        load_converted(converted / "a", "openvino", "fp32", "cpu", 1, 1, compared=1),
+        set(),
+        some_images(1),
+    )
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(lambda: [model.logits(images) for _ in range(100)])
         while not running.done():
@@ -99,8 +106,9 @@ def test_a_graph_with_another_result_is_refused(converted, tmp_path):
 
 
 def test_the_pages_of_the_weights_are_given_back(converted):
-    model = load_converted(converted / "a", "openvino", "fp32", "cpu", 1, 1)
+    entry = engine_cache.read_entry(converted / "a", "openvino")
     place = engine_cache.place_of(converted / "a", "openvino") / "model.bin"
+    model = OpenVinoModel(place.with_suffix(".xml"), entry.description, "fp32", 1, 1)
     assert mapped_bytes(place) < place.stat().st_size / 2
     assert len(model.logits(some_images(1))) == 1
 

@@ -65,10 +65,21 @@ def test_a_video_over_the_limit_is_refused_with_its_size(tmp_path, monkeypatch, 
     assert error.value.reason == "its frames are too large: 640 x 480 pixels; the limit is 307,199 pixels"
 
 
-def test_an_image_under_the_name_of_a_video_is_not_decoded_either(tmp_path):
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_an_image_under_the_name_of_a_video_is_refused_with_its_size(tmp_path, monkeypatch, kind):
     path = tmp_path / "a.mp4"
-    path.write_bytes(too_large(20_000))
-    with pytest.raises(VideoError, match="no frame can be decoded"):  # FFmpeg hides the size of what it refuses
+    Image.new("RGB", (640, 480)).save(path, kind)
+    VideoReader(path)
+    monkeypatch.setattr(limits, "FRAME_PIXELS", 200_000)
+    with pytest.raises(VideoError, match="its frames are too large: 640 x 480 pixels; the limit is 200,000 pixels"):
+        VideoReader(path)
+
+
+def test_a_broken_image_under_the_name_of_a_video_is_not_called_too_large(tmp_path):
+    path = tmp_path / "a.mp4"
+    Image.new("RGB", (64, 48)).save(path, "PNG")
+    path.write_bytes(path.read_bytes()[:45])
+    with pytest.raises(VideoError, match="no frame can be decoded"):
         VideoReader(path)
 
 

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from dfdc import processes
+from dfdc.command_line import UserError
 from dfdc.processes import Process, disk_time, host_id, process_start
 
 
@@ -18,6 +20,15 @@ def test_whether_a_process_has_ended(ended):
     assert Process(own.host, ended.pid, own.start).ended is True
     assert Process(own.host, own.pid, own.start - 1).ended is True  # its number was used again
     assert Process("0" * 8, own.pid, own.start).ended is None
+
+
+def test_a_folder_of_temporary_files_has_room_for_names_of_sockets(monkeypatch):
+    folder = "/" + "é" * 34 + "x"
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+    processes.check_temp_folder()
+    monkeypatch.setattr(tempfile, "tempdir", folder + "x")
+    with pytest.raises(UserError, match=r"has 71 bytes, too many .* at most 70 bytes"):
+        processes.check_temp_folder()
 
 
 def test_of_a_process_that_proc_hides_nobody_can_tell_whether_it_has_ended(monkeypatch, ended):

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from behaving import Behaving, run
@@ -18,7 +19,7 @@ from clusters import wait_until
 from ray._private import services
 
 from dfdc import ray_workers
-from dfdc.ray_nodes import NodeInfo
+from dfdc.ray_nodes import ClusterError, NodeInfo
 from dfdc.ray_workers import RayWorkers, find_places
 
 
@@ -163,12 +164,13 @@ class Pool(ray_workers._Pool):
         for actor in self.actors.copy():
             self.begin(actor)
 
-    def new_actor(self):
+    def new_actor(self, refused):
         self.actors.append(FakeActor())
+        self.refused = refused
         return self.actors[-1]
 
-    def begin(self, actor):
-        self.end(actor, (), ray_workers._Started("n", ""))
+    def begin(self, actor, node="n", fault=""):
+        self.end(actor, (), ray_workers._Started(node, fault))
 
     def end(self, actor, item, outcome):
         """End what `actor` does with `item`, and let the pool go on."""
@@ -250,6 +252,80 @@ def test_a_late_one_fails_at_once_and_costs_no_other(monkeypatch):
 def test_the_last_jobs_wait_for_the_next_free_worker(monkeypatch):
     pool = Pool(monkeypatch, "abc", workers=2)
     assert [pool.given(actor) for actor in pool.actors] == [["a"], ["b"]]
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """Two nodes that have joined, `bad` and `fine`; returns the ids of the nodes that are alive."""
+    alive = ["n", "bad", "fine"]
+
+    def check(shared, nodes):
+        if [node.id for node in nodes] == ["bad"]:
+            raise ClusterError("node bad does not see /data")
+
+    monkeypatch.setattr(ray_workers, "list_nodes", lambda: [NodeInfo(name, f"node {name}", 1, 0) for name in alive])
+    monkeypatch.setattr(ray_workers, "check_nodes", check)
+    return alive
+
+
+def test_a_node_that_joins_and_cant_take_part_gets_no_work_and_the_others_go_on(monkeypatch, joined, capsys):
+    pool = Pool(monkeypatch, "abcd", workers=1)
+    for _ in range(2):  # the second one had been started before the first was refused
+        pool._add_member()
+    for actor in pool.actors[1:]:
+        pool.begin(actor, "bad", fault="FileNotFoundError: /data")
+        assert pool.killed[-1] is actor
+        assert pool.refused == ("bad",)
+    assert capsys.readouterr().err == "Ray: node bad does not see /data; it gets no work in this run\n"
+    assert len(pool.actors) == 5  # each was replaced
+    pool._end_without_nodes()
+    pool.begin(pool.actors[3], "fine")
+    assert [pool.given(actor) for actor in pool.actors] == [["a", "b"], [], [], ["c"], []]
+
+
+def test_a_refused_node_ends_the_run_if_no_other_is_left(monkeypatch, joined):
+    pool = Pool(monkeypatch, "abcd", workers=1)
+    pool._end_without_nodes()
+    pool._add_member()
+    pool.begin(pool.actors[1], "bad")
+    joined.remove("n")
+    pool._end_without_nodes()  # a worker has a place
+    pool.end(pool.actors[0], ("a",), ray_workers.ray.exceptions.ActorDiedError())
+    pool._end_without_nodes()  # a node is left that was not checked yet
+    joined.remove("fine")
+    with pytest.raises(ClusterError, match="node bad does not see /data"):
+        pool._end_without_nodes()
+
+
+@pytest.mark.slow
+def test_no_worker_is_started_again_on_a_node_that_is_refused(cluster, tmp_path, monkeypatch, capfd):
+    names = ["waits-1", "waits-2", *[f"good-{index}" for index in range(4)]]
+    for index, name in enumerate(names):
+        (tmp_path / f"{name}.mp4").write_bytes(bytes(100 - index))
+    said = ""
+
+    def check(shared, nodes):
+        if len(nodes) == 1:  # it has joined
+            raise ClusterError("node c does not see /data")
+
+    monkeypatch.setattr(ray_workers, "check_nodes", check)
+    engine = RayWorkers(cluster.address, workers=3)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, tmp_path, names, trouble="records", engine=engine)
+        try:
+            wait_until(lambda: len(list(tmp_path.glob("*.started"))) == 2)
+            cluster.add(cores=2)
+            while "node c does not see /data; it gets no work in this run\n" not in said:
+                assert not running.done()
+                said += capfd.readouterr().err
+                time.sleep(0.1)
+            time.sleep(2)  # time for another start
+        finally:
+            (tmp_path / "go on").touch()
+            status, ledger = running.result(60)
+            cluster.kill_node()
+    assert (status, set(ledger), names_done(tmp_path)) == (0, {("elsewhere", "skipped")}, {*names})
+    assert len(list(tmp_path.glob("*.started"))) == 3
 
 
 def node(cores, gpus=0):

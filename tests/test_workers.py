@@ -4,13 +4,16 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
+import time
 
 import pytest
 from behaving import Behaving, run
 
 from dfdc import limits, steps, workers
+from dfdc.artifacts import Stamp
 from dfdc.boxes import BoxesError
-from dfdc.command_line import SettingError
+from dfdc.command_line import SettingError, UserError
 from dfdc.layout import Video
 from dfdc.video import VideoError
 from dfdc.workers import LocalWorkers
@@ -18,12 +21,34 @@ from dfdc.workers import LocalWorkers
 
 @pytest.mark.slow
 def test_a_video_that_takes_for_ever_is_given_up(tmp_path, monkeypatch):
+    """Even if the clock runs backwards."""
+    clock, now = time.time, time.time()
+    monkeypatch.setattr(time, "time", lambda: 2 * now - clock())
     monkeypatch.setattr(limits, "_LEAST_SECONDS", 2.0)
     (tmp_path / "hangs-1.mp4").write_bytes(b"12345")
     status, ledger = run(tmp_path, ["hangs-1", *[f"good-{index}" for index in range(6)]])
     assert status == 0
     assert ledger[("hangs-1", "failed")] == "it exceeded the time limit of 2 s"
     assert len(list(tmp_path.glob("*.done"))) == 6
+
+
+def test_a_clock_that_is_set_ends_no_work(tmp_path, monkeypatch):
+    videos = [Video(name, tmp_path / f"{name}.mp4", "part", "REAL", None) for name in ("waits-1", "good-1")]
+    (tmp_path / "waits-1.mp4").write_bytes(b"the largest: it is begun first")
+    outcomes = LocalWorkers(2)(Behaving(tmp_path), videos)
+    next(outcomes)
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 1e6)
+    time.sleep(0.3)  # time for the pool to look
+    (tmp_path / "go on").touch()
+    ((video, outcome),) = outcomes
+    assert (video.id, type(outcome)) == ("waits-1", Stamp)
+
+
+def test_a_folder_of_temporary_files_without_room_for_sockets_is_a_message(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 80)))
+    with pytest.raises(UserError, match=r"^TMPDIR: .*xxx has \d+ bytes, too many .* at most 70 bytes, such as /tmp$"):
+        run(tmp_path, ["good-1"])
 
 
 def test_a_videos_time_is_generous_and_grows_with_its_length(tmp_path):

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Subset
 from dfdc import layout
 from dfdc.command_line import SettingError
 from dfdc.devices import available_cores, limit_threads
+from dfdc.processes import check_temp_folder
 from networks.holdout import Holdout, read_holdout
 from training import dataset
 from training.arguments import NamedSet, RunSettings
@@ -146,9 +147,15 @@ def _named_rows(named: NamedSet) -> pd.DataFrame:
 
 
 def loading_options(workers: int, *, on_gpu: bool) -> dict[str, Any]:
-    """The options of all loaders; `workers` < 0: this machine's cores, shared by its ranks, up to 16 each."""
+    """The options of all loaders; `workers` < 0: this machine's cores, shared by its ranks, up to 16 each.
+
+    Raises:
+        UserError: see `dfdc.processes.check_temp_folder`.
+    """
     if workers < 0:
         workers = max(1, min(16, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    if workers:
+        check_temp_folder()
     return {
         "num_workers": workers,
         "collate_fn": dataset.collate,
