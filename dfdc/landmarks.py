@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -26,7 +27,8 @@ def encode_landmarks(points: np.ndarray) -> bytes:
 
 
 _BYTES = 20  # of the five points
-_HEADERS = {encode_landmarks(np.zeros((5, 2), np.int16, order))[:-_BYTES]: order for order in ("C", "F")}
+_ORDERS: tuple[Literal["C"], Literal["F"]] = "C", "F"
+_HEADERS = {encode_landmarks(np.zeros((5, 2), np.int16, order))[:-_BYTES]: order for order in _ORDERS}
 
 
 def read_landmarks(path: Path) -> np.ndarray | None:
