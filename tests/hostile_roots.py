@@ -217,7 +217,7 @@ def edited(root: Path, edits: list[list[Edit]], may_change: Callable[[Path, str,
         after = snapshot(home)
         wrong = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
         assert not [path for path in wrong if not may_change(copy, path, before)]
-        assert not [path for path in after.keys() - before.keys() if ".part-" in path or path.endswith(".lock")]
+        assert not [path for path in after.keys() - before.keys() if re.search(r"/\.[^/]*(\.part-|\.lock$)", path)]
 
 
 def is_output(copy: Path, path: str, before: dict) -> bool:
