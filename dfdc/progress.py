@@ -48,8 +48,8 @@ def progress_bar(iterable: Iterable[T] | None = None, **options: Any) -> tqdm:
 def disk_map(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """Apply `function`, which waits on a disk, to each item in threads; yield the results in order.
 
-    An error of `function` is raised when its batch's results are due. Batches not yet started are cancelled then, and if
-    the caller stops: `Executor.map` does that.
+    An error of `function` is raised when its batch's results are due. Batches not yet started are cancelled then, and
+    if the caller stops: `Executor.map` does that.
     """
     batches = [items[start : start + _BATCH] for start in range(0, len(items), _BATCH)]
     with ThreadPoolExecutor(_DISK_THREADS) as pool:

@@ -109,9 +109,9 @@ def test_what_has_no_mean_is_refused(run, tmp_path):
     with pytest.raises(UserError, match=r"_8 has the specification .*margin_part=3"):
         soup(run, "0", "8")
     content["model"]["margin_part"] = 4
-    for weights in ({}, {"fc.bias": torch.zeros(2)}, {"fc.bias": "text"}):
+    for bias in ({}, {"fc.bias": torch.zeros(2)}, {"fc.bias": "text"}):
         content["state_dict"].pop("fc.bias", None)
-        content["state_dict"] |= weights
+        content["state_dict"] |= bias
         torch.save(content, odd)
         with pytest.raises(UserError, match=r"_8.*fc\.bias"):
             soup(run, "0", "8")
