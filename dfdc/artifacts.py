@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dfdc.identity import FolderChecksum, checksum_of, folder_checksum, folder_listing, same_record
+from dfdc.identity import FolderChecksum, checksum_of, folder_checksum, folder_listing, read_file, same_record
 from dfdc.processes import Process, disk_time
 
 STAMP_NAME = ".stamp.json"
@@ -310,7 +310,7 @@ def read_json(path: Path) -> Any:
         OSError: it exists, but can't be read.
     """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_file(path))
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
 

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from dfdc import artifacts
 from dfdc.artifacts import Stamp
 from dfdc.command_line import UserError
+from dfdc.identity import read_file
 from dfdc.text import list_wrong
 
 
@@ -87,7 +88,7 @@ def read_boxes(path: Path) -> Boxes | None:
         BoxesError: it is not valid output of step 1.
     """
     try:
-        return _FILE.validate_json(path.read_bytes(), strict=True)
+        return _FILE.validate_json(read_file(path), strict=True)
     except FileNotFoundError:
         return None
     except ValidationError as error:

@@ -41,6 +41,12 @@ def regular(path: Path) -> os.stat_result:
     return about
 
 
+def read_file(path: Path) -> bytes:
+    """Content of a regular file; NotAFileError for anything else."""
+    regular(path)
+    return path.read_bytes()
+
+
 def file_checksum(path: Path) -> str:
     """XXH3 (128 bits, hexadecimal) of the whole file."""
     return checksum_of(path, xxhash.xxh3_128())

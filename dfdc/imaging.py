@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from dfdc.identity import read_file
+
 if TYPE_CHECKING:  # a process that decodes does without Pillow
     from PIL import Image
 
@@ -204,7 +206,7 @@ def read_picture(path: Path, *, grey: bool = False) -> np.ndarray:
         OSError: the file is missing or not a valid image; the message names it.
     """
     # Not cv2.imread: it can't distinguish a missing file from a corrupt one, and it prints to stderr.
-    data = np.frombuffer(path.read_bytes(), np.uint8)
+    data = np.frombuffer(read_file(path), np.uint8)
     try:
         picture = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR) if data.size else None
     except cv2.error as error:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from dfdc.command_line import UserError
+from dfdc.identity import read_file
 
 
 class LandmarksError(UserError, ValueError):
@@ -24,6 +26,11 @@ def encode_landmarks(points: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+_BYTES = 20  # of the five points
+_ORDERS: tuple[Literal["C"], Literal["F"]] = "C", "F"
+_HEADERS = {encode_landmarks(np.zeros((5, 2), np.int16, order))[:-_BYTES]: order for order in _ORDERS}
+
+
 def read_landmarks(path: Path) -> np.ndarray | None:
     """int16 [5, 2]; None if there is no such file, which is normal: not every crop has landmarks.
 
@@ -32,13 +39,11 @@ def read_landmarks(path: Path) -> np.ndarray | None:
         LandmarksError: it is not valid output of step 3.
     """
     try:
-        # Not np.load, which by a file's first bytes may read it as a pickle or an archive.
-        points = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        data = read_file(path)
     except FileNotFoundError:
         return None
-    except (ValueError, EOFError) as error:
-        raise LandmarksError(f"{path}: invalid landmarks file ({error}); run preprocessing step 3 again") from None
-    if points.shape != (5, 2) or points.dtype != np.int16:
-        said = f"{points.dtype} {list(points.shape)}, expected int16 [5, 2]"
-        raise LandmarksError(f"{path}: invalid landmarks file ({said}); run preprocessing step 3 again")
-    return points
+    # Not NumPy's reader: of a damaged header, it raises errors of Python's tokenizer, or reserves any amount of memory.
+    order = _HEADERS.get(data[:-_BYTES])
+    if order is None:
+        raise LandmarksError(f"{path}: invalid landmarks file, expected int16 [5, 2]; run preprocessing step 3 again")
+    return np.frombuffer(data[-_BYTES:], np.int16).reshape((5, 2), order=order).copy()

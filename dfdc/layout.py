@@ -173,7 +173,8 @@ def find_parts(root: Path) -> list[Path]:
     """The direct subfolders of `root` with a metadata.json, in natural order, except artifact folders.
 
     Raises:
-        DataError: `root` is not a folder, has no part, or has a dangling link to a part or artifact folder.
+        DataError: `root` is not a folder, has no part, or has a dangling link to a part or artifact folder, or a link
+            of an artifact folder to the videos.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder. Pass the folder that contains the dfdc_train_part_* folders")
@@ -183,6 +184,8 @@ def find_parts(root: Path) -> list[Path]:
         raise DataError(f"{', '.join(away)}: dangling links. Mount the missing disk, or remove the links")
     folders = [path for path in paths if path.is_dir() and path.name not in ARTIFACT_FOLDERS]
     found = [path for path in folders if (path / METADATA_NAME).exists()]
+    for name in sorted(ARTIFACT_FOLDERS):
+        _check_link(root / name, [root, *found])
     if found:
         return sorted(found, key=lambda path: (natural_key(path.name), path.name))
     if (root / METADATA_NAME).is_file():
@@ -191,6 +194,19 @@ def find_parts(root: Path) -> list[Path]:
         f"no folder in {root} contains a {METADATA_NAME}. Unpack the DFDC archives there, so that "
         f"{root}/dfdc_train_part_0/{METADATA_NAME} and its videos exist"
     )
+
+
+def _check_link(folder: Path, inputs: Sequence[Path]) -> None:
+    """Raise DataError if the artifact folder `folder` is a link to one of `inputs`, or to a folder above or in a part.
+
+    An artifact replaces what has its name. There, it would replace videos.
+    """
+    if not folder.is_symlink():
+        return
+    target = Path(os.path.realpath(folder))
+    root, *parts = (Path(os.path.realpath(path)) for path in inputs)
+    if root.is_relative_to(target) or any(p.is_relative_to(target) or target.is_relative_to(p) for p in parts):
+        raise DataError(f"{folder} is a link to {target}, where the videos are; let it lead to a folder of its own")
 
 
 def load_dataset(root: Path) -> Dataset:
@@ -366,10 +382,12 @@ def check_crops_dir(name: str, parts: Sequence[Path]) -> str:
 
     Raises:
         SettingError: it is not a plain name, or the folder has another use.
+        DataError: it is a link to the videos.
     """
     taken = {*ARTIFACT_FOLDERS, "weights", "logs", *(part.name for part in parts)}
     if _name_fault(name) or name in taken:
         raise SettingError("crops_dir", name, "choose the plain name of a separate folder in DATA_ROOT, such as crops")
+    _check_link(parts[0].parent / name, [parts[0].parent, *parts])
     return name
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from dfdc import artifacts
+from dfdc.identity import read_file, regular
 from dfdc.shards import shard_files
 
 OUTCOMES = ("failed", "skipped", "incomplete")
@@ -45,7 +46,7 @@ def read_run(ledger: Path) -> StepRun | None:
         ledger: failures/<step>.csv.
     """
     try:
-        return _RECORD.validate_json(ledger.with_suffix(".json").read_bytes(), strict=True)
+        return _RECORD.validate_json(read_file(ledger.with_suffix(".json")), strict=True)
     except (OSError, ValidationError):
         return None
 
@@ -57,6 +58,7 @@ def read_rows(path: Path) -> list[tuple[str, str, str]]:
         OSError: it can't be read.
         ValueError, csv.Error: it is not a valid ledger.
     """
+    regular(path)
     with path.open(encoding="utf-8", newline="") as handle:
         rows = csv.reader(handle)
         if next(rows, None) != HEADER:

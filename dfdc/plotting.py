@@ -13,4 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+plt.rcParams["text.parse_math"] = False  # a name may hold dollars
+
 __all__ = ["Axes", "Figure", "MaxNLocator", "plt"]

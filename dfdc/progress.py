@@ -48,12 +48,10 @@ def progress_bar(iterable: Iterable[T] | None = None, **options: Any) -> tqdm:
 def disk_map(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """Apply `function`, which waits on a disk, to each item in threads; yield the results in order.
 
-    An error of `function` is raised when its batch's results are due; batches not yet started are cancelled.
+    An error of `function` is raised when its batch's results are due. Batches not yet started are cancelled then, and
+    if the caller stops: `Executor.map` does that.
     """
     batches = [items[start : start + _BATCH] for start in range(0, len(items), _BATCH)]
-    pool = ThreadPoolExecutor(_DISK_THREADS)
-    try:
+    with ThreadPoolExecutor(_DISK_THREADS) as pool:
         for results in pool.map(lambda batch: [function(item) for item in batch], batches):
             yield from results
-    finally:
-        pool.shutdown(cancel_futures=True)  # a stopped run must not wait for the other 100,000 videos

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfdc import layout
-from dfdc.identity import regular
+from dfdc.identity import read_file
 
 HEADER = ("video", "frame", "face")
 REASON = "reason"  # optional fourth column
@@ -64,8 +64,7 @@ def load_rejections(root: Path) -> Rejections:
     """
     path = root / layout.REJECTED_NAME
     try:
-        regular(path)
-        data = path.read_bytes()
+        data = read_file(path)
     except FileNotFoundError:
         if path.is_symlink():
             raise layout.DataError(f"{path} is a dangling link; correct or remove it") from None

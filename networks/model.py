@@ -145,6 +145,8 @@ def create_encoder(name: str, drop_path: float, *, pooled: bool = True) -> nn.Mo
         ModelError: timm has no such model, or the model does not support drop path.
     """
     try:
+        if not timm.is_model(name):  # first, because timm downloads a name such as hf-hub:owner/name
+            raise RuntimeError("unknown model")
         encoder = timm.create_model(name, pretrained=False, num_classes=0, drop_path_rate=drop_path or None)
     except RuntimeError as error:
         close = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), 5)

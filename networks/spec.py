@@ -38,6 +38,7 @@ def _known(network: str) -> str:
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=2048)]  # of an image; a larger one would fill the memory
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class ModelSpec:
 
     network: Annotated[str, AfterValidator(_known)]
     encoder: str  # timm model name
-    size: Count  # image side in pixels
+    size: Side  # image side in pixels
     normalize: Normalize = Normalize()
     margin_part: Count = MARGIN_PART  # N: the margin is 1/N of the face
     detector_thresholds: tuple[Finite, Finite, Finite] = PREDICT_THRESHOLDS

@@ -157,8 +157,7 @@ def plot_reliability(evaluation: Evaluation, output: Path) -> None:
     for index, (name, scores) in enumerate(evaluation.scores):
         last = index == len(evaluation.scores) - 1  # the verdict
         means, shares, counts = reliability(evaluation.labels, scores)
-        plain_name = printable(name).replace("$", r"\$")  # no math text
-        label = f"{plain_name}, ECE {evaluation.values[index].expected_calibration_error:.3f}"
+        label = f"{printable(name)}, ECE {evaluation.values[index].expected_calibration_error:.3f}"
         colour = "black" if last else f"C{index}"
         style: dict[str, Any] = {"ms": 6, "lw": 2} if last else {"ms": 4, "lw": 1, "alpha": 0.7}
         upper.plot(means, shares, marker="o", color=colour, label=label, **style)

@@ -14,6 +14,7 @@ import pytest
 
 from dfdc import artifacts, identity
 from dfdc.artifacts import Stamp
+from dfdc.identity import NotAFileError
 from dfdc.processes import Process, process_start
 
 OLD = 1_000_000_000
@@ -173,7 +174,7 @@ def test_t61_a_stamp_that_cant_be_read_is_not_an_absent_one(tmp_path):
     assert artifacts.read_json(tmp_path / "absent") is None
     (tmp_path / "file").write_text("")
     assert artifacts.read_json(tmp_path / "file" / "below") is None
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(NotAFileError, match="a folder"):
         artifacts.read_json(tmp_path)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from dfdc.artifacts import Stamp
 from dfdc.boxes import Boxes, BoxesError, FaceBox, read_boxes
+from dfdc.identity import NotAFileError
 
 FRAMES = {
     0: [FaceBox(0, (1.5, -2.25, 30.123456789, 40.0), 0.99), FaceBox(2, (5.0, 6.0, 7.0, 8.0), 1.0)],
@@ -56,7 +57,7 @@ def test_no_file_is_no_boxes(tmp_path):
 
 
 def test_t61_a_file_that_cant_be_read_is_not_an_absent_one(tmp_path):
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(NotAFileError, match="a folder"):
         read_boxes(tmp_path)
 
 

@@ -259,6 +259,7 @@ def test_descriptions_may_hold_more_than_ours(tmp_path):
     ("key", "bad"),
     [
         ("size", 0),
+        ("size", 2049),
         ("size", "96"),
         ("margin_part", 0),
         ("network", "none"),

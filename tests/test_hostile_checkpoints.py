@@ -1,17 +1,25 @@
 """Checkpoints with anything in them (tests/hostile.py): no traceback, and nothing written elsewhere."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
-from hostile import ANY, TEXTS, changed, hostile, place, told
-from hypothesis import given
+from hostile import ANY, CASES, TEXTS, changed, hostile, place, told
+from hostile_roots import call
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from scoring_runs import make_checkpoint
 
+import export_model
+import predict_folder
+from dfdc.command_line import UsageError
 from networks.checkpoint import describe, load_model, read_checkpoint
+from networks.ensemble import Ensemble
+from prediction import folder
+from training import average_checkpoints, soup
 from training.config import TrainConfig, flatten
 from training.resume import RECIPE, State, compare
 
@@ -130,3 +138,47 @@ def test_descriptions_of_exported_networks(sound, data):
 
 def _writable(text):
     return text.encode("utf-8", "replace").decode()
+
+
+COMMANDS = {
+    "export": lambda a, b, out: (export_model.main, a, "--format", "safetensors", "--output", out / "a.safetensors"),
+    "average": lambda a, b, out: (average_checkpoints.main, a, b, "--data-dir", out, "--output", out / "soup"),
+    "score": lambda a, b, out: (
+        *(predict_folder.main, "--models", a, b, "--test-dir", a.parent / "x.mp4", "--output", out / "out.csv"),
+        *("--device", "cpu", "--engine", "torch", "--no-report"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def no_videos():
+    """Commands load their checkpoints, and end before they read a video or a crop."""
+
+    def load(settings, device, paths, engine):
+        Ensemble(paths, device, settings.precision, engine)
+        raise UsageError("loaded")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder, "_open_scorer", load)
+        patch.setattr(soup, "validate", lambda *_: SimpleNamespace(metrics={"video": METRICS}))
+        yield
+
+
+METRICS = {"log_loss_fake": 0.5, "log_loss_real": 0.5, "log_loss_balanced": 0.5, "auc": 0.5}
+
+
+@settings(hostile, max_examples=CASES // 2 or 6)  # exporting takes a third of a second
+@given(data=st.data())
+def test_commands(sound, no_videos, data):
+    name = data.draw(st.sampled_from([*COMMANDS]))
+    content = data.draw(contents(sound[0]))
+    with place() as root:
+        (root / "x.mp4").touch()
+        (root / "out").mkdir()
+        paths = root / "run_0_1", root / "run_0_2"
+        torch.save(dict(content), paths[0])
+        shutil.copy(sound[1], paths[1])
+        before = [path.read_bytes() for path in paths]
+        main, *arguments = COMMANDS[name](*paths, root / "out")
+        event(f"{name}: {call(main, *arguments).status}")
+        assert [path.read_bytes() for path in paths] == before

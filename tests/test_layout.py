@@ -378,3 +378,27 @@ def test_names_with_digits_that_are_no_numbers_have_an_order(tmp_path):
     for name in filter(None, names):
         (tmp_path / name).write_bytes(b"")
     assert [path.name for path in layout.list_videos(tmp_path)] == ["10.mp4", "x²9.mp4", "x²10.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("crops", "."), ("crops", ".."), ("crops", "part_0/below"), ("bboxes", "../disk"), ("report", ".")],
+)
+def test_a_linked_artifact_folder_may_not_lead_to_the_videos(tmp_path, name, target):
+    root = tmp_path / "root"
+    (tmp_path / "disk/part_1").mkdir(parents=True)
+    write_part(tmp_path / "disk/part_1", {"b.mp4": {"label": "REAL"}})
+    write_part(root / "part_0", {"a.mp4": {"label": "REAL"}})
+    (root / "part_0/below").mkdir()
+    (root / "part_1").symlink_to("../disk/part_1")
+    (root / name).symlink_to(target)
+    with pytest.raises(DataError, match=f"{name} is a link to .*, where the videos are; let it lead to"):
+        layout.check_crops_dir(name, layout.find_parts(root))
+
+
+def test_an_artifact_folder_may_be_a_link_to_another_disk(tmp_path):
+    write_part(tmp_path / "root/part_0", {"a.mp4": {"label": "REAL"}})
+    (tmp_path / "disk").mkdir()
+    for name in ("bboxes", "crops"):
+        (tmp_path / "root" / name).symlink_to("../disk")
+    assert layout.check_crops_dir("crops", layout.find_parts(tmp_path / "root")) == "crops"

@@ -27,6 +27,14 @@ def test_unknown_encoder_names_similar_ones():
         model.build_network("DeepFakeClassifier", "efficientnet_b9")
 
 
+@pytest.mark.parametrize("name", ["hf-hub:timm/resnet18.a1_in1k", "local-dir:/tmp", "timm/resnet18", "", "\0"])
+def test_an_encoder_is_never_taken_from_elsewhere(monkeypatch, name):
+    """timm would download a name with hf-hub, also without pretrained weights."""
+    monkeypatch.setattr(timm, "create_model", None)
+    with pytest.raises(model.ModelError, match="timm has no encoder"):
+        model.build_network("DeepFakeClassifier", name)
+
+
 def test_pretrained_without_network_says_what_to_do(monkeypatch):
     real = timm.create_model
 

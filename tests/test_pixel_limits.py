@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from helpers import run_script
 from PIL import Image
 from test_pictures import read_elsewhere, save
 from test_video_source import LARGE, SMALL, join, read, write
@@ -43,6 +44,17 @@ def test_t72_every_format_has_the_limit(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(Image.Image, "load", None)  # nothing may be decoded
     with pytest.raises(PictureError, match="too large: 63 x 61 pixels; the limit is 3,842 pixels"):
         read_photo(path)
+
+
+def test_a_crop_has_the_limit_as_well(tmp_path):
+    code = "import sys; from pathlib import Path; from dfdc.imaging import read_picture\n"
+    code += "for path in sys.argv[1:]: print(read_picture(Path(path), grey=True).shape)"
+    paths = [tmp_path / f"{side}.png" for side in (10_954, 10_955)]
+    for path in paths:
+        Image.new("1", (int(path.stem), int(path.stem))).save(path)
+    done = run_script("-c", code, *paths)
+    assert done.stdout == "(10954, 10954)\n"
+    assert done.stderr.endswith("10955.png can't be decoded as an image (pixels <= CV_IO_MAX_IMAGE_PIXELS)\n")
 
 
 def test_a_file_of_more_bytes_than_a_photo_can_have_is_not_read(tmp_path):

@@ -71,6 +71,15 @@ def test_a_log_file_gets_whole_lines_with_the_time_left_and_no_blank_ones(monkey
     bars = [line for line in lines if line != "a message"]
     assert [re.match(r"work: +(\d+)%", line)[1] for line in bars] == ["25", "50", "75", "100"]
     assert all(re.search(r"\d/4 \[\d\d:\d\d<\d\d:\d\d", line) and "\r" not in line for line in bars)
+    assert {*map(len, bars)} == {100}
+
+
+def test_a_line_is_in_the_log_file_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "_LOG_INTERVAL_S", 1e-9)
+    path = tmp_path / "log"
+    with path.open("w") as stream, progress.LogBar(total=2, file=stream, mininterval=0, miniters=1) as bar:
+        bar.update()
+        assert "50%" in path.read_text()
 
 
 def test_tqdms_monitor_adds_no_lines_to_a_log_file(monkeypatch):
@@ -95,3 +104,10 @@ def test_a_terminal_gets_a_bar_in_place_which_may_vanish(monkeypatch, leave, las
     assert "\r" in written
     assert written.rstrip().split("\r")[-1].startswith(last)
     assert written.endswith("\n" if leave else "\r")
+
+
+def test_a_terminals_bar_fits_it_and_is_drawn_twice_a_second(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with progress.progress_bar(total=1, file=io.StringIO()) as bar:
+        assert bar.dynamic_ncols
+        assert bar.mininterval == 0.5

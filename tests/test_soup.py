@@ -108,11 +108,13 @@ def test_what_has_no_mean_is_refused(run, tmp_path):
     torch.save(content, odd)
     with pytest.raises(UserError, match=r"_8 has the specification .*margin_part=3"):
         soup(run, "0", "8")
-    del content["state_dict"]["fc.bias"]
     content["model"]["margin_part"] = 4
-    torch.save(content, odd)
-    with pytest.raises(UserError, match=r"_8 and .* have weights of different names"):
-        soup(run, "0", "8")
+    for bias in ({}, {"fc.bias": torch.zeros(2)}, {"fc.bias": "text"}):
+        content["state_dict"].pop("fc.bias", None)
+        content["state_dict"] |= bias
+        torch.save(content, odd)
+        with pytest.raises(UserError, match=r"_8.*fc\.bias"):
+            soup(run, "0", "8")
     odd.unlink()
 
 

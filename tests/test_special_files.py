@@ -10,16 +10,23 @@ from scoring_runs import make_checkpoint
 from scoring_runs import run as run_scoring
 
 from dfdc import folds, layout
+from dfdc.artifacts import read_stamp
+from dfdc.boxes import read_boxes
 from dfdc.command_line import UserError, run_main
 from dfdc.identity import NotAFileError, regular
+from dfdc.imaging import read_picture
+from dfdc.landmarks import read_landmarks
+from dfdc.ledger import read_rows, read_run
 from dfdc.rejections import load_rejections
 from networks.checkpoint import read_checkpoint
 from networks.files import find_models
 from prediction.inputs import list_inputs, read_labels
 from prediction.json_file import read_json_file
+from prediction.pages.kept import read_kept
 from prediction.results import Submission, check_places
 from prediction.settings import FolderSettings
 from preprocessing.generate_folds import read_val_ids
+from preprocessing.pages.scan import Tally, _count_folder
 from training.config import load_config
 from training.dataset import read_folds
 from training.records import read_epochs
@@ -78,6 +85,11 @@ def test_each_kind_is_named(tmp_path, kind, make):
         ("out.json", lambda path: read_json_file(path, Submission)),
         ("run.jsonl", read_epochs),
         ("checkpoint", read_checkpoint),
+        ("a.json", read_boxes),
+        (".stamp.json", lambda path: read_stamp(path.parent)),
+        ("step.csv", read_rows),
+        ("0_0.png", read_picture),
+        ("0_0.npy", read_landmarks),
         ("a.safetensors", read_checkpoint),
     ],
 )
@@ -87,6 +99,17 @@ def test_a_pipe_in_place_of_a_file_is_named_and_not_read(tmp_path, name, read):
     os.mkfifo(path)
     with pytest.raises((UserError, NotAFileError), match=f"{name}.*a named pipe|NotAFileError"):
         read(path)
+
+
+def test_a_pipe_in_place_of_a_record_or_a_page_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "step.json")
+    os.mkfifo(tmp_path / "a.html")
+    os.mkfifo(tmp_path / ".stamp.json")
+    assert read_run(tmp_path / "step.csv") is None
+    assert read_kept(tmp_path / "a.html", "digest") is None
+    tally, video = Tally(), layout.Video("a", tmp_path / "a.mp4", "part_0", "REAL", None)
+    _count_folder(tally, "extract_crops", "crops", tmp_path, video)
+    assert [sentence for sentence in tally.problems if "a corrupt stamp" in sentence]
 
 
 def test_an_output_takes_no_place_of_a_pipe(pipe):

@@ -42,8 +42,9 @@ def make_soup(settings: SoupSettings) -> None:
         raise UsageError(f"{output} already exists; name another file with {setting('output')}")
     newest = max(members, key=lambda member: member.epoch)
     holdout = common_holdout([member.holdout for member in members])
-    soup = replace(newest, path=output, state_dict=mean_weights(members), training=None, holdout=holdout)
-    model = build_network(soup.spec.network, soup.spec.encoder)
+    model = build_network(newest.spec.network, newest.spec.encoder)
+    mean = mean_weights(members, model)
+    soup = replace(newest, path=output, state_dict=mean, training=None, holdout=holdout)
     checkpoint.load_weights(model, soup)
     metrics = validate(settings, fold, soup, model).metrics["video"]
     names = [member.path.name for member in members]
@@ -97,23 +98,25 @@ def fold_of(name: str) -> int:
     return int(fold)
 
 
-def mean_weights(members: Sequence[Checkpoint]) -> dict[str, torch.Tensor]:
+def mean_weights(members: Sequence[Checkpoint], model: nn.Module) -> dict[str, torch.Tensor]:
     """The mean of each weight and statistic, computed in float64; counters are copied from the last member.
 
     The statistics of batch norm are averaged too. Izmailov et al. recompute them from the training crops.
 
+    Args:
+        model: their network, which gets the weights of the last member.
+
     Raises:
-        UsageError: the members have weights of different names.
+        CheckpointError: weights of a member do not fit the network.
     """
+    states = []
     for member in members:
-        if member.state_dict.keys() != members[0].state_dict.keys():
-            raise UsageError(
-                f"{member.path} and {members[0].path} have weights of different names; give checkpoints of one run"
-            )
-    mean = dict(members[-1].state_dict)
-    for name, value in members[0].state_dict.items():
+        checkpoint.load_weights(model, member)
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+    mean = states[-1]
+    for name, value in states[0].items():
         if value.is_floating_point():
-            total = torch.stack([member.state_dict[name].double() for member in members]).mean(dim=0)
+            total = torch.stack([state[name].double() for state in states]).mean(dim=0)
             mean[name] = total.to(value.dtype)
     return mean
 

@@ -53,6 +53,7 @@ def digest_of_page(verdict: Verdict, made: Made, recorded: Any, fault: str) -> s
 def read_kept(page: Path, digest: str) -> KeptPage | None:
     """The page at this path if it is complete and has this digest."""
     try:
+        identity.regular(page)
         with page.open("rb") as handle:
             head = handle.read(_HEAD_BYTES)
             found = _DIGEST.search(head)

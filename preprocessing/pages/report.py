@@ -43,8 +43,8 @@ def make_report(root: Path, crops_dir: str) -> tuple[Survey, Path]:
         dataset = layout.load_dataset(root)
         load_rejections(root)
     except command_line.UserError as error:
-        # A part is never written to, and a missing folder is not created.
-        if root.is_dir() and not (root / layout.METADATA_NAME).is_file():
+        # A part is never written to, and a missing folder is not created. A link may lead to a part.
+        if root.is_dir() and not (root / layout.METADATA_NAME).is_file() and not page.parent.is_symlink():
             artifacts.write_bytes(page, views.build_fault(root, str(error)))
             raise layout.DataError(f"{error}\n  page: {page}") from None
         raise

@@ -18,7 +18,7 @@ from pathlib import Path
 from dfdc import artifacts, layout, progress
 from dfdc.boxes import BoxesError, read_boxes
 from dfdc.folds import FoldsFileError, read_columns
-from dfdc.identity import count_files
+from dfdc.identity import count_files, read_file
 from dfdc.layout import FAKE, REAL, Dataset, Video
 from dfdc.ledger import OUTCOMES, StepRun, read_rows, read_run
 from dfdc.rejections import Rejection, load_rejections
@@ -231,7 +231,7 @@ def _count_folder(tally: Tally, step: str, kind: str, folder: Path, video: Video
     """The number of `kind` in a folder by its stamp; if that can't be read, by its files."""
     fault = ""
     try:
-        stamp = json.loads((folder / artifacts.STAMP_NAME).read_text(encoding="utf-8"))
+        stamp = json.loads(read_file(folder / artifacts.STAMP_NAME))
         made = _number(stamp["made"][kind])
         unchanged = _number(stamp["made"].get("unchanged", 0))
     except (FileNotFoundError, NotADirectoryError):
