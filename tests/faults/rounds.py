@@ -99,6 +99,7 @@ def run_round(
     outcome = Outcome()
     place.mkdir(parents=True)
     with run.close, run.undo:
+        run.close.callback(end_orphans, engine, mark, 0)  # if this round is stopped
         fault.before_filling(run)
         work.prepare(place)
         fault.before_start(run)
