@@ -9,8 +9,8 @@ status with the reason; the exit status is then 1. Doubts mark scores that rest 
 
 submission.csv has the columns filename,label,status,doubts,faces,frames. submission.json has every person, face and
 score. submission_report/ has an index.html and a page for each video. Results are saved after each video. Re-running
-scores only new or changed videos, and those with `out of memory` or `error`. With labels, the metrics are printed and
-the scores can be calibrated.
+scores only new or changed videos, and those with `timed out`, `out of memory` or `error`. With labels, the metrics are
+printed and the scores can be calibrated.
 --self-test checks that this machine reproduces scores that were stored on another one.
 """
 

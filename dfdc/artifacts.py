@@ -68,6 +68,17 @@ def atomic_file(path: Path, *, durable: bool = True) -> Generator[Path]:
         temp.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def temporary_file(path: Path, text: str) -> Generator[Path]:
+    """Yield a new file beside `path` that holds `text`; it is removed at the end, or by `remove_leftovers`."""
+    temp = _temp_path(path)
+    try:
+        temp.write_text(text, encoding="ascii")
+        yield temp
+    finally:
+        temp.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush the names in `folder` to disk; without effect on file systems that can't flush a folder."""
     handle = os.open(folder, os.O_RDONLY)

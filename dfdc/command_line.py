@@ -119,17 +119,24 @@ def run_main(main: Callable[[Sequence[str] | None], int]) -> None:
     for stream in (sys.stdout, sys.stderr):  # a file name may contain bytes that are not valid text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    interrupts.raise_on_sigterm()
-    with flags_shown():
-        status = _run(main)
-    interrupts.end_at_once()  # a KeyboardInterrupt during the exit of Python would show a traceback
+    interrupts.raise_on_signals()
+    try:
+        with flags_shown():
+            status = _run(main)
+        interrupts.end_at_once()
+    except KeyboardInterrupt as stop:
+        anew = " (without --force, which would start over)" if "--force" in sys.argv else ""
+        print(f"\nstopped; run the same command again to resume{anew}", file=sys.stderr)
+        status = 128 + (signal.SIGTERM if isinstance(stop, interrupts.Terminated) else signal.SIGINT)
+        interrupts.end_at_once()  # a KeyboardInterrupt during the exit of Python would show a traceback
     sys.exit(status)
 
 
 def _run(main: Callable[[Sequence[str] | None], int]) -> int:
     """The return value of `main`, or the exit status of its error after printing the message."""
     try:
-        return main(None)
+        with interrupts.errors_as_stops():
+            return main(None)
     except UserError as error:
         return _end(error, error.status)
     except NotAFileError as error:
@@ -139,10 +146,6 @@ def _run(main: Callable[[Sequence[str] | None], int]) -> int:
         return _end(f"{error.filename}: {error.strerror}; choose a path that exists and is writable", USAGE_ERROR)
     except OSError as error:
         return _end(reason_of(error), USAGE_ERROR if error.errno == errno.ENAMETOOLONG else 1)
-    except KeyboardInterrupt as stop:
-        anew = " (without --force, which would start over)" if "--force" in sys.argv else ""
-        print(f"\nstopped; run the same command again to resume{anew}", file=sys.stderr)
-        return 128 + (signal.SIGTERM if isinstance(stop, interrupts.Terminated) else signal.SIGINT)
 
 
 def _end(error: object, status: int) -> int:

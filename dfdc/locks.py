@@ -25,6 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dfdc.command_line import UserError
 from dfdc.identity import NotAFileError, digest_of, regular
+from dfdc.interrupts import held
 from dfdc.processes import Process, disk_time
 from dfdc.text import printable
 
@@ -196,12 +197,16 @@ def _take(path: Path, content: bytes, *, wait: bool) -> bytes | None:
 
 
 def _create(path: Path, content: bytes) -> None:
-    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    created = False
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        with held():  # without them, Ctrl-C could leave an incomplete lock
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            created = True
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
     except BaseException:  # a full disk, Ctrl-C; nobody could tell that the owner of an incomplete lock has ended
-        path.unlink()
+        if created:
+            path.unlink()
         raise
 
 

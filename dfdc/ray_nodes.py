@@ -15,15 +15,14 @@ import xxhash
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from dfdc.artifacts import ABANDONED
+from dfdc.artifacts import remove_leftovers, temporary_file
 from dfdc.command_line import UserError
 from dfdc.devices import package_versions
-from dfdc.processes import disk_time
 
 _PACKAGES = ("numpy", "opencv-python-headless", "av", "openvino", "torch")  # their versions may alter results
 _ROOT = Path(__file__).resolve().parents[1]
 _CODE = ("dfdc", "networks", "preprocessing", "prediction")
-_TOKEN = ".ray-token-"  # a hidden file; its name goes on with random digits
+_TOKEN = "ray-token"  # its file is hidden, and its name goes on with the process and random digits
 _ANSWER_SECONDS = 300.0  # a node that starts its first worker on a slow disk may need a minute
 
 
@@ -113,7 +112,7 @@ def _on_node(node: NodeInfo) -> Any:
 def _compare(ours: _View, theirs: _View, name: str) -> None:
     for path, value in ours.paths.items():
         if theirs.paths[path] != value:
-            shown = Path(path).parent if Path(path).name.startswith(_TOKEN) else Path(path)
+            shown = Path(path).parent if Path(path).name.startswith(f".{_TOKEN}") else Path(path)
             seen = "does not see" if theirs.paths[path] is None else "sees another"
             where = "all nodes need it under this path, on shared storage"
             raise ClusterError(f"{name} {seen} {shown.absolute()}; {where}")
@@ -171,17 +170,7 @@ def refresh(folder: Path) -> None:
 @contextlib.contextmanager
 def _tokens(folders: Sequence[Path]) -> Generator[list[Path]]:
     """Write a file with a random name and text to each folder; remove it at the end."""
-    written = []
-    try:
+    with contextlib.ExitStack() as written:
         for folder in folders:
-            for old in folder.glob(f"{_TOKEN}*"):
-                with contextlib.suppress(OSError):  # another run removes it too
-                    if disk_time(folder) - old.stat().st_mtime > ABANDONED:
-                        old.unlink()
-            path = folder / f"{_TOKEN}{uuid.uuid4().hex}"
-            written.append(path)
-            path.write_text(uuid.uuid4().hex, encoding="ascii")
-        yield written
-    finally:
-        for path in written:
-            path.unlink(missing_ok=True)
+            remove_leftovers(folder, of=_TOKEN)
+        yield [written.enter_context(temporary_file(folder / _TOKEN, uuid.uuid4().hex)) for folder in folders]

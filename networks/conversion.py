@@ -22,7 +22,7 @@ from dfdc import artifacts
 from dfdc.children import end_with_parent
 from dfdc.command_line import reason_of
 from dfdc.devices import available_cores, limit_threads
-from dfdc.interrupts import Terminated, raise_on_sigterm
+from dfdc.interrupts import Terminated, raise_on_signals
 from dfdc.progress import progress_bar
 from dfdc.text import plural
 from networks import engine_cache
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{what}, and takes about half a minute for a B7", file=sys.stderr, flush=True)
     elif not quiet:
         print(f"measuring {engine} in {precision} on this machine", file=sys.stderr, flush=True)
-    raise_on_sigterm()
+    raise_on_signals()
     for path in progress_bar(paths, desc="converting" if new else "measuring", unit="checkpoint", disable=quiet):
         try:
             convert(Path(path), engine, precision)

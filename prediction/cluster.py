@@ -23,6 +23,10 @@ from prediction.decoding import Decoder
 from prediction.progress import FileResults, Results
 from prediction.verdict import Status, Verdict
 
+# Bytes that give ten minutes more than decoding has. A decoder that hangs is then ended by its own limit, and not with
+# its worker, which works on other videos too.
+_FOR_NETWORKS = 6_000_000
+
 Item = tuple[str, Path]  # name and path of a video
 Scored = tuple[dict[str, Any] | None, Verdict]  # fingerprint of the file before it was read, and the verdict
 
@@ -43,7 +47,7 @@ class ScoringTask:
     _held: _Held | None = field(default=None, init=False)  # in a worker
 
     def size(self, item: Item) -> int:
-        return limits.known_size(item[1])
+        return limits.known_size(item[1]) + _FOR_NETWORKS
 
     def start(self, device: str) -> None:
         ensemble = Ensemble(self.paths, device, self.precision, self.engine)

@@ -44,6 +44,8 @@ def find_faces(
         _judge_reading(verdict, reading)
     except VideoError as error:
         verdict.end(Status.UNREADABLE, error.reason)
+    except TimeoutError as error:
+        verdict.end(Status.TIMED_OUT, str(error))
     except Exception as error:  # one video must not end the run; its status and the exit status report the failure
         verdict.fail(error)
     return verdict

@@ -32,6 +32,7 @@ class Status(str, Enum):
     DAMAGED = "damaged", "too few frames could be decoded for a verdict"
     NO_FACE = "no face", "no face was detected, and only faces are scored"
     UNREADABLE = "unreadable", "the file could not be read as a video or a photo"
+    TIMED_OUT = "timed out", "decoding exceeded the time limit; retried on the next run", False, True
     OUT_OF_MEMORY = "out of memory", "the memory ran out; retried on the next run", False, True
     ERROR = "error", "the processing ended with an error; retried on the next run", False, True
 

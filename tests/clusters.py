@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,9 +17,14 @@ _STORE = 80 * 2**20  # bytes of a node's object store, near Ray's minimum: nothi
 
 
 class TwoNodes:
-    """The cluster; `address` is that of its head."""
+    """The cluster; `address` is that of its head.
 
-    def __init__(self) -> None:
+    Args:
+        environment: further variables of the nodes and of their workers.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = environment or {}
         head = {"num_cpus": 0, "object_store_memory": _STORE, "include_dashboard": False}
         with mock.patch.dict(os.environ, {"RAY_USAGE_STATS_ENABLED": "0"}):
             self._cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -30,6 +35,11 @@ class TwoNodes:
     def address(self) -> str:
         return self._cluster.address
 
+    @property
+    def raylets(self) -> list[int]:
+        """The process ids of the two raylets."""
+        return [found.process.pid for node in self._nodes for found in node.all_processes["raylet"]]
+
     def restore(self) -> None:
         """Have two nodes again."""
         while len(self._nodes) < 2:
@@ -39,12 +49,12 @@ class TwoNodes:
         """Add a node that offers these, whatever the machine has."""
         paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
         # A node hands its environment on to its workers, which import modules of the tests.
-        with mock.patch.dict(os.environ, {"PYTHONPATH": paths}):
+        with mock.patch.dict(os.environ, {**self._environment, "PYTHONPATH": paths}):
             self._nodes.append(self._cluster.add_node(num_cpus=cores, num_gpus=gpus, object_store_memory=_STORE))
 
-    def kill_node(self) -> None:
-        """SIGKILL the raylet of the node that came last; its workers die with it."""
-        self._cluster.remove_node(self._nodes.pop(), allow_graceful=False)
+    def kill_node(self, index: int = -1) -> None:
+        """SIGKILL the raylet of a node, by default the one that came last; its workers die with it."""
+        self._cluster.remove_node(self._nodes.pop(index), allow_graceful=False)
 
     def stop(self) -> None:
         ray.shutdown()

@@ -212,7 +212,9 @@ def no_handler_of_ended_children():
 def own_signal_handlers():
     """Put the handlers back that a command in this process has changed: Ctrl-C would end the tests without a word."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook = sys.unraisablehook
     yield
+    sys.unraisablehook = hook
     for number, handler in before.items():
         signal.signal(number, handler)
 

@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT, run_script
 from scoring_runs import run
 
-from dfdc import layout
+from dfdc import layout, limits
 from dfdc.video import VideoReader, write_video
 
 pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.txt has it")
@@ -141,3 +141,10 @@ def test_a_video_that_kills_its_workers_has_a_verdict_and_is_tried_again(weights
     assert (verdicts[0].reason, verdicts[0].score) == (said, None)
     again = Progress(tmp_path / "o.progress", {}, paths)
     assert set(again.done) == {"text.mp4"}  # "error" passes, and a file that is away may come back
+
+
+def test_a_decoder_that_hangs_ends_before_its_worker(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(bytes(50_000))
+    task = ScoringTask((), "fp32", "torch", Options())
+    assert limits.time_limit(task.size((path.name, path))) >= limits.time_limit(limits.known_size(path)) + 600

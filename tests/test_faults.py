@@ -13,27 +13,30 @@ pytestmark = pytest.mark.slow
 
 SEED = 16
 ROUNDS = [
-    ("detect_original_faces", ["SIGINT to the group (Ctrl-C)", "SIGKILL to one worker"]),
-    ("extract_crops", ["SIGKILL to the group", "full disk", "clock jumps by 400 days"]),
-    ("generate_diffs", ["folder becomes read-only"]),
-    ("generate_folds", ["limited file size"]),
-    ("train", ["SIGTERM to the group"]),
-    ("score", ["SIGKILL to one worker"]),
+    ("local", "detect_original_faces", ["SIGINT to the group (Ctrl-C)"]),
+    ("local", "extract_crops", ["SIGKILL to the group", "full disk"]),
+    ("local", "generate_diffs", ["folder becomes read-only"]),
+    ("local", "generate_folds", ["limited file size"]),
+    ("local", "train", ["SIGTERM to the group"]),
+    ("local", "score", ["SIGKILL to one worker"]),
+    ("ray", "generate_diffs", ["SIGKILL to one raylet"]),
 ]
 
 
-@pytest.mark.parametrize(("step", "faults"), ROUNDS, ids=[step for step, _ in ROUNDS])
-def test_a_command_struck_by_a_fault_is_completed_by_the_same_command(preprocessed, tmp_path, step, faults):
+@pytest.mark.parametrize(("engine", "step", "faults"), ROUNDS, ids=[f"{engine}-{step}" for engine, step, _ in ROUNDS])
+def test_a_command_struck_by_a_fault_is_completed_by_the_same_command(preprocessed, tmp_path, engine, step, faults):
+    if engine == "ray":
+        pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.txt has it")
     work = list_work(preprocessed)[step]
     skipped = []
-    with ENGINES["local"]() as engine:
-        undisturbed = run_undisturbed(work, tmp_path / "undisturbed", engine)
+    with ENGINES[engine]() as made:
+        undisturbed = run_undisturbed(work, tmp_path / "undisturbed", made)
         for name in faults:
             if reason := FAULTS[name].obstacle():
                 skipped.append(f"{name}: {reason}")
                 continue
             rng = random.Random(f"{SEED} {step} {name}")
-            found = run_round(work, FAULTS[name], undisturbed, tmp_path / "round", engine, rng)
+            found = run_round(work, FAULTS[name], undisturbed, tmp_path / "round", made, rng)
             assert not found.wrong, "\n".join([*found.wrong, *found.told])
     if skipped:
         pytest.skip("; ".join(skipped))

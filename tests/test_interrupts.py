@@ -14,13 +14,14 @@ from dfdc import interrupts
 
 @pytest.mark.parametrize(("number", "error"), [("SIGINT", KeyboardInterrupt), ("SIGTERM", interrupts.Terminated)])
 def test_a_signal_waits_for_the_end_of_the_block(number, error):
-    interrupts.raise_on_sigterm()
+    interrupts.raise_on_signals()
     done = []
     with pytest.raises(error) as raised, interrupts.held():
         os.kill(os.getpid(), signal.Signals[number])
         done.append(sum(range(100000)))
     assert done
     assert type(raised.value) is error
+    interrupts.raise_on_signals()  # so that the next signal is the first
     with pytest.raises(error):
         os.kill(os.getpid(), signal.Signals[number])
         sum(range(100000))
@@ -38,7 +39,7 @@ def test_a_process_started_meanwhile_never_gets_ctrl_c_but_sigterm():
 
 
 def test_a_library_does_not_take_sigterm():
-    interrupts.raise_on_sigterm()
+    interrupts.raise_on_signals()
     with interrupts.handler_kept():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with pytest.raises(interrupts.Terminated):
@@ -63,19 +64,111 @@ def test_other_threads_hold_nothing_back():
     assert not failed
 
 
+BEGIN = """
+import os, signal, subprocess, sys, time
+from dfdc.command_line import run_main
+def send(number):
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)
+"""
+STOPPED = "\nstopped; run the same command again to resume\n"
+
+
+def run_code(code):
+    return run_script("-c", BEGIN + code)
+
+
 @pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_stopped_command_says_how_to_resume_and_shows_no_traceback(number, status):
     code = (
-        "import os, signal, time; from dfdc.command_line import run_main\n"
         "def main(argv):\n"
         "    try:\n"
-        f"        os.kill(os.getpid(), signal.{number}); time.sleep(60)\n"
+        f"        send(signal.{number}); time.sleep(60)\n"
         "    finally: print('tidied up', flush=True)\n"
         "run_main(main)"
     )
-    done = run_script("-c", code)
-    assert (done.returncode, done.stdout) == (status, "tidied up\n")
-    assert done.stderr == "\nstopped; run the same command again to resume\n"
+    done = run_code(code)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "tidied up\n", STOPPED)
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("place", ["weakref.finalize(gone, send, {})", "type(gone).__del__ = lambda gone: send({})"])
+def test_a_signal_that_python_drops_is_not_lost(number, status, place):
+    code = (
+        "import weakref\n"
+        "class Gone: pass\n"
+        "def main(argv):\n"
+        "    gone = Gone()\n"
+        f"    {place.format(f'signal.{number}')}\n"
+        "    del gone\n"
+        "    time.sleep(60)\n"
+        "run_main(main)"
+    )
+    done = run_code(code)
+    assert (done.returncode, done.stderr) == (status, STOPPED)
+
+
+def test_other_dropped_errors_are_shown():
+    code = "class Gone: __del__ = lambda gone: 1 / 0\nrun_main(lambda argv: str(Gone()) == '')"
+    done = run_code(code)
+    assert done.returncode == 0
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_pressing_ctrl_c_repeatedly_does_not_stop_the_tidying_up():
+    code = (
+        "def main(argv):\n"
+        "    try: send(signal.SIGINT)\n"
+        "    finally:\n"
+        "        for _ in range(5): send(signal.SIGINT)\n"
+        "        print('tidied up', flush=True)\n"
+        "run_main(main)"
+    )
+    done = run_code(code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "tidied up\n", STOPPED)
+
+
+def test_ctrl_c_later_stops_what_hangs_while_it_tidies_up():
+    code = (
+        "def main(argv):\n"
+        "    try: send(signal.SIGINT)\n"
+        "    finally:\n"
+        "        interrupts._last.at -= interrupts._PAUSE\n"
+        "        send(signal.SIGINT); time.sleep(60)\n"
+        "from dfdc import interrupts; run_main(main)"
+    )
+    done = run_code(code)
+    assert (done.returncode, done.stderr) == (130, STOPPED)
+
+
+@pytest.mark.parametrize("error", ["RuntimeError", "ImportError", "FileNotFoundError", "OSError"])
+def test_what_a_library_makes_of_a_signal_counts_as_the_signal(error):
+    code = (
+        "def main(argv):\n"
+        "    try: send(signal.SIGTERM)\n"
+        f"    except BaseException as stop: raise {error}('something broke') from stop\n"
+        "run_main(main)"
+    )
+    done = run_code(code)
+    assert (done.returncode, done.stderr) == (143, STOPPED)
+
+
+def test_a_signal_while_the_error_is_told_shows_no_traceback():
+    code = (
+        "from dfdc.command_line import UserError\n"
+        "class Bad(UserError): __str__ = lambda error: send(signal.SIGTERM)\n"
+        "def main(argv): raise Bad\n"
+        "run_main(main)"
+    )
+    done = run_code(code)
+    assert (done.returncode, done.stderr) == (143, STOPPED)
+
+
+def test_a_command_that_was_told_to_ignore_ctrl_c_ignores_it():
+    """As a shell starts commands in the background of a script."""
+    code = "signal.signal(signal.SIGINT, signal.SIG_IGN)\nrun_main(lambda argv: send(signal.SIGINT) or 0)"
+    done = run_code(code)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -433,6 +434,21 @@ def test_ctrl_c_amid_the_writing_leaves_no_lock_without_an_owner(tmp_path, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(locks.os, "fdopen", interrupt)
+    with pytest.raises(KeyboardInterrupt), only_one(tmp_path / ".a.lock", None):
+        raise AssertionError("without a lock")
+    assert names(tmp_path) == []
+
+
+def test_ctrl_c_leaves_no_lock_without_an_owner(tmp_path, monkeypatch):
+    """At the worst moment: between the creation of the file and its first byte."""
+    opened = locks.os.open
+
+    def open_and_stop(*way):
+        handle = opened(*way)
+        os.kill(os.getpid(), signal.SIGINT)
+        return handle
+
+    monkeypatch.setattr(locks.os, "open", open_and_stop)
     with pytest.raises(KeyboardInterrupt), only_one(tmp_path / ".a.lock", None):
         raise AssertionError("without a lock")
     assert names(tmp_path) == []

@@ -1,7 +1,6 @@
 """What the nodes of a Ray cluster must see (dfdc/ray_nodes.py)."""
 
 import os
-import time
 
 import pytest
 from helpers import run_script
@@ -11,6 +10,7 @@ from dfdc.command_line import UserError
 pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.txt has it")
 
 from dfdc import ray_nodes
+from dfdc.artifacts import temporary_file
 from dfdc.ray_nodes import ClusterError, NodeInfo, Shared
 from dfdc.ray_workers import connected
 
@@ -70,13 +70,12 @@ def test_a_node_with_other_packages_or_code_is_named(answers, tmp_path):
         ray_nodes.check_nodes(Shared(), NODES)
 
 
-def test_tokens_of_killed_runs_are_removed_after_a_day(answers, tmp_path):
-    old, new = tmp_path / ".ray-token-1", tmp_path / ".ray-token-2"
-    old.touch()
-    new.touch()
-    os.utime(old, (time.time() - 90_000,) * 2)
-    ray_nodes.check_nodes(Shared((tmp_path,)), NODES)
-    assert [path.name for path in tmp_path.iterdir()] == [new.name]
+def test_tokens_of_ended_runs_are_removed(answers, tmp_path, ended):
+    with temporary_file(tmp_path / "ray-token", "of a run at work") as new:
+        dead = new.with_name(new.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
+        dead.touch()
+        ray_nodes.check_nodes(Shared((tmp_path,)), NODES)
+        assert [path.name for path in tmp_path.iterdir()] == [new.name]
 
 
 def test_relative_paths_are_those_of_the_command(answers, tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def test_all_steps_make_what_one_machine_makes(cluster, demo_root, preprocessed,
     assert contents(root) == contents(preprocessed)
     assert (root / "folds.csv").read_bytes() == (preprocessed / "folds.csv").read_bytes()
     assert layout.report_path(root).is_file()
-    assert not list(root.glob(".ray-token-*"))
+    assert not list(root.glob(".ray-token*"))
 
 
 def test_a_node_that_dies_changes_no_artifact(cluster, cropless, preprocessed):

@@ -42,7 +42,7 @@ def command(tmp_path):
         text=True,
     )
     yield process, mark
-    end_orphans(mark, 0)
+    end_orphans(Local(), mark, 0)
     process.wait()
 
 
@@ -66,7 +66,7 @@ def test_a_stop_at_any_moment_ends_all_processes_without_a_traceback(command, nu
         time.sleep(0.5 if moment == "workers work" else 0)
     os.killpg(process.pid, number)
     assert process.wait(60) == status
-    assert not end_orphans(mark, 20)
+    assert not end_orphans(Local(), mark, 20)
     assert process.stderr.read() == "\nstopped; run the same command again to resume\n"
 
 
@@ -76,5 +76,5 @@ def test_workers_end_when_the_command_is_killed(command):
     time.sleep(0.5)
     process.kill()
     process.wait()
-    assert not end_orphans(mark, 20)
+    assert not end_orphans(Local(), mark, 20)
     assert "Traceback" not in process.stderr.read()

@@ -1,22 +1,24 @@
-"""Rounds of faults by hand: python -m tests.faults --rounds N --seed S [--step NAME] [--fault NAME]."""
+"""Rounds of faults by hand: python -m tests.faults --rounds N --seed S [--engine ray] [--step NAME] [--fault NAME]."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from tests.faults.engines import ENGINES, Engine
-from tests.faults.faults import FAULTS
-from tests.faults.rounds import run_round, run_undisturbed
-from tests.faults.work import Work, list_work, make_base
+from tests.faults.engines import ENGINES, Engine, Local
+from tests.faults.faults import FAULTS, Fault
+from tests.faults.rounds import Undisturbed, run_round, run_undisturbed
+from tests.faults.work import OUTPUTS, Work, list_work, make_base
 
-STEPS = ("detect_original_faces", "extract_crops", "generate_landmarks", "generate_diffs", "generate_folds")
-STEPS += ("train", "score")
+STEPS = (*OUTPUTS, "train", "score")
 
 
 def main() -> int:
@@ -30,51 +32,60 @@ def main() -> int:
     add("--data-root", type=Path, metavar="DIR", help="preprocessed demo dataset to copy (default: makes one)")
     add("--engine", choices=ENGINES, default="local", help="engine of the commands that distribute (default: local)")
     args = parser.parse_args()
-    faults = [FAULTS[name] for name in args.fault or FAULTS]
-    for fault in faults:
+    faults = [fault for fault in (FAULTS[name] for name in args.fault or FAULTS) if args.engine in fault.engines]
+    for fault in faults.copy():
         if reason := fault.obstacle():
             print(f"skipped: {fault.name}: {reason}")
-    pairs = [(step, fault) for step in args.step or STEPS for fault in faults if not fault.obstacle()]
-    random.Random(args.seed).shuffle(pairs)
+            faults.remove(fault)
+    numbers = range(args.first, args.first + args.rounds)
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, ENGINES[args.engine]() as engine:
-        failures = _run(
-            Path(folder), pairs, range(args.first, args.first + args.rounds), args.seed, engine, args.data_root
-        )
+        work = list_work(args.data_root or make_base(Path(folder) / "base"))
+        steps = [work[name] for name in args.step or STEPS if engine.name == "local" or work[name].distributes]
+        pairs = list(itertools.product(steps, faults))
+        random.Random(args.seed).shuffle(pairs)
+        failures = _run(Path(folder), [pairs[number % len(pairs)] for number in numbers], args.seed, numbers, engine)
     return 1 if failures else 0
 
 
-def _run(folder: Path, pairs: list, numbers: range, seed: int, engine: Engine, data: Path | None) -> int:
+def _run(folder: Path, pairs: Sequence[tuple[Work, Fault]], seed: int, numbers: Sequence[int], engine: Engine) -> int:
     """Run the rounds, print the failures and the table; return the number of failed rounds."""
-    work = list_work(data or make_base(folder / "base"))
-    undisturbed = {}
+    undisturbed: dict[str, Undisturbed] = {}
     rounds, missed, failed = Counter(), Counter(), Counter()
     began = time.monotonic()
     try:
-        for number in numbers:
-            step, fault = pairs[number % len(pairs)]
-            if step not in undisturbed:
-                undisturbed[step] = run_undisturbed(work[step], folder / "undisturbed", engine)
-                print(f"{step} takes {undisturbed[step].seconds:.1f} s undisturbed", flush=True)
+        for number, (work, fault) in zip(numbers, pairs, strict=True):
+            if work.name not in undisturbed:
+                undisturbed[work.name] = found = _expected(work, folder, engine)
+                print(f"{work.name} takes {found.seconds:.1f} s undisturbed", flush=True)
             rng = random.Random(f"{seed} {number}")
-            found = run_round(work[step], fault, undisturbed[step], folder / f"round-{number}", engine, rng)
-            rounds[fault.name, step] += 1
-            missed[fault.name, step] += not found.struck
-            late = "" if found.struck else " (after the end)"
-            print(f"round {number}: {step}, {fault.name}{late}: {'; '.join(found.wrong) or 'well'}", flush=True)
-            if found.wrong:
-                failed[fault.name, step] += 1
-                print("\n".join(found.told), flush=True)
+            outcome = run_round(work, fault, undisturbed[work.name], folder / f"round-{number}", engine, rng)
+            key = fault.name, work.name
+            rounds[key] += 1
+            missed[key] += not outcome.struck
+            late = "" if outcome.struck else " (after the end)"
+            print(f"round {number}: {work.name}, {fault.name}{late}: {'; '.join(outcome.wrong) or 'well'}", flush=True)
+            if outcome.wrong:
+                failed[key] += 1
+                print("\n".join(outcome.told), flush=True)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-    _print_table(work, rounds, missed, failed)
+    _print_table(rounds, missed, failed)
     print(f"{rounds.total()} rounds in {time.monotonic() - began:.0f} s, {failed.total()} failed")
     return failed.total()
 
 
-def _print_table(work: dict[str, Work], rounds: Counter, missed: Counter, failed: Counter) -> None:
+def _expected(work: Work, folder: Path, engine: Engine) -> Undisturbed:
+    """What the command leaves on one machine, and how long it takes on this engine."""
+    found = run_undisturbed(work, folder / "undisturbed", engine)
+    if engine.name == "local":
+        return found
+    return replace(run_undisturbed(work, folder / "undisturbed", Local()), seconds=found.seconds)
+
+
+def _print_table(rounds: Counter, missed: Counter, failed: Counter) -> None:
     print("\n| fault | step | rounds | of which after the end | failures |\n|---|---|---|---|---|")
     for fault in FAULTS:
-        for step in work:
+        for step in STEPS:
             if number := rounds[fault, step]:
                 print(f"| {fault} | {step} | {number} | {missed[fault, step]} | {failed[fault, step]} |")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 MARK = "FAULT_ROUND"  # environment variable that all processes of a round inherit
 
@@ -27,24 +29,46 @@ class Engine(Protocol):
     """An engine of the preprocessing steps and of predict_folder.py.
 
     Attributes:
-        flags: of a command that uses it.
-        environment: further variables of a command.
+        name: for --engine.
+        options: further options of a command that uses it.
     """
 
-    flags: tuple[str, ...]
-    environment: Mapping[str, str]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def options(self) -> Sequence[str]: ...
+
+    def processes(self, mark: str) -> Iterator[Found]:
+        """What runs for the command whose environment has `mark`; nothing of it may outlive the command."""
+        ...
 
     def workers(self, mark: str, driver: int) -> list[int]:
-        """Ids of the processes that work for the command `driver`, whose environment has `mark`."""
+        """Ids of the processes that work for the command `driver`."""
         ...
 
 
-@dataclass(frozen=True)
+@runtime_checkable
+class HasNodes(Protocol):
+    """An engine with several nodes."""
+
+    def kill_raylet(self, rng: random.Random) -> None:
+        """SIGKILL one of the raylets."""
+        ...
+
+    def restore(self) -> None:
+        """Have all nodes again."""
+        ...
+
+
 class Local:
     """Processes of the command itself."""
 
-    flags: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+    name = "local"
+    options = ()
+
+    def processes(self, mark: str) -> Iterator[Found]:
+        return processes(mark)
 
     def workers(self, mark: str, driver: int) -> list[int]:
         return [
@@ -56,29 +80,44 @@ class Local:
         ]
 
 
+def _ray() -> AbstractContextManager[Engine]:
+    from tests.faults.ray_engine import ray_engine  # here, because Ray is optional
+
+    return ray_engine()
+
+
 # By name, for --engine. An entry is a context manager, which may start a cluster and end it.
-ENGINES = {"local": lambda: contextlib.nullcontext(Local())}
+ENGINES: dict[str, Callable[[], AbstractContextManager[Engine]]] = {
+    "local": lambda: contextlib.nullcontext(Local()),
+    "ray": _ray,
+}
 
 
 def processes(mark: str) -> Iterator[Found]:
     """The running processes that inherited `mark`."""
     wanted = f"{MARK}={mark}".encode()
+    for found in all_processes():
+        with contextlib.suppress(OSError):  # it has ended, or belongs to another user
+            if wanted in Path(f"/proc/{found.pid}/environ").read_bytes().split(b"\0"):
+                yield found
+
+
+def all_processes() -> Iterator[Found]:
+    """The running processes of this machine."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
-        with contextlib.suppress(OSError):  # it has ended, or belongs to another user
-            if wanted not in (folder / "environ").read_bytes().split(b"\0"):
-                continue
+        with contextlib.suppress(OSError):  # it has ended
             state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
             if state not in "ZX":
                 command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 yield Found(int(folder.name), int(parent), command)
 
 
-def end_orphans(mark: str, patience: float) -> list[str]:
+def end_orphans(engine: Engine, mark: str, patience: float) -> list[str]:
     """Wait until no process of the round is left; kill those that are, and return their command lines."""
     deadline = time.monotonic() + patience
-    while (left := list(processes(mark))) and time.monotonic() < deadline:
+    while (left := list(engine.processes(mark))) and time.monotonic() < deadline:
         time.sleep(0.05)
     for found in left:
         with contextlib.suppress(ProcessLookupError):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults.engines import Engine, processes
+from tests.faults.engines import Engine, HasNodes
 from tests.faults.work import Work
 
 _PAGE = 4096  # bytes; the smallest space that a file takes on a tmpfs
@@ -77,6 +77,8 @@ class Fault:
         before_start: prepares a filled place.
         obstacle: why this machine can't have it; None if it can.
         alters: whether the command may succeed with other results while the fault lasts.
+        statuses: how the command may end, as a shell shows it: 128 + the number of a signal that ended it.
+        engines: that can have it.
         earliest: seconds after the start. While Python itself loads, Ctrl-C shows its traceback.
     """
 
@@ -87,6 +89,8 @@ class Fault:
     obstacle: Callable[[], str | None] = lambda: None
     alters: bool = False
     earliest: float = 0.0
+    statuses: tuple[int, ...] = (0, 1, 2)
+    engines: tuple[str, ...] = ("local", "ray")
 
 
 # ------------------------------------------------------------------------------------------------------------ signals
@@ -98,6 +102,13 @@ def _to_command(number: signal.Signals) -> Callable[[Run], None]:
     return lambda run: os.kill(run.pid, number)
 
 
+def _press_ctrl_c_repeatedly(run: Run) -> None:
+    for _ in range(6):
+        with contextlib.suppress(ProcessLookupError):  # all have ended
+            os.killpg(run.pid, signal.SIGINT)
+        time.sleep(0.1)
+
+
 def _kill_worker(run: Run) -> None:
     while not run.over:
         if workers := run.engine.workers(run.mark, run.pid):
@@ -107,11 +118,20 @@ def _kill_worker(run: Run) -> None:
         time.sleep(0.01)
 
 
+def _kill_raylet(run: Run) -> None:
+    """The node is replaced before the command is run again, or only at the end of the round."""
+    assert isinstance(run.engine, HasNodes)
+    run.engine.kill_raylet(run.rng)
+    at_once = run.rng.random() < 0.5
+    run.said = f"replaced {'before the command is run again' if at_once else 'at the end'}"
+    (run.undo if at_once else run.close).callback(run.engine.restore)
+
+
 # -------------------------------------------------------------------------------------------------------------- disks
 def _limit_files(run: Run) -> None:
     limit = run.rng.randint(1, max(run.written))
     run.said = f"files of at most {limit} bytes"
-    for found in processes(run.mark):
+    for found in run.engine.processes(run.mark):
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(found.pid, resource.RLIMIT_FSIZE, (limit, limit))
 
@@ -201,19 +221,25 @@ def _touch_inputs(run: Run) -> None:
         os.utime(path, (time.time() + _JUMP,) * 2)
 
 
+def _ended_by(number: signal.Signals) -> tuple[int, ...]:
+    return (128 + number,)
+
+
 _FAULTS = [
-    Fault("SIGKILL to the group", _to_group(signal.SIGKILL)),
-    Fault("SIGKILL to the command alone", _to_command(signal.SIGKILL)),
-    Fault("SIGKILL to one worker", _kill_worker),
-    Fault("SIGTERM to the group", _to_group(signal.SIGTERM)),
-    Fault("SIGTERM to the command alone", _to_command(signal.SIGTERM)),
-    Fault("SIGINT to the group (Ctrl-C)", _to_group(signal.SIGINT), earliest=0.5),
+    Fault("SIGKILL to the group", _to_group(signal.SIGKILL), statuses=_ended_by(signal.SIGKILL)),
+    Fault("SIGKILL to the command alone", _to_command(signal.SIGKILL), statuses=_ended_by(signal.SIGKILL)),
+    Fault("SIGKILL to one worker", _kill_worker, statuses=(0, 1)),
+    Fault("SIGKILL to one raylet", _kill_raylet, statuses=(0,), engines=("ray",)),
+    Fault("SIGTERM to the group", _to_group(signal.SIGTERM), statuses=_ended_by(signal.SIGTERM)),
+    Fault("SIGTERM to the command alone", _to_command(signal.SIGTERM), statuses=_ended_by(signal.SIGTERM)),
+    Fault("SIGINT to the group (Ctrl-C)", _to_group(signal.SIGINT), earliest=0.5, statuses=_ended_by(signal.SIGINT)),
+    Fault("six times Ctrl-C", _press_ctrl_c_repeatedly, earliest=0.5, statuses=_ended_by(signal.SIGINT)),
     Fault("full disk", _fill_disk, before_filling=_mount_disk, obstacle=_no_mount),
     Fault("limited file size", _limit_files),
     Fault("folder becomes read-only", _make_read_only, obstacle=_no_read_only),
     Fault("input becomes a folder", _put_folder, alters=True),
     Fault("input is truncated", _truncate, alters=True),
-    Fault("clock jumps by 400 days", before_start=_move_clock),
-    Fault("inputs' times jump by 400 days", _touch_inputs),
+    Fault("clock jumps by 400 days", before_start=_move_clock, statuses=(0, 1)),
+    Fault("inputs' times jump by 400 days", _touch_inputs, statuses=(0, 1)),
 ]
 FAULTS = {fault.name: fault for fault in _FAULTS}

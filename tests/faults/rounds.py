@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.faults.engines import MARK, Engine, end_orphans
 from tests.faults.faults import Fault, Run
-from tests.faults.work import Work, python, results
+from tests.faults.work import Work, results
 from tests.helpers import ROOT
 
 _PATIENCE = 15.0  # seconds for processes to end by themselves
@@ -57,9 +57,9 @@ def start(work: Work, place: Path, engine: Engine, mark: str, environment: dict[
     paths = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(ROOT)]))
     own = {"OMP_NUM_THREADS": "1", "TMPDIR": str(temp), MARK: mark}
     return subprocess.Popen(
-        python([*work.command(place), *(engine.flags if work.distributes else ())]),
+        work.command_on(engine, place),
         cwd=ROOT,
-        env={**os.environ, **own, **engine.environment, **environment, "PYTHONPATH": paths},
+        env={**os.environ, **own, **environment, "PYTHONPATH": paths},
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -99,6 +99,7 @@ def run_round(
     outcome = Outcome()
     place.mkdir(parents=True)
     with run.close, run.undo:
+        run.close.callback(end_orphans, engine, mark, 0)  # if this round is stopped
         fault.before_filling(run)
         work.prepare(place)
         fault.before_start(run)
@@ -107,7 +108,7 @@ def run_round(
         outcome.struck = not run.over
         if outcome.struck:
             fault.strike(run)
-        _check_end(run, outcome, expected, alters=fault.alters)
+        _check_end(run, outcome, expected, fault)
         run.undo.close()
         _run_again(run, outcome, expected)
     shutil.rmtree(place, ignore_errors=True)
@@ -116,36 +117,40 @@ def run_round(
     return outcome
 
 
-def _check_end(run: Run, outcome: Outcome, expected: Undisturbed, *, alters: bool) -> None:
-    """The end of the struck command: in time, without a traceback or an orphan, and 0 only if all is done."""
+def _check_end(run: Run, outcome: Outcome, expected: Undisturbed, fault: Fault) -> None:
+    """The end of the command: in time, as the fault says, no traceback, no orphan, and 0 only if all is done."""
     assert run.process is not None
-    status = _wait(run.process, run.mark, outcome, "the struck command")
-    if status == 0 and not alters:
+    status = _wait(run.process, run, outcome, "the struck command")
+    allowed = {*fault.statuses, *([0] if run.work.finishes else [])} if outcome.struck else {0}
+    if status not in allowed:
+        outcome.wrong.append(f"the struck command ended with status {status}, not {' or '.join(map(str, allowed))}")
+    if status == 0 and not (fault.alters and outcome.struck):
         outcome.wrong += _differences(results(run.place), expected.results, "although the struck command returned 0")
 
 
 def _run_again(run: Run, outcome: Outcome, expected: Undisturbed) -> None:
     """The same command completes the results, and removes what the other one left."""
     process = start(run.work, run.place, run.engine, run.mark, {})
-    status = _wait(process, run.mark, outcome, "the second command")
+    status = _wait(process, run, outcome, "the second command")
     if status != 0:
         outcome.wrong.append(f"the second command ended with status {status}")
     outcome.wrong += _differences(results(run.place), expected.results, "after the second command")
 
 
-def _wait(process: subprocess.Popen, mark: str, outcome: Outcome, who: str) -> int:
-    """The exit status of a command; what it says and leaves running goes to `outcome`."""
+def _wait(process: subprocess.Popen, run: Run, outcome: Outcome, who: str) -> int:
+    """The exit status of a command, as a shell shows it; what it says and leaves running goes to `outcome`."""
     try:
         process.wait(_LIMIT)
     except subprocess.TimeoutExpired:
         outcome.wrong.append(f"{who} did not end in {_LIMIT:.0f} s")
-    orphans = end_orphans(mark, _PATIENCE)
+    orphans = end_orphans(run.engine, run.mark, _PATIENCE)
     said, _ = process.communicate()  # now, because an orphan may hold the pipe open
-    outcome.told.append(f"--- {who} (status {process.returncode}):\n{said}")
+    status = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    outcome.told.append(f"--- {who} (status {status}):\n{said}")
     outcome.wrong += [f"{who} left a process: {command[:200]}" for command in orphans]
     if "Traceback (most recent call last)" in said:
         outcome.wrong.append(f"{who} shows a traceback")
-    return process.returncode
+    return status
 
 
 def _differences(found: dict[str, str], expected: dict[str, str], when: str) -> Sequence[str]:

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from networks.checkpoint import read_checkpoint, save_checkpoint
 from networks.model import build_network
 from networks.spec import ModelSpec
 from tests import training_runs
+from tests.faults.engines import Engine
 from tests.helpers import make_crops, run_script
 
 OUTPUTS = {
@@ -40,7 +42,9 @@ class Work:
         command: the command for a place.
         output: folder of the place that the command writes to.
         inputs: pattern of the files that it reads, in the place.
-        distributes: whether it knows --engine.
+        distributes: whether it knows --engine local and ray.
+        libraries: further values of its --engine.
+        finishes: whether it may complete its work after a SIGTERM, if little is left.
     """
 
     name: str
@@ -49,6 +53,15 @@ class Work:
     output: str
     inputs: str
     distributes: bool = True
+    libraries: tuple[str, ...] = ()
+    finishes: bool = False
+
+    def command_on(self, engine: Engine, place: Path) -> list[str]:
+        """The whole command line, which uses `engine` if it can."""
+        command = [sys.executable, *self.command(place)]
+        if self.distributes:
+            command += ["--engine", *self.libraries, engine.name, *engine.options]
+        return command
 
 
 def make_base(folder: Path) -> Path:
@@ -70,9 +83,11 @@ def list_work(base: Path) -> dict[str, Work]:
         "generate_folds": "root/*/metadata.json",
     }
     found = {step: _step(step, base, pattern) for step, pattern in inputs.items()}
-    found["train"] = Work("train", _prepare_training, _train, "weights", "root/crops/*/*.png", distributes=False)
+    crops = "root/crops/*/*.png"
+    found["train"] = Work("train", _prepare_training, _train, "weights", crops, distributes=False, finishes=True)
     videos = sorted(base.glob("*/*.mp4"))[::3]
-    found["score"] = Work("score", lambda place: _prepare_scoring(place, videos), _score, "out", "videos/*.mp4")
+    filled = partial(_prepare_scoring, videos=videos)
+    found["score"] = Work("score", filled, _score, "out", "videos/*.mp4", libraries=("torch",))
     return found
 
 
@@ -133,7 +148,7 @@ def _prepare_scoring(place: Path, videos: Sequence[Path]) -> None:
 
 
 def _score(place: Path) -> list[str]:
-    plain = ["--device", "cpu", "--engine", "torch", "--compile", "off", "--no-report"]
+    plain = ["--device", "cpu", "--compile", "off", "--no-report"]
     inputs = ["--weights-dir", str(place / "weights"), "--models", "a", "--test-dir", str(place / "videos")]
     return ["predict_folder.py", *inputs, "--output", str(place / "out/submission.csv"), *plain]
 
@@ -168,8 +183,3 @@ def _without_times(value: object) -> object:
     if isinstance(value, dict):
         return {key: _without_times(part) for key, part in value.items() if key not in _RECORDED_TIMES}
     return [_without_times(part) for part in value] if isinstance(value, list) else value
-
-
-def python(command: Sequence[str]) -> list[str]:
-    """The whole command line of a script."""
-    return [sys.executable, *command]
