@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import re
 import shutil
 import time
@@ -139,7 +140,8 @@ def test_without_a_cache_folder_of_the_user_only_the_checkpoints_folder_is_left(
     shared, writable = place_of(path, "openvino"), os.access
     monkeypatch.setattr(os, "access", lambda place, mode: place != shared.parent and writable(place, mode))
     monkeypatch.setenv("XDG_CACHE_HOME", cache or "")
-    monkeypatch.setattr(os.path, "expanduser", lambda text: text)  # neither $HOME nor an entry in passwd
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # which has no entry of this user either
     assert place_of(path, "openvino") == engine_cache.own_place_of(path, "openvino") == shared
 
 
