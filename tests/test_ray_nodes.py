@@ -2,6 +2,7 @@
 
 import os
 import time
+from unittest import mock
 
 import pytest
 from helpers import run_script
@@ -170,6 +171,38 @@ def test_a_node_without_the_commands_folder_misses_relative_paths_only(tmp_path)
     (tmp_path / "token").write_text("text")
     paths = [str(tmp_path / "token"), str(tmp_path / "size"), "relative"]
     assert ray_nodes.look(paths, 1, tmp_path / "absent").paths == dict(zip(paths, ["text", 3, None], strict=True))
+
+
+def test_relative_paths_are_looked_up_in_the_commands_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    (tmp_path / "size").write_bytes(b"123")
+    assert ray_nodes.look(["size"], 0, tmp_path).paths == {"size": 3}
+
+
+def test_a_node_is_asked_beside_its_workers_and_no_other_in_its_place(monkeypatch):
+    asked = mock.Mock()
+    monkeypatch.setattr(ray_nodes.ray, "remote", asked)
+    node = NodeInfo("ab" * 28, "node 10.0.0.1 (abababab)", 1, 0)
+    assert ray_nodes._on_node(node) is asked.return_value.options.return_value
+    asked.assert_called_once_with(ray_nodes.look)
+    (options,) = [call.kwargs for call in asked.return_value.options.mock_calls]
+    there = options.pop("scheduling_strategy")
+    assert (there.node_id, there.soft) == (node.id, False)
+    assert options == {"num_cpus": 0, "max_retries": 0}  # all cores may have workers
+
+
+def test_the_code_is_that_of_the_packages_that_workers_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_nodes, "_ROOT", tmp_path)
+    (tmp_path / "dfdc/pages").mkdir(parents=True)
+    (tmp_path / "tests").mkdir()
+    seen = [ray_nodes._digest_of_code()]
+    for name, text in (("dfdc/a.py", "1"), ("dfdc/a.py", "2"), ("dfdc/pages/b.py", ""), ("tests/c.py", "1")):
+        (tmp_path / name).write_text(text)
+        seen.append(ray_nodes._digest_of_code())
+    (tmp_path / "dfdc/a.py").rename(tmp_path / "dfdc/d.py")
+    seen.append(ray_nodes._digest_of_code())
+    assert seen[3] == seen[4]
+    assert len(set(seen)) == 5
 
 
 @pytest.mark.slow

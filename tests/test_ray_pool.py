@@ -1,6 +1,7 @@
 """How the workers of a Ray cluster get their work (dfdc/ray_workers.py), without a cluster: deaths, nodes that join."""
 
 import time
+from unittest import mock
 
 import pytest
 
@@ -9,9 +10,11 @@ from dfdc.workers import Failed, WorkersError
 pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.txt has it")
 
 from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NotIn
 
 from dfdc import ray_workers
 from dfdc.ray_nodes import ClusterError, NodeInfo
+from dfdc.ray_workers import Places
 
 
 class FakeActor:
@@ -188,6 +191,65 @@ def test_a_cluster_without_room_is_told_once_and_waited_for(monkeypatch, capsys)
     assert pool.killed == pool.actors
     pool.stop()
     assert len(pool.killed) == 1
+
+
+@pytest.mark.parametrize(
+    ("places", "given", "device"),
+    [
+        (Places("cpu", 3, 1), {"num_cpus": 3, "num_gpus": 0, "max_concurrency": 3}, "cpu"),
+        (Places("cuda", 4, 1), {"num_cpus": 4, "num_gpus": 1, "max_concurrency": 4}, "cuda:0"),
+    ],
+)
+def test_what_ray_is_told_of_a_worker(monkeypatch, tmp_path, places, given, device):
+    remote = mock.Mock()
+    monkeypatch.setattr(ray_workers.ray, "remote", remote)
+    monkeypatch.chdir(tmp_path)
+    actor = remote.return_value.options.return_value.remote
+    assert ray_workers._start_actor("task", places, ()) is actor.return_value
+    actor.assert_called_once_with("task", device, places.cores, tmp_path)
+    never = {"max_restarts": 0, "max_task_retries": 0, "enable_task_events": False}
+    remote.return_value.options.assert_called_once_with(**given, **never, scheduling_strategy=None)
+    ray_workers._start_actor("task", places, ("a", "b"))
+    (expression,) = remote.return_value.options.call_args.kwargs["scheduling_strategy"].hard
+    assert (expression.key, expression.operator.values) == ("ray.io/node-id", ["a", "b"])
+    assert isinstance(expression.operator, NotIn)
+
+
+def test_a_worker_says_where_it_is_and_why_it_cant_work(monkeypatch, tmp_path):
+    context = mock.Mock(**{"get_node_id.return_value": "n"})
+    monkeypatch.setattr(ray_workers.ray, "get_runtime_context", lambda: context)
+    monkeypatch.chdir("/")
+    limits = []
+    for name in ("keep_freed_memory", "limit_cores", "limit_threads"):
+        monkeypatch.setattr(ray_workers, name, lambda *given, name=name: limits.append((name, *given)))
+    task = mock.Mock(**{"start.side_effect": [None, ValueError("why")], "work.side_effect": [7, OSError(28, "full")]})
+    worker = ray_workers._Worker(task, "cpu", 2, tmp_path)
+    assert worker.start() == ray_workers._Started("n", "")
+    assert ray_workers.Path.cwd() == tmp_path
+    assert limits == [("keep_freed_memory",), ("limit_cores", 2), ("limit_threads", 1)]
+    assert worker.start() == ray_workers._Started("n", "ValueError: why")
+    assert [call.args for call in task.start.mock_calls] == [("cpu",)] * 2
+    assert worker.work("a") == 7
+    assert worker.work("b").errno == 28
+    away = ray_workers._Worker(mock.Mock(), "cpu", 1, tmp_path / "absent")
+    assert away.start() == ray_workers._Started("n", "")
+
+
+def test_the_largest_come_first():
+    task = mock.Mock(size=len)
+    assert [job.item for job in ray_workers._jobs_of(task, ["b", "ccc", "aa"])] == ["ccc", "aa", "b"]
+
+
+def test_a_connection_is_closed_at_the_end(monkeypatch):
+    calls = []
+    monkeypatch.setattr(ray_workers.ray, "init", lambda address, **options: calls.append((address, options)))
+    monkeypatch.setattr(ray_workers.ray, "shutdown", lambda: calls.append("shutdown"))
+    with pytest.raises(KeyError), ray_workers.connected("local"):
+        assert [address for address, _ in calls] == ["local"]
+        raise KeyError
+    assert calls[1:] == ["shutdown"]
+    options = {"num_cpus": ray_workers.available_cores(), "include_dashboard": False}
+    assert calls[0][1] == {"log_to_driver": False, "logging_level": ray_workers.logging.ERROR} | options
 
 
 @pytest.fixture
