@@ -1,5 +1,6 @@
 """Scoring on a Ray cluster (prediction/cluster.py): verdicts equal to the local ones, workers and nodes that die."""
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -16,12 +17,15 @@ pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.tx
 
 from clusters import wait_until
 
+from dfdc.ray_nodes import NodeInfo, Shared
 from dfdc.workers import Failed
+from networks.engine_cache import place_of
 from prediction import cluster as scoring
 from prediction.batches import Options
-from prediction.cluster import Cluster, ScoringTask
-from prediction.progress import Progress
+from prediction.cluster import Cluster, ScoringTask, open_cluster
+from prediction.progress import Progress, Results
 from prediction.scorer import score
+from prediction.verdict import Status, Verdict
 
 pytestmark = pytest.mark.slow
 
@@ -148,3 +152,47 @@ def test_a_decoder_that_hangs_ends_before_its_worker(tmp_path):
     path.write_bytes(bytes(50_000))
     task = ScoringTask((), "fp32", "torch", Options())
     assert limits.time_limit(task.size((path.name, path))) >= limits.time_limit(limits.known_size(path)) + 600
+
+
+def test_nodes_must_see_checkpoints_converted_networks_and_a_video_of_each_folder(weights, tmp_path, monkeypatch):
+    given = []
+
+    def engine(**settings):
+        def work(task, items):
+            given.append((settings, task, items))
+            yield from ()
+
+        return work
+
+    monkeypatch.setattr(scoring, "RayWorkers", engine)
+    paths = {name: tmp_path / name for name in ("one/a.mp4", "one/b.mp4", "two/c.mp4", "two/done.mp4", "gone/d.mp4")}
+    for path in list(paths.values())[:4]:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    results = Results(paths)
+    results.done["two/done.mp4"] = Verdict("two/done.mp4", Status.OK)
+    checkpoints = [weights / "a", weights / "exported.onnx"]
+    Cluster("cuda").score(results, checkpoints, "bf16", "openvino", Options())
+    ((settings, task, items),) = given
+    network = place_of(weights / "a", "openvino") / "model.xml"
+    videos = paths["one/b.mp4"], paths["two/c.mp4"]
+    assert settings == {"device": "cuda", "shared": Shared(files=(*checkpoints, network, *videos)), "most_cores": 8}
+    assert (task.paths, task.precision, task.engine) == (tuple(checkpoints), "bf16", "openvino")
+    assert items == [(name, path) for name, path in paths.items() if name != "two/done.mp4"]
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (1, "cuda")])
+def test_the_device_is_that_of_the_nodes(monkeypatch, gpus, device):
+    addresses = []
+
+    @contextlib.contextmanager
+    def connect(address):
+        addresses.append(address)
+        yield
+        addresses.append("closed")
+
+    monkeypatch.setattr(scoring, "connected", connect)
+    monkeypatch.setattr(scoring, "list_nodes", lambda: [NodeInfo("n", "node n", 4, gpus)])
+    with open_cluster("head:6379", "auto") as opened:
+        assert opened == Cluster(device)
+    assert addresses == ["head:6379", "closed"]

@@ -1,6 +1,7 @@
 """What the nodes of a Ray cluster must see (dfdc/ray_nodes.py)."""
 
 import os
+from unittest import mock
 
 import pytest
 from helpers import run_script
@@ -8,6 +9,8 @@ from helpers import run_script
 from dfdc.command_line import UserError
 
 pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.txt has it")
+
+from ray.exceptions import GetTimeoutError, RayError
 
 from dfdc import ray_nodes
 from dfdc.artifacts import temporary_file
@@ -84,6 +87,121 @@ def test_relative_paths_are_those_of_the_command(answers, tmp_path, monkeypatch)
     answers["b"] = missing
     with pytest.raises(ClusterError, match=f"does not see {tmp_path}/data;"):
         ray_nodes.check_nodes(Shared((ray_nodes.Path("data"),)), NODES)
+
+
+def of_ray(name, address, cores, *, alive=True, gpus=0):
+    resources = {"CPU": float(cores), "GPU": float(gpus), "memory": 1.0} if cores else {"memory": 1.0}
+    return {"NodeID": name * 8, "NodeManagerAddress": address, "Alive": alive, "Resources": resources}
+
+
+def test_nodes_are_those_that_are_alive_and_have_cores(monkeypatch):
+    nodes = [of_ray("ab", "10.0.0.2", 8, gpus=2), of_ray("cd", "10.0.0.1", 4)]
+    others = [of_ray("ef", "10.0.0.3", 4, alive=False), of_ray("gh", "10.0.0.4", 0)]
+    monkeypatch.setattr(ray_nodes.ray, "nodes", lambda: nodes + others)
+    expected = [
+        NodeInfo("cd" * 8, "node 10.0.0.1 (cdcdcdcd)", 4, 0),
+        NodeInfo("ab" * 8, "node 10.0.0.2 (abababab)", 8, 2),
+    ]
+    assert ray_nodes.list_nodes() == expected
+    nodes.clear()
+    with pytest.raises(ClusterError, match="no node of the Ray cluster has cores for workers; start one"):
+        ray_nodes.list_nodes()
+
+
+@pytest.fixture
+def alive(answers, monkeypatch):
+    """Have node b answer with the error of `view` that `answers["b"]` raises; returns the nodes as Ray lists them."""
+    nodes = [of_ray("a", "10.0.0.1", 1), {**of_ray("b", "10.0.0.2", 1), "NodeID": "b"}]
+    there = ray_nodes._on_node
+
+    class Later:
+        def __init__(self, node):
+            self.remote = lambda *question: lambda: there(node).remote(*question)
+
+    monkeypatch.setattr(ray_nodes, "_on_node", Later)
+    monkeypatch.setattr(ray_nodes.ray, "get", lambda answer, timeout: answer())
+    monkeypatch.setattr(ray_nodes.ray, "nodes", lambda: nodes)
+    return nodes
+
+
+def raising(error):
+    def answer(view):
+        raise error
+
+    return answer
+
+
+LOST = RayError("\nTraceback\nNo module named 'dfdc'\n\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (GetTimeoutError(), "does not answer within 300 s$"),
+        (LOST, r"can't run this project's code \(No module named 'dfdc'\); install"),
+    ],
+)
+def test_a_node_that_does_not_answer_is_named(answers, alive, error, said):
+    answers["b"] = raising(error)
+    with pytest.raises(ClusterError, match=rf"^node 10\.0\.0\.2 \(b\) {said}"):
+        ray_nodes.check_nodes(Shared(), NODES)
+
+
+def test_a_node_that_has_gone_meanwhile_is_no_fault(answers, alive):
+    answers["b"] = raising(LOST)
+    alive[1]["Alive"] = False
+    ray_nodes.check_nodes(Shared(), NODES)
+
+
+def test_folders_of_a_data_set_are_opened_so_that_nfs_asks_its_server(tmp_path, monkeypatch):
+    (tmp_path / "crops").mkdir()
+    (tmp_path / "folds.csv").touch()
+    opened, closed, kept = [], [], os.open
+    monkeypatch.setattr(os, "open", lambda path, flags: opened.append(path) or kept(path, flags))
+    monkeypatch.setattr(os, "close", lambda handle, close=os.close: closed.append(handle) or close(handle))
+    ray_nodes.refresh(tmp_path)
+    assert opened == [str(tmp_path / "crops")]
+    assert len(closed) == 1
+    ray_nodes.refresh(tmp_path / "absent")
+
+
+def test_a_node_without_the_commands_folder_misses_relative_paths_only(tmp_path):
+    (tmp_path / "size").write_bytes(b"123")
+    (tmp_path / "token").write_text("text")
+    paths = [str(tmp_path / "token"), str(tmp_path / "size"), "relative"]
+    assert ray_nodes.look(paths, 1, tmp_path / "absent").paths == dict(zip(paths, ["text", 3, None], strict=True))
+
+
+def test_relative_paths_are_looked_up_in_the_commands_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    (tmp_path / "size").write_bytes(b"123")
+    assert ray_nodes.look(["size"], 0, tmp_path).paths == {"size": 3}
+
+
+def test_a_node_is_asked_beside_its_workers_and_no_other_in_its_place(monkeypatch):
+    asked = mock.Mock()
+    monkeypatch.setattr(ray_nodes.ray, "remote", asked)
+    node = NodeInfo("ab" * 28, "node 10.0.0.1 (abababab)", 1, 0)
+    assert ray_nodes._on_node(node) is asked.return_value.options.return_value
+    asked.assert_called_once_with(ray_nodes.look)
+    (options,) = [call.kwargs for call in asked.return_value.options.mock_calls]
+    there = options.pop("scheduling_strategy")
+    assert (there.node_id, there.soft) == (node.id, False)
+    assert options == {"num_cpus": 0, "max_retries": 0}  # all cores may have workers
+
+
+def test_the_code_is_that_of_the_packages_that_workers_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_nodes, "_ROOT", tmp_path)
+    (tmp_path / "dfdc/pages").mkdir(parents=True)
+    (tmp_path / "tests").mkdir()
+    seen = [ray_nodes._digest_of_code()]
+    for name, text in (("dfdc/a.py", "1"), ("dfdc/a.py", "2"), ("dfdc/pages/b.py", ""), ("tests/c.py", "1")):
+        (tmp_path / name).write_text(text)
+        seen.append(ray_nodes._digest_of_code())
+    (tmp_path / "dfdc/a.py").rename(tmp_path / "dfdc/d.py")
+    seen.append(ray_nodes._digest_of_code())
+    assert seen[3] == seen[4]
+    assert len(set(seen)) == 5
 
 
 @pytest.mark.slow

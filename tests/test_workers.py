@@ -76,6 +76,27 @@ def test_without_ray_its_engine_is_a_message_that_says_what_to_install(monkeypat
         workers.require_ray()
 
 
+def test_ray_is_told_to_be_quiet_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setattr(workers, "find_spec", lambda name: name == "ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    monkeypatch.setenv("RAY_DEDUP_LOGS_SKIP_REGEX", "")  # so that it is restored
+    monkeypatch.delenv("RAY_DEDUP_LOGS_SKIP_REGEX")
+    workers.require_ray()
+    assert os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] == "^A worker died or was killed"
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1"
+
+
+def test_processes_that_are_no_workers_are_left_alone(tmp_path):
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    other.start()
+    try:
+        run(tmp_path, ["good-1"], workers=1)
+        assert other.is_alive()
+    finally:
+        other.kill()
+        other.join()
+
+
 @pytest.mark.parametrize(
     ("trouble", "said"), [("raises", "ValueError: CUDA driver is too old"), ("dies", "no worker can")]
 )

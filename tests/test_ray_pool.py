@@ -1,0 +1,295 @@
+"""How the workers of a Ray cluster get their work (dfdc/ray_workers.py), without a cluster: deaths, nodes that join."""
+
+import time
+from unittest import mock
+
+import pytest
+
+from dfdc.workers import Failed, WorkersError
+
+pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.txt has it")
+
+from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NotIn
+
+from dfdc import ray_workers
+from dfdc.ray_nodes import ClusterError, NodeInfo
+from dfdc.ray_workers import Places
+
+
+class FakeActor:
+    """Stands in for an actor: its calls do nothing until the test ends them."""
+
+    def __init__(self):
+        self.start = self.work = self
+        self.given = []
+
+    def remote(self, *item):
+        self.given.append((item, ray_workers.Future()))
+        return self
+
+    def future(self):
+        return self.given[-1][1]
+
+
+class Pool(ray_workers._Pool):
+    """A pool of fake actors, and the outcomes so far."""
+
+    def __init__(self, monkeypatch, names, threads=1, workers=1):
+        self.actors, self.killed, self.found = [], [], []
+        monkeypatch.setattr(ray_workers.ray, "kill", self.killed.append)
+        jobs = ray_workers.deque(ray_workers._Job(name, 0) for name in names)
+        super().__init__(self.new_actor, jobs, threads, None, [NodeInfo("n", "node n", threads, 0)])
+        for _ in range(workers):
+            self._add_member()
+        for actor in self.actors.copy():
+            self.begin(actor)
+
+    def new_actor(self, refused):
+        self.actors.append(FakeActor())
+        self.refused = refused
+        return self.actors[-1]
+
+    def begin(self, actor, node="n", fault=""):
+        self.end(actor, (), ray_workers._Started(node, fault))
+
+    def end(self, actor, item, outcome):
+        """End what `actor` does with `item`, and let the pool go on."""
+        future = next(future for given, future in actor.given if given == item and not future.done())
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+        for member, job, done in self._next_events():
+            if member in self._members:
+                self.found += self._greet(member, done) or () if job is None else self._take(member, job, done)
+        self._hand_out()
+
+    def die(self, actor, item):
+        self.end(actor, (item,), ray_workers.ray.exceptions.ActorDiedError())
+        self.begin(self.actors[-1])
+
+    def given(self, actor):
+        return [item[0] for item, future in actor.given if item and not future.done()]
+
+
+def test_one_job_runs_and_one_waits(monkeypatch):
+    pool = Pool(monkeypatch, "abcdef")
+    (actor,) = pool.actors
+    assert pool.given(actor) == ["a", "b"]
+    pool.end(actor, ("a",), 1)
+    assert pool.found == [("a", 1)]
+    assert pool.given(actor) == ["b", "c"]
+
+
+def test_the_one_that_ran_is_blamed_and_the_one_that_waited_is_not(monkeypatch):
+    pool = Pool(monkeypatch, "abcd")
+    for _ in range(2):
+        pool.die(pool.actors[-1], "a")
+        assert pool.given(pool.actors[-1])[:1] == ["a"]
+    assert pool.found == []
+    pool.die(pool.actors[-1], "a")
+    ((item, outcome),) = pool.found
+    assert (item, outcome) == ("a", Failed("its worker process died 3 times (the last one on node n)"))
+    assert pool.given(pool.actors[-1]) == ["b", "c"]
+    assert len(pool.killed) == 3  # in case that only the connection broke
+
+
+def test_what_was_done_before_the_death_counts(monkeypatch):
+    pool = Pool(monkeypatch, "abcd")
+    (actor,) = pool.actors
+    next(future for item, future in actor.given if item == ("a",)).set_result(7)  # its event is in the queue
+    pool.die(actor, "b")
+    assert pool.found == [("a", 7)]
+    assert pool.given(pool.actors[-1])[:1] == ["b"]
+
+
+def test_those_that_ran_together_run_alone_afterwards(monkeypatch):
+    """Two of three jobs ran at once, and one of them killed the worker: neither is blamed yet."""
+    pool = Pool(monkeypatch, "abcdef", threads=2)
+    (first,) = pool.actors
+    assert pool.given(first) == ["a", "b", "c"]
+    pool.die(first, "a")
+    assert pool.given(pool.actors[-1]) == ["a"]
+    for _ in range(3):
+        pool.die(pool.actors[-1], "a")
+    assert [item for item, _ in pool.found] == ["a"]
+    assert pool.given(pool.actors[-1]) == ["b"]
+    pool.end(pool.actors[-1], ("b",), 5)
+    assert pool.found[-1] == ("b", 5)
+    assert pool.given(pool.actors[-1]) == ["c", "d", "e"]
+
+
+def test_a_late_one_fails_at_once_and_costs_no_other(monkeypatch):
+    pool = Pool(monkeypatch, "abcd")
+    (actor,) = pool.actors
+    pool.found += pool._end_late(time.monotonic() + 601)
+    assert pool.found == [("a", Failed("it exceeded the time limit of 600 s"))]
+    assert pool.killed == [actor]
+    pool.begin(pool.actors[-1])
+    assert pool.given(pool.actors[-1]) == ["b", "c"]
+
+
+def test_the_last_jobs_wait_for_the_next_free_worker(monkeypatch):
+    pool = Pool(monkeypatch, "abc", workers=2)
+    assert [pool.given(actor) for actor in pool.actors] == [["a"], ["b"]]
+
+
+def test_a_worker_that_dies_at_its_start_is_tried_three_times(monkeypatch):
+    pool = Pool(monkeypatch, "abc", workers=1)
+    pool._add_member()
+    for _ in range(3):
+        pool.end(pool.actors[-1], (), ray_workers.ray.exceptions.ActorDiedError())
+    assert len(pool.actors) == 4
+    assert [len(pool.given(actor)) for actor in pool.actors] == [2, 0, 0, 0]  # the other one goes on
+    pool = Pool(monkeypatch, "abc", workers=0)
+    pool._add_member()
+    for _ in range(2):
+        pool.end(pool.actors[-1], (), ray_workers.ray.exceptions.ActorDiedError())
+    with pytest.raises(WorkersError, match=r"no worker can be started on the Ray cluster \(The actor died"):
+        pool.end(pool.actors[-1], (), ray_workers.ray.exceptions.ActorDiedError())
+
+
+def test_a_task_that_cant_be_initialized_ends_the_run(monkeypatch):
+    pool = Pool(monkeypatch, "abc", workers=0)
+    pool._add_member()
+    with pytest.raises(WorkersError, match=r"^a worker can't be initialized on node n: ValueError: why$"):
+        pool.begin(pool.actors[0], fault="ValueError: why")
+
+
+def test_a_full_disk_ends_the_run_and_an_outcome_that_cant_be_sent_one_video(monkeypatch):
+    pool = Pool(monkeypatch, "abc")
+    (actor,) = pool.actors
+    pool.end(actor, ("a",), RayTaskError("work", "Traceback\n  TypeError: can't be pickled\n\n", TypeError()))
+    assert pool.found == [("a", Failed("TypeError: can't be pickled"))]
+    full = next(future for item, future in actor.given if item == ("b",))
+    full.set_result(OSError(28, "No space left on device"))
+    ((member, job, done),) = pool._next_events()
+    with pytest.raises(OSError, match="No space"):
+        next(pool._take(member, job, done))
+
+
+def test_a_cluster_without_room_is_told_once_and_waited_for(monkeypatch, capsys):
+    monkeypatch.setattr(ray_workers, "_TICK", 0.01)
+    monkeypatch.setattr(ray_workers, "_PATIENCE", 0.0)
+    pool = Pool(monkeypatch, "a", workers=0)
+    looks, look = [], pool._next_events
+
+    def next_events():
+        looks.append(capsys.readouterr().err)
+        if len(looks) == 4:
+            pool.actors[0].given[0][1].set_result(ray_workers._Started("n", ""))
+        if len(looks) == 6:
+            pool.actors[0].given[1][1].set_result(7)
+        return look()
+
+    monkeypatch.setattr(pool, "_next_events", next_events)
+    assert list(pool.run(1)) == [("a", 7)]
+    said = "Ray: no worker has a place yet; waiting for free cores or GPUs\n"
+    assert looks == ["", said, "", "", "", ""]
+    pool.stop()
+    assert pool.killed == pool.actors
+    pool.stop()
+    assert len(pool.killed) == 1
+
+
+@pytest.mark.parametrize(
+    ("places", "given", "device"),
+    [
+        (Places("cpu", 3, 1), {"num_cpus": 3, "num_gpus": 0, "max_concurrency": 3}, "cpu"),
+        (Places("cuda", 4, 1), {"num_cpus": 4, "num_gpus": 1, "max_concurrency": 4}, "cuda:0"),
+    ],
+)
+def test_what_ray_is_told_of_a_worker(monkeypatch, tmp_path, places, given, device):
+    remote = mock.Mock()
+    monkeypatch.setattr(ray_workers.ray, "remote", remote)
+    monkeypatch.chdir(tmp_path)
+    actor = remote.return_value.options.return_value.remote
+    assert ray_workers._start_actor("task", places, ()) is actor.return_value
+    actor.assert_called_once_with("task", device, places.cores, tmp_path)
+    never = {"max_restarts": 0, "max_task_retries": 0, "enable_task_events": False}
+    remote.return_value.options.assert_called_once_with(**given, **never, scheduling_strategy=None)
+    ray_workers._start_actor("task", places, ("a", "b"))
+    (expression,) = remote.return_value.options.call_args.kwargs["scheduling_strategy"].hard
+    assert (expression.key, expression.operator.values) == ("ray.io/node-id", ["a", "b"])
+    assert isinstance(expression.operator, NotIn)
+
+
+def test_a_worker_says_where_it_is_and_why_it_cant_work(monkeypatch, tmp_path):
+    context = mock.Mock(**{"get_node_id.return_value": "n"})
+    monkeypatch.setattr(ray_workers.ray, "get_runtime_context", lambda: context)
+    monkeypatch.chdir("/")
+    limits = []
+    for name in ("keep_freed_memory", "limit_cores", "limit_threads"):
+        monkeypatch.setattr(ray_workers, name, lambda *given, name=name: limits.append((name, *given)))
+    task = mock.Mock(**{"start.side_effect": [None, ValueError("why")], "work.side_effect": [7, OSError(28, "full")]})
+    worker = ray_workers._Worker(task, "cpu", 2, tmp_path)
+    assert worker.start() == ray_workers._Started("n", "")
+    assert ray_workers.Path.cwd() == tmp_path
+    assert limits == [("keep_freed_memory",), ("limit_cores", 2), ("limit_threads", 1)]
+    assert worker.start() == ray_workers._Started("n", "ValueError: why")
+    assert [call.args for call in task.start.mock_calls] == [("cpu",)] * 2
+    assert worker.work("a") == 7
+    assert worker.work("b").errno == 28
+    away = ray_workers._Worker(mock.Mock(), "cpu", 1, tmp_path / "absent")
+    assert away.start() == ray_workers._Started("n", "")
+
+
+def test_the_largest_come_first():
+    task = mock.Mock(size=len)
+    assert [job.item for job in ray_workers._jobs_of(task, ["b", "ccc", "aa"])] == ["ccc", "aa", "b"]
+
+
+def test_a_connection_is_closed_at_the_end(monkeypatch):
+    calls = []
+    monkeypatch.setattr(ray_workers.ray, "init", lambda address, **options: calls.append((address, options)))
+    monkeypatch.setattr(ray_workers.ray, "shutdown", lambda: calls.append("shutdown"))
+    with pytest.raises(KeyError), ray_workers.connected("local"):
+        assert [address for address, _ in calls] == ["local"]
+        raise KeyError
+    assert calls[1:] == ["shutdown"]
+    options = {"num_cpus": ray_workers.available_cores(), "include_dashboard": False}
+    assert calls[0][1] == {"log_to_driver": False, "logging_level": ray_workers.logging.ERROR} | options
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """Two nodes that have joined, `bad` and `fine`; returns the ids of the nodes that are alive."""
+    alive = ["n", "bad", "fine"]
+
+    def check(shared, nodes):
+        if [node.id for node in nodes] == ["bad"]:
+            raise ClusterError("node bad does not see /data")
+
+    monkeypatch.setattr(ray_workers, "list_nodes", lambda: [NodeInfo(name, f"node {name}", 1, 0) for name in alive])
+    monkeypatch.setattr(ray_workers, "check_nodes", check)
+    return alive
+
+
+def test_a_node_that_joins_and_cant_take_part_gets_no_work_and_the_others_go_on(monkeypatch, joined, capsys):
+    pool = Pool(monkeypatch, "abcd", workers=1)
+    for _ in range(2):  # the second one had been started before the first was refused
+        pool._add_member()
+    for actor in pool.actors[1:]:
+        pool.begin(actor, "bad", fault="FileNotFoundError: /data")
+        assert pool.killed[-1] is actor
+        assert pool.refused == ("bad",)
+    assert capsys.readouterr().err == "Ray: node bad does not see /data; it gets no work in this run\n"
+    assert len(pool.actors) == 5  # each was replaced
+    pool._end_without_nodes()
+    pool.begin(pool.actors[3], "fine")
+    assert [pool.given(actor) for actor in pool.actors] == [["a", "b"], [], [], ["c"], []]
+
+
+def test_a_refused_node_ends_the_run_if_no_other_is_left(monkeypatch, joined):
+    pool = Pool(monkeypatch, "abcd", workers=1)
+    pool._end_without_nodes()
+    pool._add_member()
+    pool.begin(pool.actors[1], "bad")
+    joined.remove("n")
+    pool._end_without_nodes()  # a worker has a place
+    pool.end(pool.actors[0], ("a",), ray_workers.ray.exceptions.ActorDiedError())
+    pool._end_without_nodes()  # a node is left that was not checked yet
+    joined.remove("fine")
+    with pytest.raises(ClusterError, match="node bad does not see /data"):
+        pool._end_without_nodes()
