@@ -23,6 +23,7 @@ from dfdc.progress import disk_map, progress_bar
 from dfdc.rejections import Rejections, load_rejections
 from dfdc.shards import WHOLE, Shard
 from dfdc.step_command import RunOptions
+from dfdc.text import shown
 from dfdc.workers import Engine, Failed, LocalWorkers, Skipped, list_devices, outcome_of, require_ray, worker_count
 
 
@@ -202,7 +203,7 @@ class _Tally:
         if counts:
             print(f"  reasons: {self.ledger.path}")
         for video, reason in self.ledger.rows("failed"):
-            print(f"  failed: {video}: {reason}", file=sys.stderr)
+            print(f"  failed: {video}: {shown(reason)}", file=sys.stderr)
         if not self.videos or counts["failed"] <= max_failed * self.videos:
             return 0
         flag = setting("max_failed")
