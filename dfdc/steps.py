@@ -197,7 +197,7 @@ class _Tally:
         name, counts = self.name, self.ledger.counts()
         made = ", ".join(f"{number} {kind}" for kind, number in self.made.items()) or "nothing made"
         print(
-            f"{name}: {self.videos} videos ({self.complete} were complete), {made}; {counts['failed']} failed, "
+            f"{name}: {self.videos} videos ({self.complete} were complete), {shown(made)}; {counts['failed']} failed, "
             f"{counts['skipped']} skipped, {counts['incomplete']} incomplete; {time.monotonic() - self.begun:.1f} s"
         )
         if counts:

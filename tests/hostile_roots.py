@@ -18,7 +18,7 @@ from pathlib import Path
 from detectors import faces_of
 from families import textured_frames
 from helpers import write_part
-from hostile import ANY, NAMES, as_json, changed, damaged, tables
+from hostile import ANY, NAMES, as_json, changed, damaged, one_changed, tables
 from hypothesis import strategies as st
 
 from dfdc import command_line, layout
@@ -274,7 +274,9 @@ def file_edits(draw, files):
 
 def _contents(path, data):
     if path.endswith(".json"):
-        return damaged(as_json(changed(st.just(json.loads(data)))))
+        valid = st.just(json.loads(data))
+        text = as_json(one_changed(valid)) | damaged(as_json(changed(valid)))
+        return text.map(lambda text: text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
     if path.endswith(".csv"):
         header, *rows = csv.reader(io.StringIO(data.decode()))
         return damaged(tables(header, st.sampled_from(rows or [header]).map(list)))
