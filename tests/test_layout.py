@@ -393,7 +393,7 @@ def test_names_with_digits_that_are_no_numbers_have_an_order(tmp_path):
     ("name", "target"),
     [("crops", "."), ("crops", ".."), ("crops", "part_0/below"), ("bboxes", "../disk"), ("report", ".")],
 )
-def test_a_linked_artifact_folder_may_not_lead_to_the_videos(tmp_path, name, target):
+def test_t73_a_linked_artifact_folder_may_not_lead_to_the_videos(tmp_path, name, target):
     root = tmp_path / "root"
     (tmp_path / "disk/part_1").mkdir(parents=True)
     write_part(tmp_path / "disk/part_1", {"b.mp4": {"label": "REAL"}})
