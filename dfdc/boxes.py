@@ -19,6 +19,9 @@ class BoxesError(UserError, ValueError):
     """A file that is not valid output of step 1; the message says why."""
 
 
+Number = Annotated[int, Field(ge=0, lt=10**9)]  # of a frame or a person; names of crops hold both
+
+
 @dataclass(frozen=True)
 class FaceBox:
     """One face in one frame.
@@ -29,7 +32,7 @@ class FaceBox:
         score: detector score, 0..1.
     """
 
-    face: int
+    face: Number
     box: tuple[float, float, float, float]
     score: float
 
@@ -63,7 +66,7 @@ class Boxes:
     made: dict[str, Annotated[int, Field(ge=0)]]
     failed: str | None
     notes: tuple[str, ...]
-    frames: dict[int, list[FaceBox]]
+    frames: dict[Number, list[FaceBox]]
 
     @property
     def faces(self) -> int:

@@ -17,11 +17,10 @@ from pathlib import Path
 
 from dfdc import interrupts
 from dfdc.identity import NotAFileError
-from dfdc.text import printable
+from dfdc.text import shown
 
 USAGE_ERROR = 2
 PLACES = ("local", "ray")  # where work runs: on this machine, or on a Ray cluster
-_LONGEST_LINE = 2000  # characters of a line of an error message
 _command_runs = False  # in this process; then messages name settings by their flags
 
 
@@ -149,9 +148,6 @@ def _run(main: Callable[[Sequence[str] | None], int]) -> int:
 
 
 def _end(error: object, status: int) -> int:
-    """Print `error` after the script's name; return `status`. A value of a file may be long; its middle is left out."""
-    lines = map(printable, f"{Path(sys.argv[0]).name}: {error}".split("\n"))
-    half = _LONGEST_LINE // 2
-    shown = [line if len(line) <= _LONGEST_LINE else f"{line[:half]} ... {line[-half:]}" for line in lines]
-    print("\n".join(shown), file=sys.stderr)
+    """Print `error` after the script's name; return `status`."""
+    print("\n".join(map(shown, f"{Path(sys.argv[0]).name}: {error}".split("\n"))), file=sys.stderr)
     return status

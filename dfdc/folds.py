@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from dfdc.command_line import UserError
 from dfdc.identity import regular
 
 COLUMNS = ("video", "file", "label", "original", "frame", "fold")
+_NUMBER = re.compile(r"-?[0-9]{1,18}")  # fits 64 bits
 READ_ROWS = 512  # at a time; with more, Python's garbage collector scans them and reading takes three times as long
 
 
@@ -107,8 +109,8 @@ def _fault(column: str, text: str) -> str:
     """Why a value is invalid; empty if it is valid."""
     if column == "label" and text not in ("0", "1"):
         return "neither 0 (real) nor 1 (fake)"
-    if column in ("frame", "fold") and not text.removeprefix("-").isdecimal():
-        return "not a whole number"
+    if column in ("frame", "fold") and not _NUMBER.fullmatch(text):
+        return "not a whole number of up to 18 digits"
     return ""
 
 

@@ -54,7 +54,7 @@ VIDEO_SUFFIXES = frozenset(_USUAL_VIDEOS + _RARE_VIDEOS)
 # An animated GIF is read as a video nevertheless; see dfdc/pictures.py.
 _USUAL_PICTURES = (".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 PICTURE_SUFFIXES = frozenset((*_USUAL_PICTURES, ".avif", ".heic", ".heif", ".hif"))
-_CROP_NAME = re.compile(r"(\d+)_(\d+)\.png")
+_CROP_NAME = re.compile(r"(0|[1-9][0-9]{0,8})_(0|[1-9][0-9]{0,8})\.png")
 
 
 class DataError(UserError, ValueError):
@@ -166,7 +166,8 @@ def list_crops(folder: Path) -> list[tuple[int, int]]:
 # ------------------------------------------------------------------------------------------------ metadata
 def natural_key(name: str) -> list:
     """Sort key that puts part_2 before part_10."""
-    return [int(piece) if piece.isdecimal() else piece.lower() for piece in re.split(r"(\d+)", name)]
+    # No file name is longer than 255, but a table may hold any name; Python refuses to parse over 4300 digits.
+    return [int(piece[:255]) if piece.isdecimal() else piece.lower() for piece in re.split(r"(\d+)", name)]
 
 
 def find_parts(root: Path) -> list[Path]:

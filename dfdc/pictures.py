@@ -183,8 +183,7 @@ def _used_bits(largest: int, image: Image, chunks: dict[bytes, bytes], notes: li
 
 def _scale(values: np.ndarray, bits: int) -> np.ndarray:
     """Scale uint16 in 0..2^bits - 1 to uint8 in 0..255, rounded."""
-    every = np.arange(1 << 16, dtype=np.uint16)
-    table = np.clip(np.rint(every * np.float32(255 / ((1 << bits) - 1))), 0, 255).astype(np.uint8)
+    table = np.clip(np.rint(np.arange(1 << 16) * (255 / ((1 << bits) - 1))), 0, 255).astype(np.uint8)
     scaled, flat = np.empty(values.size, np.uint8), values.reshape(-1)
     for start in range(0, values.size, _AT_ONCE):  # NumPy makes 8 bytes of each index
         scaled[start : start + _AT_ONCE] = table[flat[start : start + _AT_ONCE]]

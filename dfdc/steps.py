@@ -23,6 +23,7 @@ from dfdc.progress import disk_map, progress_bar
 from dfdc.rejections import Rejections, load_rejections
 from dfdc.shards import WHOLE, Shard
 from dfdc.step_command import RunOptions
+from dfdc.text import shown
 from dfdc.workers import Engine, Failed, LocalWorkers, Skipped, list_devices, outcome_of, require_ray, worker_count
 
 
@@ -196,13 +197,13 @@ class _Tally:
         name, counts = self.name, self.ledger.counts()
         made = ", ".join(f"{number} {kind}" for kind, number in self.made.items()) or "nothing made"
         print(
-            f"{name}: {self.videos} videos ({self.complete} were complete), {made}; {counts['failed']} failed, "
+            f"{name}: {self.videos} videos ({self.complete} were complete), {shown(made)}; {counts['failed']} failed, "
             f"{counts['skipped']} skipped, {counts['incomplete']} incomplete; {time.monotonic() - self.begun:.1f} s"
         )
         if counts:
             print(f"  reasons: {self.ledger.path}")
         for video, reason in self.ledger.rows("failed"):
-            print(f"  failed: {video}: {reason}", file=sys.stderr)
+            print(f"  failed: {video}: {shown(reason)}", file=sys.stderr)
         if not self.videos or counts["failed"] <= max_failed * self.videos:
             return 0
         flag = setting("max_failed")

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 # such names match.
 TEXT: Final = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
 
+_LONGEST_LINE = 2000  # characters of a line of a message
+
 
 def printable(text: object) -> str:
     """Escape `text` for a terminal or log, like Python's repr, but keep spaces.
@@ -26,6 +28,12 @@ def _visible(character: str) -> str:
     if character.isprintable() or unicodedata.category(character) == "Zs":
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def shown(text: object) -> str:
+    """`printable`, without the middle of a long text: a value of a file may be long."""
+    line, half = printable(text), _LONGEST_LINE // 2
+    return line if len(line) <= _LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
 
 
 def describe_faults(error: ValidationError, whole: str) -> list[str]:

@@ -16,7 +16,7 @@ from dfdc.imaging import MARGIN_PART, crop_face, encode_png, margin_box
 from dfdc.layout import Dataset, Video
 from dfdc.rejections import Rejections
 from dfdc.shards import WHOLE, Shard
-from dfdc.text import plural
+from dfdc.text import plural, shown
 from dfdc.video import VideoError, VideoReader
 from dfdc.workers import FailVideo, SkipVideo
 from preprocessing import frame_matching, likeness
@@ -73,7 +73,7 @@ class CropStep(PruningStep):
         idle = rows_without_effect(dataset, self.rejections)
         if idle:
             rows = plural(len(idle), "row")
-            print(f"{layout.REJECTED_NAME}: {rows} without a matching video or face: {'; '.join(idle[:5])}")
+            print(shown(f"{layout.REJECTED_NAME}: {rows} without a matching video or face: {'; '.join(idle[:5])}"))
         return super().select(dataset, shard)
 
     def check(self, video: Video) -> Stamp | None:

@@ -16,7 +16,7 @@ from dfdc.layout import FAKE, REAL, Dataset
 from dfdc.ledger import Ledger
 from dfdc.step_command import RunOptions
 from dfdc.steps import Step
-from dfdc.text import plural
+from dfdc.text import plural, shown
 from preprocessing import folds_stamp
 from preprocessing.fold_assignment import Assignment, Listing, assign_folds, by_force, hold_out
 from preprocessing.folds_file import find_leaks, name_some, write_folds
@@ -72,7 +72,7 @@ class FoldsStep(Step):
             return dataset, None, Options(**self.given), Assignment()  # `take_over` may read more from the file
         options, assignment = change_options(self.given, stamp.options, stamp.assignment, force=force)
         if options == stamp.options:
-            print(f"{self.name}: unchanged options: {options}")
+            print(shown(f"{self.name}: unchanged options: {options}"))
         return dataset, stamp, options, assignment
 
     def run(self, options: RunOptions) -> int:
@@ -113,7 +113,7 @@ class FoldsStep(Step):
                 return LeakError.status
         ledger.finish()
         if stamp is not None and chosen != stamp.options:
-            print(f"{self.name}: new options: {chosen}")
+            print(shown(f"{self.name}: new options: {chosen}"))
         print_table(kept)
         print_notes(kept, dropped, notes, ledger)
         rows = sum(len(listing.crops) for listing in kept)
@@ -215,10 +215,10 @@ def check_nothing_is_lost(target: Path, away: Mapping[str, str]) -> None:
         raise UsageError(f"{target} is invalid ({error.reason}); recreate it with {by_force()}") from None
     lost = [name for name in dict.fromkeys(row.video for row in rows) if name in away]
     if lost:
-        shown = "".join(f"\n  {name}: {away[name]}" for name in lost[:5])
+        first = "".join(f"\n  {name}: {away[name]}" for name in lost[:5])
         raise UsageError(
             f"{target} lists {plural(len(lost), 'video')} that can't be read now. Restore them, or remove them from "
-            f"the file with {by_force()}. The first are:{shown}"
+            f"the file with {by_force()}. The first are:{first}"
         )
 
 
@@ -228,17 +228,17 @@ def print_table(listings: Sequence[Listing]) -> None:
     for fold in sorted({listing.fold for listing in listings}):
         inside = [listing for listing in listings if listing.fold == fold]
         parts = sorted({listing.video.part for listing in inside}, key=layout.natural_key)
-        shown = ", ".join(parts) if len(parts) <= 4 else f"{parts[0]} ... {parts[-1]} ({len(parts)} parts)"
+        names = ", ".join(parts) if len(parts) <= 4 else f"{parts[0]} ... {parts[-1]} ({len(parts)} parts)"
         videos = {label: sum(x.video.label == label for x in inside) for label in (REAL, FAKE)}
         crops = {label: sum(len(x.crops) for x in inside if x.video.label == label) for label in (REAL, FAKE)}
         numbers = f"{videos[REAL]:>6} {videos[FAKE]:>6}         {crops[REAL]:>9} {crops[FAKE]:>9}"
-        print(f"{fold:>4}  {numbers}        {shown}")
+        print(f"{fold:>4}  {numbers}        {shown(names)}")
 
 
 def print_notes(kept: Sequence[Listing], dropped: Sequence[Listing], notes: Sequence[str], ledger: Ledger) -> None:
     """Print notes for the user below the table."""
     for note in notes:
-        print(note)
+        print(shown(note))
     if dropped:
         names = name_some(sorted(listing.video.id for listing in dropped))
         print(f"excluded as relatives of the hold-out: {plural(len(dropped), 'video')} ({names})")

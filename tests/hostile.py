@@ -59,6 +59,24 @@ def changed(draw, valid):
 
 
 @st.composite
+def one_changed(draw, valid):
+    """A valid value of which one part, at any depth, is another one, or is also under another key."""
+
+    def change(value):
+        if not value or not isinstance(value, (dict, list)) or draw(st.integers(0, 3)) == 0:
+            return draw(ANY)
+        if isinstance(value, list):
+            at = draw(st.integers(0, len(value) - 1))
+            return [*value[:at], change(value[at]), *value[at + 1 :]]
+        key = draw(st.sampled_from([*value]))
+        if draw(st.integers(0, 5)) == 0:
+            return value | {draw(TEXTS | st.sampled_from(["-1", str(10**20), "../x"])): value[key]}
+        return value | {key: change(value[key])}
+
+    return change(draw(valid))
+
+
+@st.composite
 def damaged(draw, texts):
     """A file's bytes: valid ones, or with some bytes replaced; rarely only noise."""
     text = draw(texts)

@@ -18,10 +18,11 @@ from pathlib import Path
 from detectors import faces_of
 from families import textured_frames
 from helpers import write_part
-from hostile import ANY, NAMES, as_json, changed, damaged, tables
+from hostile import ANY, NAMES, as_json, changed, damaged, one_changed, tables
 from hypothesis import strategies as st
 
 from dfdc import command_line, layout
+from dfdc.text import printable
 from dfdc.video import write_video
 from dfdc.workers import outcome_of
 from preprocessing import (
@@ -106,8 +107,10 @@ def call(main: Callable, *arguments: object) -> Ran:
     said = err.getvalue()
     assert status in (0, 1, 2), said
     assert said or not status, "a command that fails says why"
-    assert "Traceback" not in said + out.getvalue(), said
-    assert all(len(line) < 3000 for line in said.splitlines()), said[:4000]
+    for line in (out.getvalue() + said).split("\n"):
+        assert "Traceback" not in line, said
+        assert len(line) < 3000, line[:4000]
+        assert printable(line) == line, "a terminal would obey it"
     if status == 2:
         assert len(said.splitlines()) <= 40, said
     return Ran(status, said)
@@ -221,8 +224,8 @@ def edited(root: Path, edits: list[list[Edit]], may_change: Callable[[Path, str,
 
 
 def is_output(copy: Path, path: str, before: dict) -> bool:
-    """Whether a path is in the folder that a command was told to write to."""
-    return path.startswith(f"{copy}/out/")
+    """Whether a path is in the folder that a command was told to write to; it may be a link."""
+    return os.path.realpath(path).startswith(os.path.realpath(copy / "out"))
 
 
 @st.composite
@@ -271,7 +274,9 @@ def file_edits(draw, files):
 
 def _contents(path, data):
     if path.endswith(".json"):
-        return damaged(as_json(changed(st.just(json.loads(data)))))
+        valid = st.just(json.loads(data))
+        text = as_json(one_changed(valid)) | damaged(as_json(changed(valid)))
+        return text.map(lambda text: text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
     if path.endswith(".csv"):
         header, *rows = csv.reader(io.StringIO(data.decode()))
         return damaged(tables(header, st.sampled_from(rows or [header]).map(list)))

@@ -230,7 +230,8 @@ def test_t30_crops_that_are_missing_are_named_before_training(crops_root):
         (HEADER + "a,0_0.png,1,a,0,0\na,0_0.png,2,a,0,0\n", "line 3: label '2' is neither 0"),
         (HEADER + "a,0_0.png,x,a,0,0\n", "line 2: label 'x' is neither 0"),
         (HEADER + "a,0_0.png,1,a,0,0\n\na,0_0.png,1,a,0,x\n", "line 4: fold 'x' is not a whole number"),
-        (HEADER + f"a,0_0.png,1,a,0,{10**30}\n", "fold is too large"),
+        (HEADER + f"a,0_0.png,1,a,0,{10**30}\n", "line 2: fold '1000.*' is not a whole number of up to 18 digits"),
+        (HEADER + "a,0_0.png,1,a,0,٣\n", "line 2: fold '٣' is not a whole number"),
     ],
 )
 def test_bad_folds_files_are_named(tmp_path, text, said):

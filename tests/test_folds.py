@@ -66,6 +66,8 @@ def test_commas_quotes_and_ends_of_lines_in_names_come_as_they_are(path):
         ("b,10,2", "b,10,x", "line 3: fold 'x' is not a whole number"),
         ("b,10,2", "b,10,1.5", "line 3: fold '1.5' is not a whole number"),
         ("b,10,2", "b,ten,2", "line 3: frame 'ten' is not a whole number"),
+        ("b,10,2", f"b,10,{10**18}", "line 3: fold '1000000000000000000' is not a whole number of up to 18 digits"),
+        ("b,10,2", f"b,10,{'9' * 5000}", f"line 3: fold '{'9' * 5000}' is not a whole number of"),
         ("fold", "split", "it lacks the column fold"),
         (HEADER, "", "it lacks the column video and"),
         ("a,", '"' + "a" * 200_000, "it can't be read (field larger than"),

@@ -169,7 +169,7 @@ METRICS = {"log_loss_fake": 0.5, "log_loss_real": 0.5, "log_loss_balanced": 0.5,
 
 @settings(hostile, max_examples=CASES // 2 or 6)  # exporting takes a third of a second
 @given(data=st.data())
-def test_commands(sound, no_videos, data):
+def test_commands_bear_hostile_checkpoints(sound, no_videos, data):
     name = data.draw(st.sampled_from([*COMMANDS]))
     content = data.draw(contents(sound[0]))
     with place() as root:

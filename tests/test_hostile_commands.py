@@ -86,7 +86,7 @@ def is_artifact(name):
 
 @hostile
 @given(data=st.data())
-def test_steps_and_report(sound, data):
+def test_steps_and_report_bear_hostile_files(sound, data):
     root, files = sound
     edits = data.draw(st.lists(metadata_edits(files) | file_edits(files) | file_edits(files), min_size=1, max_size=3))
     name = data.draw(st.sampled_from([*COMMANDS]))
@@ -157,7 +157,7 @@ SCORING_FLAGS = st.sampled_from(
 
 @hostile
 @given(data=st.data())
-def test_scoring(scored, data):
+def test_scoring_bears_hostile_files(scored, data):
     home, files = scored
     edits = data.draw(st.lists(metadata_edits(files, "root/") | file_edits(files), min_size=1, max_size=3))
     arguments = (*data.draw(INPUTS), *data.draw(SCORING_FLAGS))
@@ -191,7 +191,7 @@ def read_all(data, settings, config, *_):
 
 @hostile
 @given(data=st.data())
-def test_training_reads(trained, data):
+def test_training_reads_hostile_files(trained, data):
     home, files = trained
     edits = data.draw(st.lists(metadata_edits(files, "root/") | file_edits(files), min_size=1, max_size=3))
     flag = data.draw(st.sampled_from(["--init-from={}/start", "--validate-on=o={}/root:1", "--fold=1"]))
@@ -203,7 +203,7 @@ def test_training_reads(trained, data):
 
 @settings(hostile, max_examples=CASES // 4 or 3)  # a plot takes a third of a second
 @given(data=st.data())
-def test_plots(trained, data):
+def test_plots_bear_hostile_logs(trained, data):
     home, files = trained
     logs = [path for path in files if path.endswith(".jsonl")]
     edits = data.draw(st.lists(file_edits(Files({path: files[path] for path in logs})), max_size=2))

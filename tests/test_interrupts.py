@@ -27,6 +27,16 @@ def test_a_signal_waits_for_the_end_of_the_block(number, error):
         sum(range(100000))
 
 
+def test_of_several_signals_one_comes():
+    came = []
+    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    with interrupts.held():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(100000))
+    assert came == [signal.SIGTERM]
+
+
 def test_a_process_started_meanwhile_never_gets_ctrl_c_but_sigterm():
     code = "import signal; print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
     command = [sys.executable, "-c", code]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dfdc.text import number, percent, plural, printable, sentence
+from dfdc.text import number, percent, plural, printable, sentence, shown
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,11 @@ def test_what_a_terminal_would_obey_is_escaped(name, shown):
     if "\x00" not in name and name:
         assert printable(Path(name)) == shown
     assert printable(ValueError(name)) == shown
+
+
+def test_a_long_text_loses_its_middle():
+    assert shown("\x1b" + "a" * 1996) == r"\x1b" + "a" * 1996
+    assert shown("\x1b" + "a" * 1996 + "b") == r"\x1b" + "a" * 996 + " ... " + "a" * 999 + "b"
 
 
 def test_numbers_read_well():

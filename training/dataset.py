@@ -51,7 +51,7 @@ def read_folds(path: Path) -> pd.DataFrame:
         raise FoldsFileError(path, "it has no rows")
     if not sound:
         list(read_columns(path))  # raises an error that names the line
-        raise FoldsFileError(path, "a label, frame or fold is too large")
+        raise FoldsFileError(path, "a label, frame or fold is not a whole number")
     return table
 
 
