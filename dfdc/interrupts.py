@@ -91,17 +91,6 @@ def end_at_once() -> None:
 
 
 @contextlib.contextmanager
-def handler_kept() -> Generator[None]:
-    """Put the handler of SIGTERM back after the block, which calls a library that sets its own."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():  # in others, nobody can set one
-            signal.signal(signal.SIGTERM, handler)
-
-
-@contextlib.contextmanager
 def held() -> Generator[None]:
     """Hold back both signals until the block ends, for a block that starts processes.
 

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from dfdc.artifacts import remove_leftovers, temporary_file
 from dfdc.command_line import UserError
 from dfdc.devices import package_versions
+from dfdc.interrupts import held
 
 _PACKAGES = ("numpy", "opencv-python-headless", "av", "openvino", "torch")  # their versions may alter results
 _ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +70,9 @@ def list_nodes() -> list[NodeInfo]:
         ClusterError: there is none.
     """
     found = []
-    for node in ray.nodes():
+    with held():  # a signal amid the first call would leave Ray half connected, and Ray then waits for ever
+        nodes = ray.nodes()
+    for node in nodes:
         cores, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
         if node["Alive"] and cores:
             name = f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"

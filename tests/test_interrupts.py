@@ -38,22 +38,13 @@ def test_a_process_started_meanwhile_never_gets_ctrl_c_but_sigterm():
     assert "SIGINT" not in outside
 
 
-def test_a_library_does_not_take_sigterm():
-    interrupts.raise_on_signals()
-    with interrupts.handler_kept():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with pytest.raises(interrupts.Terminated):
-        os.kill(os.getpid(), signal.SIGTERM)
-        sum(range(100000))
-
-
 def test_other_threads_hold_nothing_back():
     """Only the main thread may set handlers; a step called in another one must work."""
     failed = []
 
     def run():
         try:
-            with interrupts.held(), interrupts.handler_kept():
+            with interrupts.held():
                 pass
         except ValueError as error:
             failed.append(error)
