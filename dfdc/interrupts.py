@@ -87,7 +87,8 @@ def errors_as_stops() -> Generator[None]:
 def end_at_once() -> None:
     """Make both signals end the process without a Python exception: nothing is left to stop."""
     for number in _SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

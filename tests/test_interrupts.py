@@ -157,7 +157,12 @@ def test_a_signal_while_the_error_is_told_shows_no_traceback():
 
 def test_a_command_that_was_told_to_ignore_ctrl_c_ignores_it():
     """As a shell starts commands in the background of a script."""
-    code = "signal.signal(signal.SIGINT, signal.SIG_IGN)\nrun_main(lambda argv: send(signal.SIGINT) or 0)"
+    code = (
+        "import atexit\n"
+        "atexit.register(send, signal.SIGINT)\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "run_main(lambda argv: send(signal.SIGINT) or 0)"
+    )
     done = run_code(code)
     assert (done.returncode, done.stderr) == (0, "")
 
