@@ -74,12 +74,12 @@ def _send(number: int) -> None:
 def errors_as_stops() -> Generator[None]:
     """After a signal, an error that leaves the block is its consequence: raise what the signal raised instead.
 
-    A library may turn the one into the other.
+    A library may turn the one into the other; Ray turns `Terminated` into `KeyboardInterrupt`.
     """
     try:
         yield
-    except Exception as error:
-        if _last.error is None:
+    except (Exception, KeyboardInterrupt) as error:
+        if _last.error is None or type(error) is _last.error:
             raise
         raise _last.error from error
 
