@@ -74,12 +74,12 @@ def _send(number: int) -> None:
 def errors_as_stops() -> Generator[None]:
     """After a signal, an error that leaves the block is its consequence: raise what the signal raised instead.
 
-    A library may turn the one into the other.
+    A library may turn the one into the other; Ray turns `Terminated` into `KeyboardInterrupt`.
     """
     try:
         yield
-    except Exception as error:
-        if _last.error is None:
+    except (Exception, KeyboardInterrupt) as error:
+        if _last.error is None or type(error) is _last.error:
             raise
         raise _last.error from error
 
@@ -87,18 +87,8 @@ def errors_as_stops() -> Generator[None]:
 def end_at_once() -> None:
     """Make both signals end the process without a Python exception: nothing is left to stop."""
     for number in _SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-
-
-@contextlib.contextmanager
-def handler_kept() -> Generator[None]:
-    """Put the handler of SIGTERM back after the block, which calls a library that sets its own."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():  # in others, nobody can set one
-            signal.signal(signal.SIGTERM, handler)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -12,12 +12,13 @@ from typing import Any
 
 import ray
 import xxhash
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, NodeDiedError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dfdc.artifacts import remove_leftovers, temporary_file
 from dfdc.command_line import UserError
 from dfdc.devices import package_versions
+from dfdc.interrupts import held
 
 _PACKAGES = ("numpy", "opencv-python-headless", "av", "openvino", "torch")  # their versions may alter results
 _ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +70,9 @@ def list_nodes() -> list[NodeInfo]:
         ClusterError: there is none.
     """
     found = []
-    for node in ray.nodes():
+    with held():  # a signal amid the first call would leave Ray half connected, and Ray then waits for ever
+        nodes = ray.nodes()
+    for node in nodes:
         cores, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
         if node["Alive"] and cores:
             name = f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
@@ -96,9 +99,11 @@ def check_nodes(shared: Shared, nodes: Sequence[NodeInfo]) -> None:
                 _compare(ours, ray.get(answer, timeout=_ANSWER_SECONDS), node.name)
             except GetTimeoutError as error:
                 raise ClusterError(f"{node.name} does not answer within {_ANSWER_SECONDS:.0f} s") from error
+            except NodeDiedError:  # the list of nodes says so only later
+                continue  # which the run survives
             except RayError as error:
                 if any(other["NodeID"] == node.id and not other["Alive"] for other in ray.nodes()):
-                    continue  # it has gone meanwhile, which the run survives
+                    continue
                 last = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
                 advice = f"install this project there, in {_ROOT}, and start Ray from its environment"
                 raise ClusterError(f"{node.name} can't run this project's code ({last}); {advice}") from error

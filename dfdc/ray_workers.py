@@ -23,8 +23,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic
+from unittest import mock
 
 import ray
+from ray._private import utils
 from ray._private.services import canonicalize_bootstrap_address_or_die  # what ray.init does with "auto"
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
@@ -32,7 +34,7 @@ from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
 from dfdc import limits
 from dfdc.command_line import SettingError, setting
 from dfdc.devices import available_cores, keep_freed_memory, limit_cores, limit_threads
-from dfdc.interrupts import handler_kept
+from dfdc.interrupts import held
 from dfdc.ray_nodes import ClusterError, NodeInfo, Shared, check_nodes, list_nodes, refresh
 from dfdc.text import plural
 from dfdc.workers import TRIES, Failed, R, Skipped, T, Task, WorkersError, in_own_folder, outcome_of
@@ -60,11 +62,13 @@ def connected(address: str | None) -> Generator[None]:
     if address == "local":
         options |= {"num_cpus": available_cores(), "include_dashboard": False}
     try:
-        with handler_kept(), in_own_folder():  # where workers look for modules; each worker changes to our folder
-            ray.init(address, **options)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        raise _no_cluster(address, _line_of(error)) from error
-    try:
+        try:
+            # A signal amid this would leave Ray half connected, and Ray then waits for ever. Its own handler of SIGTERM
+            # would end the command with another status.
+            with held(), mock.patch.object(utils, "set_sigterm_handler"), in_own_folder():
+                ray.init(address, **options)  # workers look for modules in this folder, and then change to ours
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+            raise _no_cluster(address, _line_of(error)) from error
         yield
     finally:
         ray.shutdown()

@@ -166,8 +166,9 @@ def require_ray() -> None:
     if find_spec("ray") is None:
         advice = "Ray is not installed; install it with: pip install -r requirements-cluster.txt"
         raise SettingError("engine", "ray", advice)
-    # Ray reads these when it is imported. The driver itself says what becomes of a worker's death.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed")
+    # Ray reads these when it is imported. The driver itself says what becomes of a worker's death. At the death of a
+    # raylet, Ray would print the end of its log.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed|^Raylet is terminated")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 

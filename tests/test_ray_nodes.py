@@ -81,6 +81,17 @@ def test_tokens_of_ended_runs_are_removed(answers, tmp_path, ended):
         assert [path.name for path in tmp_path.iterdir()] == [new.name]
 
 
+def test_a_node_that_dies_while_it_is_asked_takes_no_part(answers, tmp_path, monkeypatch):
+    """Ray's list of nodes may still show it as alive."""
+
+    def get(answer, timeout):
+        raise ray_nodes.NodeDiedError("the node it was running on is dead or unavailable")
+
+    monkeypatch.setattr(ray_nodes.ray, "get", get)
+    monkeypatch.setattr(ray_nodes.ray, "nodes", lambda: [{"NodeID": node.id, "Alive": True} for node in NODES])
+    ray_nodes.check_nodes(Shared((tmp_path,)), NODES)
+
+
 def test_relative_paths_are_those_of_the_command(answers, tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,8 @@
 """The engine for a Ray cluster (dfdc/ray_workers.py): steps on two nodes, workers and nodes that die."""
 
+import os
+import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +11,7 @@ import pytest
 from behaving import Behaving, run
 from helpers import ROOT
 
-from dfdc import limits
+from dfdc import interrupts, limits
 from dfdc.command_line import SettingError, UserError
 from dfdc.layout import Video
 from dfdc.workers import Failed, WorkersError
@@ -20,7 +23,7 @@ from ray._private import services
 
 from dfdc import ray_workers
 from dfdc.ray_nodes import ClusterError, NodeInfo
-from dfdc.ray_workers import RayWorkers, find_places
+from dfdc.ray_workers import RayWorkers, connected, find_places
 
 
 def names_done(folder):
@@ -208,6 +211,25 @@ def test_a_cluster_that_is_not_there_is_one_clear_line(tmp_path):
     with pytest.raises(UserError, match=r"can't connect to the Ray cluster 127\.0\.0\.1:9: .*start one with") as error:
         next(RayWorkers("127.0.0.1:9")(Behaving(tmp_path), []))
     assert error.value.status == 2
+
+
+@pytest.mark.parametrize(("number", "error"), [("SIGINT", KeyboardInterrupt), ("SIGTERM", interrupts.Terminated)])
+def test_a_signal_waits_until_ray_is_connected(monkeypatch, number, error):
+    """Ray 2.60 may wait for ever after Ctrl-C, and ends with status 15 after SIGTERM."""
+    done = []
+
+    def init(*address, **options):
+        ray_workers.utils.set_sigterm_handler(lambda number, frame: sys.exit(number))
+        os.kill(os.getpid(), signal.Signals[number])
+        done.append(sum(range(100000)))
+
+    monkeypatch.setattr(ray_workers.ray, "init", init)
+    monkeypatch.setattr(ray_workers.ray, "shutdown", lambda: done.append("shut down"))
+    interrupts.raise_on_signals()
+    with pytest.raises(KeyboardInterrupt) as raised, connected("local"):
+        raise AssertionError("it was stopped")
+    assert type(raised.value) is error
+    assert done == [sum(range(100000)), "shut down"]
 
 
 def test_auto_without_a_cluster_is_one_clear_line(tmp_path, monkeypatch):

@@ -110,12 +110,15 @@ def _press_ctrl_c_repeatedly(run: Run) -> None:
 
 
 def _kill_worker(run: Run) -> None:
+    before: set[int] = set()
     while not run.over:
-        if workers := run.engine.workers(run.mark, run.pid):
+        found = run.engine.workers(run.mark, run.pid)
+        if workers := [pid for pid in found if pid in before]:  # not one that is about to run another program
             with contextlib.suppress(ProcessLookupError):
                 os.kill(run.rng.choice(workers), signal.SIGKILL)
                 return
-        time.sleep(0.01)
+        before = set(found)
+        time.sleep(0.03)
 
 
 def _kill_raylet(run: Run) -> None:
