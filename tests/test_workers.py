@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,9 +22,6 @@ from dfdc.workers import LocalWorkers
 
 @pytest.mark.slow
 def test_a_video_that_takes_for_ever_is_given_up(tmp_path, monkeypatch):
-    """Even if the clock runs backwards."""
-    clock, now = time.time, time.time()
-    monkeypatch.setattr(time, "time", lambda: 2 * now - clock())
     monkeypatch.setattr(limits, "_LEAST_SECONDS", 2.0)
     (tmp_path / "hangs-1.mp4").write_bytes(b"12345")
     status, ledger = run(tmp_path, ["hangs-1", *[f"good-{index}" for index in range(6)]])
@@ -82,7 +80,8 @@ def test_ray_is_told_to_be_quiet_unless_the_user_says_otherwise(monkeypatch):
     monkeypatch.setenv("RAY_DEDUP_LOGS_SKIP_REGEX", "")  # so that it is restored
     monkeypatch.delenv("RAY_DEDUP_LOGS_SKIP_REGEX")
     workers.require_ray()
-    assert os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] == "^A worker died or was killed"
+    for said in ("A worker died or was killed while executing a task", "Raylet is terminated. Termination is unexpected."):
+        assert re.search(os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"], said)
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1"
 
 
