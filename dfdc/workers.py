@@ -10,19 +10,19 @@ import contextlib
 import errno
 import multiprocessing
 import os
-import signal
 import sys
 import threading
+import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 from pebble.pool.process import WORKERS_NAME
@@ -35,6 +35,7 @@ from dfdc.processes import check_temp_folder, process_start
 
 TRIES = 3  # workers that may die of one item; the system may have killed the first ones for another process's memory
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TICK = 1.0  # seconds between two looks at the time limits
 
 T = TypeVar("T")  # an item, such as a video
 T_in = TypeVar("T_in", contravariant=True)
@@ -238,28 +239,50 @@ def _run_pool(
     pool: ProcessPool, task: Task[T, R], groups: Sequence[Sequence[T]], threads: int, *, ahead: int
 ) -> Generator[tuple[T, R | Skipped | Failed]]:
     """Yield each item with its outcome; at most `ahead` groups are submitted at a time."""
-    waiting = deque((some, 1) for some in groups)  # with the number of the try
-    running: dict[Future, tuple[Sequence[T], int]] = {}
+    waiting = deque(_Group(items) for items in groups)
+    running: dict[Future, _Group[T]] = {}
     while waiting or running:
         while waiting and len(running) < ahead:
-            some, number = waiting.popleft()
-            limit = sum(time_limit(task.size(item)) for item in some)
-            running[pool.schedule(_do_some, args=(some, threads, limit))] = some, number
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            some, number = running.pop(future)
+            group = waiting.popleft()
+            running[pool.schedule(_do_some, args=(group.items, threads))] = group
+        for future in wait(running, timeout=_TICK, return_when=FIRST_COMPLETED).done:
+            group = running.pop(future)
             try:
                 outcomes = future.result()
-            except ProcessExpired as end:
-                if len(some) > 1:  # retry them one by one, so that only the cause fails
-                    waiting.extend(([item], 1) for item in some)
+            except (ProcessExpired, CancelledError) as end:
+                if len(group.items) > 1:  # retry them one by one, so that only the cause fails
+                    waiting.extend(_Group([item]) for item in group.items)
                     continue
-                is_late = end.exitcode == -signal.SIGALRM
-                if not is_late and number < TRIES:
-                    waiting.append((some, number + 1))
+                if isinstance(end, ProcessExpired) and group.tries < TRIES:
+                    waiting.append(_Group(group.items, group.tries + 1))
                     continue
-                died = f"its worker process died {TRIES} times (exit code {end.exitcode})"
-                outcomes = [Failed(late(task.size(some[0])) if is_late else died)]
-            yield from zip(some, outcomes, strict=True)
+                outcomes = [Failed(_reason_of_end(end, task.size(group.items[0])))]
+            yield from zip(group.items, outcomes, strict=True)
+        _cancel_late(running, task)
+
+
+@dataclass
+class _Group(Generic[T]):
+    """Items that a worker takes up together.
+
+    Attributes:
+        tries: number of workers that were given them.
+        began: when the last one was seen at work, by time.monotonic; None before.
+    """
+
+    items: Sequence[T]
+    tries: int = 1
+    began: float | None = None
+
+
+def _cancel_late(running: Mapping[Future, _Group[T]], task: Task[T, R]) -> None:
+    """Cancel what exceeds its time limit; pebble ends its worker. Its own limits would follow a clock that is set."""
+    now = time.monotonic()
+    for future, group in running.items():
+        if future.running():
+            group.began = group.began or now
+            if now - group.began > sum(time_limit(task.size(item)) for item in group.items):
+                future.cancel()
 
 
 def share_out(items: int, workers: int, cores: int) -> tuple[int, int]:
@@ -271,6 +294,13 @@ def share_out(items: int, workers: int, cores: int) -> tuple[int, int]:
     return threads, 1 if threads == 1 else max(1, min(4 * threads, items // workers))
 
 
+def _reason_of_end(end: Exception, size: int) -> str:
+    code = getattr(end, "exitcode", None)
+    if code is not None:
+        return f"its worker process died {TRIES} times (exit code {code})"
+    return late(size)
+
+
 # ------------------------------------------------------------------------------------------- in a worker
 _task: Any = None  # this worker's task, initialized
 _fault: str = ""  # why initialization failed
@@ -280,7 +310,6 @@ def _start_worker(task: Task, devices: Sequence[str], places: Any) -> None:
     """Take a place, and initialize the task on its device."""
     global _task, _fault
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process, see _do_some
     keep_freed_memory()
     device = devices[take_place(places, os.getpid()) % len(devices)]
     try:
@@ -308,18 +337,11 @@ def take_place(places: Any, own: int) -> int:
     return place
 
 
-def _do_some(items: Sequence[Any], threads: int, limit: float) -> list[Any]:
-    """The outcomes of `items`, processed in `threads` threads; decoding releases Python's GIL.
-
-    After `limit` seconds, the system ends this process, whatever it does. Its timer ignores a clock that is set.
-    """
+def _do_some(items: Sequence[Any], threads: int) -> list[Any]:
+    """The outcomes of `items`, processed in `threads` threads; decoding releases Python's GIL."""
     if _fault:
         raise WorkersError(f"{_fault}; fix this, or choose another device or fewer workers")
-    signal.setitimer(signal.ITIMER_REAL, limit)
-    try:
-        if threads == 1:
-            return [outcome_of(_task.work, item) for item in items]
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(partial(outcome_of, _task.work), items))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    if threads == 1:
+        return [outcome_of(_task.work, item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(partial(outcome_of, _task.work), items))
