@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 import queue
-import socket
 import sys
 import time
 from collections import deque
@@ -27,15 +26,14 @@ from unittest import mock
 
 import ray
 from ray._private import utils
-from ray._private.services import canonicalize_bootstrap_address_or_die  # what ray.init does with "auto"
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
 
 from dfdc import limits
-from dfdc.command_line import SettingError, setting
+from dfdc.command_line import SettingError
 from dfdc.devices import available_cores, keep_freed_memory, limit_cores, limit_threads
 from dfdc.interrupts import held
-from dfdc.ray_nodes import ClusterError, NodeInfo, Shared, check_nodes, list_nodes, refresh
+from dfdc.ray_nodes import ClusterError, NodeInfo, Shared, check_nodes, list_nodes, no_cluster, reachable, refresh
 from dfdc.text import plural
 from dfdc.workers import TRIES, Failed, R, Skipped, T, Task, WorkersError, in_own_folder, outcome_of
 
@@ -57,7 +55,7 @@ def connected(address: str | None) -> Generator[None]:
         ClusterError: there is no such cluster, or it has another version of Ray or Python.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
-    address = _reachable(address)
+    address = reachable(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         options |= {"num_cpus": available_cores(), "include_dashboard": False}
@@ -68,34 +66,10 @@ def connected(address: str | None) -> Generator[None]:
             with held(), mock.patch.object(utils, "set_sigterm_handler"), in_own_folder():
                 ray.init(address, **options)  # workers look for modules in this folder, and then change to ours
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-            raise _no_cluster(address, _line_of(error)) from error
+            raise no_cluster(address, _line_of(error)) from error
         yield
     finally:
         ray.shutdown()
-
-
-def _reachable(address: str) -> str:
-    """Return HOST:PORT, or "local"; ClusterError if nobody listens there. Ray itself would try for minutes."""
-    if address == "local":
-        return address
-    if address == "auto":
-        try:
-            address = canonicalize_bootstrap_address_or_die("auto")
-        except ConnectionError as error:
-            raise _no_cluster(address, "none runs on this machine") from error
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or "//" in host:
-        raise SettingError("ray_address", address, "expected HOST:PORT of the cluster's head, auto or local")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise _no_cluster(address, error) from error
-    return address
-
-
-def _no_cluster(address: str, reason: object) -> ClusterError:
-    advice = f"start one with 'ray start', or give {setting('ray_address')} HOST:PORT"
-    return ClusterError(f"can't connect to the Ray cluster {address}: {reason}; {advice}")
 
 
 @dataclass(frozen=True)
@@ -361,10 +335,15 @@ class _Pool(Generic[T]):
         error = future.exception()
         if error is not None:
             self._members.remove(member)
-            if member.failed_starts + 1 < TRIES:
+            if self._refuse_joined():  # this project's code can't run there
+                self._add_member(member.failed_starts)
+            elif member.failed_starts + 1 < TRIES:
                 self._add_member(member.failed_starts + 1)
             elif not self._members:
                 raise WorkersError(f"no worker can be started on the Ray cluster ({_line_of(error)})")
+            else:
+                said = f"a worker could not be started {TRIES} times ({_line_of(error)})"
+                print(f"Ray: {said}; {len(self._members)} left", file=sys.stderr, flush=True)
             return
         started: _Started = future.result()
         if started.node not in self._checked and started.node not in self._refused:
@@ -378,6 +357,15 @@ class _Pool(Generic[T]):
             where = self._name_of(started.node)
             raise WorkersError(f"a worker can't be initialized on {where}: {started.fault}")
         member.node = started.node
+
+    def _refuse_joined(self) -> bool:
+        """Check all nodes that have joined; return whether one of them is refused."""
+        before = len(self._refused)
+        with contextlib.suppress(ClusterError):  # no node is left
+            for node in list_nodes():
+                if node.id not in self._checked and node.id not in self._refused:
+                    self._check(node.id)
+        return len(self._refused) > before
 
     def _check(self, joined: str) -> None:
         """Check a node that has joined."""
@@ -449,4 +437,5 @@ class _Pool(Generic[T]):
 def _line_of(error: BaseException) -> str:
     """The line of an error that says most: the last one of a worker's traceback, else the first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1] if isinstance(error, RayTaskError) else lines[0]
+    has_traceback = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
+    return lines[-1] if has_traceback else lines[0]
