@@ -245,6 +245,7 @@ def _run_pool(
 
     waiting = deque(map(group_of, groups))
     running: dict[Future, _Group[T]] = {}
+    looked = time.monotonic()
     while waiting or running:
         while waiting and len(running) < ahead:
             group = waiting.popleft()
@@ -258,11 +259,12 @@ def _run_pool(
                     waiting.extend(group_of([item]) for item in group.items)
                     continue
                 if isinstance(end, ProcessExpired) and group.tries < TRIES:
-                    waiting.append(replace(group, tries=group.tries + 1, began=None))
+                    waiting.append(replace(group, tries=group.tries + 1, used=0.0))
                     continue
                 outcomes = [Failed(_reason_of_end(end, task.size(group.items[0])))]
             yield from zip(group.items, outcomes, strict=True)
-        _cancel_late(running)
+        looked, before = time.monotonic(), looked
+        _cancel_late(running, min(looked - before, 10 * _TICK))  # less if this process was stopped, with its workers
 
 
 @dataclass
@@ -272,22 +274,24 @@ class _Group(Generic[T]):
     Attributes:
         limit: seconds that they may take.
         tries: number of workers that were given them.
-        began: when the last one was seen at work, by time.monotonic; None before.
+        used: seconds in which the last one was seen at work.
     """
 
     items: Sequence[T]
     limit: float
     tries: int = 1
-    began: float | None = None
+    used: float = 0.0
 
 
-def _cancel_late(running: Mapping[Future, _Group]) -> None:
-    """Cancel what exceeds its time limit; pebble ends its worker. Its own limits would follow a clock that is set."""
-    now = time.monotonic()
+def _cancel_late(running: Mapping[Future, _Group], seconds: float) -> None:
+    """After so many seconds, cancel what exceeds its time limit; pebble ends its worker.
+
+    Pebble's own limits would follow a clock that is set.
+    """
     for future, group in running.items():
         if future.running():
-            group.began = group.began or now
-            if now - group.began > group.limit:
+            group.used += seconds
+            if group.used > group.limit:
                 future.cancel()
 
 
