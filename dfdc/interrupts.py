@@ -103,14 +103,19 @@ def held() -> Generator[None]:
         yield
         return
     came: list[int] = []
-    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _SIGNALS}
-    # A child process inherits the blocked signals of the thread that starts it, also through exec.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    interrupt, terminate = map(signal.getsignal, _SIGNALS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     try:
+        for number in _SIGNALS:
+            signal.signal(number, lambda number, _: came.append(number))
+        # A child process inherits the blocked signals of the thread that starts it, also through exec.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        try:  # a signal may come between the two
+            signal.signal(signal.SIGTERM, terminate)
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
         for number in came[:1]:
             signal.raise_signal(number)

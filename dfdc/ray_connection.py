@@ -13,6 +13,7 @@ from unittest import mock
 import ray
 from ray._private import utils
 from ray._private.services import canonicalize_bootstrap_address_or_die  # what ray.init does with "auto"
+from ray._raylet import GcsClient
 from ray.exceptions import RayError, RayTaskError
 
 from dfdc.command_line import SettingError, setting
@@ -52,7 +53,7 @@ def connected(address: str | None) -> Generator[None]:
 
 
 def _reachable(address: str) -> str:
-    """Return HOST:PORT, or "local"; ClusterError if nobody listens there. Ray itself would try for minutes."""
+    """Return HOST:PORT, or "local"; ClusterError if no head answers there. Ray itself would try for minutes."""
     if address == "local":
         return address
     if address == "auto":
@@ -65,8 +66,11 @@ def _reachable(address: str) -> str:
         raise SettingError("ray_address", address, "expected HOST:PORT of the cluster's head, auto or local")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        GcsClient(address=address)
     except (OSError, OverflowError) as error:
         raise _no_cluster(address, error) from error
+    except RayError as error:
+        raise _no_cluster(address, "what listens there does not answer as the head of a cluster") from error
     return address
 
 
@@ -78,4 +82,5 @@ def _no_cluster(address: str, reason: object) -> ClusterError:
 def line_of(error: BaseException) -> str:
     """The line of an error that says most: the last one of a worker's traceback, else the first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1] if isinstance(error, RayTaskError) else lines[0]
+    has_traceback = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
+    return lines[-1] if has_traceback else lines[0]

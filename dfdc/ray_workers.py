@@ -303,10 +303,15 @@ class _Pool(Generic[T]):
         error = future.exception()
         if error is not None:
             self._members.remove(member)
-            if member.failed_starts + 1 < TRIES:
+            if self._refuse_joined():  # this project's code can't run there
+                self._add_member(member.failed_starts)
+            elif member.failed_starts + 1 < TRIES:
                 self._add_member(member.failed_starts + 1)
             elif not self._members:
                 raise WorkersError(f"no worker can be started on the Ray cluster ({line_of(error)})")
+            else:
+                said = f"a worker could not be started {TRIES} times ({line_of(error)})"
+                print(f"Ray: {said}; {len(self._members)} left", file=sys.stderr, flush=True)
             return
         started: _Started = future.result()
         if started.node not in self._checked and started.node not in self._refused:
@@ -320,6 +325,15 @@ class _Pool(Generic[T]):
             where = self._name_of(started.node)
             raise WorkersError(f"a worker can't be initialized on {where}: {started.fault}")
         member.node = started.node
+
+    def _refuse_joined(self) -> bool:
+        """Check all nodes that have joined; return whether one of them is refused."""
+        before = len(self._refused)
+        with contextlib.suppress(ClusterError):  # no node is left
+            for node in list_nodes():
+                if node.id not in self._checked and node.id not in self._refused:
+                    self._check(node.id)
+        return len(self._refused) > before
 
     def _check(self, joined: str) -> None:
         """Check a node that has joined."""

@@ -17,7 +17,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing import forkserver, resource_tracker
@@ -239,8 +239,13 @@ def _run_pool(
     pool: ProcessPool, task: Task[T, R], groups: Sequence[Sequence[T]], threads: int, *, ahead: int
 ) -> Generator[tuple[T, R | Skipped | Failed]]:
     """Yield each item with its outcome; at most `ahead` groups are submitted at a time."""
-    waiting = deque(_Group(items) for items in groups)
+
+    def group_of(items: Sequence[T]) -> _Group[T]:
+        return _Group(items, sum(time_limit(task.size(item)) for item in items))
+
+    waiting = deque(map(group_of, groups))
     running: dict[Future, _Group[T]] = {}
+    looked = time.monotonic()
     while waiting or running:
         while waiting and len(running) < ahead:
             group = waiting.popleft()
@@ -251,14 +256,15 @@ def _run_pool(
                 outcomes = future.result()
             except (ProcessExpired, CancelledError) as end:
                 if len(group.items) > 1:  # retry them one by one, so that only the cause fails
-                    waiting.extend(_Group([item]) for item in group.items)
+                    waiting.extend(group_of([item]) for item in group.items)
                     continue
                 if isinstance(end, ProcessExpired) and group.tries < TRIES:
-                    waiting.append(_Group(group.items, group.tries + 1))
+                    waiting.append(replace(group, tries=group.tries + 1, used=0.0))
                     continue
                 outcomes = [Failed(_reason_of_end(end, task.size(group.items[0])))]
             yield from zip(group.items, outcomes, strict=True)
-        _cancel_late(running, task)
+        looked, before = time.monotonic(), looked
+        _cancel_late(running, min(looked - before, 10 * _TICK))  # less if this process was stopped, with its workers
 
 
 @dataclass
@@ -266,22 +272,26 @@ class _Group(Generic[T]):
     """Items that a worker takes up together.
 
     Attributes:
+        limit: seconds that they may take.
         tries: number of workers that were given them.
-        began: when the last one was seen at work, by time.monotonic; None before.
+        used: seconds in which the last one was seen at work.
     """
 
     items: Sequence[T]
+    limit: float
     tries: int = 1
-    began: float | None = None
+    used: float = 0.0
 
 
-def _cancel_late(running: Mapping[Future, _Group[T]], task: Task[T, R]) -> None:
-    """Cancel what exceeds its time limit; pebble ends its worker. Its own limits would follow a clock that is set."""
-    now = time.monotonic()
+def _cancel_late(running: Mapping[Future, _Group], seconds: float) -> None:
+    """After so many seconds, cancel what exceeds its time limit; pebble ends its worker.
+
+    Pebble's own limits would follow a clock that is set.
+    """
     for future, group in running.items():
         if future.running():
-            group.began = group.began or now
-            if now - group.began > sum(time_limit(task.size(item)) for item in group.items):
+            group.used += seconds
+            if group.used > group.limit:
                 future.cancel()
 
 

@@ -187,8 +187,9 @@ def remove_stale(checkpoint: Path, folder: Path, engine: str) -> None:
     artifacts.remove_leftovers(folder.parent)
     now = disk_time(folder.parent)
     for other in folder.parent.glob(f"{engine}-*"):
-        if other != folder and _is_stale(other, checkpoint, engine, now):
-            artifacts.remove(other)
+        with contextlib.suppress(PermissionError):  # of another user
+            if other != folder and _is_stale(other, checkpoint, engine, now):
+                artifacts.remove(other)
 
 
 def _is_stale(other: Path, checkpoint: Path, engine: str, now: float) -> bool:

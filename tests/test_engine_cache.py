@@ -206,6 +206,22 @@ def test_entries_that_another_machine_may_use_are_kept_for_a_month(path, monkeyp
     assert names(cache) == {own.name}
 
 
+def test_an_entry_of_another_user_that_stays_is_no_fault_of_the_conversion(path, monkeypatch):
+    """In a folder of several users, an entry may be neither readable nor removable."""
+    own, removed = make_entry(path), []
+    for name in "ab":
+        make_old(make_entry(path, versions={"openvino": name}).rename(own.with_name(f"openvino-{name}")))
+    make_entry(path)
+
+    def refuse(folder):
+        removed.append(folder.name)
+        raise PermissionError(13, "Permission denied", "model.bin")
+
+    monkeypatch.setattr(engine_cache.artifacts, "remove", refuse)
+    remove_stale(path, own, "openvino")
+    assert sorted(removed) == ["openvino-a", "openvino-b"]
+
+
 def test_measurements_of_other_machines_and_precisions_stay(path, monkeypatch):
     folder, first = place_of(path, "openvino"), machine()
     engine_cache.add_seconds(folder, read_entry(path, "openvino"), {"torch bf16": 4.0, "torch fp32": 3.0})

@@ -37,6 +37,29 @@ def test_of_several_signals_one_comes():
     assert came == [signal.SIGTERM]
 
 
+@pytest.mark.parametrize("border", ["begin", "end"])
+def test_a_signal_at_the_border_of_the_block_leaves_no_handler_of_the_block(monkeypatch, border):
+    """When one handler of two has been set, or put back. With one of the block, Ctrl-C or SIGTERM would do nothing."""
+    interrupts.raise_on_signals()
+    both = signal.SIGINT, signal.SIGTERM
+    before, calls, set_one = [signal.getsignal(number) for number in both], [], signal.signal
+
+    def set_and_stop(number, handler):
+        old = set_one(number, handler)
+        calls.append(number)
+        if len(calls) == {"begin": 1, "end": 3}[border]:
+            (other,) = {*both} - {number}
+            os.kill(os.getpid(), number if border == "end" else other)
+            sum(range(1000))
+        return old
+
+    monkeypatch.setattr(signal, "signal", set_and_stop)
+    with pytest.raises(KeyboardInterrupt), interrupts.held():
+        assert border == "end"
+    assert [signal.getsignal(number) for number in both] == before
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def test_a_process_started_meanwhile_never_gets_ctrl_c_but_sigterm():
     code = "import signal; print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
     command = [sys.executable, "-c", code]

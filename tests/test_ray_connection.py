@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 
 import pytest
@@ -13,6 +14,7 @@ from dfdc.command_line import SettingError, UserError
 pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.txt has it")
 
 from ray._private import services
+from ray.exceptions import RpcError
 
 from dfdc import ray_connection
 from dfdc.ray_connection import connected
@@ -29,6 +31,22 @@ def test_a_cluster_that_is_not_there_is_one_clear_line(tmp_path):
     with pytest.raises(UserError, match=r"can't connect to the Ray cluster 127\.0\.0\.1:9: .*start one with") as error:
         next(RayWorkers("127.0.0.1:9")(Behaving(tmp_path), []))
     assert error.value.status == 2
+
+
+def test_what_listens_but_is_no_head_is_one_clear_line(tmp_path, monkeypatch):
+    """The port of the dashboard, for example. Ray would try it for 14 minutes, in which signals wait."""
+    asked = []
+
+    def ask(address):
+        asked.append(address)
+        raise RpcError("Timed out while waiting for GCS to become available.")
+
+    monkeypatch.setattr(ray_connection, "GcsClient", ask)  # it gives up after 40 seconds
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UserError, match=rf"cluster {address}: what listens there does not answer as the head"):
+            next(RayWorkers(address)(Behaving(tmp_path), []))
+    assert asked == [address]
 
 
 @pytest.mark.parametrize(("number", "error"), [("SIGINT", KeyboardInterrupt), ("SIGTERM", interrupts.Terminated)])

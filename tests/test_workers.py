@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import pytest
@@ -44,6 +45,32 @@ def test_a_clock_that_is_set_ends_no_work(tmp_path, monkeypatch):
     (tmp_path / "go on").touch()
     ((video, outcome),) = outcomes
     assert (video.id, type(outcome)) == ("waits-1", Stamp)
+
+
+@pytest.mark.slow
+def test_the_time_in_which_the_command_was_stopped_does_not_count(tmp_path, monkeypatch):
+    """By Ctrl-Z, for example, which stops its workers, too."""
+    monkeypatch.setattr(limits, "_LEAST_SECONDS", 2.0)
+    monkeypatch.setattr(workers, "_TICK", 0.05)
+    videos = [Video(name, tmp_path / f"{name}.mp4", "part", "REAL", None) for name in ("waits-1", "good-1")]
+    (tmp_path / "waits-1.mp4").write_bytes(b"the largest: it is begun first")
+    outcomes = LocalWorkers(2)(Behaving(tmp_path), videos)
+    next(outcomes)
+    time.sleep(4)
+    threading.Timer(0.3, (tmp_path / "go on").touch).start()
+    ((video, outcome),) = outcomes
+    assert (video.id, type(outcome)) == ("waits-1", Stamp)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_away_for_a_moment_shortens_no_time_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "_LEAST_SECONDS", 0.0)
+    (tmp_path / "waits-1.mp4").write_bytes(bytes(600_000))  # a minute
+    video = Video("waits-1", tmp_path / "waits-1.mp4", "part", "REAL", None)
+    threading.Timer(1.0, video.path.unlink).start()
+    threading.Timer(4.0, (tmp_path / "go on").touch).start()
+    ((_, outcome),) = LocalWorkers(1)(Behaving(tmp_path), [video])
+    assert type(outcome) is Stamp
 
 
 def test_a_folder_of_temporary_files_without_room_for_sockets_is_a_message(tmp_path, monkeypatch):
