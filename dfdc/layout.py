@@ -130,6 +130,12 @@ def artifacts_folder(root: Path, step: str, crops_dir: str = CROPS_DIR) -> Path:
     return root / ("bboxes", crops_dir, "landmarks", "diffs")[steps.index(step)]
 
 
+def artifact_folders(root: Path, crops_dir: str = CROPS_DIR) -> list[Path]:
+    """The artifact folders of videos that exist and can be written to."""
+    folders = [root / name for name in ("bboxes", crops_dir, "landmarks", "diffs")]
+    return [folder for folder in folders if folder.is_dir() and os.access(folder, os.W_OK)]
+
+
 def report_path(root: Path) -> Path:
     return root / "report" / "index.html"
 

@@ -14,7 +14,7 @@ import ray
 from ray._private import utils
 from ray._private.services import canonicalize_bootstrap_address_or_die  # what ray.init does with "auto"
 from ray._raylet import GcsClient
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 from dfdc.command_line import SettingError, setting
 from dfdc.devices import available_cores
@@ -69,6 +69,9 @@ def _reachable(address: str) -> str:
         GcsClient(address=address)
     except (OSError, OverflowError) as error:
         raise _no_cluster(address, error) from error
+    except AuthenticationError as error:
+        advice = "run 'export RAY_AUTH_MODE=token' first, also in each terminal where you start a node"
+        raise ClusterError(f"can't connect to the Ray cluster {address}: it wants its token; {advice}") from error
     except RayError as error:
         raise _no_cluster(address, "what listens there does not answer as the head of a cluster") from error
     return address

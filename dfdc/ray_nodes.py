@@ -38,10 +38,12 @@ class Shared:
     Attributes:
         folders: workers write there; compared by a new file.
         files: workers read them; compared by size.
+        root: NFS shall look up its subfolders anew, see `refresh`.
     """
 
     folders: tuple[Path, ...] = ()
     files: tuple[Path, ...] = ()
+    root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,12 @@ def list_nodes() -> list[NodeInfo]:
     return sorted(found, key=lambda node: node.name)
 
 
+def living() -> set[str]:
+    """The ids of the live nodes."""
+    with held():  # as in `list_nodes`
+        return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
 def check_nodes(shared: Shared, nodes: Sequence[NodeInfo]) -> None:
     """Make sure that each of `nodes` has this code and these packages, and sees what is shared.
 
@@ -91,7 +99,7 @@ def check_nodes(shared: Shared, nodes: Sequence[NodeInfo]) -> None:
     """
     with _tokens(shared.folders) as tokens:
         paths = [str(path) for path in (*tokens, *shared.files)]
-        question = paths, len(tokens), Path.cwd()
+        question = paths, len(tokens), Path.cwd(), shared.root
         ours = look(*question)
         asked = [(node, _on_node(node).remote(*question)) for node in nodes]
         for node, answer in asked:
@@ -102,7 +110,7 @@ def check_nodes(shared: Shared, nodes: Sequence[NodeInfo]) -> None:
             except NodeDiedError:  # the list of nodes says so only later
                 continue  # which the run survives
             except RayError as error:
-                if any(other["NodeID"] == node.id and not other["Alive"] for other in ray.nodes()):
+                if node.id not in living():
                     continue
                 last = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
                 advice = f"install this project there, in {_ROOT}, and start Ray from its environment"
@@ -129,18 +137,19 @@ def _compare(ours: _View, theirs: _View, name: str) -> None:
         raise ClusterError(f"{name} has another version of this project in {_ROOT}; update it there")
 
 
-def look(paths: Sequence[str], tokens: int, folder: Path) -> _View:
+def look(paths: Sequence[str], tokens: int, folder: Path, root: Path | None) -> _View:
     """What this machine sees; runs on each node.
 
     Args:
         paths: of which the first `tokens` are read, and of the others the size is taken.
         folder: what relative paths are relative to.
+        root: see `Shared`.
     """
     with contextlib.suppress(OSError):  # needed for relative paths only, which are then missing
         os.chdir(folder)
     seen = {path: _see(Path(path), is_token=number < tokens) for number, path in enumerate(paths)}
-    for path in paths[:tokens]:
-        refresh(Path(path).parent)
+    if root is not None:
+        refresh(root)
     return _View(seen, package_versions(_PACKAGES, "nothing"), _digest_of_code())
 
 

@@ -25,12 +25,13 @@ from typing import Any, Generic
 import ray
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
+from tqdm import tqdm
 
 from dfdc import limits
 from dfdc.command_line import SettingError
 from dfdc.devices import keep_freed_memory, limit_cores, limit_threads
 from dfdc.ray_connection import connected, line_of
-from dfdc.ray_nodes import ClusterError, NodeInfo, Shared, check_nodes, list_nodes, refresh
+from dfdc.ray_nodes import ClusterError, NodeInfo, Shared, check_nodes, list_nodes, living, refresh
 from dfdc.text import plural
 from dfdc.workers import TRIES, Failed, R, Skipped, T, Task, WorkersError, outcome_of
 
@@ -106,14 +107,14 @@ class RayWorkers:
             places = find_places(nodes, self.device, self.workers, self.most_cores)
             check_nodes(self.shared, nodes)
             count = min(places.workers, len(items))
-            print(f"Ray: {plural(count, 'worker')} on {plural(len(nodes), 'node')}", flush=True)
+            tqdm.write(f"Ray: {plural(count, 'worker')} on {plural(len(nodes), 'node')}")
             pool = _Pool(partial(_start_actor, task, places), _jobs_of(task, items), places.cores, self.shared, nodes)
             try:
                 yield from pool.run(count)
             finally:
                 pool.stop()
-            for folder in self.shared.folders:
-                refresh(folder)  # for the next step of the same run, which looks for what the workers wrote
+            if self.shared.root is not None:
+                refresh(self.shared.root)  # for the next step of the same run, which looks for what the workers wrote
 
 
 # ------------------------------------------------------------------------------------------- in a worker
@@ -223,6 +224,8 @@ class _Pool(Generic[T]):
         self._open = len(jobs)  # number of jobs without an outcome
         self._checked = {node.id: node for node in nodes}
         self._refused: dict[str, ClusterError] = {}  # by the id of a node that joined
+        self._gone: set[str] = set()  # ids of nodes
+        self._last_death = float("-inf")  # of a worker
         self._members: list[_Member[T]] = []
         self._events: queue.SimpleQueue[tuple[_Member[T], _Job[T] | None, Future]] = queue.SimpleQueue()
 
@@ -230,7 +233,8 @@ class _Pool(Generic[T]):
         """Yield each item with its outcome."""
         for _ in range(workers):
             self._add_member()
-        began, told, looked = time.monotonic(), False, time.monotonic()
+        looked = idle = time.monotonic()  # idle: since when no worker has a place
+        told = False
         while self._open:
             self._hand_out()
             for member, job, future in self._next_events():
@@ -245,9 +249,12 @@ class _Pool(Generic[T]):
                 looked = now
                 yield from self._end_late(now)
                 self._end_without_nodes()
-            if not told and now - began > _PATIENCE and not any(member.node for member in self._members):
+                self._tell_of_lost_nodes(now)
+            if any(member.node for member in self._members):
+                idle, told = now, False
+            elif not told and now - idle > _PATIENCE:
                 told = True
-                print("Ray: no worker has a place yet; waiting for free cores or GPUs", file=sys.stderr, flush=True)
+                _say("no worker has a place; waiting for a node with free cores or GPUs, Ctrl-C stops")
 
     def stop(self) -> None:
         """End all workers, even while they work."""
@@ -311,7 +318,7 @@ class _Pool(Generic[T]):
                 raise WorkersError(f"no worker can be started on the Ray cluster ({line_of(error)})")
             else:
                 said = f"a worker could not be started {TRIES} times ({line_of(error)})"
-                print(f"Ray: {said}; {len(self._members)} left", file=sys.stderr, flush=True)
+                _say(f"{said}; {len(self._members)} left")
             return
         started: _Started = future.result()
         if started.node not in self._checked and started.node not in self._refused:
@@ -342,7 +349,7 @@ class _Pool(Generic[T]):
             check_nodes(self._shared, nodes)
         except ClusterError as error:
             self._refused[joined] = error
-            print(f"Ray: {error}; it gets no work in this run", file=sys.stderr, flush=True)
+            _say(f"{error}; it gets no work in this run")
         else:
             self._checked.update({node.id: node for node in nodes})
 
@@ -352,6 +359,18 @@ class _Pool(Generic[T]):
             left = [node for node in list_nodes() if node.id not in self._refused]
             if not left:
                 raise list(self._refused.values())[-1]
+
+    def _tell_of_lost_nodes(self, now: float) -> None:
+        """Name the nodes that have gone. Ray notices that only some time after the death of their workers."""
+        if now - self._last_death > _PATIENCE:
+            return
+        alive = living()
+        for node in self._checked.keys() - alive - self._gone:
+            self._gone.add(node)
+            left = (
+                "its videos run elsewhere" if self._checked.keys() & alive else "waiting for another one, Ctrl-C stops"
+            )
+            _say(f"{self._checked[node].name} has gone; {left}")
 
     def _name_of(self, node: str) -> str:
         return self._checked[node].name if node in self._checked else "a node that has gone"
@@ -374,6 +393,8 @@ class _Pool(Generic[T]):
 
     def _bury(self, member: _Member[T], late: _Job[T] | None = None) -> Generator[tuple[T, Any]]:
         """Replace a worker that died, or whose job `late` exceeded its time limit; its other jobs run elsewhere."""
+        if late is None:
+            self._last_death = time.monotonic()
         self._members.remove(member)
         ray.kill(member.actor)  # if only the connection to it broke, it may still work
         for job, future in [(job, job.future) for job in member.jobs]:
@@ -400,3 +421,8 @@ class _Pool(Generic[T]):
             late = [job for job, began in begun if now - began > limits.time_limit(job.size)]
             if late:
                 yield from self._bury(member, late[0])
+
+
+def _say(what: str) -> None:
+    """Tell the user, above a progress bar."""
+    tqdm.write(f"Ray: {what}", file=sys.stderr)

@@ -230,13 +230,13 @@ def run_step(
         engine: does the work; by default, that of `options`.
     """
     if engine is None and options.device != "auto":  # now, so that invalid values are reported even if all is done
-        engine = _open_engine(step.root, options)
+        engine = _open_engine(step, videos, options)
     name = step.name if options.shard.is_whole else f"{step.name}, shard {options.shard}"
     tally = _Tally(name, Ledger(layout.ledger_path(step.root, step.name, options.shard), len(videos)), len(videos))
     tally.ledger.skip(skipped)
     todo = list(videos) if options.force else _left_to_do(step, videos, tally)
     if todo:
-        engine = engine or _open_engine(step.root, options)  # auto loads PyTorch, so only if there is work
+        engine = engine or _open_engine(step, videos, options)  # auto loads PyTorch, so only if there is work
         outcomes = engine(step, todo)
         with contextlib.closing(outcomes), progress_bar(total=len(todo), desc=step.name, unit="video") as bar:
             for video, outcome in outcomes:
@@ -248,12 +248,16 @@ def run_step(
     return tally.conclude(options.max_failed)
 
 
-def _open_engine(root: Path, options: RunOptions) -> Engine:
+def _open_engine(step: VideoStep, videos: Sequence[Video], options: RunOptions) -> Engine:
     if options.engine == "ray":
         require_ray()
         from dfdc.ray_workers import RayWorkers, Shared  # here, because Ray is optional
 
-        return RayWorkers(options.ray_address, options.workers, options.device, Shared(folders=(root,)))
+        # Each of these may be a link, or a disk of its own.
+        folders = step.root, *layout.artifact_folders(step.root, step.crops_dir)
+        parts = sorted({video.part for video in videos})
+        shared = Shared(folders, tuple(step.root / part / layout.METADATA_NAME for part in parts), step.root)
+        return RayWorkers(options.ray_address, options.workers, options.device, shared)
     devices = ["cpu"] if options.device is None else list_devices(options.device)
     return LocalWorkers(worker_count(options.workers, devices), devices)
 

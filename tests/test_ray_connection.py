@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+from unittest import mock
 
 import pytest
 from behaving import Behaving
@@ -14,7 +15,7 @@ from dfdc.command_line import SettingError, UserError
 pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.txt has it")
 
 from ray._private import services
-from ray.exceptions import RpcError
+from ray.exceptions import AuthenticationError, RpcError
 
 from dfdc import ray_connection
 from dfdc.ray_connection import connected
@@ -47,6 +48,16 @@ def test_what_listens_but_is_no_head_is_one_clear_line(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=rf"cluster {address}: what listens there does not answer as the head"):
             next(RayWorkers(address)(Behaving(tmp_path), []))
     assert asked == [address]
+
+
+def test_a_cluster_that_wants_a_token_says_how_to_give_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_connection, "GcsClient", mock.Mock(side_effect=AuthenticationError("InvalidAuthToken")))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(
+            UserError, match=rf"{address}: it wants its token; run 'export RAY_AUTH_MODE=token'"
+        ):
+            next(RayWorkers(address)(Behaving(tmp_path), []))
 
 
 @pytest.mark.parametrize(("number", "error"), [("SIGINT", KeyboardInterrupt), ("SIGTERM", interrupts.Terminated)])

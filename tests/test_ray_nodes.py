@@ -1,6 +1,7 @@
 """What the nodes of a Ray cluster must see (dfdc/ray_nodes.py)."""
 
 import os
+import shutil
 from unittest import mock
 
 import pytest
@@ -12,10 +13,12 @@ pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.tx
 
 from ray.exceptions import GetTimeoutError, RayError
 
-from dfdc import ray_nodes
+from dfdc import layout, ray_nodes, steps
 from dfdc.artifacts import temporary_file
 from dfdc.ray_connection import connected
 from dfdc.ray_nodes import ClusterError, NodeInfo, Shared
+from dfdc.step_command import RunOptions
+from preprocessing.crop_step import CropStep
 
 NODES = [NodeInfo("a", "node 10.0.0.1 (a)", 1, 0), NodeInfo("b", "node 10.0.0.2 (b)", 1, 0)]
 
@@ -176,17 +179,40 @@ def test_folders_of_a_data_set_are_opened_so_that_nfs_asks_its_server(tmp_path, 
     ray_nodes.refresh(tmp_path / "absent")
 
 
+def test_the_nodes_of_a_step_must_see_each_part_and_each_folder_of_artifacts(family_copy):
+    root = family_copy
+    shutil.rmtree(root / "diffs", ignore_errors=True)
+    for name in ("bboxes", "my crops", "landmarks"):
+        (root / name).mkdir(exist_ok=True)
+    step = CropStep(root, "my crops")
+    videos = list(layout.load_dataset(root).videos.values())
+    engine = steps._open_engine(step, videos, RunOptions(engine="ray", ray_address="head:6379"))
+    assert engine.shared.folders == (root, root / "bboxes", root / "my crops", root / "landmarks")
+    assert set(engine.shared.files) == {video.path.parent / "metadata.json" for video in videos}
+    assert all(path.is_file() for path in engine.shared.files)
+    assert engine.shared.root == root
+
+
+def test_each_node_looks_up_the_folders_of_the_data_set_anew(answers, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(ray_nodes, "refresh", opened.append)
+    ray_nodes.check_nodes(Shared((tmp_path,)), NODES)
+    assert opened == []
+    ray_nodes.check_nodes(Shared((tmp_path,), root=tmp_path), NODES)
+    assert opened == [tmp_path] * (1 + len(NODES))
+
+
 def test_a_node_without_the_commands_folder_misses_relative_paths_only(tmp_path):
     (tmp_path / "size").write_bytes(b"123")
     (tmp_path / "token").write_text("text")
     paths = [str(tmp_path / "token"), str(tmp_path / "size"), "relative"]
-    assert ray_nodes.look(paths, 1, tmp_path / "absent").paths == dict(zip(paths, ["text", 3, None], strict=True))
+    assert ray_nodes.look(paths, 1, tmp_path / "absent", None).paths == dict(zip(paths, ["text", 3, None], strict=True))
 
 
 def test_relative_paths_are_looked_up_in_the_commands_folder(tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     (tmp_path / "size").write_bytes(b"123")
-    assert ray_nodes.look(["size"], 0, tmp_path).paths == {"size": 3}
+    assert ray_nodes.look(["size"], 0, tmp_path, None).paths == {"size": 3}
 
 
 def test_a_node_is_asked_beside_its_workers_and_no_other_in_its_place(monkeypatch):

@@ -179,6 +179,30 @@ def test_a_full_disk_ends_the_run_and_an_outcome_that_cant_be_sent_one_video(mon
         next(pool._take(member, job, done))
 
 
+def test_a_node_that_has_gone_is_named_once(monkeypatch, capsys):
+    alive = {"n", "m"}
+    monkeypatch.setattr(ray_workers, "living", lambda: alive)
+    pool = Pool(monkeypatch, "abcdef", workers=2)
+    pool._checked["m"] = NodeInfo("m", "node m", 1, 0)
+    now = ray_workers.time.monotonic()
+    alive.discard("m")
+    pool._tell_of_lost_nodes(now)  # no worker has died, so nobody asks
+    assert capsys.readouterr().err == ""
+    alive.add("m")
+    pool.die(pool.actors[0], "a")
+    pool._tell_of_lost_nodes(now)
+    assert capsys.readouterr().err == ""  # Ray has not noticed yet
+    alive.discard("m")
+    for _ in range(2):
+        pool._tell_of_lost_nodes(now)
+    alive.discard("n")
+    pool._tell_of_lost_nodes(now)
+    gone = (
+        "Ray: node m has gone; its videos run elsewhere\nRay: node n has gone; waiting for another one, Ctrl-C stops\n"
+    )
+    assert capsys.readouterr().err == gone
+
+
 def test_a_cluster_without_room_is_told_once_and_waited_for(monkeypatch, capsys):
     monkeypatch.setattr(ray_workers, "_TICK", 0.01)
     monkeypatch.setattr(ray_workers, "_PATIENCE", 0.0)
@@ -195,7 +219,7 @@ def test_a_cluster_without_room_is_told_once_and_waited_for(monkeypatch, capsys)
 
     monkeypatch.setattr(pool, "_next_events", next_events)
     assert list(pool.run(1)) == [("a", 7)]
-    said = "Ray: no worker has a place yet; waiting for free cores or GPUs\n"
+    said = "Ray: no worker has a place; waiting for a node with free cores or GPUs, Ctrl-C stops\n"
     assert looks == ["", said, "", "", "", ""]
     pool.stop()
     assert pool.killed == pool.actors
