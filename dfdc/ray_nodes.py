@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import uuid
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,11 @@ from typing import Any
 
 import ray
 import xxhash
-from ray._private.services import canonicalize_bootstrap_address_or_die  # what ray.init does with "auto"
-from ray._raylet import GcsClient
 from ray.exceptions import GetTimeoutError, NodeDiedError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dfdc.artifacts import remove_leftovers, temporary_file
-from dfdc.command_line import SettingError, UserError, setting
+from dfdc.command_line import UserError
 from dfdc.devices import package_versions
 from dfdc.interrupts import held
 
@@ -83,33 +80,6 @@ def list_nodes() -> list[NodeInfo]:
     if not found:
         raise ClusterError("no node of the Ray cluster has cores for workers; start one with 'ray start'")
     return sorted(found, key=lambda node: node.name)
-
-
-def reachable(address: str) -> str:
-    """Return HOST:PORT, or "local"; ClusterError if no head answers there. Ray itself would try for minutes."""
-    if address == "local":
-        return address
-    if address == "auto":
-        try:
-            address = canonicalize_bootstrap_address_or_die("auto")
-        except ConnectionError as error:
-            raise no_cluster(address, "none runs on this machine") from error
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or "//" in host:
-        raise SettingError("ray_address", address, "expected HOST:PORT of the cluster's head, auto or local")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        GcsClient(address=address)
-    except (OSError, OverflowError) as error:
-        raise no_cluster(address, error) from error
-    except RayError as error:
-        raise no_cluster(address, "what listens there does not answer as the head of a cluster") from error
-    return address
-
-
-def no_cluster(address: str, reason: object) -> ClusterError:
-    advice = f"start one with 'ray start', or give {setting('ray_address')} HOST:PORT"
-    return ClusterError(f"can't connect to the Ray cluster {address}: {reason}; {advice}")
 
 
 def check_nodes(shared: Shared, nodes: Sequence[NodeInfo]) -> None:

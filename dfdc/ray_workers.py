@@ -10,7 +10,6 @@ Imported only if this engine is chosen (`dfdc.workers.require_ray`), because Ray
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
 import sys
@@ -22,54 +21,23 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic
-from unittest import mock
 
 import ray
-from ray._private import utils
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
 
 from dfdc import limits
 from dfdc.command_line import SettingError
-from dfdc.devices import available_cores, keep_freed_memory, limit_cores, limit_threads
-from dfdc.interrupts import held
-from dfdc.ray_nodes import ClusterError, NodeInfo, Shared, check_nodes, list_nodes, no_cluster, reachable, refresh
+from dfdc.devices import keep_freed_memory, limit_cores, limit_threads
+from dfdc.ray_connection import connected, line_of
+from dfdc.ray_nodes import ClusterError, NodeInfo, Shared, check_nodes, list_nodes, refresh
 from dfdc.text import plural
-from dfdc.workers import TRIES, Failed, R, Skipped, T, Task, WorkersError, in_own_folder, outcome_of
+from dfdc.workers import TRIES, Failed, R, Skipped, T, Task, WorkersError, outcome_of
 
 MOST_CORES = 8  # of a worker that uses several; an ensemble has no more threads than this
 _PATIENCE = 60.0  # seconds without any worker after which the user is told
 _TICK = 1.0  # seconds between two looks at the time limits
 _NODE_LABEL = "ray.io/node-id"  # which Ray gives to each node
-
-
-@contextlib.contextmanager
-def connected(address: str | None) -> Generator[None]:
-    """Be connected to a cluster while the block runs.
-
-    Args:
-        address: host:port of the cluster's head; "auto" for a cluster that runs on this machine; "local" to start Ray
-            on this machine for this block. None: that of the environment variable RAY_ADDRESS, else "auto".
-
-    Raises:
-        ClusterError: there is no such cluster, or it has another version of Ray or Python.
-    """
-    address = address or os.environ.get("RAY_ADDRESS") or "auto"
-    address = reachable(address)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        options |= {"num_cpus": available_cores(), "include_dashboard": False}
-    try:
-        try:
-            # A signal amid this would leave Ray half connected, and Ray then waits for ever. Its own handler of SIGTERM
-            # would end the command with another status.
-            with held(), mock.patch.object(utils, "set_sigterm_handler"), in_own_folder():
-                ray.init(address, **options)  # workers look for modules in this folder, and then change to ours
-        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-            raise no_cluster(address, _line_of(error)) from error
-        yield
-    finally:
-        ray.shutdown()
 
 
 @dataclass(frozen=True)
@@ -340,9 +308,9 @@ class _Pool(Generic[T]):
             elif member.failed_starts + 1 < TRIES:
                 self._add_member(member.failed_starts + 1)
             elif not self._members:
-                raise WorkersError(f"no worker can be started on the Ray cluster ({_line_of(error)})")
+                raise WorkersError(f"no worker can be started on the Ray cluster ({line_of(error)})")
             else:
-                said = f"a worker could not be started {TRIES} times ({_line_of(error)})"
+                said = f"a worker could not be started {TRIES} times ({line_of(error)})"
                 print(f"Ray: {said}; {len(self._members)} left", file=sys.stderr, flush=True)
             return
         started: _Started = future.result()
@@ -393,7 +361,7 @@ class _Pool(Generic[T]):
         if error is None:
             yield self._conclude(member, job, future.result())
         elif isinstance(error, RayTaskError):  # for example, an outcome that can't be sent
-            yield self._conclude(member, job, Failed(_line_of(error)))
+            yield self._conclude(member, job, Failed(line_of(error)))
         else:
             yield from self._bury(member)
 
@@ -432,10 +400,3 @@ class _Pool(Generic[T]):
             late = [job for job, began in begun if now - began > limits.time_limit(job.size)]
             if late:
                 yield from self._bury(member, late[0])
-
-
-def _line_of(error: BaseException) -> str:
-    """The line of an error that says most: the last one of a worker's traceback, else the first."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    has_traceback = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
-    return lines[-1] if has_traceback else lines[0]

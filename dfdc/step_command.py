@@ -24,7 +24,7 @@ class RunOptions:
             None keeps all artifacts.
         shard: the videos to process.
         engine: where the workers run, one of `dfdc.command_line.PLACES`.
-        ray_address: see `dfdc.ray_workers.connected`.
+        ray_address: see `dfdc.ray_connection.connected`.
 
     Raises:
         SettingError: a value is invalid.

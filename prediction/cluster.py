@@ -12,8 +12,9 @@ from typing import Any
 from dfdc import limits
 from dfdc.faces import FaceDetector
 from dfdc.progress import progress_bar
+from dfdc.ray_connection import connected
 from dfdc.ray_nodes import Shared, list_nodes
-from dfdc.ray_workers import MOST_CORES, RayWorkers, connected, find_places
+from dfdc.ray_workers import MOST_CORES, RayWorkers, find_places
 from dfdc.workers import Failed, Skipped
 from networks.engine_cache import FILES, place_of
 from networks.ensemble import Ensemble
@@ -115,7 +116,7 @@ def open_cluster(address: str | None, device: str) -> Generator[Cluster]:
     """Connect to a cluster while the block runs.
 
     Args:
-        address: see `dfdc.ray_workers.connected`.
+        address: see `dfdc.ray_connection.connected`.
         device: auto, cpu or cuda.
 
     Raises:

@@ -58,7 +58,7 @@ class FolderSettings:
     precision: str = "auto"
     engine: str = "auto"
     place: str = "local"  # where the work runs, one of dfdc.command_line.PLACES
-    ray_address: str | None = None  # see `dfdc.ray_workers.connected`
+    ray_address: str | None = None  # see `dfdc.ray_connection.connected`
     compile: str = "auto"  # "on", "off", or "auto": if there are enough videos, and only if it is faster
     report: Path | None = None  # folder of the pages; None: no pages
     force: bool = False  # score all videos again

@@ -24,11 +24,12 @@ from helpers import (
     make_crops,
     numbered_frames,
 )
+from lock_files import Clock
 from loss_logs import FULL_LOG, LOG, write_log
 
 from demo_data.demo_dataset import load_portraits, make_demo_dataset
 from demo_data.demo_faces import Portrait, frames, make_person, make_scene
-from dfdc import steps
+from dfdc import locks, steps
 from dfdc.plotting import plt
 from dfdc.video import write_video
 from prediction.decoding import Decoder
@@ -227,3 +228,12 @@ def ended():
         time.sleep(0.01)
     yield process
     process.wait()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of dfdc/locks.py, which runs as fast as it is asked."""
+    clock = Clock()
+    monkeypatch.setattr(locks, "time", clock)
+    monkeypatch.setattr(locks, "_LOOK_EVERY", 5.0)
+    return clock

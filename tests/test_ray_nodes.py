@@ -14,8 +14,8 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from dfdc import ray_nodes
 from dfdc.artifacts import temporary_file
+from dfdc.ray_connection import connected
 from dfdc.ray_nodes import ClusterError, NodeInfo, Shared
-from dfdc.ray_workers import connected
 
 NODES = [NodeInfo("a", "node 10.0.0.1 (a)", 1, 0), NodeInfo("b", "node 10.0.0.2 (b)", 1, 0)]
 

@@ -250,18 +250,6 @@ def test_the_largest_come_first():
     assert [job.item for job in ray_workers._jobs_of(task, ["b", "ccc", "aa"])] == ["ccc", "aa", "b"]
 
 
-def test_a_connection_is_closed_at_the_end(monkeypatch):
-    calls = []
-    monkeypatch.setattr(ray_workers.ray, "init", lambda address, **options: calls.append((address, options)))
-    monkeypatch.setattr(ray_workers.ray, "shutdown", lambda: calls.append("shutdown"))
-    with pytest.raises(KeyError), ray_workers.connected("local"):
-        assert [address for address, _ in calls] == ["local"]
-        raise KeyError
-    assert calls[1:] == ["shutdown"]
-    options = {"num_cpus": ray_workers.available_cores(), "include_dashboard": False}
-    assert calls[0][1] == {"log_to_driver": False, "logging_level": ray_workers.logging.ERROR} | options
-
-
 @pytest.fixture
 def joined(monkeypatch, one_node):
     """Two nodes that have joined, `bad` and `fine`; returns the ids of the nodes that are alive."""

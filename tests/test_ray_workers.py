@@ -1,9 +1,5 @@
 """The engine for a Ray cluster (dfdc/ray_workers.py): steps on two nodes, workers and nodes that die."""
 
-import os
-import signal
-import socket
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,20 +8,18 @@ import pytest
 from behaving import Behaving, run
 from helpers import ROOT
 
-from dfdc import interrupts, limits
-from dfdc.command_line import SettingError, UserError
+from dfdc import limits
+from dfdc.command_line import SettingError
 from dfdc.layout import Video
 from dfdc.workers import Failed, WorkersError
 
 pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.txt has it")
 
 from clusters import wait_until
-from ray._private import services
-from ray.exceptions import RpcError
 
-from dfdc import ray_nodes, ray_workers
+from dfdc import ray_workers
 from dfdc.ray_nodes import ClusterError, NodeInfo
-from dfdc.ray_workers import RayWorkers, connected, find_places
+from dfdc.ray_workers import RayWorkers, find_places
 
 
 def names_done(folder):
@@ -201,66 +195,6 @@ def test_a_device_that_no_node_has_is_an_error():
         find_places([node(4)], "cuda")
     with pytest.raises(SettingError, match="device cuda:1: Ray chooses the GPU"):
         find_places([node(4, 2)], "cuda:1")
-
-
-@pytest.mark.parametrize("address", ["head", "ray://head:10001", "head:six", ":6379"])
-def test_an_address_that_is_none_is_an_error(address):
-    with pytest.raises(SettingError, match=r"ray_address .*: expected HOST:PORT of the cluster's head, auto or local"):
-        next(RayWorkers(address)(None, []))
-
-
-def test_a_cluster_that_is_not_there_is_one_clear_line(tmp_path):
-    with pytest.raises(UserError, match=r"can't connect to the Ray cluster 127\.0\.0\.1:9: .*start one with") as error:
-        next(RayWorkers("127.0.0.1:9")(Behaving(tmp_path), []))
-    assert error.value.status == 2
-
-
-def test_what_listens_but_is_no_head_is_one_clear_line(tmp_path, monkeypatch):
-    """The port of the dashboard, for example. Ray would try it for 14 minutes, in which signals wait."""
-    asked = []
-
-    def ask(address):
-        asked.append(address)
-        raise RpcError("Timed out while waiting for GCS to become available.")
-
-    monkeypatch.setattr(ray_nodes, "GcsClient", ask)  # it gives up after 40 seconds
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(UserError, match=rf"cluster {address}: what listens there does not answer as the head"):
-            next(RayWorkers(address)(Behaving(tmp_path), []))
-    assert asked == [address]
-
-
-@pytest.mark.parametrize(("number", "error"), [("SIGINT", KeyboardInterrupt), ("SIGTERM", interrupts.Terminated)])
-def test_a_signal_waits_until_ray_is_connected(monkeypatch, number, error):
-    """Ray 2.60 may wait for ever after Ctrl-C, and ends with status 15 after SIGTERM."""
-    done = []
-
-    def init(*address, **options):
-        ray_workers.utils.set_sigterm_handler(lambda number, frame: sys.exit(number))
-        os.kill(os.getpid(), signal.Signals[number])
-        done.append(sum(range(100000)))
-
-    monkeypatch.setattr(ray_workers.ray, "init", init)
-    monkeypatch.setattr(ray_workers.ray, "shutdown", lambda: done.append("shut down"))
-    interrupts.raise_on_signals()
-    with pytest.raises(KeyboardInterrupt) as raised, connected("local"):
-        raise AssertionError("it was stopped")
-    assert type(raised.value) is error
-    assert done == [sum(range(100000)), "shut down"]
-
-
-def test_auto_without_a_cluster_is_one_clear_line(tmp_path, monkeypatch):
-    """Also where a head was killed: its address is still in Ray's folder, and Ray would try it for minutes."""
-    monkeypatch.setattr(services, "find_gcs_addresses", set)  # those of other tests
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(UserError, match="can't connect to the Ray cluster auto: none runs on this machine; start one"):
-        next(RayWorkers()(Behaving(tmp_path), []))
-    (tmp_path / "ray").mkdir()
-    (tmp_path / "ray/ray_current_cluster").write_text("127.0.0.1:9")
-    with pytest.raises(UserError, match=r"can't connect to the Ray cluster \S+:9: .*refused; start one"):
-        next(RayWorkers("auto")(Behaving(tmp_path), []))
 
 
 def test_list_agrees_with_that_of_all_others():

@@ -85,7 +85,7 @@ def list_work(base: Path) -> dict[str, Work]:
     found = {step: _step(step, base, pattern) for step, pattern in inputs.items()}
     crops = "root/crops/*/*.png"
     found["train"] = Work("train", _prepare_training, _train, "weights", crops, distributes=False, finishes=True)
-    videos = sorted(base.glob("*/*.mp4"))[::3]
+    videos = sorted(base.glob("*/*.mp4"))[::5]
     filled = partial(_prepare_scoring, videos=videos)
     found["score"] = Work("score", filled, _score, "out", "videos/*.mp4", libraries=("torch",))
     return found
