@@ -147,11 +147,15 @@ def test_a_video_that_kills_its_workers_has_a_verdict_and_is_tried_again(weights
     assert set(again.done) == {"text.mp4"}  # "error" passes, and a file that is away may come back
 
 
-def test_a_decoder_that_hangs_ends_before_its_worker(tmp_path):
+def test_a_decoder_that_hangs_ends_before_its_worker_and_a_crowd_has_time(tmp_path):
+    """A hundred faces in each frame, and seven B7 on one core: a machine alone sets no limit."""
     path = tmp_path / "a.mp4"
     path.write_bytes(bytes(50_000))
     task = ScoringTask((), "fp32", "torch", Options())
-    assert limits.time_limit(task.size((path.name, path))) >= limits.time_limit(limits.known_size(path)) + 600
+    assert (
+        limits.time_limit(task.size((path.name, path)))
+        >= limits.time_limit(limits.known_size(path)) + 32 * 100 * 7 * 0.7
+    )
 
 
 def test_nodes_must_see_checkpoints_converted_networks_and_a_video_of_each_folder(weights, tmp_path, monkeypatch):
