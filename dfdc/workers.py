@@ -10,13 +10,14 @@ import contextlib
 import errno
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -210,13 +211,15 @@ class LocalWorkers:
         workers = min(self.workers, len(items))
         threads, some = share_out(len(items), workers, available_cores() if self.devices[0].startswith("cuda") else 1)
         places = context.Array("q", workers)  # process id in each place; each place has a device
-        start = task, list(self.devices), places
+        # Number of the group that the worker in each place works on, or 0. No lock: a killed worker would keep it.
+        numbers = context.RawArray("q", workers)
+        start = task, list(self.devices), places, numbers
         pool = ProcessPool(max_workers=workers, context=context, initializer=_start_worker, initargs=start)
         try:
             groups = [items[at : at + some] for at in range(0, len(items), some)]
             with held():
                 _ = pool.active  # this starts the workers
-            yield from _run_pool(pool, task, groups, threads, ahead=2 * workers)
+            yield from _run_pool(pool, places, numbers, task, groups, threads)
             pool.close()
             pool.join()
         except RuntimeError as error:  # BrokenProcessPool: all workers died during start-up
@@ -236,35 +239,38 @@ def _kill_workers() -> None:
 
 
 def _run_pool(
-    pool: ProcessPool, task: Task[T, R], groups: Sequence[Sequence[T]], threads: int, *, ahead: int
+    pool: ProcessPool, places: Any, numbers: Any, task: Task[T, R], groups: Sequence[Sequence[T]], threads: int
 ) -> Generator[tuple[T, R | Skipped | Failed]]:
-    """Yield each item with its outcome; at most `ahead` groups are submitted at a time."""
+    """Yield each item with its outcome; two groups for each worker are submitted at a time."""
 
     def group_of(items: Sequence[T]) -> _Group[T]:
         return _Group(items, sum(time_limit(task.size(item)) for item in items))
 
     waiting = deque(map(group_of, groups))
     running: dict[Future, _Group[T]] = {}
-    looked = time.monotonic()
+    looked, submitted = time.monotonic(), 0
     while waiting or running:
-        while waiting and len(running) < ahead:
-            group = waiting.popleft()
-            running[pool.schedule(_do_some, args=(group.items, threads))] = group
+        while waiting and len(running) < 2 * len(places):
+            group, submitted = waiting.popleft(), submitted + 1
+            group.number = submitted
+            running[pool.schedule(_do_some, args=(group.items, threads, group.number))] = group
         for future in wait(running, timeout=_TICK, return_when=FIRST_COMPLETED).done:
             group = running.pop(future)
             try:
                 outcomes = future.result()
-            except (ProcessExpired, CancelledError) as end:
+            except ProcessExpired as end:
                 if len(group.items) > 1:  # retry them one by one, so that only the cause fails
                     waiting.extend(group_of([item]) for item in group.items)
                     continue
-                if isinstance(end, ProcessExpired) and group.tries < TRIES:
+                if not group.is_late and group.tries < TRIES:
                     waiting.append(replace(group, tries=group.tries + 1, used=0.0))
                     continue
-                outcomes = [Failed(_reason_of_end(end, task.size(group.items[0])))]
+                died = f"its worker process died {TRIES} times (exit code {end.exitcode})"
+                outcomes = [Failed(late(task.size(group.items[0])) if group.is_late else died)]
             yield from zip(group.items, outcomes, strict=True)
         looked, before = time.monotonic(), looked
-        _cancel_late(running, min(looked - before, 10 * _TICK))  # less if this process was stopped, with its workers
+        # Less if this process was stopped, with its workers.
+        _end_late(running, min(looked - before, 10 * _TICK), places, numbers)
 
 
 @dataclass
@@ -275,24 +281,32 @@ class _Group(Generic[T]):
         limit: seconds that they may take.
         tries: number of workers that were given them.
         used: seconds in which the last one was seen at work.
+        number: of the last submission.
     """
 
     items: Sequence[T]
     limit: float
     tries: int = 1
     used: float = 0.0
+    number: int = 0
+
+    @property
+    def is_late(self) -> bool:
+        return self.used > self.limit
 
 
-def _cancel_late(running: Mapping[Future, _Group], seconds: float) -> None:
-    """After so many seconds, cancel what exceeds its time limit; pebble ends its worker.
+def _end_late(running: Mapping[Future, _Group], seconds: float, places: Any, numbers: Any) -> None:
+    """After so many seconds, kill the workers of what exceeds its time limit.
 
-    Pebble's own limits would follow a clock that is set.
+    Pebble's own limits would follow a clock that is set. Cancelling a future that is just being completed would end the
+    thread that receives the results.
     """
     for future, group in running.items():
         if future.running():
             group.used += seconds
-            if group.used > group.limit:
-                future.cancel()
+            if group.is_late and group.number in numbers[:]:
+                with contextlib.suppress(ProcessLookupError):  # it has died just now
+                    os.kill(places[numbers[:].index(group.number)], signal.SIGKILL)
 
 
 def share_out(items: int, workers: int, cores: int) -> tuple[int, int]:
@@ -304,24 +318,20 @@ def share_out(items: int, workers: int, cores: int) -> tuple[int, int]:
     return threads, 1 if threads == 1 else max(1, min(4 * threads, items // workers))
 
 
-def _reason_of_end(end: Exception, size: int) -> str:
-    code = getattr(end, "exitcode", None)
-    if code is not None:
-        return f"its worker process died {TRIES} times (exit code {code})"
-    return late(size)
-
-
 # ------------------------------------------------------------------------------------------- in a worker
 _task: Any = None  # this worker's task, initialized
 _fault: str = ""  # why initialization failed
+_numbers: Any = None  # shared: of the groups that the workers work on
+_place: int = 0  # of this worker
 
 
-def _start_worker(task: Task, devices: Sequence[str], places: Any) -> None:
+def _start_worker(task: Task, devices: Sequence[str], places: Any, numbers: Any) -> None:
     """Take a place, and initialize the task on its device."""
-    global _task, _fault
+    global _task, _fault, _numbers, _place
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
-    device = devices[take_place(places, os.getpid()) % len(devices)]
+    _numbers, _place = numbers, take_place(places, os.getpid())
+    device = devices[_place % len(devices)]
     try:
         task.start(device)
     except Exception as error:  # reported by the first item; if this raised, the pool would keep starting new workers
@@ -347,11 +357,15 @@ def take_place(places: Any, own: int) -> int:
     return place
 
 
-def _do_some(items: Sequence[Any], threads: int) -> list[Any]:
-    """The outcomes of `items`, processed in `threads` threads; decoding releases Python's GIL."""
+def _do_some(items: Sequence[Any], threads: int, number: int) -> list[Any]:
+    """The outcomes of `items`, the group `number`, processed in `threads` threads; decoding releases Python's GIL."""
     if _fault:
         raise WorkersError(f"{_fault}; fix this, or choose another device or fewer workers")
-    if threads == 1:
-        return [outcome_of(_task.work, item) for item in items]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(partial(outcome_of, _task.work), items))
+    _numbers[_place] = number
+    try:
+        if threads == 1:
+            return [outcome_of(_task.work, item) for item in items]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(partial(outcome_of, _task.work), items))
+    finally:
+        _numbers[_place] = 0

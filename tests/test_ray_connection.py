@@ -54,9 +54,7 @@ def test_a_cluster_that_wants_a_token_says_how_to_give_it(tmp_path, monkeypatch)
     monkeypatch.setattr(ray_connection, "GcsClient", mock.Mock(side_effect=AuthenticationError("InvalidAuthToken")))
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(
-            UserError, match=rf"{address}: it wants its token; run 'export RAY_AUTH_MODE=token'"
-        ):
+        with pytest.raises(UserError, match=rf"{address}: it wants its token; run 'export RAY_AUTH_MODE=token'"):
             next(RayWorkers(address)(Behaving(tmp_path), []))
 
 
