@@ -6,6 +6,7 @@ collector or of an import, it drops the exception and calls `sys.unraisablehook`
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import signal
 import sys
@@ -62,10 +63,11 @@ def _send_again(lost: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(lost)
         return
     number = signal.SIGTERM if issubclass(lost.exc_type, Terminated) else signal.SIGINT
-    threading.Timer(_SOON, _send, [number]).start()
+    _thread.start_new_thread(_send, (number,))  # not `threading`, in the middle of which the exception may be dropped
 
 
 def _send(number: int) -> None:
+    time.sleep(_SOON)
     _last.at = float("-inf")
     signal.pthread_kill(threading.main_thread().ident or 0, number)  # which ends its waiting, unlike os.kill
 

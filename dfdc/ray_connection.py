@@ -45,6 +45,7 @@ def connected(address: str | None) -> Generator[None]:
             # would end the command with another status.
             with held(), mock.patch.object(utils, "set_sigterm_handler"), in_own_folder():
                 ray.init(address, **options)  # workers look for modules in this folder, and then change to ours
+                ray.nodes()  # whose first call connects further
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise _no_cluster(address, line_of(error)) from error
         yield

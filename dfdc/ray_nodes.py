@@ -18,7 +18,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from dfdc.artifacts import remove_leftovers, temporary_file
 from dfdc.command_line import UserError
 from dfdc.devices import package_versions
-from dfdc.interrupts import held
 
 _PACKAGES = ("numpy", "opencv-python-headless", "av", "openvino", "torch")  # their versions may alter results
 _ROOT = Path(__file__).resolve().parents[1]
@@ -72,9 +71,7 @@ def list_nodes() -> list[NodeInfo]:
         ClusterError: there is none.
     """
     found = []
-    with held():  # a signal amid the first call would leave Ray half connected, and Ray then waits for ever
-        nodes = ray.nodes()
-    for node in nodes:
+    for node in ray.nodes():
         cores, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
         if node["Alive"] and cores:
             name = f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
@@ -86,8 +83,7 @@ def list_nodes() -> list[NodeInfo]:
 
 def living() -> set[str]:
     """The ids of the live nodes."""
-    with held():  # as in `list_nodes`
-        return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def check_nodes(shared: Shared, nodes: Sequence[NodeInfo]) -> None:

@@ -193,7 +193,7 @@ def remove_stale(checkpoint: Path, folder: Path, engine: str) -> None:
 
 
 def _is_stale(other: Path, checkpoint: Path, engine: str, now: float) -> bool:
-    """Whether an entry is of `checkpoint` before it changed, or was not used here for long."""
+    """Whether an entry is of `checkpoint` before it changed, or is old and of no use to this machine."""
     entry = _read(other)
     if entry is not None and entry.checkpoint == checkpoint.name and entry.sha256 != sha256(checkpoint):
         return True

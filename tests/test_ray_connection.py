@@ -69,12 +69,13 @@ def test_a_signal_waits_until_ray_is_connected(monkeypatch, number, error):
         done.append(sum(range(100000)))
 
     monkeypatch.setattr(ray_connection.ray, "init", init)
+    monkeypatch.setattr(ray_connection.ray, "nodes", lambda: done.append("asked"))
     monkeypatch.setattr(ray_connection.ray, "shutdown", lambda: done.append("shut down"))
     interrupts.raise_on_signals()
     with pytest.raises(KeyboardInterrupt) as raised, connected("local"):
         raise AssertionError("it was stopped")
     assert type(raised.value) is error
-    assert done == [sum(range(100000)), "shut down"]
+    assert done == [sum(range(100000)), "asked", "shut down"]
 
 
 def test_auto_without_a_cluster_is_one_clear_line(tmp_path, monkeypatch):
@@ -93,6 +94,7 @@ def test_auto_without_a_cluster_is_one_clear_line(tmp_path, monkeypatch):
 def test_a_connection_is_closed_at_the_end(monkeypatch):
     calls = []
     monkeypatch.setattr(ray_connection.ray, "init", lambda address, **options: calls.append((address, options)))
+    monkeypatch.setattr(ray_connection.ray, "nodes", list)
     monkeypatch.setattr(ray_connection.ray, "shutdown", lambda: calls.append("shutdown"))
     with pytest.raises(KeyError), connected("local"):
         assert [address for address, _ in calls] == ["local"]
