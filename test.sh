@@ -23,4 +23,4 @@ cmp -s requirements-cluster.txt "$stamp" || {
 "$bin/ty" check --python "$bin/python" --quiet
 # Two tests at a time: half of them mostly wait for other processes. The tests of a file share what they have made, and
 # tests/conftest.py decides which files come last.
-exec "$bin/python" -m pytest --no-fold-skipped -n 2 --dist loadfile --no-loadscope-reorder "${chosen[@]}" "$@"
+exec "$bin/python" -m pytest --no-fold-skipped -n 2 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder "${chosen[@]}" "$@"

@@ -1,6 +1,5 @@
 """Ctrl-C and SIGTERM (dfdc/interrupts.py)."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -17,13 +16,13 @@ def test_a_signal_waits_for_the_end_of_the_block(number, error):
     interrupts.raise_on_signals()
     done = []
     with pytest.raises(error) as raised, interrupts.held():
-        os.kill(os.getpid(), signal.Signals[number])
+        signal.raise_signal(signal.Signals[number])
         done.append(sum(range(100000)))
     assert done
     assert type(raised.value) is error
     interrupts.raise_on_signals()  # so that the next signal is the first
     with pytest.raises(error):
-        os.kill(os.getpid(), signal.Signals[number])
+        signal.raise_signal(signal.Signals[number])
         sum(range(100000))
 
 
@@ -31,8 +30,8 @@ def test_of_several_signals_one_comes():
     came = []
     signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     with interrupts.held():
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         sum(range(100000))
     assert came == [signal.SIGTERM]
 
@@ -49,7 +48,7 @@ def test_a_signal_at_the_border_of_the_block_leaves_no_handler_of_the_block(monk
         calls.append(number)
         if len(calls) == {"begin": 1, "end": 3}[border]:
             (other,) = {*both} - {number}
-            os.kill(os.getpid(), number if border == "end" else other)
+            signal.raise_signal(number if border == "end" else other)
             sum(range(1000))
         return old
 

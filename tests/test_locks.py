@@ -269,7 +269,7 @@ def test_ctrl_c_leaves_no_lock_without_an_owner(tmp_path, monkeypatch):
 
     def open_and_stop(*way):
         handle = opened(*way)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         return handle
 
     monkeypatch.setattr(locks.os, "open", open_and_stop)

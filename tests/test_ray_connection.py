@@ -1,6 +1,5 @@
 """The connection to a Ray cluster (dfdc/ray_connection.py)."""
 
-import os
 import signal
 import socket
 import sys
@@ -65,7 +64,7 @@ def test_a_signal_waits_until_ray_is_connected(monkeypatch, number, error):
 
     def init(*address, **options):
         ray_connection.utils.set_sigterm_handler(lambda number, frame: sys.exit(number))
-        os.kill(os.getpid(), signal.Signals[number])
+        signal.raise_signal(signal.Signals[number])
         done.append(sum(range(100000)))
 
     monkeypatch.setattr(ray_connection.ray, "init", init)
