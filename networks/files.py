@@ -118,8 +118,8 @@ def default_models(folder: Path) -> list[str]:
     names = [name for name in names if not name.endswith(_EXPORTS)] or list(exports.values())
     if not names:
         ways = "download the winners' with download_weights.py, or train your own with train.sh"
-        lack = "contains no checkpoint" if folder.is_dir() else "there is no such folder; check the path"
-        raise SettingError("weights_dir", printable(folder), f"{lack}; {ways} (README.md)")
+        lack = "contains no checkpoint;" if folder.is_dir() else "there is no such folder; check the path, or"
+        raise SettingError("weights_dir", printable(folder), f"{lack} {ways} (README.md)")
     return names
 
 

@@ -184,11 +184,11 @@ def test_without_names_exports_are_taken_where_there_is_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("", "contains no checkpoint"), ("none", "there is no such folder; check the path")]
+    ("name", "said"), [("", "contains no checkpoint;"), ("none", "there is no such folder; check the path, or")]
 )
 def test_without_any_checkpoint_the_error_says_the_two_ways_to_get_some(tmp_path, name, said):
     folder = tmp_path / name
-    with pytest.raises(SettingError, match=rf"weights_dir .*: {said}; .*download_weights\.py, or train .* train\.sh"):
+    with pytest.raises(SettingError, match=rf"weights_dir .*: {said} .*download_weights\.py, or train .* train\.sh"):
         files.find_models(folder, [])
 
 
