@@ -80,7 +80,16 @@ report() {
         printf '\n'
         "$python" preprocessing/report.py --root-dir "$data_root" "${crops[@]}" || true
     fi
-    [ "$status" -eq 0 ] || [ "$number" -eq 0 ] || printf '\npreprocess_data.sh: stopped in step %d with status %d\n' "$number" "$status" >&2
+    if [ "$status" -ne 0 ] && [ "$number" -ne 0 ]; then
+        local advice=""
+        case $status in
+            130 | 143) ;; # Ctrl-C and SIGTERM: the step itself has said it
+            129 | 1[3-9][0-9]) # killed by another signal
+                advice="; run the same command again to resume"
+                case " ${common[*]} " in *" --force "*) advice+=" (without --force, which would start over)" ;; esac ;;
+        esac
+        printf '\npreprocess_data.sh: stopped in step %d with status %d%s\n' "$number" "$status" "$advice" >&2
+    fi
     exit "$status"
 }
 number=0

@@ -50,7 +50,7 @@ class Step(ABC):
         """
 
         def refusal(owner: str) -> UsageError:
-            return UsageError(f"{self.name}: another run is working on {self.root} ({owner}); wait until it ends")
+            return UsageError(f"another run of this step is working on {self.root} ({owner}); wait until it ends")
 
         whole = layout.ledger_path(self.root, self.name).with_name(f".{self.name}.lock")
         return locks.only_one(shard.file(whole), refusal, shard.overlapping(whole))

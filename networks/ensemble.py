@@ -86,7 +86,6 @@ class Ensemble:
             self.close()
             raise
         self.specs = [model.spec for model in self.models]
-        self.holdouts = [model.holdout for model in self.models]
         if not on_gpu:
             keep_freed_memory()
         self._compiled = False

@@ -90,6 +90,8 @@ def find_models(folder: Path, names: Sequence[str]) -> list[Path]:
         shown = shown or "no checkpoint; README.md, 'Score your videos', says how to get some"
         like = f" (did you mean {printable(', '.join(close))}?)" if close else ""
         given = printable(" ".join(missing) + (f" (listed in {', '.join(lists)})" if lists else ""))
+        if not folder.is_dir():
+            raise SettingError("models", given, f"no such file, and there is no folder {printable(folder)}")
         raise SettingError("models", given, f"not in {printable(folder)}{like}, which contains\n  {shown}")
     refuse_twins(paths)
     return paths
@@ -104,7 +106,7 @@ def default_models(folder: Path) -> list[str]:
         of a network would count twice.
 
     Raises:
-        SettingError: the folder contains no checkpoint; the message says how to get some.
+        SettingError: the folder does not exist or contains no checkpoint; the message says how to get some.
     """
     selected = folder / SELECTED_NAME
     if selected.is_file():
@@ -116,7 +118,8 @@ def default_models(folder: Path) -> list[str]:
     names = [name for name in names if not name.endswith(_EXPORTS)] or list(exports.values())
     if not names:
         ways = "download the winners' with download_weights.py, or train your own with train.sh"
-        raise SettingError("weights_dir", printable(folder), f"contains no checkpoint; {ways} (README.md)")
+        lack = "contains no checkpoint;" if folder.is_dir() else "there is no such folder; check the path, or"
+        raise SettingError("weights_dir", printable(folder), f"{lack} {ways} (README.md)")
     return names
 
 

@@ -80,6 +80,7 @@ def _score_shard(settings: FolderSettings, videos: dict[str, Path], labels: dict
     if settings.fold is not None:
         check_held_out(videos, settings.fold, paths)
     own = {name: path for name, path in videos.items() if settings.shard.holds(name)}
+    warn_of_few(paths)
     progress, *_ = _score(settings, own, paths, describe_models(paths))
     verdicts = [progress.done[name] for name in own]
     counts = ", ".join(f"{number} {status}" for status, number in Counter(v.status for v in verdicts).most_common())
@@ -95,6 +96,7 @@ def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: 
     models, temperature = describe_models(paths), None
     if settings.calibration:
         temperature = read_temperature(settings.calibration, models, settings.strategy)
+    warnings = warn_of_few(paths)
     progress, made, ensemble = _score(settings, videos, paths, models)
     verdicts = [progress.done[name] for name in videos]
     if temperature is not None:
@@ -105,6 +107,7 @@ def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: 
         statuses=dict(Counter(verdict.status for verdict in verdicts)),
         doubts=dict(Counter(doubt for verdict in verdicts for doubt in verdict.doubts)),
         held_out=held_out,
+        warnings=warnings or None,
         **(reports.summary() if reports else {}),
     )
     write_results(settings.output, verdicts, made, summary)
@@ -116,7 +119,7 @@ def _score_and_write(settings: FolderSettings, videos: dict[str, Path], labels: 
     if reports and settings.report:
         checkpoints = dict(zip([model.name for model in models], paths, strict=True))
         load = partial(_loaded, ensemble, paths, settings)
-        reports.show(settings.report, made, checkpoints, load, progress.files)
+        reports.show(settings.report, made, warnings, checkpoints, load, progress.files)
     return verdicts
 
 
@@ -182,7 +185,6 @@ def _score_there(
     left = any(name not in progress.done for name in videos)
     if cluster and left:
         print(f"networks: {precision} on {device}, run by {choice.said}", flush=True)
-        warn_of_few(model_names(paths), [check_model(path)[1] for path in paths])
         cluster.score(progress, paths, precision, choice.engine, _options_of(settings))
     elif left:
         print(f"loading {plural(len(paths), 'checkpoint')}", flush=True)
@@ -247,7 +249,6 @@ def _open_scorer(settings: FolderSettings, device: str, paths: Sequence[Path], e
 
 def _score_rest(settings: FolderSettings, scorer: Scorer, todo: Sequence[Path], progress: Progress) -> None:
     """Score the videos of `todo`, and add their verdicts to `progress`."""
-    warn_of_few(scorer.ensemble.names, scorer.ensemble.holdouts)
     if scorer.should_compile(settings.compile, todo):
         print("compiling the networks; this takes one to two minutes", flush=True)
         try:

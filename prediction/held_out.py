@@ -11,19 +11,29 @@ from dfdc.command_line import SettingError, UsageError, setting
 from dfdc.text import plural, printable
 from networks.engines import check_model
 from networks.files import model_names
-from networks.holdout import Holdout
 from networks.spec import CheckpointError
 from prediction.results import Held
 
 _FEW_VIDEOS = 1000  # DFDC has 119,154; the demo's network was trained on 48
 
 
-def warn_of_few(names: Sequence[str], holdouts: Sequence[Holdout | None]) -> None:
-    """Name on stderr the checkpoints trained on so few videos that they can't judge other people's faces."""
-    for name, holdout in zip(names, holdouts, strict=True):
+def warn_of_few(models: Sequence[Path]) -> list[str]:
+    """Name on stderr the checkpoints trained on so few videos that they can't judge other people's faces.
+
+    Returns:
+        the same warnings, one per checkpoint, for the results.
+
+    Raises:
+        CheckpointError: a checkpoint can't be read.
+    """
+    warnings = []
+    for path, name in zip(models, model_names(models), strict=True):
+        _, holdout = check_model(path)
         if holdout and holdout.trained_on_videos < _FEW_VIDEOS:
             few = f"was trained on {plural(holdout.trained_on_videos, 'video')} only"
-            print(f"warning: {printable(name)} {few}; its scores of other people mean nothing", file=sys.stderr)
+            warnings.append(f"{name} {few}; its scores of other people mean nothing")
+            print(f"warning: {printable(warnings[-1])}", file=sys.stderr)
+    return warnings
 
 
 def check_held_out(names: Iterable[str], fold: int, models: Sequence[Path]) -> list[Held]:

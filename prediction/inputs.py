@@ -90,8 +90,9 @@ def _look_into(place: Path, recursive: bool) -> list[Path]:
     folders = [] if recursive else sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] != ".")
     for folder in folders:
         if any(map(_is_input, layout.list_files(folder, onerror=left_out))):  # one is enough: there may be thousands
-            left = f"its subfolders are skipped ({printable(folder.name)}, ...)"
-            print(f"{printable(place)}: {left}; add {setting('recursive')} to search them")
+            which, more = ("subfolders are", ", ...") if len(folders) > 1 else ("subfolder is", "")
+            left = f"its {which} skipped ({printable(folder.name)}{more})"
+            print(f"{printable(place)}: {left}; add {setting('recursive')} to search {'them' if more else 'it'}")
             break
     return found
 

@@ -48,10 +48,11 @@ class Reports:
         self,
         folder: Path,
         made: RunSettings,
+        warnings: Sequence[str],
         checkpoints: Mapping[str, Path],
         load: Callable[[], Ensemble],
         files: Mapping[str, Any],
     ) -> None:
         """Write the pages, see `make_report`."""
-        page = make_report(folder, self._verdicts, plain(made), checkpoints, load, files)
+        page = make_report(folder, self._verdicts, plain(made), warnings, checkpoints, load, files)
         print(printable(f"report: {page}"))

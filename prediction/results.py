@@ -85,7 +85,11 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Summary:
-    """Summary of all videos. Fields that need labels or a fold are absent without them."""
+    """Summary of all videos. Fields that need labels or a fold are absent without them.
+
+    Attributes:
+        warnings: what weakens every verdict, see `prediction.held_out.warn_of_few`; absent if there is nothing.
+    """
 
     statuses: dict[Status, int]
     doubts: dict[str, int]
@@ -93,6 +97,7 @@ class Summary:
     labels: LabelCounts | None = None
     metrics: Metrics | None = None
     metrics_of_parts: list[Metrics] | None = None
+    warnings: list[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -183,10 +183,17 @@ def test_without_names_exports_are_taken_where_there_is_nothing_else(tmp_path):
     assert default_names(tmp_path) == ["a.safetensors", "run_best.onnx"]
 
 
-@pytest.mark.parametrize("exists", [True, False])
-def test_without_any_checkpoint_the_error_says_the_two_ways_to_get_some(tmp_path, exists):
-    folder = tmp_path if exists else tmp_path / "none"
-    with pytest.raises(
-        SettingError, match=r"weights_dir .*: contains no checkpoint.*download_weights\.py, or train .* train\.sh"
-    ):
+@pytest.mark.parametrize(
+    ("name", "said"), [("", "contains no checkpoint;"), ("none", "there is no such folder; check the path, or")]
+)
+def test_without_any_checkpoint_the_error_says_the_two_ways_to_get_some(tmp_path, name, said):
+    folder = tmp_path / name
+    with pytest.raises(SettingError, match=rf"weights_dir .*: {said} .*download_weights\.py, or train .* train\.sh"):
         files.find_models(folder, [])
+
+
+def test_a_name_in_a_folder_that_does_not_exist_says_so(tmp_path):
+    (tmp_path / "a").write_text("a")
+    assert files.find_models(tmp_path / "none", [str(tmp_path / "a")]) == [tmp_path / "a"]
+    with pytest.raises(SettingError, match=rf"^models b: no such file, and there is no folder {tmp_path / 'none'}$"):
+        files.find_models(tmp_path / "none", ["b"])

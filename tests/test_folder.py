@@ -43,7 +43,6 @@ class StandIn:
             detector_thresholds=(0.7, 0.8, 0.8),
             compile=self.compile,
             names=["a"],
-            holdouts=[None],
             engine=self.engine,
             said="PyTorch, they say",
         )
@@ -324,18 +323,21 @@ def test_a_folder_of_videos_is_all_that_has_to_be_given(go, weights, tmp_path, m
 def test_the_report_gets_the_networks_that_scored_or_loads_them(go, tmp_path, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(reports, "make_report", lambda *given: seen.append(given) or tmp_path / "r/index.html")
+    monkeypatch.setattr(folder, "warn_of_few", lambda paths: [f"few in {path.name}" for path in paths])
     go("--report", tmp_path / "r")
-    place, verdicts, settings, checkpoints, load, files = seen[0]
+    place, verdicts, settings, warnings, checkpoints, load, files = seen[0]
     assert place == tmp_path / "r"
     assert [verdict.filename for verdict in verdicts] == list(SCORES)
     assert settings == details(go.output)["settings"]
+    assert warnings == details(go.output)["summary"]["warnings"] == ["few in a"]
     assert load() is StandIn.made[0].ensemble
     assert [str(path) for path in checkpoints.values()] == [str(path) for path in StandIn.made[0].paths]
     assert files == {name: identity.fingerprint(tmp_path / "v" / name) for name in SCORES}
     assert f"report: {tmp_path / 'r/index.html'}" in capsys.readouterr().out
     go("--report", tmp_path / "r", "--precision", "auto")
     assert len(StandIn.made) == 1
-    loaded = seen[1][4]()
+    assert seen[1][3] == details(go.output)["summary"]["warnings"] == ["few in a"]  # though nothing was scored
+    loaded = seen[1][5]()
     assert len(loaded.models) == 1
     assert loaded.precision == details(go.output)["settings"]["precision"]
     go()
@@ -359,7 +361,7 @@ def test_heat_maps_are_made_by_pytorch_whatever_scored(go, tmp_path, monkeypatch
     monkeypatch.setattr(StandIn, "engine", "openvino")
     go("--report", tmp_path / "r")
     assert details(go.output)["settings"]["engine"] == "openvino"
-    loaded = seen[0][4]()
+    loaded = seen[0][5]()
     assert loaded is not StandIn.made[0].ensemble
     assert (loaded.engine, len(loaded.compilable)) == ("torch", 1)
 

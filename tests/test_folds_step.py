@@ -340,6 +340,6 @@ def test_two_runs_at_once_never_write_one_file(tmp_path):
     assert main(root) == 0
     before = (root / "folds.csv").read_bytes()
     lock = root / "failures" / ".generate_folds.lock"
-    with only_one(lock, None), pytest.raises(UsageError, match="generate_folds: another run is working on"):
+    with only_one(lock, None), pytest.raises(UsageError, match=r"^another run of this step is working on"):
         main(root, "--force", "--seed", "9")
     assert (root / "folds.csv").read_bytes() == before

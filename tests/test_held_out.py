@@ -59,9 +59,9 @@ def test_what_was_held_out_is_said_and_what_was_learned_is_refused(monkeypatch, 
     )
 
 
-def test_a_checkpoint_of_few_videos_is_named(capsys):
+def test_a_checkpoint_of_few_videos_is_named(monkeypatch, capsys):
     few, many = (Holdout(0, "f", ("a",), number) for number in (1, 1000))
-    held_out.warn_of_few(["a", "b", "c"], [few, many, None])
-    assert (
-        capsys.readouterr().err == "warning: a was trained on 1 video only; its scores of other people mean nothing\n"
-    )
+    warning = "a was trained on 1 video only; its scores of other people mean nothing"
+    assert held_out.warn_of_few(models(monkeypatch, a=few, b=many, c=None)) == [warning]
+    assert capsys.readouterr().err == f"warning: {warning}\n"
+    assert held_out.warn_of_few(models(monkeypatch, b=many, c=None)) == []

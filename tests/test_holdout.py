@@ -79,7 +79,8 @@ def test_t63_scoring_the_held_out_fold_is_fine_and_says_so(root, trained, expect
     assert found["summary"]["held_out"] == {"fold": 0, "by": [said]}
     printed = capsys.readouterr()
     (warning,) = [line for line in printed.err.splitlines() if "warning" in line]
-    assert "was trained on 8 videos only" in warning
+    assert warning == f"warning: {name} was trained on 8 videos only; its scores of other people mean nothing"
+    assert found["summary"]["warnings"] == [warning.removeprefix("warning: ")]
     assert "unknown" not in printed.out
 
 

@@ -103,7 +103,7 @@ class Scores:
 
     def __init__(self, paths):
         self.ensemble = SimpleNamespace(engine="torch", said="PyTorch", detector_thresholds=(0.6, 0.7, 0.7))
-        self.ensemble.names, self.ensemble.holdouts = [path.name for path in paths], [None for _ in paths]
+        self.ensemble.names = [path.name for path in paths]
 
     def should_compile(self, *_):
         return False

@@ -1,6 +1,7 @@
 """The index of a report (prediction/pages/index.py)."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from test_report import Page
@@ -60,6 +61,17 @@ def test_a_single_video_has_no_counts_or_groups(tmp_path):
     assert "tiles five" not in text
     assert 'class="group"' not in text
     assert "Scored by 1 checkpoint (a trained network)" in Page(text).text
+
+
+def test_what_weakens_every_verdict_is_at_the_top_of_each_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "PAGE_ROWS", 1)
+    verdicts = verdicts_of(tmp_path, [0.9, 0.1])
+    for warnings in ([], ["a was trained on 2 videos only", "b <too>"]):
+        built = build_index(verdicts, pages_of(verdicts), {}, replace(MADE, warnings=warnings))
+        for data in built.values():
+            cards = re.findall('<div class="card warn">(.*)</div>', data.decode().partition('class="tiles')[0])
+            assert cards == (["<p>a was trained on 2 videos only.</p><p>b &lt;too&gt;.</p>"] if warnings else [])
+        assert len(built) == 2
 
 
 def test_no_video_has_a_page():

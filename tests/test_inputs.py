@@ -83,6 +83,9 @@ def test_folders_that_are_left_out_are_named(tmp_path, capsys):
     for path in (tmp_path / "a.png", tmp_path / "part/b.mp4"):
         path.write_bytes(b"x")
     assert list(inputs.list_inputs([tmp_path])) == ["a.png"]
+    assert capsys.readouterr().out == f"{tmp_path}: its subfolder is skipped (part); add recursive to search it\n"
+    (tmp_path / "second").mkdir()
+    assert list(inputs.list_inputs([tmp_path])) == ["a.png"]
     assert "its subfolders are skipped (part, ...); add recursive to search them" in capsys.readouterr().out
 
 

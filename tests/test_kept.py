@@ -28,6 +28,7 @@ class Runs:
     def __init__(self, folder, weights, monkeypatch):
         self.folder, self.weights = folder, weights
         self.settings = {"strategy": "confident"}
+        self.warnings = []
         self.opened, self.loaded = [], []
         self.verdicts = []
         for name in NAMES:
@@ -50,7 +51,8 @@ class Runs:
         """The names of the videos that were read, and the files of the report."""
         self.opened, self.loaded = [], []
         checkpoints = {"a": self.weights / "a"}
-        report.make_report(self.folder / "r", self.verdicts, self.settings, checkpoints, self.load, self.files)
+        made = self.settings, self.warnings, checkpoints
+        report.make_report(self.folder / "r", self.verdicts, *made, self.load, self.files)
         return self.opened, self.state()
 
     def state(self):
@@ -71,6 +73,14 @@ def runs(tmp_path, weights, monkeypatch):
 def written(before, after):
     """Names of the pages of videos that the second run wrote."""
     return [name for name in after if name != "index.html" and after[name] != before.get(name)]
+
+
+def test_pages_are_written_again_when_a_checkpoint_of_few_videos_is_known(runs):
+    _, first = runs.make()
+    runs.warnings = ["a was trained on 2 videos only"]
+    _, second = runs.make()
+    assert written(first, second) == sorted(map(report.page_name, NAMES))
+    assert all(b"a was trained on 2 videos only." in data for data, _ in second.values())
 
 
 def test_a_second_run_reads_nothing_and_a_change_writes_one_page(runs):
@@ -165,6 +175,7 @@ def test_the_digest_is_of_all_that_a_page_shows(tmp_path, monkeypatch):
         digest(made=Made({"y": 2, "x": 1}, {"a": "h"}, {"p": "1"})),
         digest(made=Made({"x": 1, "y": 2}, {"a": "i"}, {"p": "1"})),
         digest(made=Made({"x": 1, "y": 2}, {"a": "h"}, {"p": "2"})),
+        digest(made=Made({"x": 1, "y": 2}, {"a": "h"}, {"p": "1"}, ["a was trained on 2 videos only"])),
         digest(recorded={"size": 1, "mtime_ns": 1, "xxh3": "g"}),
         digest(recorded={"size": 1, "mtime_ns": 2}),
         digest(fault="missing"),

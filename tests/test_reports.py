@@ -46,6 +46,6 @@ def test_the_place_of_the_pages_is_printed(verdicts, tmp_path, monkeypatch, caps
     seen = []
     monkeypatch.setattr(reports, "make_report", lambda *given: seen.append(given) or tmp_path / "index.html")
     monkeypatch.setattr(reports, "plain", lambda made: {"plain": made})
-    Reports(FolderSettings(["a"]), verdicts, None).show(tmp_path, "made", {"a": "path"}, "load", {"0.mp4": None})
-    assert seen == [(tmp_path, verdicts, {"plain": "made"}, {"a": "path"}, "load", {"0.mp4": None})]
+    Reports(FolderSettings(["a"]), verdicts, None).show(tmp_path, "made", ["w"], {"a": "path"}, "load", {"0.mp4": None})
+    assert seen == [(tmp_path, verdicts, {"plain": "made"}, ["w"], {"a": "path"}, "load", {"0.mp4": None})]
     assert capsys.readouterr().out == f"report: {tmp_path / 'index.html'}\n"

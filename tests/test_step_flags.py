@@ -113,8 +113,9 @@ def driver(tmp_path):
     log, fake = tmp_path / "calls.jsonl", tmp_path / "venv" / "bin" / "python"
     fake.parent.mkdir(parents=True)
     fake.write_text(
-        "#!/usr/bin/env -S python3 -SE\nimport json, sys\n"
+        "#!/usr/bin/env -S python3 -SE\nimport json, os, sys\n"
         f"print(json.dumps(sys.argv[1:]), file=open({str(log)!r}, 'a'))\n"
+        "if sys.argv[1].endswith('extract_crops.py') and '8' in sys.argv: os.kill(os.getpid(), 9)\n"
         "sys.exit(1 if sys.argv[1].endswith('generate_diffs.py') and '7' in sys.argv else 0)\n"
     )
     fake.chmod(0o755)
@@ -215,7 +216,17 @@ def test_a_step_that_fails_ends_the_run_with_its_page(driver):
     done, calls = driver("--png-level", "7")
     assert done.returncode == 1
     assert list(calls) == [*STEPS, "report"]
-    assert "preprocess_data.sh: stopped in step 4 with status 1" in done.stderr
+    assert done.stderr.endswith("preprocess_data.sh: stopped in step 4 with status 1\n")
+
+
+@pytest.mark.parametrize("more", [(), ("--force",)])
+def test_after_a_step_was_killed_the_run_says_how_to_resume(driver, more):
+    done, calls = driver("--png-level", "8", *more)
+    assert done.returncode == 137
+    assert list(calls) == ["detect_original_faces", "extract_crops", "report"]
+    advice = "run the same command again to resume"
+    advice += " (without --force, which would start over)" if more else ""
+    assert done.stderr.endswith(f"preprocess_data.sh: stopped in step 2 with status 137; {advice}\n")
 
 
 def test_an_old_page_does_not_outlive_the_beginning_of_a_run(driver, tmp_path):

@@ -216,7 +216,9 @@ def test_t70_a_second_run_of_a_step_is_refused_and_touches_nothing_of_the_first(
     with step.only_run():
         lock = tmp_path / "failures" / ".a_step.lock"
         assert lock.is_file()
-        with pytest.raises(UsageError, match=rf"^a_step: another run is working on .* \(process {os.getpid()} on "):
+        with pytest.raises(
+            UsageError, match=rf"^another run of this step is working on .* \(process {os.getpid()} on "
+        ):
             step.run(RunOptions(workers=1, force=True))
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
     assert step.run(RunOptions(workers=1)) == 0
@@ -232,11 +234,11 @@ def test_shards_of_a_step_run_together_but_not_beside_a_run_of_all_videos(tmp_pa
     step, first, second = Behaving(tmp_path), Shard(1, 2), Shard(2, 2)
     with step.only_run(first), step.only_run(second):
         for shard in (WHOLE, first):
-            with pytest.raises(UsageError, match="another run is working on"), step.only_run(shard):
+            with pytest.raises(UsageError, match="another run of this step is working on"), step.only_run(shard):
                 raise AssertionError("two at once")
     with step.only_run():
         for shard in (WHOLE, first):
-            with pytest.raises(UsageError, match="another run is working on"), step.only_run(shard):
+            with pytest.raises(UsageError, match="another run of this step is working on"), step.only_run(shard):
                 raise AssertionError("two at once")
     with step.only_run(first):
         pass

@@ -51,14 +51,24 @@ def test_a_score_on_the_edge_is_not_above_it(tmp_path):
 def test_doubts_have_their_figures_where_there_are_grounds(tmp_path):
     verdict = a_verdict(tmp_path / "v.mp4", [[0.9, 0.1]] * 3)
     assert {"few faces", "checkpoints differ"} <= set(verdict.doubts)
-    said = views.reasons_for_doubt(verdict, "confident")
+    said = views.reasons_for_doubt(verdict, MADE)
     assert "Few frames show a face that decides the score: 3 of the 32 frames that were read." in said
     assert "The checkpoints disagree: from 0.10 to 0.90." in said
     assert "Only one checkpoint scored it, so no second opinion exists." not in said
     verdict.grounds = None
-    assert "Few frames show a face that decides the score." in views.reasons_for_doubt(verdict, "confident")
+    assert "Few frames show a face that decides the score." in views.reasons_for_doubt(verdict, MADE)
     alone = a_verdict(tmp_path / "v.mp4", [[0.9]] * 3, names=["a"])
-    assert "Only one checkpoint scored it, so no second opinion exists." in views.reasons_for_doubt(alone, "confident")
+    assert "Only one checkpoint scored it, so no second opinion exists." in views.reasons_for_doubt(alone, MADE)
+
+
+def test_what_weakens_every_verdict_comes_first(tmp_path):
+    made = replace(MADE, warnings=["a was trained on 2 videos only"])
+    verdict = a_verdict(tmp_path / "v.mp4", [[0.9, 0.9]] * 32)
+    assert views.reasons_for_doubt(verdict, made)[0] == "a was trained on 2 videos only."
+    verdict.doubts = []
+    text = Page(views.build_video(verdict, Pictures(), made).decode()).text
+    assert "a was trained on 2 videos only." in text
+    assert "No doubts" not in text
 
 
 def build(monkeypatch, make, *arguments):

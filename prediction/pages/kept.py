@@ -47,7 +47,7 @@ def digest_of_page(verdict: Verdict, made: Made, recorded: Any, fault: str) -> s
         file = {key: value for key, value in recorded.items() if key != "mtime_ns"}
     # Lists keep the order of settings and checkpoints, which a page shows.
     settings = [list(part.items()) for part in (made.settings, made.hashes, made.versions)]
-    return identity.digest_of([shown, settings, file, fault, _code()])
+    return identity.digest_of([shown, settings, list(made.warnings), file, fault, _code()])
 
 
 def read_kept(page: Path, digest: str) -> KeptPage | None:

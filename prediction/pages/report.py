@@ -48,6 +48,7 @@ def make_report(
     folder: Path,
     verdicts: Sequence[Verdict],
     settings: dict[str, Any],
+    warnings: Sequence[str],
     checkpoints: Mapping[str, Path],
     load: Callable[[], Ensemble],
     files: Mapping[str, Any],
@@ -58,6 +59,7 @@ def make_report(
         folder: created if missing; pages of videos that are not in `verdicts` are removed.
         verdicts: as in submission.json.
         settings: the settings of the run.
+        warnings: what weakens every verdict, as in submission.json.
         checkpoints: the files by name, in the order of the faces' scores.
         load: returns the ensemble of these checkpoints for the heat maps; called only if a heat map is needed.
         files: the fingerprint of each video when it was scored, by name (see `Progress`).
@@ -69,7 +71,7 @@ def make_report(
         OSError: a page can't be written.
     """
     versions = {"Python": platform.python_version(), **package_versions(PACKAGES, "of unknown version")}
-    made = Made(settings, {name: sha256(path) for name, path in checkpoints.items()}, versions)
+    made = Made(settings, {name: sha256(path) for name, path in checkpoints.items()}, versions, warnings)
     for place in (folder, folder / "videos"):
         artifacts.remove_leftovers(place)
     pages = {verdict.filename: f"videos/{page_name(verdict.filename)}" for verdict in verdicts}

@@ -59,11 +59,15 @@ SETTING_NAMES = {
 
 @dataclass(frozen=True)
 class Made:
-    """The origin of all verdicts: the run's settings, SHA-256 by checkpoint, versions by package."""
+    """The origin of all verdicts: the run's settings, SHA-256 by checkpoint, versions by package.
+
+    `warnings` are what weakens every verdict (see `prediction.results.Summary`).
+    """
 
     settings: Mapping[str, Any]
     hashes: Mapping[str, str]
     versions: Mapping[str, str]
+    warnings: Sequence[str] = ()
 
     @property
     def strategy(self) -> str:
@@ -164,7 +168,7 @@ def build_video(verdict: Verdict, pictures: Pictures, made: Made, digest: str = 
     page = VideoPage(
         verdict,
         None if verdict.score is None else band(verdict.score),
-        reasons_for_doubt(verdict, made.strategy),
+        reasons_for_doubt(verdict, made),
         thrown_away(verdict, made.strategy),
         _lead(verdict, made.strategy, persons[0]) if persons else None,
         persons[1:],
@@ -270,12 +274,13 @@ def main_persons(verdict: Verdict) -> list[Person]:
     return [person for person in verdict.persons if person.weight > 0]
 
 
-def reasons_for_doubt(verdict: Verdict, strategy: str) -> list[str]:
+def reasons_for_doubt(verdict: Verdict, made: Made) -> list[str]:
     """What weakens a verdict, as sentences."""
-    doubts = [f"{sentence(DOUBTS[name])}{_count_behind(name, verdict)}." for name in verdict.doubts]
+    doubts = [f"{warning}." for warning in made.warnings]
+    doubts += [f"{sentence(DOUBTS[name])}{_count_behind(name, verdict)}." for name in verdict.doubts]
     if len(verdict.models) == 1:
         doubts.append("Only one checkpoint scored it, so no second opinion exists.")
-    if thrown_away(verdict, strategy):
+    if thrown_away(verdict, made.strategy):
         doubts.append("The score leaves out faces that look clearly fake; see below.")
     if verdict.status != "ok":
         doubts.append(f"Status {verdict.status}: {verdict.reason}.")
