@@ -13,9 +13,10 @@ from dfdc.imaging import encode_small_png
 _EDGE = 24  # pixels of background kept below the page
 
 
-def trim_page(source: Path, output: Path) -> None:
-    """Write the image `source` to `output` without the rows below the page and with 256 colours."""
+def trim_page(source: Path, output: Path, height: int) -> None:
+    """Write the first `height` rows of the image `source` to `output`, without rows below the page, in 256 colours."""
     image = Image.open(source).convert("RGB")
+    image = image.crop((0, 0, image.width, min(height, image.height)))
     pixels = np.asarray(image)
     used = np.flatnonzero((pixels != pixels[-1, 0]).any(axis=(1, 2)))
     end = min(image.height, int(used[-1]) + 1 + _EDGE) if used.size else image.height

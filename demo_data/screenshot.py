@@ -19,6 +19,7 @@ from dfdc.command_line import UsageError, UserError, whole_number
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _TIMEOUT_S = 120
+_FRAME = 200  # more pixels than the frame of a browser's window has; the page is lower than the window by so many
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "shot.png"
-        take(args.page, shot, args.width, args.height, dark=args.dark)
-        trim_page(shot, args.output)
+        take(args.page, shot, args.width, args.height + _FRAME, dark=args.dark)
+        trim_page(shot, args.output, args.height)
     print(f"wrote {args.output}")
     return 0
 

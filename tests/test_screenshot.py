@@ -39,3 +39,17 @@ def test_a_page_in_light_and_dark(tmp_path, flags, colour):
     with Image.open(output) as image:
         assert image.size == (640, 124)
         assert image.convert("RGB").getpixel((320, 50)) == colour
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, screenshot.BROWSERS)), reason="no Chromium here")
+def test_a_long_page_fills_the_image(tmp_path):
+    """Some browsers paint fewer rows than the window has."""
+    page, output = tmp_path / "a.html", tmp_path / "a.png"
+    page.write_text("<body style='margin:0; height:3000px; background:linear-gradient(red, blue)'>")
+    assert screenshot.main([str(page), "--output", str(output), "--width", "640", "--height", "400"]) == 0
+    with Image.open(output) as image:
+        assert image.size == (640, 400)
+        red, green, blue = image.convert("RGB").getpixel((320, 399))
+    assert green == 0
+    assert (red > 150, blue > 20) == (True, True)
