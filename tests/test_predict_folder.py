@@ -336,7 +336,7 @@ def test_same_names_in_two_folders_are_told_apart(tmp_path):
     ("change", "said"),
     [
         ({"--models": "nope"}, "nope: not in"),
-        ({"--weights-dir": "/absent"}, "no checkpoint"),
+        ({"--weights-dir": "/absent"}, "there is no folder /absent"),
         ({"--test-dir": "/absent"}, "no such folder"),
         ({"--output": "x.txt"}, "ends in .csv"),
         ({"--detector-scale": "9"}, "expected auto, or a factor"),
