@@ -42,7 +42,7 @@ def regular(path: Path) -> os.stat_result:
 
 
 def read_file(path: Path) -> bytes:
-    """Content of a regular file; NotAFileError for anything else."""
+    """Content of a regular file; NotAFileError for anything else, since reading a pipe could block forever."""
     regular(path)
     return path.read_bytes()
 

@@ -36,7 +36,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dfdc.command_line import SettingError, UserError
-from dfdc.identity import regular
+from dfdc.identity import read_file
 from dfdc.shards import WHOLE, Shard
 
 FRAME_STRIDE = 10  # boxes and crops come from every 10th frame
@@ -328,8 +328,7 @@ def _read_metadata(part: Path) -> tuple[list[Video], list[str]]:
     """The entries of a part and the faults in them. Names must be of files directly in the part's folder."""
     path = part / METADATA_NAME
     try:
-        regular(path)  # reading a pipe could block forever
-        metadata = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_JsonObject)
+        metadata = json.loads(read_file(path).decode("utf-8"), object_pairs_hook=_JsonObject)
     except UnicodeDecodeError as error:
         return [], [f"{path}: not UTF-8 text ({error})"]
     except OSError as error:

@@ -24,7 +24,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from dfdc.command_line import UserError
-from dfdc.identity import NotAFileError, digest_of, regular
+from dfdc.identity import NotAFileError, digest_of, read_file
 from dfdc.interrupts import held
 from dfdc.processes import Process, disk_time
 from dfdc.text import printable
@@ -252,8 +252,7 @@ def _remove_leftovers(path: Path) -> None:
 def _read(path: Path) -> bytes | None:
     """Its content, or None if it does not exist; NotAFileError for a pipe, or a link to nowhere."""
     try:
-        regular(path)  # reading a pipe could block forever
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError:
         if path.is_symlink():  # it can neither be read nor created
             raise NotAFileError(None, "a link to a file that does not exist", str(path)) from None

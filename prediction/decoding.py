@@ -141,9 +141,7 @@ class Reading:
 
     def __init__(self, decoder: Decoder, path: Path, wanted: int | Sequence[int]) -> None:
         self._decoder, self._path = decoder, path
-        self._limit = self._left = limits.time_limit(
-            limits.known_size(path)
-        )  # seconds: the limit, and what is left of it
+        self._limit = self._left = limits.time_limit(limits.known_size(path))  # seconds: the limit, and what is left
         self._ended = False  # True after the child's last message about this file
         self.lost: list[int] = []  # frames that could not be decoded; set at the end of `frames`
         numbers = wanted if isinstance(wanted, int) else sorted({int(number) for number in wanted})
