@@ -1,8 +1,10 @@
 """How far each engine and numeric precision moves scores from those of PyTorch in fp32, and seconds per face.
 
     python benchmarks/bench_precision.py --models CHECKPOINT ... --videos DIR ... [--engines torch openvino onnx]
+    python benchmarks/bench_precision.py --models CHECKPOINT ... --videos DIR ... --device cuda
 
-The faces of the videos are detected once, as predict_folder.py does. All forms score these same faces on the CPU.
+The faces of the videos are detected once on the CPU, as predict_folder.py does. All forms score these same faces on
+--device. The reference runs on the CPU.
 
 Differences are of scores, 0 to 1. Those of a video come from the strategy `confident`. A video changes sides if its
 score crosses 0.5. Times are of a few faces, which the forms score in turn: the best turn, and the slowest.
@@ -37,9 +39,23 @@ from networks.torch_model import TorchModel
 from prediction.decoding import Decoder
 from prediction.reading import find_faces
 
-REFERENCE = "torch", "fp32"  # engine, precision
 NOISE = 1e-6  # largest change of a value of the normalised input
 NOISY_FACES = 32  # most faces to add noise to
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to run a network."""
+
+    engine: str
+    precision: str
+    device: str
+
+    def __str__(self) -> str:
+        return " ".join((self.engine, self.precision, *([] if self.device == "cpu" else ["GPU"])))
+
+
+REFERENCE = Form("torch", "fp32", "cpu")
 
 
 @dataclass(frozen=True)
@@ -67,21 +83,19 @@ def read_videos(paths: Sequence[Path], frames: int) -> list[Video]:
     return videos
 
 
-def open_forms(path: Path, engines: Sequence[str], precisions: Sequence[str]) -> dict[tuple[str, str], Ensemble]:
-    """The checkpoint by engine and precision; forms that this installation lacks are named and left out."""
-    forms = {REFERENCE: open_ensemble([path], "cpu", REFERENCE[1], REFERENCE[0])}
-    for form in [(engine, precision) for engine in engines for precision in precisions]:
+def open_forms(path: Path, engines: Sequence[str], precisions: Sequence[str], device: str) -> dict[Form, Ensemble]:
+    """The checkpoint by form, the reference first; forms that this installation lacks are named and left out."""
+    forms = {REFERENCE: open_ensemble([path], REFERENCE.device, REFERENCE.precision, REFERENCE.engine)}
+    for form in [Form(engine, precision, device) for engine in engines for precision in precisions]:
         if form != REFERENCE:
             try:
-                forms[form] = open_ensemble([path], "cpu", form[1], form[0])
+                forms[form] = open_ensemble([path], form.device, form.precision, form.engine)
             except UserError as error:
-                print(f"left out: {' '.join(form)} ({error})")
+                print(f"left out: {form} ({error})")
     return forms
 
 
-def time_in_turn(
-    forms: Mapping[tuple[str, str], Ensemble], crops: list[np.ndarray], turns: int
-) -> dict[tuple[str, str], list[float]]:
+def time_in_turn(forms: Mapping[Form, Ensemble], crops: list[np.ndarray], turns: int) -> dict[Form, list[float]]:
     """Seconds per face of each form, by turn; the forms alternate, so that changes of the machine affect all alike."""
     took = {form: [] for form in forms}
     for _ in range(turns):
@@ -114,7 +128,7 @@ def video_scores(scores: np.ndarray, videos: Sequence[Video]) -> np.ndarray:
 def measure(path: Path, videos: Sequence[Video], args: argparse.Namespace) -> None:
     """Print the table of one checkpoint."""
     crops = [crop for video in videos for crop in video.crops]
-    forms = open_forms(path, args.engines, args.precisions)
+    forms = open_forms(path, args.engines, args.precisions, args.device)
     scores = {form: np.concatenate([e.score(video.crops)[0] for video in videos]) for form, e in forms.items()}
     few = _spread(crops, args.timed)
     took = time_in_turn(forms, few, args.turns)
@@ -131,10 +145,10 @@ def measure(path: Path, videos: Sequence[Video], args: argparse.Namespace) -> No
     for form, found in scores.items():
         face, ours = np.abs(found - expected), video_scores(found, videos)
         video, sides = np.abs(ours - of_videos), int(((ours > 0.5) != (of_videos > 0.5)).sum())
-        cells = [" ".join(form), *(f"{v:.2g}" for v in (face.max(), np.median(face), video.max(), np.median(video)))]
+        cells = [str(form), *(f"{v:.2g}" for v in (face.max(), np.median(face), video.max(), np.median(video)))]
         cells += [
             sides,
-            f"{min(took[form]):.3f} ({max(took[form]):.3f})",
+            f"{min(took[form]):.4f} ({max(took[form]):.4f})",
             f"{min(took[REFERENCE]) / min(took[form]):.2f}",
         ]
         print(f"| {' | '.join(map(str, cells))} |")
@@ -160,6 +174,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=32, metavar="N", help="frames of a video (default and most: 32)")
     parser.add_argument("--timed", type=int, default=8, metavar="N", help="faces to time (default: 8)")
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns to time (default: 5)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu); on a GPU only torch runs")
     args = parser.parse_args()
     videos = read_videos(find_videos(args.videos), args.frames)
     for path in args.models:

@@ -40,10 +40,12 @@ def read_crops(data: Path, size: int, *, held_out: bool, count: int) -> tuple[to
     return torch.from_numpy(np.stack(pictures)), torch.tensor(rows.label.to_numpy(np.float32))
 
 
-def train(network: torch.nn.Module, data: Path, stage: tuple[int, int, float], steps: int, crops: int) -> None:
+def train(
+    network: torch.nn.Module, data: Path, stage: tuple[int, int, float], steps: int, crops: int, device: str
+) -> None:
     size, batch, rate = stage
     images, labels = read_crops(data, size, held_out=False, count=crops)
-    normalizer = Normalizer(IMAGENET_MEAN, IMAGENET_STD, "cpu")
+    normalizer = Normalizer(IMAGENET_MEAN, IMAGENET_STD, device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
     warm = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 20, (steps - step) / 20))
     network.train()
@@ -52,8 +54,8 @@ def train(network: torch.nn.Module, data: Path, stage: tuple[int, int, float], s
         for _ in range(steps):
             order = order or torch.randperm(len(labels)).tolist()
             taken, order = order[:batch], order[batch:]
-            logits = network(normalizer(images[taken]).contiguous(memory_format=torch.channels_last))[:, 0]
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[taken])
+            logits = network(normalizer(images[taken].to(device)).contiguous(memory_format=torch.channels_last))[:, 0]
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[taken].to(device))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -63,7 +65,7 @@ def train(network: torch.nn.Module, data: Path, stage: tuple[int, int, float], s
             bar.update()
 
 
-def settle_norms(network: torch.nn.Module, data: Path, crops: int) -> None:
+def settle_norms(network: torch.nn.Module, data: Path, crops: int, device: str) -> None:
     """Compute the statistics of batch norms from the final weights, over all learned crops.
 
     Otherwise they lag behind weights that moved fast, and the network differs from the one that was trained. Follows Wu
@@ -74,19 +76,19 @@ def settle_norms(network: torch.nn.Module, data: Path, crops: int) -> None:
             module.reset_running_stats()
             module.momentum = None  # the mean over all batches
     images, _ = read_crops(data, SIZE, held_out=False, count=crops)
-    normalizer = Normalizer(IMAGENET_MEAN, IMAGENET_STD, "cpu")
+    normalizer = Normalizer(IMAGENET_MEAN, IMAGENET_STD, device)
     network.train()
     with torch.inference_mode():
         for batch in images[torch.randperm(len(images))].split(16):
-            network(normalizer(batch))
+            network(normalizer(batch.to(device)))
     network.eval()
 
 
-def log_loss(network: torch.nn.Module, data: Path, *, held_out: bool, count: int) -> float:
+def log_loss(network: torch.nn.Module, data: Path, device: str, *, held_out: bool, count: int) -> float:
     images, labels = read_crops(data, SIZE, held_out=held_out, count=count)
-    normalizer = Normalizer(IMAGENET_MEAN, IMAGENET_STD, "cpu")
+    normalizer = Normalizer(IMAGENET_MEAN, IMAGENET_STD, device)
     with torch.inference_mode():
-        logits = torch.cat([network(normalizer(image[None]))[:, 0] for image in images])
+        logits = torch.cat([network(normalizer(image[None].to(device)))[:, 0].cpu() for image in images])
     return float(torch.nn.functional.binary_cross_entropy_with_logits(logits, labels))
 
 
@@ -96,14 +98,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="checkpoint to write")
     parser.add_argument("--steps", type=int, nargs=2, default=[80, 40], metavar="N", help="steps at 112 and 380 pixels")
     parser.add_argument("--crops", type=int, default=96, metavar="N", help="crops to learn (default: 96)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     args = parser.parse_args(argv)
     torch.manual_seed(0)
-    network = build_network("DeepFakeClassifier", ENCODER).to(memory_format=torch.channels_last)
+    network = build_network("DeepFakeClassifier", ENCODER).to(args.device, memory_format=torch.channels_last)
     for stage, steps in zip(STAGES, args.steps, strict=True):
-        train(network, args.data, stage, steps, args.crops)
-    settle_norms(network, args.data, args.crops)
-    learned = log_loss(network, args.data, held_out=False, count=args.crops)
-    held_out = log_loss(network, args.data, held_out=True, count=HELD_OUT)
+        train(network, args.data, stage, steps, args.crops, args.device)
+    settle_norms(network, args.data, args.crops, args.device)
+    learned = log_loss(network, args.data, args.device, held_out=False, count=args.crops)
+    held_out = log_loss(network, args.data, args.device, held_out=True, count=HELD_OUT)
     metrics = {"log_loss_of_learned_crops": learned, "log_loss_of_held_out_crops": held_out}
     spec = ModelSpec("DeepFakeClassifier", ENCODER, SIZE)
     save_checkpoint(args.output, network, spec, epoch=0, bce_best=held_out, metrics=metrics)

@@ -1,14 +1,11 @@
 """The connection to a Ray cluster (dfdc/ray_connection.py)."""
 
-import signal
 import socket
-import sys
 from unittest import mock
 
 import pytest
 from behaving import Behaving
 
-from dfdc import interrupts
 from dfdc.command_line import SettingError, UserError
 
 pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.txt has it")
@@ -55,26 +52,6 @@ def test_a_cluster_that_wants_a_token_says_how_to_give_it(tmp_path, monkeypatch)
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(UserError, match=rf"{address}: it wants its token; run 'export RAY_AUTH_MODE=token'"):
             next(RayWorkers(address)(Behaving(tmp_path), []))
-
-
-@pytest.mark.parametrize(("number", "error"), [("SIGINT", KeyboardInterrupt), ("SIGTERM", interrupts.Terminated)])
-def test_a_signal_waits_until_ray_is_connected(monkeypatch, number, error):
-    """Ray 2.60 may wait for ever after Ctrl-C, and ends with status 15 after SIGTERM."""
-    done = []
-
-    def init(*address, **options):
-        ray_connection.utils.set_sigterm_handler(lambda number, frame: sys.exit(number))
-        signal.raise_signal(signal.Signals[number])
-        done.append(sum(range(100000)))
-
-    monkeypatch.setattr(ray_connection.ray, "init", init)
-    monkeypatch.setattr(ray_connection.ray, "nodes", lambda: done.append("asked"))
-    monkeypatch.setattr(ray_connection.ray, "shutdown", lambda: done.append("shut down"))
-    interrupts.raise_on_signals()
-    with pytest.raises(KeyboardInterrupt) as raised, connected("local"):
-        raise AssertionError("it was stopped")
-    assert type(raised.value) is error
-    assert done == [sum(range(100000)), "asked", "shut down"]
 
 
 def test_auto_without_a_cluster_is_one_clear_line(tmp_path, monkeypatch):
