@@ -16,7 +16,6 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -117,16 +116,11 @@ def ours(work: Work, number_type: torch.dtype | None) -> Callable[[int], None]:
     return steps
 
 
-def measure_memory(form: Callable[[], Callable[[int], None]]) -> float:
+def measure_memory(steps: Callable[[int], None]) -> float:
     """GPU memory of three steps in GiB; nothing else may use the GPU."""
-    steps = form()
     torch.cuda.reset_peak_memory_stats()
     steps(3)
-    reserved = torch.cuda.max_memory_reserved() / 2**30
-    del steps
-    gc.collect()
-    torch.cuda.empty_cache()
-    return reserved
+    return torch.cuda.max_memory_reserved() / 2**30
 
 
 def measure_peak(work: Work, number_type: torch.dtype) -> float:
@@ -185,11 +179,17 @@ def main() -> None:
         work.build().eval()(torch.zeros(1, 3, config.size, config.size))
     flops_per_image = 3 * counter.get_total_flops()
 
-    forms = {"plain": partial(plain, work, plain_type), "ours": partial(ours, work, our_type)}
-    memory = (
-        {name: measure_memory(form) for name, form in forms.items()} if work.on_gpu else {}
-    )  # measured first, each form alone
-    speed = measure_speed(work, {name: form() for name, form in forms.items()}, args.steps, args.turns)
+    memory, started = {}, time.perf_counter()
+    if work.on_gpu:
+        memory["plain"] = measure_memory(plain(work, plain_type))
+        gc.collect()
+        torch.cuda.empty_cache()
+    steps = {"ours": ours(work, our_type)}
+    if work.on_gpu:
+        memory["ours"] = measure_memory(steps["ours"])
+    print(f"first steps after {time.perf_counter() - started:.0f} s", flush=True)
+    steps = {"plain": plain(work, plain_type), **steps}
+    speed = measure_speed(work, steps, args.steps, args.turns)
 
     what = torch.cuda.get_device_name() if work.on_gpu else f"CPU, {torch.get_num_threads()} threads"
     print(f"{config.encoder}, {config.size} px, batch {args.batch_size}, on {what}", end="; ")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -48,8 +50,11 @@ class FaceDetector:
     def __init__(self, thresholds: tuple[float, float, float], device: str = "cpu") -> None:
         self._runner = mtcnn.choose_runner(device)
         self._cascade = mtcnn.Cascade(thresholds, self._runner)
-        self._turn = threading.Lock()  # threads share a GPU; only one at a time may use its memory
-        self._batch_pixels = _GPU_PIXELS if device.startswith("cuda") else _CPU_PIXELS
+        on_gpu = device.startswith("cuda")
+        self._batch_pixels = _GPU_PIXELS if on_gpu else _CPU_PIXELS
+        self._turn = threading.Lock()
+        # Threads share a GPU. PyTorch chooses kernels for each thread anew, which takes longer than a detection.
+        self._gpu_thread = ThreadPoolExecutor(1) if on_gpu else None
 
     def batch_size(self, width: int, height: int, scale: float = 1.0) -> int:
         """Number of images of this size per batch, 1 to 64."""
@@ -67,8 +72,12 @@ class FaceDetector:
         found: list[Faces] = []
         for batch in self._batches(pictures, scale):
             resized = batch if scale == 1.0 else [self._runner.resize(picture, scale) for picture in batch]
-            with self._turn:
-                faces = run_halving(lambda part: self._cascade.detect(part, smallest), resized)
+            detect = partial(run_halving, lambda part: self._cascade.detect(part, smallest), resized)
+            if self._gpu_thread:
+                faces = self._gpu_thread.submit(detect).result()
+            else:
+                with self._turn:
+                    faces = detect()
             found += [Faces(boxes / scale, scores, points / scale) for boxes, scores, points in faces]
         return found
 

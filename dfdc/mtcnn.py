@@ -29,7 +29,7 @@ from dfdc.detector_settings import LAST_NMS, MIN_FACE, PYRAMID_FACTOR, PYRAMID_N
 
 _CELL, _STRIDE = 12, 2  # receptive field (12 x 12 pixels) and stride of the proposal network's output
 _TILE_PIXELS = 90_000  # pyramid pixels per pass on the CPU, so that feature maps stay in the cache
-_BOXES_AT_ONCE = 64
+_BOXES_AT_ONCE, _BOXES_ON_GPU = 64, 256
 _OUTPUTS = {"rnet": 6, "onet": 16}  # two logits, box regression, and x and y of five points
 
 Array = Any  # of the runner's library: numpy.ndarray or torch.Tensor, whose operators agree
@@ -278,7 +278,8 @@ class Cascade:
         low, high = np.maximum(corners[:, :2], 1) - 1, np.minimum(corners[:, 2:], tables.sizes[image])
         inside = (high > low).all(axis=1)
         boxes, image, low, high = boxes[inside], image[inside], low[inside], high[inside]
-        parts = _parts(len(boxes), _BOXES_AT_ONCE, even=not self._runner.cached)
+        most = _BOXES_AT_ONCE if self._runner.cached else _BOXES_ON_GPU
+        parts = _parts(len(boxes), most, even=not self._runner.cached)
         cuts = (tables.cut(image[part], low[part], high[part], side) for part in parts)
         nothing = np.zeros((0, _OUTPUTS[network]), np.float32)
         heads = np.concatenate([nothing, *(self._runner.judge(network, cut) for cut in cuts)])

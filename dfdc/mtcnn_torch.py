@@ -13,6 +13,7 @@ from torch.nn import functional
 from dfdc.mtcnn_weights import Layer, load_network
 
 _BLOCKED_FROM = 12_000  # minimum pixels of a pass for oneDNN's blocked layout
+_LEAST_ON_GPU = 32  # pictures of a pass on a GPU, where smaller batches and those between powers of two are padded
 
 
 class TorchRunner:
@@ -65,7 +66,11 @@ class TorchRunner:
         return torch.cat([places, heads[image, :, y, x]], 1).cpu().numpy()
 
     def judge(self, name: str, pictures: torch.Tensor) -> np.ndarray:
-        return self._networks[name](pictures.permute(0, 3, 1, 2)).cpu().numpy()
+        count = len(pictures)
+        if not self.cached:  # for each new number of pictures, a GPU takes longer to choose kernels than to run them
+            missing = max(_LEAST_ON_GPU, 1 << (count - 1).bit_length()) - count
+            pictures = torch.cat([pictures, pictures.new_zeros(missing, *pictures.shape[1:])])
+        return self._networks[name](pictures.permute(0, 3, 1, 2))[:count].cpu().numpy()
 
 
 class _Network:

@@ -80,6 +80,8 @@ class Ensemble:
         self._programs: Programs | None = None
         limit = None if on_gpu else partial(limit_torch_threads, self._cores_each)
         self._pool = ThreadPoolExecutor(self.threads, initializer=limit)
+        # A GPU takes a face in the time in which one core resizes it.
+        self._resizing = ThreadPoolExecutor(min(available_cores(), _MOST_THREADS)) if on_gpu else None
         try:
             self.models = self._load_all(paths)
         except BaseException:
@@ -109,7 +111,7 @@ class Ensemble:
             from networks.torch_model import Programs, TorchModel
 
             self._programs = self._programs or Programs()
-            return TorchModel(path, self._device, self.precision, self._programs)
+            return TorchModel(path, self._device, self.precision, self._programs, self.batch_size)
         cores = self.threads * self._cores_each
         try:
             return load_converted(
@@ -128,7 +130,7 @@ class Ensemble:
     def compiled(self, on: bool) -> None:
         self._compiled = on
         for model in self.compilable:
-            model.compiled_batch = self.batch_size if on else None
+            model.compiled, model.batch = on, self.batch_size
 
     def compile(self, *, only_if_faster: bool) -> str:
         """Compile the networks; return a message about the result.
@@ -189,7 +191,8 @@ class Ensemble:
     def _inputs(self, crops: Sequence[np.ndarray]) -> dict[tuple[int, int], np.ndarray]:
         """Crops resized for the networks, uint8 [n, size, size, 3], for each size and margin."""
         kinds = {(spec.size, spec.margin_part) for spec in self.specs}
-        return {(size, part): np.stack([fit(tighten(crop, part), size) for crop in crops]) for size, part in kinds}
+        resize_all = self._resizing.map if self._resizing else map
+        return {kind: np.stack(list(resize_all(partial(_input, kind), crops))) for kind in kinds}
 
     def _run(self, index: int, images: np.ndarray) -> np.ndarray:
         return expit(self.models[index].logits(images))
@@ -208,9 +211,25 @@ class Ensemble:
         """Thresholds of the face detector that the checkpoints expect."""
         return common_thresholds(self.specs, self.names)
 
+    def warm_up(self) -> None:
+        """On a GPU, begin to choose the networks' kernels, which takes seconds; return at once.
+
+        An error occurs again with the first crops, where it is reported.
+        """
+        if self._device.startswith("cuda"):
+            for index, spec in enumerate(self.specs):
+                self._pool.submit(self._run, index, np.zeros((1, spec.size, spec.size, 3), np.uint8))
+
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown()
+        if self._resizing:
+            self._resizing.shutdown()
+
+
+def _input(kind: tuple[int, int], crop: np.ndarray) -> np.ndarray:
+    size, margin_part = kind
+    return fit(tighten(crop, margin_part), size)
 
 
 def load_converted(

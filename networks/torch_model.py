@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dfdc.devices import is_out_of_memory
 from networks.checkpoint import load_model
 from networks.model import Normalizer
 
@@ -27,16 +28,21 @@ class TorchModel:
         device: a PyTorch device name.
         precision: fp32, bf16 or fp16.
         programs: compiled networks, shared by all checkpoints of an ensemble.
+        batch: number of images that smaller batches are padded to. For each new number, the compiler starts anew, and a
+            GPU takes about a second to choose the kernels of a B7.
 
     Attributes:
         network: a network of networks/model.py.
-        compiled_batch: batch size of the compiled network; None if it runs uncompiled.
+        batch: as above; halved while that many images do not fit into memory.
+        compiled: whether the network runs compiled.
 
     Raises:
         CheckpointError: the checkpoint is unusable.
     """
 
-    def __init__(self, path: Path, device: str, precision: str, programs: Programs | None = None) -> None:
+    def __init__(
+        self, path: Path, device: str, precision: str, programs: Programs | None = None, batch: int = 1
+    ) -> None:
         network, checkpoint = load_model(path, mapped=True)
         self.spec, self.holdout = checkpoint.spec, checkpoint.holdout
         self._device, self._dtype = device, _DTYPES[precision]
@@ -44,16 +50,31 @@ class TorchModel:
             torch.backends.cudnn.allow_tf32 = False  # for the whole process; TF32 keeps only 10 of 23 mantissa bits
         self.network = _settle(network, self._dtype, device)
         self._normalizer = Normalizer(self.spec.normalize.mean, self.spec.normalize.std, device)
-        self.compiled_batch: int | None = None
+        self.batch, self.compiled = batch, False
         self._programs = programs or Programs()
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """RGB uint8 [n, size, size, 3] -> logits, float32 [n]."""
+        while True:
+            size = max(self.batch, len(images))
+            try:
+                return self._logits(images, size)
+            except Exception as error:
+                if size == len(images) or not is_out_of_memory(error):
+                    raise
+            # Outside the except block, because the error's traceback keeps the tensors that filled the memory alive.
+            torch.cuda.empty_cache()
+            self.batch = size // 2
+
+    def _logits(self, images: np.ndarray, size: int) -> np.ndarray:
         with torch.inference_mode():
             batch = self.normalized(images)
+            if missing := size - len(batch):
+                batch = torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])])
+                batch = batch.contiguous(memory_format=torch.channels_last)
             with self.autocast():
-                found = self.network(batch) if self.compiled_batch is None else self._compiled(batch)
-            return found[:, 0].float().cpu().numpy()
+                found = self._compiled(batch) if self.compiled else self.network(batch)
+            return found[: len(images), 0].float().cpu().numpy()
 
     def normalized(self, images: np.ndarray) -> torch.Tensor:
         """RGB uint8 [n, size, size, 3] -> input of the network: float [n, 3, size, size], on the device."""
@@ -65,10 +86,7 @@ class TorchModel:
         return torch.autocast(self._device.split(":")[0], self._dtype, enabled=lower)
 
     def _compiled(self, batch: torch.Tensor) -> torch.Tensor:
-        program = self._programs.get(self)
-        missing = (self.compiled_batch or 0) - len(batch)  # pad to a fixed shape: another shape would be recompiled
-        full = torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing > 0 else batch
-        return program(full.contiguous(memory_format=torch.channels_last))[: len(batch)]
+        return self._programs.get(self)(batch.contiguous(memory_format=torch.channels_last))
 
 
 class Programs:

@@ -52,6 +52,7 @@ class ScoringTask:
 
     def start(self, device: str) -> None:
         ensemble = Ensemble(self.paths, device, self.precision, self.engine)
+        ensemble.warm_up()
         self._held = _Held(ensemble, FaceDetector(ensemble.detector_thresholds, device), threading.local())
 
     def work(self, item: Item) -> Scored:

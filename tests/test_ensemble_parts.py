@@ -11,7 +11,7 @@ from scoring_runs import make_checkpoint
 
 from dfdc.imaging import fit
 from networks import ensemble as ensemble_module
-from networks import onnx_model
+from networks import onnx_model, torch_model
 from networks.ensemble import COMPILE_FROM, Ensemble, common_thresholds, worth_compiling
 from networks.model import Normalizer
 from networks.spec import ModelSpec
@@ -174,6 +174,55 @@ def test_a_gpu_takes_large_batches_in_one_thread(monkeypatch, device, precision,
     made._pool.submit(int).result()
     assert bool(limited) == keeps
     made.close()
+
+
+class Noting:
+    """In place of a checkpoint on a GPU: notes its batches, and the threads that run them."""
+
+    spec, holdout = ModelSpec("DeepFakeClassifier", "test_resnet", 64), None
+
+    def __init__(self, path, device, precision, programs, batch):
+        self.batch, self.seen = batch, []
+
+    def logits(self, images):
+        self.seen.append((len(images), threading.get_ident()))
+        return np.zeros(len(images), np.float32)
+
+
+@pytest.mark.parametrize(("device", "warmed"), [("cuda:1", 1), ("cpu", 0)])
+def test_a_gpus_networks_are_warmed_up_in_the_thread_that_will_run_them(monkeypatch, device, warmed):
+    """cuDNN keeps its choice of kernels for each thread and batch size."""
+    monkeypatch.setattr(torch_model, "TorchModel", Noting)
+    made = Ensemble([ensemble_module.Path("x"), ensemble_module.Path("y")], device, "fp32")
+    made.warm_up()
+    made.score(some_crops(2))
+    made.close()
+    for model in made.models:
+        assert model.batch == made.batch_size
+        assert [size for size, _ in model.seen[:warmed]] == [1] * warmed
+        assert sum(size for size, _ in model.seen[warmed:]) == 2
+        if warmed:
+            assert len({thread for _, thread in model.seen}) == 1
+
+
+def test_for_a_gpu_faces_are_resized_in_several_threads(monkeypatch):
+    waiting, threads = threading.Barrier(2, timeout=60), set()
+
+    def slow(crop, size):
+        threads.add(threading.get_ident())
+        waiting.wait()
+        return fit(crop, size)
+
+    monkeypatch.setattr(torch_model, "TorchModel", Noting)
+    monkeypatch.setattr(ensemble_module, "available_cores", lambda: 2)
+    made, crops = Ensemble([ensemble_module.Path("x")], "cuda:1", "fp32"), some_crops(4)
+    expected = np.stack([fit(crop, 64) for crop in crops])
+    monkeypatch.setattr(ensemble_module, "fit", slow)
+    ((_, images),) = made._inputs(crops).items()
+    made.close()
+    assert np.array_equal(images, expected)
+    assert len(threads) == 2
+    assert not threads & {thread.ident for thread in threading.enumerate()}
 
 
 def specs(*kinds):

@@ -1,5 +1,8 @@
 """Detection and landmarks (dfdc/faces.py)."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import skimage.data
@@ -40,6 +43,31 @@ def test_t12_pictures_are_searched_in_batches_of_that_size(monkeypatch):
     monkeypatch.setattr(finder, "_cascade", Nobody())
     assert len(finder.detect([np.zeros((540, 960, 3), np.uint8)] * 20, 0.5)) == 20
     assert sizes == [16, 4]
+
+
+def test_on_a_gpu_one_thread_detects_for_all(monkeypatch):
+    """cuDNN chooses its kernels for each thread anew."""
+    threads = []
+
+    class Nobody:
+        def detect(self, pictures, smallest):
+            threads.append(threading.get_ident())
+            if len(pictures) == 2:
+                raise ArithmeticError("two")
+            return [(np.full((1, 4), smallest), np.ones(1), np.zeros((1, 5, 2))) for _ in pictures]
+
+    monkeypatch.setattr(faces.mtcnn, "choose_runner", lambda device: None)
+    finder = faces.FaceDetector(detector_settings.DETECT_THRESHOLDS, "cuda:1")
+    monkeypatch.setattr(finder, "_cascade", Nobody())
+    picture = np.zeros((90, 90, 3), np.uint8)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda part: finder.detect([picture], 1.0, part), [0.1, 0.2, 0.3, 0.4]))
+    assert [faces_[0].boxes[0, 0] for faces_ in found] == [0.1, 0.2, 0.3, 0.4]
+    with pytest.raises(ArithmeticError, match="two"):
+        finder.detect([picture] * 2)
+    assert len(threads) == 5
+    assert len(set(threads)) == 1
+    assert threading.get_ident() not in threads
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])

@@ -189,6 +189,34 @@ def test_area_means_are_pytorchs(portrait, runner):
         assert cut[index] == pytest.approx(expected[0].permute(1, 2, 0).numpy(), abs=1e-5)
 
 
+@pytest.mark.parametrize(("count", "size"), [(1, 32), (32, 32), (33, 64), (200, 256), (256, 256)])
+@pytest.mark.parametrize(("name", "side"), [("rnet", 24), ("onet", 48)])
+def test_a_gpu_judges_batches_of_few_sizes(name, side, count, size):
+    runner, sizes = TorchRunner("cpu"), []
+    pictures = torch.rand(count, side, side, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    expected = runner.judge(name, pictures)
+    network = runner._networks[name]
+    runner.cached = False  # as on a GPU
+    runner._networks[name] = lambda given: sizes.append(len(given)) or network(given)
+    found = runner.judge(name, pictures)
+    assert sizes == [size]
+    assert found.shape == (count, {"rnet": 6, "onet": 16}[name])
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(("cached", "sizes"), [(True, [64, 64, 64, 64, 32, 8, 4]), (False, [256, 44])])
+def test_a_gpu_takes_more_boxes_at_once(portrait, runner, monkeypatch, cached, sizes):
+    taken = []
+    monkeypatch.setattr(runner, "cached", cached)
+    monkeypatch.setattr(
+        runner, "judge", lambda name, cut: taken.append(len(cut)) or np.zeros((len(cut), 6), np.float32)
+    )
+    cascade, tables = Cascade((0.6, 0.7, 0.7), runner), mtcnn._Tables([portrait], runner)
+    with runner.context():
+        cascade._look("rnet", 0.9, tables, np.tile([[10.0, 10, 40, 40]], (300, 1)), np.zeros(300, np.int64), 24)
+    assert taken == sizes
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_the_gpu_finds_what_the_cpu_does(portrait):
     pictures = [portrait, portrait[:300, :400], portrait[20:220, 130:320]]

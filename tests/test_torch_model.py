@@ -104,8 +104,56 @@ def test_a_batch_is_padded_to_the_shape_that_was_compiled(checkpoint, monkeypatc
     model, images = TorchModel(checkpoint, "cpu", "fp32"), some_images(count)
     expected = model.logits(images)
     assert shapes == []
-    model.compiled_batch = 4
+    model.compiled, model.batch = True, 4
     found = model.logits(images)
     assert shapes == [(shape, True)]
     assert found.shape == (count,)
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+def out_of_memory_from(model, most, error):
+    """Let `model` fail with `error` for more than `most` images; returns the sizes of its batches."""
+    sizes, run = [], model.network.forward
+
+    def forward(images):
+        sizes.append(len(images))
+        if len(images) > most:
+            raise error
+        return run(images)
+
+    model.network.forward = forward
+    return sizes
+
+
+@pytest.mark.parametrize(("batch", "count", "shape"), [(1, 1, 1), (1, 3, 3), (4, 1, 4), (4, 4, 4), (4, 5, 5)])
+def test_a_gpus_batches_have_one_size(checkpoint, batch, count, shape):
+    model, images = TorchModel(checkpoint, "cpu", "fp32", batch=batch), some_images(count)
+    expected = TorchModel(checkpoint, "cpu", "fp32").logits(images)
+    sizes = out_of_memory_from(model, 99, None)
+    found = model.logits(images)
+    assert sizes == [shape]
+    assert found.shape == (count,)
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("count", "most", "tried"), [(1, 2, [8, 4, 2]), (3, 3, [8, 4, 3]), (3, 4, [8, 4])])
+def test_t12_padding_that_does_not_fit_shrinks(checkpoint, count, most, tried):
+    """A single face must not fail because of the black images beside it."""
+    model, images = TorchModel(checkpoint, "cpu", "fp32", batch=8), some_images(count)
+    expected = TorchModel(checkpoint, "cpu", "fp32").logits(images)
+    sizes = out_of_memory_from(model, most, torch.OutOfMemoryError("CUDA out of memory"))
+    assert model.logits(images) == pytest.approx(expected, abs=1e-6)
+    assert model.logits(images) == pytest.approx(expected, abs=1e-6)
+    assert sizes == [*tried, tried[-1]]  # the size that fits is kept
+
+
+@pytest.mark.parametrize(
+    ("count", "error", "tried"),
+    [(1, torch.OutOfMemoryError("CUDA out of memory"), [4, 2, 1]), (1, RuntimeError("a broken kernel"), [4])],
+)
+def test_other_errors_and_images_that_do_not_fit_are_the_callers(checkpoint, count, error, tried):
+    model = TorchModel(checkpoint, "cpu", "fp32", batch=4)
+    sizes = out_of_memory_from(model, 0, error)
+    with pytest.raises(type(error)):
+        model.logits(some_images(count))
+    assert sizes == tried
