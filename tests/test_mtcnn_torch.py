@@ -26,3 +26,13 @@ def test_resizing_is_pillows(scale):
     apart = np.abs(TorchRunner("cpu").resize(portrait, scale).astype(int) - expected)
     assert apart.max() <= 1
     assert (apart > 0).mean() < 5e-3
+
+
+def test_a_gpu_computes_in_full_float32(monkeypatch):
+    """Not in TF32, cuDNN's default, which moves corners by pixels."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with TorchRunner("cpu").context():
+        assert torch.backends.cudnn.enabled
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.is_inference_mode_enabled()
+    assert torch.backends.cudnn.allow_tf32
