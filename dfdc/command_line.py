@@ -106,11 +106,16 @@ def add_ray_address(add: Callable[..., object]) -> None:
 
 
 def check_ray_address(place: str, address: str | None) -> None:
-    """Raise SettingError if `place` is none of PLACES, or if there is an address but no use for it."""
+    """Raise SettingError if `place` is none of PLACES, or if there is an address that is none or has no use."""
     if place not in PLACES:
         raise SettingError("engine", place, f"choose {' or '.join(PLACES)}")
-    if address is not None and place != "ray":
+    if address is None:
+        return
+    if place != "ray":
         raise SettingError("ray_address", address, f"it is for {setting('engine')} ray")
+    host, _, port = address.rpartition(":")
+    if address not in ("auto", "local") and (not host or not port.isdecimal() or "//" in host):
+        raise SettingError("ray_address", address, "expected HOST:PORT of the cluster's head, auto or local")
 
 
 def run_main(main: Callable[[Sequence[str] | None], int]) -> None:

@@ -16,7 +16,7 @@ from ray._private.services import canonicalize_bootstrap_address_or_die  # what 
 from ray._raylet import GcsClient
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
-from dfdc.command_line import SettingError, setting
+from dfdc.command_line import check_ray_address, setting
 from dfdc.devices import available_cores
 from dfdc.interrupts import held
 from dfdc.ray_nodes import ClusterError
@@ -62,9 +62,8 @@ def _reachable(address: str) -> str:
             address = canonicalize_bootstrap_address_or_die("auto")
         except ConnectionError as error:
             raise _no_cluster(address, "none runs on this machine") from error
+    check_ray_address("ray", address)  # also one of RAY_ADDRESS
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or "//" in host:
-        raise SettingError("ray_address", address, "expected HOST:PORT of the cluster's head, auto or local")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         GcsClient(address=address)

@@ -36,6 +36,11 @@ def test_arguments_that_every_step_takes():
     for given in ({"engine": "spark"}, {"ray_address": "a:1"}):
         with pytest.raises(SettingError, match="engine"):
             RunOptions(**given)
+    for address in ("auto", "local", "[::1]:6379"):
+        assert RunOptions(engine="ray", ray_address=address).ray_address == address
+    for address in ("head", "ray://head:10001", "head:six", ":6379", ""):  # at once, also if nothing is left to do
+        with pytest.raises(SettingError, match=r"ray_address .*: expected HOST:PORT of the cluster's head, auto or"):
+            RunOptions(engine="ray", ray_address=address)
     assert vars(step_parser("doc", workers=False).parse_args(["--root-dir", "x"])).keys() == {
         "root_dir",
         "force",
