@@ -278,6 +278,25 @@ def test_all_tensors_of_a_batch_go_to_the_device_and_texts_stay(monkeypatch):
     assert waits == [False] * 5  # pinned memory goes to a GPU while it computes
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.01, 100.0])
+def test_the_norm_and_its_limit_are_of_the_unscaled_gradient(clip):
+    """fp16 multiplies the loss by 65,536."""
+    ends = []
+    for scaled in (False, True):
+        run = make_run(optimizer={"learning_rate": 0.5, "clip_grad_norm": clip})
+        if scaled:
+            run.scaler = engine.make_scaler("cpu", torch.float16)
+        before = everything(run)
+        result = train(run, [make_batch(1)])
+        after = everything(run)
+        names = [name for name, _ in run.model.named_parameters()]
+        moved = torch.cat([(after[name] - before[name]).flatten() for name in names]).norm().item()
+        ends.append((result.gradient_norm, moved))
+    (norm, moved), scaled_ends = ends
+    assert scaled_ends == pytest.approx(ends[0], rel=1e-4)
+    assert moved == pytest.approx(0.5 * (min(norm, clip) if clip else norm), rel=1e-3)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("amp", [None, torch.float16])
 def test_a_gpu_trains_as_the_cpu_does_and_no_step_waits_for_it(monkeypatch, amp):

@@ -228,3 +228,24 @@ def test_peak_memory_of_a_gpu_is_reset():
     del held
     assert wrapping.peak_memory("cuda:0") >= 4  # still the peak since the call before
     assert wrapping.peak_memory("cuda:0") < 4
+
+
+@pytest.mark.parametrize("skipped", [True, False])
+def test_statistics_come_back_after_a_skipped_step_only(skipped):
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(5), torch.nn.Linear(1, 1))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    statistics = wrapping.Statistics(model)
+    statistics.keep()
+    changed = {name: torch.full_like(value, 7) for name, value in before.items()}
+    changed["0.running_var"][1] = float("nan")
+    model.load_state_dict(changed)
+    statistics.restore_where(torch.tensor(skipped))
+    for name, value in model.state_dict().items():
+        expected = before if skipped and "running" in name else changed
+        assert torch.equal(value.nan_to_num(-1), expected[name].nan_to_num(-1)), name
+
+
+def test_a_network_without_statistics_has_none_to_restore():
+    statistics = wrapping.Statistics(torch.nn.Linear(1, 1))
+    statistics.keep()
+    statistics.restore_where(torch.tensor(True))

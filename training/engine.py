@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from dfdc.command_line import UserError, setting
 from dfdc.progress import progress_bar
@@ -279,8 +279,10 @@ def _step(run: Run) -> torch.Tensor:
     # The scaler skips a step with a non-finite gradient. Finite gradients can still have a non-finite norm.
     norm = get_total_norm([p.grad for p in parameters])
     parameters[0].grad.mul_(torch.where(torch.isfinite(norm), 1.0, torch.nan))
+    norm = norm / run.scaler.scale(torch.ones_like(norm))
     run.scaler.unscale_(run.optimizer)
-    norm = clip_grad_norm_(parameters, clip) if clip else get_total_norm([p.grad for p in parameters])
+    if clip:
+        clip_grads_with_norm_(parameters, clip, norm)
     run.scaler.step(run.optimizer)
     run.scaler.update(None if run.amp_type is torch.float16 else 1.0)
     run.optimizer.zero_grad()
