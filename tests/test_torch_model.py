@@ -116,6 +116,7 @@ def out_of_memory_from(model, most, error):
     sizes, run = [], model.network.forward
 
     def forward(images):
+        assert images.is_contiguous(memory_format=torch.channels_last)
         sizes.append(len(images))
         if len(images) > most:
             raise error
