@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -70,19 +72,26 @@ def main() -> None:
 
     frames, floor = read_frames(find_videos(args.videos), args.frames, (width, height))
 
-    def library(some: list) -> list:
+    @cache
+    def mtcnn() -> Any:
         from facenet_pytorch import MTCNN  # imported here, so that only this form uses its memory
 
         one_thread()
-        mtcnn = MTCNN(margin=0, keep_all=True, thresholds=list(DETECT_THRESHOLDS), device=args.device)
+        return MTCNN(margin=0, keep_all=True, thresholds=list(DETECT_THRESHOLDS), device=args.device)
+
+    @cache
+    def detector() -> FaceDetector:  # once, because a GPU's kernels are chosen anew for each
+        return FaceDetector(DETECT_THRESHOLDS, args.device)
+
+    def library(some: list) -> list:
         found = []
         for start in range(0, len(some), args.batch):
-            boxes, scores, _ = mtcnn.detect(np.stack(some[start : start + args.batch]), landmarks=True)
+            boxes, scores, _ = mtcnn().detect(np.stack(some[start : start + args.batch]), landmarks=True)
             found += zip(boxes, scores, strict=True)
         return found
 
     def ours(some: list) -> list:
-        found = FaceDetector(DETECT_THRESHOLDS, args.device).detect(some)
+        found = detector().detect(some)
         if args.device != "cpu":
             import torch  # imported here, because it is not needed on the CPU
 
@@ -117,7 +126,7 @@ def main() -> None:
     if args.device != "cpu":
         import torch  # imported here, as above
 
-        torch.backends.cudnn.allow_tf32 = False  # the library's default, which rounds more than the two differ
+        torch.backends.cudnn.allow_tf32 = False  # PyTorch's default, in which the library would round
     compare(library(frames), ours(frames))
 
 

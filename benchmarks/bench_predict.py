@@ -9,7 +9,7 @@ depend on the weights. The first run of ours converts the checkpoints, and is me
 Floors: decoding the videos, and running only the networks on as many faces, in the first precision of ours.
 Start-up: until the first video begins; of ours in the first precision, the best run.
 Growth: ours on the first video, on this video repeated to an hour, and, with --most-models, on all videos with five
-checkpoints. --short leaves out growth and floors.
+checkpoints. --short leaves out floors, growth, and the run that converts: for a GPU, which needs no conversion.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ def main() -> None:
     steps = {"ours": ours(work, our_type)}
     if work.on_gpu:
         memory["ours"] = measure_memory(steps["ours"])
-    print(f"first steps after {time.perf_counter() - started:.0f} s", flush=True)
+        print(f"first steps after {time.perf_counter() - started:.0f} s", flush=True)
     steps = {"plain": plain(work, plain_type), **steps}
     speed = measure_speed(work, steps, args.steps, args.turns)
 

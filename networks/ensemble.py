@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 # Faces times checkpoints per kind. Compiling a B7 takes a minute or two, and saves a third, or nothing on some CPUs.
 COMPILE_FROM = 20_000
-_CPU_BATCH, _GPU_BATCH = 1, 64  # on a CPU larger batches only need more memory, and more time to allocate it
+# On a CPU larger batches only need more memory, and more time to allocate it. On a GPU smaller ones are padded to it, and
+# most videos have one face in each of 32 frames.
+_CPU_BATCH, _GPU_BATCH = 1, 32
 _MOST_THREADS = 8  # each keeps the feature maps of a batch in memory
 
 
@@ -80,6 +82,7 @@ class Ensemble:
         self._programs: Programs | None = None
         limit = None if on_gpu else partial(limit_torch_threads, self._cores_each)
         self._pool = ThreadPoolExecutor(self.threads, initializer=limit)
+        self._warming: list[Future] = []
         # A GPU takes a face in the time in which one core resizes it.
         self._resizing = ThreadPoolExecutor(min(available_cores(), _MOST_THREADS)) if on_gpu else None
         try:
@@ -217,11 +220,13 @@ class Ensemble:
         An error occurs again with the first crops, where it is reported.
         """
         if self._device.startswith("cuda"):
-            for index, spec in enumerate(self.specs):
-                self._pool.submit(self._run, index, np.zeros((1, spec.size, spec.size, 3), np.uint8))
+            blacks = [np.zeros((1, spec.size, spec.size, 3), np.uint8) for spec in self.specs]
+            self._warming = [self._pool.submit(self._run, index, black) for index, black in enumerate(blacks)]
 
     def close(self) -> None:
         """Stop the threads."""
+        for future in self._warming:  # nobody needs those that have not begun, and each may take seconds
+            future.cancel()
         self._pool.shutdown()
         if self._resizing:
             self._resizing.shutdown()

@@ -70,8 +70,7 @@ class TorchModel:
         with torch.inference_mode():
             batch = self.normalized(images)
             if missing := size - len(batch):
-                batch = torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])])
-                batch = batch.contiguous(memory_format=torch.channels_last)
+                batch = torch.nn.functional.pad(batch, (0, 0, 0, 0, 0, 0, 0, missing))  # keeps channels last
             with self.autocast():
                 found = self._compiled(batch) if self.compiled else self.network(batch)
             return found[: len(images), 0].float().cpu().numpy()

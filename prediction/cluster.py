@@ -52,8 +52,8 @@ class ScoringTask:
 
     def start(self, device: str) -> None:
         ensemble = Ensemble(self.paths, device, self.precision, self.engine)
-        ensemble.warm_up()
         self._held = _Held(ensemble, FaceDetector(ensemble.detector_thresholds, device), threading.local())
+        ensemble.warm_up()
 
     def work(self, item: Item) -> Scored:
         assert self._held is not None, "start was not called"

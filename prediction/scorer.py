@@ -66,10 +66,10 @@ class Scorer:
         refuse_twins(paths)
         self.device = resolve_device(device)
         self.ensemble = open_ensemble(paths, self.device, precision, engine, shown=shown)
-        self.ensemble.warm_up()
         self._turn = threading.RLock()
         self._busy = self._closed = False
         self._detector = FaceDetector(self.ensemble.detector_thresholds, self.device)
+        self.ensemble.warm_up()  # last: an error above would wait for it
 
     def __enter__(self) -> Scorer:
         return self

@@ -20,6 +20,7 @@ from clusters import wait_until
 from dfdc.ray_nodes import NodeInfo, Shared
 from dfdc.workers import Failed
 from networks.engine_cache import place_of
+from networks.ensemble import Ensemble
 from prediction import cluster as scoring
 from prediction.batches import Options
 from prediction.cluster import Cluster, ScoringTask, open_cluster
@@ -110,10 +111,13 @@ def test_a_driver_that_is_killed_goes_on(cluster, weights, videos, tmp_path, exp
     assert results(output) == expected
 
 
-def test_a_worker_scores_several_videos_at_a_time(weights, videos):
+def test_a_worker_scores_several_videos_at_a_time(weights, videos, monkeypatch):
+    warmed = []
+    monkeypatch.setattr(Ensemble, "warm_up", lambda ensemble: warmed.append(ensemble))
     models = (weights / "a", weights / "b")
     task = ScoringTask(models, "fp32", "torch", Options())
     task.start("cpu")
+    assert len(warmed) == 1
     paths = sorted(videos.iterdir())
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(task.work, [(str(path), path) for path in paths]))

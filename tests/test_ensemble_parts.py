@@ -205,6 +205,25 @@ def test_a_gpus_networks_are_warmed_up_in_the_thread_that_will_run_them(monkeypa
             assert len({thread for _, thread in model.seen}) == 1
 
 
+def test_closing_waits_for_no_warm_up_that_has_not_begun(monkeypatch):
+    begun, closing = threading.Event(), threading.Event()
+
+    class Slow(Noting):
+        def logits(self, images):
+            begun.set()
+            assert closing.wait(60)
+            return super().logits(images)
+
+    monkeypatch.setattr(torch_model, "TorchModel", Slow)
+    made = Ensemble([ensemble_module.Path("x"), ensemble_module.Path("y")], "cuda:1", "fp32")
+    shutdown = made._pool.shutdown
+    monkeypatch.setattr(made._pool, "shutdown", lambda: closing.set() or shutdown())
+    made.warm_up()
+    assert begun.wait(60)
+    made.close()
+    assert [len(model.seen) for model in made.models] == [1, 0]
+
+
 def test_for_a_gpu_faces_are_resized_in_several_threads(monkeypatch):
     waiting, threads = threading.Barrier(2, timeout=60), set()
 

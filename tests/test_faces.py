@@ -59,6 +59,7 @@ def test_on_a_gpu_one_thread_detects_for_all(monkeypatch):
     monkeypatch.setattr(faces.mtcnn, "choose_runner", lambda device: None)
     finder = faces.FaceDetector(detector_settings.DETECT_THRESHOLDS, "cuda:1")
     monkeypatch.setattr(finder, "_cascade", Nobody())
+    assert finder.batch_size(960, 540) == 32
     picture = np.zeros((90, 90, 3), np.uint8)
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda part: finder.detect([picture], 1.0, part), [0.1, 0.2, 0.3, 0.4]))

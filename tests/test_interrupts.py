@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM (dfdc/interrupts.py)."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from dfdc import interrupts
 def test_signals_of_a_process_to_itself():
     """In a process of its own: in one of pytest-xdist's, such a signal has ended all its tests."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "signals_to_itself.py"]
-    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=False)
+    own = {**os.environ, "PYTEST_ADDOPTS": ""}  # those of the caller may name pytest-xdist's
+    done = subprocess.run(command, cwd=ROOT / "tests", env=own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "7 passed" in done.stdout or "5 passed, 2 skipped" in done.stdout  # skipped: without Ray
 

@@ -11,6 +11,7 @@ from PIL import Image
 from scoring_runs import details, run
 
 from dfdc.video import write_video
+from networks.ensemble import Ensemble
 from networks.spec import CheckpointError
 from prediction import Floors, Scorer, Verdict, score
 from prediction import scorer as scorer_module
@@ -60,6 +61,21 @@ def test_a_scorer_keeps_its_checkpoints_between_calls_and_takes_paths_in_any_ord
     assert first[1] is first[3]
     assert first[2].score == again[0].score
     assert sorted(verdict.filename for verdict in told) == sorted({verdict.filename for verdict in first})
+
+
+def test_networks_are_warmed_up_once_all_else_works(weights, monkeypatch):
+    warmed = []
+    monkeypatch.setattr(Ensemble, "warm_up", lambda ensemble: warmed.append(ensemble))
+    with Scorer([weights / "a"], device="cpu") as scorer:
+        assert warmed == [scorer.ensemble]
+
+    def broken(thresholds, device):
+        raise CheckpointError("no detector")
+
+    monkeypatch.setattr(scorer_module, "FaceDetector", broken)
+    with pytest.raises(CheckpointError, match="no detector"):
+        Scorer([weights / "a"], device="cpu")
+    assert len(warmed) == 1
 
 
 def test_threads_that_share_a_scorer_wait_for_each_other(weights, clips):

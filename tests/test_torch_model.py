@@ -116,6 +116,7 @@ def out_of_memory_from(model, most, error):
     sizes, run = [], model.network.forward
 
     def forward(images):
+        assert images.is_contiguous(memory_format=torch.channels_last)
         sizes.append(len(images))
         if len(images) > most:
             raise error
@@ -137,14 +138,16 @@ def test_a_gpus_batches_have_one_size(checkpoint, batch, count, shape):
 
 
 @pytest.mark.parametrize(("count", "most", "tried"), [(1, 2, [8, 4, 2]), (3, 3, [8, 4, 3]), (3, 4, [8, 4])])
-def test_t12_padding_that_does_not_fit_shrinks(checkpoint, count, most, tried):
+def test_t12_padding_that_does_not_fit_shrinks(checkpoint, monkeypatch, count, most, tried):
     """A single face must not fail because of the black images beside it."""
     model, images = TorchModel(checkpoint, "cpu", "fp32", batch=8), some_images(count)
     expected = TorchModel(checkpoint, "cpu", "fp32").logits(images)
-    sizes = out_of_memory_from(model, most, torch.OutOfMemoryError("CUDA out of memory"))
+    sizes, emptied = out_of_memory_from(model, most, torch.OutOfMemoryError("CUDA out of memory")), []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(len(sizes)))
     assert model.logits(images) == pytest.approx(expected, abs=1e-6)
     assert model.logits(images) == pytest.approx(expected, abs=1e-6)
     assert sizes == [*tried, tried[-1]]  # the size that fits is kept
+    assert emptied == list(range(1, len(tried)))  # before each further try
 
 
 @pytest.mark.parametrize(
