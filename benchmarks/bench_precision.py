@@ -177,7 +177,7 @@ def main() -> None:
         type=int,
         default=8,
         metavar="N",
-        help="faces to time (default: 8); on a GPU, batches are padded to 64",
+        help="faces to time (default: 8); on a GPU, batches are padded to 32",
     )
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns to time (default: 5)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu); on a GPU only torch runs")

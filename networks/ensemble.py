@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 # Faces times checkpoints per kind. Compiling a B7 takes a minute or two, and saves a third, or nothing on some CPUs.
 COMPILE_FROM = 20_000
-# On a CPU larger batches only need more memory, and more time to allocate it. On a GPU smaller ones are padded to it, and
-# most videos have one face in each of 32 frames.
+# On a CPU larger batches only need more memory, and more time to allocate it. On a GPU smaller ones are padded; most
+# videos have one face in each of 32 frames.
 _CPU_BATCH, _GPU_BATCH = 1, 32
 _MOST_THREADS = 8  # each keeps the feature maps of a batch in memory
 
