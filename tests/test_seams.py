@@ -69,7 +69,7 @@ def watched_run(monkeypatch, roots, out, config, *more):
     seen.watch(model, "build_network")
     seen.watch(model, "load_pretrained_file")
     seen.watch(engine, "learning_rate")
-    seen.watch(engine, "clip_grad_norm_")
+    seen.watch(engine, "clip_grads_with_norm_")
     seen.watch(engine, "train_epoch")
     seen.watch(engine, "validate")
     seen.watch(engine, "_backward")
@@ -167,7 +167,7 @@ KEYS = [
                 f"optimizer.{name}": lambda s, name=name: s.first("build_optimizer").result[0].param_groups[1][name]
                 for name in ("momentum", "nesterov", "weight_decay")
             },
-            "optimizer.clip_grad_norm": lambda s: s.first("clip_grad_norm_").max_norm,
+            "optimizer.clip_grad_norm": lambda s: s.first("clip_grads_with_norm_").max_norm,
             **{
                 f"schedule.{name}": lambda s, name=name: getattr(s.first("learning_rate").config, name)
                 for name in ("type", "power", "gamma", "every_epochs", "milestones", "lowest", "warmup_steps")
@@ -315,7 +315,7 @@ def test_defaults_arrive_too(monkeypatch, roots, tmp_path):
     assert seen.first("class_sums").hardest == 0
     assert seen.calls["update_average"] == []
     assert seen.first("Saver").keep is None
-    assert seen.first("clip_grad_norm_").max_norm == 1.0
+    assert seen.first("clip_grads_with_norm_").max_norm == 1.0
 
 
 def test_pictures_and_network_are_channels_last(monkeypatch, roots, tmp_path):
