@@ -223,17 +223,17 @@ def test_the_owner_touches_its_lock(lock, monkeypatch):
                 time.sleep(0.01)
 
 
-def test_an_owner_whose_lock_is_anothers_by_now_says_so_and_leaves_it(lock, monkeypatch, capfd):
+def test_an_owner_whose_lock_is_anothers_by_now_says_so_and_leaves_it(lock, monkeypatch):
     far = far_owner()
     monkeypatch.setattr(locks, "TOUCHED_EVERY", 0.02)
-    said = ""
-    with only_one(lock, refusal):
+    heard = io.StringIO()
+    with contextlib.redirect_stderr(heard), only_one(lock, refusal):
         write_lock(lock, far)
         until = time.monotonic() + 30
-        while "no longer holds it" not in said:
+        while "no longer holds it" not in heard.getvalue():
             assert time.monotonic() < until
-            said += capfd.readouterr().err
-    assert said.startswith(f"{lock}: this run no longer holds it; stop it unless")
+            time.sleep(0.01)
+    assert heard.getvalue().startswith(f"{lock}: this run no longer holds it; stop it unless")
     assert lock.read_bytes() == locks._OWNERS.dump_json(far)
 
 

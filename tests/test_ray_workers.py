@@ -1,5 +1,7 @@
 """The engine for a Ray cluster (dfdc/ray_workers.py): steps on two nodes, workers and nodes that die."""
 
+import contextlib
+import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -135,11 +137,11 @@ def test_the_largest_comes_first_and_an_outcome_as_soon_as_it_is_known(cluster, 
 
 
 @pytest.mark.slow
-def test_no_worker_is_started_again_on_a_node_that_is_refused(cluster, tmp_path, monkeypatch, capfd):
+def test_no_worker_is_started_again_on_a_node_that_is_refused(cluster, tmp_path, monkeypatch):
     names = ["waits-1", "waits-2", *[f"good-{index}" for index in range(4)]]
     for index, name in enumerate(names):
         (tmp_path / f"{name}.mp4").write_bytes(bytes(100 - index))
-    said = ""
+    heard = io.StringIO()
 
     def check(shared, nodes):
         if len(nodes) == 1:  # it has joined
@@ -147,14 +149,13 @@ def test_no_worker_is_started_again_on_a_node_that_is_refused(cluster, tmp_path,
 
     monkeypatch.setattr(ray_workers, "check_nodes", check)
     engine = RayWorkers(cluster.address, workers=3)
-    with ThreadPoolExecutor(1) as pool:
+    with contextlib.redirect_stderr(heard), ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, tmp_path, names, trouble="records", engine=engine)
         try:
             wait_until(lambda: len(list(tmp_path.glob("*.started"))) == 2)
             cluster.add(cores=2)
-            while "node c does not see /data; it gets no work in this run\n" not in said:
+            while "node c does not see /data; it gets no work in this run\n" not in heard.getvalue():
                 assert not running.done()
-                said += capfd.readouterr().err
                 time.sleep(0.1)
             time.sleep(2)  # time for another start
         finally:
