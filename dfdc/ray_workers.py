@@ -174,8 +174,8 @@ class _Job(Generic[T]):
     """An item that has no outcome yet.
 
     Attributes:
-        deaths: number of workers that died of it.
-        alone: whether it must run with no other beside it, since one of several killed a worker.
+        deaths: number of workers that died while they had no other job.
+        alone: whether a worker may have no other job beside it, since one died that had this job.
         began: when a worker took it up, by time.monotonic; None while it waits.
     """
 
@@ -400,14 +400,16 @@ class _Pool(Generic[T]):
         for job, future in [(job, job.future) for job in member.jobs]:
             if future is not None and future.done() and future.exception() is None:
                 yield self._conclude(member, job, future.result())
-        running = [job for job in member.jobs[: self._threads] if job.began is not None]
+        # Any of several jobs may have been it, even the one in advance: a worker that ends a job, begins the next and
+        # dies at once takes the outcome of the first with it. So they run alone, and only then is a death counted.
+        only = len(member.jobs) == 1
         for job in reversed(member.jobs.copy()):
             if job is late:
                 yield self._conclude(member, job, Failed(limits.late(job.size)))
                 continue
-            if late is None and job in running:
-                job.alone |= len(running) > 1
-                job.deaths += len(running) == 1
+            if late is None:
+                job.alone = True
+                job.deaths += only
             if job.deaths >= TRIES:
                 said = f"its worker process died {TRIES} times (the last one on {self._name_of(member.node)})"
                 yield self._conclude(member, job, Failed(said))

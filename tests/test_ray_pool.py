@@ -87,17 +87,23 @@ def test_one_job_runs_and_one_waits(monkeypatch):
     assert pool.given(actor) == ["b", "c"]
 
 
-def test_the_one_that_ran_is_blamed_and_the_one_that_waited_is_not(monkeypatch):
-    pool = Pool(monkeypatch, "abcd")
-    for _ in range(2):
-        pool.die(pool.actors[-1], "a")
-        assert pool.given(pool.actors[-1])[:1] == ["a"]
-    assert pool.found == []
+def test_neither_of_two_is_blamed_before_it_ran_alone(monkeypatch):
+    """A worker may end "a", begin "b" and die of it before the outcome of "a" has left it."""
+    pool = Pool(monkeypatch, "abcde")
+    assert pool.given(pool.actors[-1]) == ["a", "b"]
     pool.die(pool.actors[-1], "a")
-    ((item, outcome),) = pool.found
-    assert (item, outcome) == ("a", Failed("its worker process died 3 times (the last one on node n)"))
-    assert pool.given(pool.actors[-1]) == ["b", "c"]
-    assert len(pool.killed) == 3  # in case that only the connection broke
+    assert pool.given(pool.actors[-1]) == ["a"]
+    pool.end(pool.actors[-1], ("a",), 7)
+    assert pool.found == [("a", 7)]
+    assert pool.given(pool.actors[-1]) == ["b"]
+    for _ in range(2):
+        pool.die(pool.actors[-1], "b")
+        assert pool.given(pool.actors[-1]) == ["b"]
+    assert len(pool.found) == 1
+    pool.die(pool.actors[-1], "b")
+    assert pool.found[1:] == [("b", Failed("its worker process died 3 times (the last one on node n)"))]
+    assert pool.given(pool.actors[-1]) == ["c", "d"]
+    assert len(pool.killed) == 4  # in case that only the connection broke
 
 
 def test_what_was_done_before_the_death_counts(monkeypatch):
@@ -110,8 +116,8 @@ def test_what_was_done_before_the_death_counts(monkeypatch):
 
 
 def test_those_that_ran_together_run_alone_afterwards(monkeypatch):
-    """Two of three jobs ran at once, and one of them killed the worker: neither is blamed yet."""
-    pool = Pool(monkeypatch, "abcdef", threads=2)
+    """A worker for two jobs at a time had three, and one of them killed it: none is blamed yet."""
+    pool = Pool(monkeypatch, "abcdefg", threads=2)
     (first,) = pool.actors
     assert pool.given(first) == ["a", "b", "c"]
     pool.die(first, "a")
@@ -122,7 +128,9 @@ def test_those_that_ran_together_run_alone_afterwards(monkeypatch):
     assert pool.given(pool.actors[-1]) == ["b"]
     pool.end(pool.actors[-1], ("b",), 5)
     assert pool.found[-1] == ("b", 5)
-    assert pool.given(pool.actors[-1]) == ["c", "d", "e"]
+    assert pool.given(pool.actors[-1]) == ["c"]
+    pool.end(pool.actors[-1], ("c",), 6)
+    assert pool.given(pool.actors[-1]) == ["d", "e", "f"]
 
 
 def test_a_late_one_fails_at_once_and_costs_no_other(monkeypatch):
