@@ -24,6 +24,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _CODE = ("dfdc", "networks", "preprocessing", "prediction")
 _TOKEN = "ray-token"  # its file is hidden, and its name goes on with the process and random digits
 _ANSWER_SECONDS = 300.0  # a node that starts its first worker on a slow disk may need a minute
+JOINED_SECONDS = 60.0  # for a node that joins a run, whose other workers wait meanwhile
 
 
 class ClusterError(UserError):
@@ -86,11 +87,16 @@ def living() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def check_nodes(shared: Shared, nodes: Sequence[NodeInfo]) -> None:
+def check_nodes(shared: Shared, nodes: Sequence[NodeInfo], seconds: float = _ANSWER_SECONDS) -> None:
     """Make sure that each of `nodes` has this code and these packages, and sees what is shared.
 
+    Args:
+        shared: compared with what this machine sees.
+        nodes: all are asked at once.
+        seconds: longest time that is waited for a node.
+
     Raises:
-        ClusterError: a node differs; the message names it and the path.
+        ClusterError: a node differs, or does not answer in time; the message names it and the path.
         OSError: a shared folder can't be written to here.
     """
     with _tokens(shared.folders) as tokens:
@@ -100,9 +106,9 @@ def check_nodes(shared: Shared, nodes: Sequence[NodeInfo]) -> None:
         asked = [(node, _on_node(node).remote(*question)) for node in nodes]
         for node, answer in asked:
             try:
-                _compare(ours, ray.get(answer, timeout=_ANSWER_SECONDS), node.name)
+                _compare(ours, ray.get(answer, timeout=seconds), node.name)
             except GetTimeoutError as error:
-                raise ClusterError(f"{node.name} does not answer within {_ANSWER_SECONDS:.0f} s") from error
+                raise ClusterError(f"{node.name} does not answer within {seconds:.0f} s") from error
             except NodeDiedError:  # the list of nodes says so only later
                 continue  # which the run survives
             except RayError as error:

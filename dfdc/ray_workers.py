@@ -31,7 +31,16 @@ from dfdc import limits
 from dfdc.command_line import SettingError
 from dfdc.devices import keep_freed_memory, limit_cores, limit_threads
 from dfdc.ray_connection import connected, line_of
-from dfdc.ray_nodes import ClusterError, NodeInfo, Shared, check_nodes, list_nodes, living, refresh
+from dfdc.ray_nodes import (
+    JOINED_SECONDS,
+    ClusterError,
+    NodeInfo,
+    Shared,
+    check_nodes,
+    list_nodes,
+    living,
+    refresh,
+)
 from dfdc.text import plural
 from dfdc.workers import TRIES, Failed, R, Skipped, T, Task, WorkersError, outcome_of
 
@@ -346,7 +355,7 @@ class _Pool(Generic[T]):
         """Check a node that has joined."""
         nodes = [node for node in list_nodes() if node.id == joined]  # none if it has gone already
         try:
-            check_nodes(self._shared, nodes)
+            check_nodes(self._shared, nodes, JOINED_SECONDS)
         except ClusterError as error:
             self._refused[joined] = error
             _say(f"{error}; it gets no work in this run")

@@ -161,6 +161,14 @@ def test_a_node_that_does_not_answer_is_named(answers, alive, error, said):
         ray_nodes.check_nodes(Shared(), NODES)
 
 
+def test_the_asker_decides_how_long_a_node_may_take(answers, monkeypatch):
+    waits = mock.Mock(side_effect=GetTimeoutError())
+    monkeypatch.setattr(ray_nodes.ray, "get", waits)
+    with pytest.raises(ClusterError, match=r"^node 10\.0\.0\.1 \(a\) does not answer within 7 s$"):
+        ray_nodes.check_nodes(Shared(), NODES, 7.0)
+    assert waits.call_args.kwargs == {"timeout": 7.0}
+
+
 def test_a_node_that_has_gone_meanwhile_is_no_fault(answers, alive):
     answers["b"] = raising(LOST)
     alive[1]["Alive"] = False

@@ -287,7 +287,8 @@ def joined(monkeypatch, one_node):
     """Two nodes that have joined, `bad` and `fine`; returns the ids of the nodes that are alive."""
     alive = ["n", "bad", "fine"]
 
-    def check(shared, nodes):
+    def check(shared, nodes, seconds=None):
+        assert seconds == 60.0  # less than at the start: the others wait meanwhile
         if [node.id for node in nodes] == ["bad"]:
             raise ClusterError("node bad does not see /data")
 

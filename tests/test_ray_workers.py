@@ -19,7 +19,7 @@ pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.tx
 
 from clusters import wait_until
 
-from dfdc import ray_workers
+from dfdc import ray_nodes, ray_workers
 from dfdc.ray_nodes import ClusterError, NodeInfo
 from dfdc.ray_workers import RayWorkers, find_places
 
@@ -143,8 +143,8 @@ def test_no_worker_is_started_again_on_a_node_that_is_refused(cluster, tmp_path,
         (tmp_path / f"{name}.mp4").write_bytes(bytes(100 - index))
     heard = io.StringIO()
 
-    def check(shared, nodes):
-        if len(nodes) == 1:  # it has joined
+    def check(shared, nodes, seconds=None):
+        if seconds == ray_nodes.JOINED_SECONDS:
             raise ClusterError("node c does not see /data")
 
     monkeypatch.setattr(ray_workers, "check_nodes", check)
