@@ -235,6 +235,35 @@ def test_a_cluster_without_room_is_told_once_and_waited_for(monkeypatch, capsys)
     assert len(pool.killed) == 1
 
 
+def test_a_run_looks_for_nodes_that_have_gone(monkeypatch, capsys):
+    monkeypatch.setattr(ray_workers, "_TICK", 0.01)
+    monkeypatch.setattr(ray_workers, "living", set)
+    pool = Pool(monkeypatch, "a")
+    pool._last_death = time.monotonic()
+    looks, look = [], pool._next_events
+
+    def next_events():
+        looks.append(capsys.readouterr().err)
+        if len(looks) == 4:
+            pool.actors[0].given[1][1].set_result(7)
+        return look()
+
+    monkeypatch.setattr(pool, "_next_events", next_events)
+    assert list(pool.run(0)) == [("a", 7)]
+    assert "".join(looks) == "Ray: node n has gone; waiting for another one, Ctrl-C stops\n"
+
+
+def test_new_files_of_other_nodes_are_looked_up_after_the_last_item(monkeypatch, tmp_path):
+    refreshed = []
+    monkeypatch.setattr(ray_workers, "refresh", refreshed.append)
+    monkeypatch.setattr(ray_workers, "check_nodes", mock.Mock())
+    monkeypatch.setattr(ray_workers.ray, "is_initialized", lambda: True)
+    for root in (tmp_path, None):
+        engine = ray_workers.RayWorkers(shared=ray_workers.Shared(root=root))
+        assert list(engine(mock.Mock(), [])) == []
+    assert refreshed == [tmp_path]
+
+
 @pytest.mark.parametrize(
     ("places", "given", "device"),
     [
