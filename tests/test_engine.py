@@ -259,6 +259,7 @@ def test_a_loss_scale_changes_neither_the_norm_nor_the_clipping():
             run.scaler, run.amp_type = engine.make_scaler("cpu", torch.float16), torch.float16
             run.autocast = contextlib.nullcontext  # fp16 itself is for GPUs
         result = train(run, [make_batch(1)])
+        assert run.scaler.get_scale() == (65536.0 if scaled else 1.0)
         ends.append((result.gradient_norm, everything(run)))
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-4)
     for name, value in ends[0][1].items():

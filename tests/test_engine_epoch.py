@@ -191,7 +191,8 @@ def test_speed_and_waiting_are_told_by_the_clock(monkeypatch, bars):
     run = make_run(steps=6)
     run.model.register_forward_pre_hook(lambda *_: clock.__setitem__(0, clock[0] + 0.75))
     model, _ = wrapping.wrap(run, frozen=False)
-    result = engine.train_epoch(run, model, loader(), 0, first_step=2)
+    result = engine.train_epoch(run, model, loader(), 2, first_step=2)
+    assert result.step == 18  # the three epochs' steps
     assert result.seconds == 4.0
     assert result.data_wait == 0.25
     assert result.images_per_second == 4.0  # 4 steps of 4 crops in 4 seconds
@@ -199,7 +200,7 @@ def test_speed_and_waiting_are_told_by_the_clock(monkeypatch, bars):
     assert bar.texts == ["4.0 img/s, data wait 25%"] * 4
     assert bar.updates == 4
     assert bar.options == {
-        "desc": "epoch 0",
+        "desc": "epoch 2",
         "unit": "step",
         "total": 6,
         "initial": 2,
