@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import uuid
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -24,11 +25,14 @@ _ROOT = Path(__file__).resolve().parents[1]
 _CODE = ("dfdc", "networks", "preprocessing", "prediction")
 _TOKEN = "ray-token"  # its file is hidden, and its name goes on with the process and random digits
 _ANSWER_SECONDS = 300.0  # a node that starts its first worker on a slow disk may need a minute
-JOINED_SECONDS = 60.0  # for a node that joins a run, whose other workers wait meanwhile
 
 
 class ClusterError(UserError):
     """There is no usable cluster, or a node of it can't take part; the message names it."""
+
+
+class NoAnswerError(ClusterError):
+    """A node does not answer in time."""
 
 
 @dataclass(frozen=True)
@@ -87,36 +91,48 @@ def living() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def check_nodes(shared: Shared, nodes: Sequence[NodeInfo], seconds: float = _ANSWER_SECONDS) -> None:
-    """Make sure that each of `nodes` has this code and these packages, and sees what is shared.
+def check_nodes(shared: Shared, nodes: Sequence[NodeInfo]) -> None:
+    """Make sure that each of `nodes` can take part, see `find_faults`.
+
+    Raises:
+        ClusterError: one can't; the message names it.
+        OSError: a shared folder can't be written to here.
+    """
+    with contextlib.closing(find_faults(shared, nodes)) as faults:
+        for _, fault in faults:
+            if fault is not None:
+                raise fault
+
+
+def find_faults(
+    shared: Shared, nodes: Sequence[NodeInfo], seconds: float = _ANSWER_SECONDS
+) -> Generator[tuple[NodeInfo, ClusterError | None]]:
+    """Whether each of `nodes` has this code and these packages, and sees what is shared.
 
     Args:
         shared: compared with what this machine sees.
         nodes: all are asked at once.
-        seconds: longest time that is waited for a node.
+        seconds: longest time that is waited for all of them.
+
+    Yields:
+        Each node, and why it can't take part, or None. The message names the node, and the path that differs.
 
     Raises:
-        ClusterError: a node differs, or does not answer in time; the message names it and the path.
         OSError: a shared folder can't be written to here.
     """
     with _tokens(shared.folders) as tokens:
         paths = [str(path) for path in (*tokens, *shared.files)]
         question = paths, len(tokens), Path.cwd(), shared.root
         ours = look(*question)
-        asked = [(node, _on_node(node).remote(*question)) for node in nodes]
-        for node, answer in asked:
+        answers = [_on_node(node).remote(*question) for node in nodes]
+        until = time.monotonic() + seconds
+        for node, answer in zip(nodes, answers, strict=True):
             try:
-                _compare(ours, ray.get(answer, timeout=seconds), node.name)
-            except GetTimeoutError as error:
-                raise ClusterError(f"{node.name} does not answer within {seconds:.0f} s") from error
-            except NodeDiedError:  # the list of nodes says so only later
-                continue  # which the run survives
+                yield node, _fault_of(node, ours, ray.get(answer, timeout=max(0.0, until - time.monotonic())))
+            except GetTimeoutError:
+                yield node, NoAnswerError(f"{node.name} does not answer within {seconds:.0f} s")
             except RayError as error:
-                if node.id not in living():
-                    continue
-                last = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
-                advice = f"install this project there, in {_ROOT}, and start Ray from its environment"
-                raise ClusterError(f"{node.name} can't run this project's code ({last}); {advice}") from error
+                yield node, _fault_of_code(node, error)
 
 
 def _on_node(node: NodeInfo) -> Any:
@@ -124,19 +140,31 @@ def _on_node(node: NodeInfo) -> Any:
     return ray.remote(look).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
 
 
-def _compare(ours: _View, theirs: _View, name: str) -> None:
+def _fault_of(node: NodeInfo, ours: _View, theirs: _View) -> ClusterError | None:
+    """How a node's view differs from ours."""
     for path, value in ours.paths.items():
         if theirs.paths[path] != value:
             shown = Path(path).parent if Path(path).name.startswith(f".{_TOKEN}") else Path(path)
             seen = "does not see" if theirs.paths[path] is None else "sees another"
             where = "all nodes need it under this path, on shared storage"
-            raise ClusterError(f"{name} {seen} {shown.absolute()}; {where}")
+            return ClusterError(f"{node.name} {seen} {shown.absolute()}; {where}")
     pairs = ((key, theirs.versions[key], version) for key, version in ours.versions.items())
     differ = [f"{key} {their}, not {our}" for key, their, our in pairs if their != our]
     if differ:
-        raise ClusterError(f"{name} has {'; '.join(differ)}; install the versions of requirements.txt on all nodes")
+        advice = "install the versions of requirements.txt on all nodes"
+        return ClusterError(f"{node.name} has {'; '.join(differ)}; {advice}")
     if theirs.code != ours.code:
-        raise ClusterError(f"{name} has another version of this project in {_ROOT}; update it there")
+        return ClusterError(f"{node.name} has another version of this project in {_ROOT}; update it there")
+    return None
+
+
+def _fault_of_code(node: NodeInfo, error: RayError) -> ClusterError | None:
+    """Why a node raised `error`; None if it has gone, which the run survives."""
+    if isinstance(error, NodeDiedError) or node.id not in living():  # the list of nodes says so only later
+        return None
+    last = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+    advice = f"install this project there, in {_ROOT}, and start Ray from its environment"
+    return ClusterError(f"{node.name} can't run this project's code ({last}); {advice}")
 
 
 def look(paths: Sequence[str], tokens: int, folder: Path, root: Path | None) -> _View:

@@ -1,4 +1,4 @@
-"""How the workers of a Ray cluster get their work (dfdc/ray_workers.py), without a cluster: deaths, nodes that join."""
+"""How the workers of a Ray cluster get their work (dfdc/ray_pool.py), without a cluster: deaths, nodes that join."""
 
 import time
 from unittest import mock
@@ -10,35 +10,33 @@ from dfdc.workers import Failed, WorkersError
 pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.txt has it")
 
 from ray.exceptions import RayTaskError
-from ray.util.scheduling_strategies import NotIn
 
-from dfdc import ray_workers
-from dfdc.ray_nodes import ClusterError, NodeInfo
-from dfdc.ray_workers import Places
+from dfdc import ray_pool
+from dfdc.ray_nodes import ClusterError, NoAnswerError, NodeInfo
 
 
 class FakeActor:
     """Stands in for an actor: its calls do nothing until the test ends them."""
 
     def __init__(self):
-        self.start = self.work = self
+        self.start = self.work = self.answer = self
         self.given = []
 
     def remote(self, *item):
-        self.given.append((item, ray_workers.Future()))
+        self.given.append((item, ray_pool.Future()))
         return self
 
     def future(self):
         return self.given[-1][1]
 
 
-class Pool(ray_workers._Pool):
+class Pool(ray_pool.Pool):
     """A pool of fake actors, and the outcomes so far."""
 
     def __init__(self, monkeypatch, names, threads=1, workers=1):
         self.actors, self.killed, self.found = [], [], []
-        monkeypatch.setattr(ray_workers.ray, "kill", self.killed.append)
-        jobs = ray_workers.deque(ray_workers._Job(name, 0) for name in names)
+        monkeypatch.setattr(ray_pool.ray, "kill", self.killed.append)
+        jobs = ray_pool.deque(ray_pool._Job(name, 0) for name in names)
         super().__init__(self.new_actor, jobs, threads, None, [NodeInfo("n", "node n", threads, 0)])
         for _ in range(workers):
             self._add_member()
@@ -51,7 +49,7 @@ class Pool(ray_workers._Pool):
         return self.actors[-1]
 
     def begin(self, actor, node="n", fault=""):
-        self.end(actor, (), ray_workers._Started(node, fault))
+        self.end(actor, (), ray_pool.Started(node, fault))
 
     def end(self, actor, item, outcome):
         """End what `actor` does with `item`, and let the pool go on."""
@@ -66,7 +64,7 @@ class Pool(ray_workers._Pool):
         self._hand_out()
 
     def die(self, actor, item):
-        self.end(actor, (item,), ray_workers.ray.exceptions.ActorDiedError())
+        self.end(actor, (item,), ray_pool.ray.exceptions.ActorDiedError())
         self.begin(self.actors[-1])
 
     def given(self, actor):
@@ -75,7 +73,8 @@ class Pool(ray_workers._Pool):
 
 @pytest.fixture(autouse=True)
 def one_node(monkeypatch):
-    monkeypatch.setattr(ray_workers, "list_nodes", lambda: [NodeInfo("n", "node n", 1, 0)])
+    monkeypatch.setattr(ray_pool, "list_nodes", lambda: [NodeInfo("n", "node n", 1, 0)])
+    monkeypatch.setattr(ray_pool, "find_faults", lambda shared, nodes, seconds: [(node, None) for node in nodes])
 
 
 def test_one_job_runs_and_one_waits(monkeypatch):
@@ -107,15 +106,46 @@ def test_neither_of_two_is_blamed_before_it_ran_alone(monkeypatch):
 
 
 def test_what_was_done_before_the_death_counts(monkeypatch):
+    """So only one job was left, and the death counts."""
     pool = Pool(monkeypatch, "abcd")
     (actor,) = pool.actors
     next(future for item, future in actor.given if item == ("a",)).set_result(7)  # its event is in the queue
     pool.die(actor, "b")
     assert pool.found == [("a", 7)]
-    assert pool.given(pool.actors[-1])[:1] == ["b"]
+    for _ in range(2):
+        assert pool.given(pool.actors[-1]) == ["b"]
+        pool.die(pool.actors[-1], "b")
+    assert pool.found[1:] == [("b", Failed("its worker process died 3 times (the last one on node n)"))]
 
 
-def test_those_that_ran_together_run_alone_afterwards(monkeypatch):
+def test_a_job_that_was_its_workers_only_one_is_alone_afterwards(monkeypatch):
+    pool = Pool(monkeypatch, "a")
+    pool._waiting.extend(ray_pool._Job(name, 0) for name in "bcd")  # none of them waited for the first worker
+    pool.die(pool.actors[0], "a")
+    assert pool.given(pool.actors[-1]) == ["a"]
+    for _ in range(2):
+        pool.die(pool.actors[-1], "a")
+    assert [item for item, _ in pool.found] == ["a"]
+
+
+def test_an_idle_worker_gets_a_job_after_a_death_only_if_it_answers(monkeypatch):
+    """The four are of one node that dies, which only the one with a job tells: its job must not pass through all."""
+    pool = Pool(monkeypatch, "abcd", workers=4)
+    for actor, item in zip(pool.actors[:3], "abc", strict=True):
+        pool.end(actor, (item,), 7)
+    holder = pool.actors[3]
+    pool.end(holder, ("d",), ray_pool.ray.exceptions.ActorDiedError())
+    assert [pool.given(actor) for actor in pool.actors] == [[], [], [], [], []]
+    for actor in pool.actors[:2]:
+        pool.end(actor, (), ray_pool.ray.exceptions.ActorDiedError())
+    assert len(pool.actors) == 7  # each was replaced
+    pool.begin(pool.actors[2])  # this one answers
+    assert pool.given(pool.actors[2]) == ["d"]
+    pool.end(pool.actors[2], ("d",), 8)
+    assert pool.found == [("a", 7), ("b", 7), ("c", 7), ("d", 8)]
+
+
+def test_those_that_a_dead_worker_had_run_alone_afterwards(monkeypatch):
     """A worker for two jobs at a time had three, and one of them killed it: none is blamed yet."""
     pool = Pool(monkeypatch, "abcdefg", threads=2)
     (first,) = pool.actors
@@ -141,6 +171,7 @@ def test_a_late_one_fails_at_once_and_costs_no_other(monkeypatch):
     assert pool.killed == [actor]
     pool.begin(pool.actors[-1])
     assert pool.given(pool.actors[-1]) == ["b", "c"]
+    assert [job.began is None for job in pool._members[0].jobs] == [False, True]  # the clock of "c" stands still
 
 
 def test_the_last_jobs_wait_for_the_next_free_worker(monkeypatch):
@@ -152,7 +183,7 @@ def test_a_worker_that_dies_at_its_start_is_tried_three_times(monkeypatch, capsy
     pool = Pool(monkeypatch, "abc", workers=1)
     pool._add_member()
     for _ in range(3):
-        pool.end(pool.actors[-1], (), ray_workers.ray.exceptions.ActorDiedError())
+        pool.end(pool.actors[-1], (), ray_pool.ray.exceptions.ActorDiedError())
     assert len(pool.actors) == 4
     assert [len(pool.given(actor)) for actor in pool.actors] == [2, 0, 0, 0]  # the other one goes on
     said = (
@@ -162,10 +193,10 @@ def test_a_worker_that_dies_at_its_start_is_tried_three_times(monkeypatch, capsy
     pool = Pool(monkeypatch, "abc", workers=0)
     pool._add_member()
     for _ in range(2):
-        pool.end(pool.actors[-1], (), ray_workers.ray.exceptions.ActorDiedError())
+        pool.end(pool.actors[-1], (), ray_pool.ray.exceptions.ActorDiedError())
     fault = RayTaskError("__init__", "Traceback\n  ImportError: why\n", ImportError("why"))
     with pytest.raises(WorkersError, match=r"^no worker can be started on the Ray cluster \(ImportError: why\)$"):
-        pool.end(pool.actors[-1], (), ray_workers.ray.exceptions.ActorDiedError(fault))
+        pool.end(pool.actors[-1], (), ray_pool.ray.exceptions.ActorDiedError(fault))
 
 
 def test_a_task_that_cant_be_initialized_ends_the_run(monkeypatch):
@@ -189,10 +220,10 @@ def test_a_full_disk_ends_the_run_and_an_outcome_that_cant_be_sent_one_video(mon
 
 def test_a_node_that_has_gone_is_named_once(monkeypatch, capsys):
     alive = {"n", "m"}
-    monkeypatch.setattr(ray_workers, "living", lambda: alive)
+    monkeypatch.setattr(ray_pool, "living", lambda: alive)
     pool = Pool(monkeypatch, "abcdef", workers=2)
     pool._checked["m"] = NodeInfo("m", "node m", 1, 0)
-    now = ray_workers.time.monotonic()
+    now = ray_pool.time.monotonic()
     alive.discard("m")
     pool._tell_of_lost_nodes(now)  # no worker has died, so nobody asks
     assert capsys.readouterr().err == ""
@@ -212,15 +243,15 @@ def test_a_node_that_has_gone_is_named_once(monkeypatch, capsys):
 
 
 def test_a_cluster_without_room_is_told_once_and_waited_for(monkeypatch, capsys):
-    monkeypatch.setattr(ray_workers, "_TICK", 0.01)
-    monkeypatch.setattr(ray_workers, "_PATIENCE", 0.0)
+    monkeypatch.setattr(ray_pool, "_TICK", 0.01)
+    monkeypatch.setattr(ray_pool, "_PATIENCE", 0.0)
     pool = Pool(monkeypatch, "a", workers=0)
     looks, look = [], pool._next_events
 
     def next_events():
         looks.append(capsys.readouterr().err)
         if len(looks) == 4:
-            pool.actors[0].given[0][1].set_result(ray_workers._Started("n", ""))
+            pool.actors[0].given[0][1].set_result(ray_pool.Started("n", ""))
         if len(looks) == 6:
             pool.actors[0].given[1][1].set_result(7)
         return look()
@@ -236,8 +267,8 @@ def test_a_cluster_without_room_is_told_once_and_waited_for(monkeypatch, capsys)
 
 
 def test_a_run_looks_for_nodes_that_have_gone(monkeypatch, capsys):
-    monkeypatch.setattr(ray_workers, "_TICK", 0.01)
-    monkeypatch.setattr(ray_workers, "living", set)
+    monkeypatch.setattr(ray_pool, "_TICK", 0.01)
+    monkeypatch.setattr(ray_pool, "living", set)
     pool = Pool(monkeypatch, "a")
     pool._last_death = time.monotonic()
     looks, look = [], pool._next_events
@@ -253,62 +284,9 @@ def test_a_run_looks_for_nodes_that_have_gone(monkeypatch, capsys):
     assert "".join(looks) == "Ray: node n has gone; waiting for another one, Ctrl-C stops\n"
 
 
-def test_new_files_of_other_nodes_are_looked_up_after_the_last_item(monkeypatch, tmp_path):
-    refreshed = []
-    monkeypatch.setattr(ray_workers, "refresh", refreshed.append)
-    monkeypatch.setattr(ray_workers, "check_nodes", mock.Mock())
-    monkeypatch.setattr(ray_workers.ray, "is_initialized", lambda: True)
-    for root in (tmp_path, None):
-        engine = ray_workers.RayWorkers(shared=ray_workers.Shared(root=root))
-        assert list(engine(mock.Mock(), [])) == []
-    assert refreshed == [tmp_path]
-
-
-@pytest.mark.parametrize(
-    ("places", "given", "device"),
-    [
-        (Places("cpu", 3, 1), {"num_cpus": 3, "num_gpus": 0, "max_concurrency": 3}, "cpu"),
-        (Places("cuda", 4, 1), {"num_cpus": 4, "num_gpus": 1, "max_concurrency": 4}, "cuda:0"),
-    ],
-)
-def test_what_ray_is_told_of_a_worker(monkeypatch, tmp_path, places, given, device):
-    remote = mock.Mock()
-    monkeypatch.setattr(ray_workers.ray, "remote", remote)
-    monkeypatch.chdir(tmp_path)
-    actor = remote.return_value.options.return_value.remote
-    assert ray_workers._start_actor("task", places, ()) is actor.return_value
-    actor.assert_called_once_with("task", device, places.cores, tmp_path)
-    never = {"max_restarts": 0, "max_task_retries": 0, "enable_task_events": False}
-    remote.return_value.options.assert_called_once_with(**given, **never, scheduling_strategy=None)
-    ray_workers._start_actor("task", places, ("a", "b"))
-    (expression,) = remote.return_value.options.call_args.kwargs["scheduling_strategy"].hard
-    assert (expression.key, expression.operator.values) == ("ray.io/node-id", ["a", "b"])
-    assert isinstance(expression.operator, NotIn)
-
-
-def test_a_worker_says_where_it_is_and_why_it_cant_work(monkeypatch, tmp_path):
-    context = mock.Mock(**{"get_node_id.return_value": "n"})
-    monkeypatch.setattr(ray_workers.ray, "get_runtime_context", lambda: context)
-    monkeypatch.chdir("/")
-    limits = []
-    for name in ("keep_freed_memory", "limit_cores", "limit_threads"):
-        monkeypatch.setattr(ray_workers, name, lambda *given, name=name: limits.append((name, *given)))
-    task = mock.Mock(**{"start.side_effect": [None, ValueError("why")], "work.side_effect": [7, OSError(28, "full")]})
-    worker = ray_workers._Worker(task, "cpu", 2, tmp_path)
-    assert worker.start() == ray_workers._Started("n", "")
-    assert ray_workers.Path.cwd() == tmp_path
-    assert limits == [("keep_freed_memory",), ("limit_cores", 2), ("limit_threads", 1)]
-    assert worker.start() == ray_workers._Started("n", "ValueError: why")
-    assert [call.args for call in task.start.mock_calls] == [("cpu",)] * 2
-    assert worker.work("a") == 7
-    assert worker.work("b").errno == 28
-    away = ray_workers._Worker(mock.Mock(), "cpu", 1, tmp_path / "absent")
-    assert away.start() == ray_workers._Started("n", "")
-
-
 def test_the_largest_come_first():
     task = mock.Mock(size=len)
-    assert [job.item for job in ray_workers._jobs_of(task, ["b", "ccc", "aa"])] == ["ccc", "aa", "b"]
+    assert [job.item for job in ray_pool.jobs_of(task, ["b", "ccc", "aa"])] == ["ccc", "aa", "b"]
 
 
 @pytest.fixture
@@ -316,13 +294,13 @@ def joined(monkeypatch, one_node):
     """Two nodes that have joined, `bad` and `fine`; returns the ids of the nodes that are alive."""
     alive = ["n", "bad", "fine"]
 
-    def check(shared, nodes, seconds=None):
-        assert seconds == 60.0  # less than at the start: the others wait meanwhile
-        if [node.id for node in nodes] == ["bad"]:
-            raise ClusterError("node bad does not see /data")
+    def find_faults(shared, nodes, seconds):
+        assert seconds == 60.0  # less than at the start, since nothing is handed out meanwhile
+        faults = {"bad": ClusterError("node bad does not see /data"), "slow": NoAnswerError("node slow is slow")}
+        return [(node, faults.get(node.id)) for node in nodes]
 
-    monkeypatch.setattr(ray_workers, "list_nodes", lambda: [NodeInfo(name, f"node {name}", 1, 0) for name in alive])
-    monkeypatch.setattr(ray_workers, "check_nodes", check)
+    monkeypatch.setattr(ray_pool, "list_nodes", lambda: [NodeInfo(name, f"node {name}", 1, 0) for name in alive])
+    monkeypatch.setattr(ray_pool, "find_faults", find_faults)
     return alive
 
 
@@ -345,14 +323,14 @@ def test_a_node_that_cant_even_start_a_worker_is_refused_too(monkeypatch, joined
     """For example, this project's code is missing there. The tries of the worker are for other faults."""
     pool = Pool(monkeypatch, "abcd", workers=1)
     pool._add_member()
-    pool.end(pool.actors[1], (), ray_workers.ray.exceptions.ActorDiedError())
+    pool.end(pool.actors[1], (), ray_pool.ray.exceptions.ActorDiedError())
     assert capsys.readouterr().err == "Ray: node bad does not see /data; it gets no work in this run\n"
     assert pool.refused == ("bad",)
     assert [member.failed_starts for member in pool._members] == [0, 0]
-    pool.end(pool.actors[2], (), ray_workers.ray.exceptions.ActorDiedError())
+    pool.end(pool.actors[2], (), ray_pool.ray.exceptions.ActorDiedError())
     assert [member.failed_starts for member in pool._members] == [0, 1]
-    monkeypatch.setattr(ray_workers, "list_nodes", mock.Mock(side_effect=ClusterError("no node")))
-    pool.end(pool.actors[3], (), ray_workers.ray.exceptions.ActorDiedError())
+    monkeypatch.setattr(ray_pool, "list_nodes", mock.Mock(side_effect=ClusterError("no node")))
+    pool.end(pool.actors[3], (), ray_pool.ray.exceptions.ActorDiedError())
     assert [member.failed_starts for member in pool._members] == [0, 2]
 
 
@@ -363,8 +341,32 @@ def test_a_refused_node_ends_the_run_if_no_other_is_left(monkeypatch, joined):
     pool.begin(pool.actors[1], "bad")
     joined.remove("n")
     pool._end_without_nodes()  # a worker has a place
-    pool.end(pool.actors[0], ("a",), ray_workers.ray.exceptions.ActorDiedError())
+    pool.end(pool.actors[0], ("a",), ray_pool.ray.exceptions.ActorDiedError())
     pool._end_without_nodes()  # a node is left that was not checked yet
     joined.remove("fine")
     with pytest.raises(ClusterError, match="node bad does not see /data"):
         pool._end_without_nodes()
+
+
+def test_a_node_is_refused_for_silence_only_once_a_worker_has_started_there(monkeypatch, joined, capsys):
+    """Before that, it may still be starting its first process."""
+    joined.remove("bad")
+    joined.append("slow")
+    pool = Pool(monkeypatch, "abcd", workers=1)
+    pool._add_member()
+    pool.end(pool.actors[1], (), ray_pool.ray.exceptions.ActorDiedError())
+    assert pool.refused == ()
+    pool.begin(pool.actors[2], "slow")
+    assert pool.refused == ("slow",)
+    assert capsys.readouterr().err == "Ray: node slow is slow; it gets no work in this run\n"
+
+
+def test_a_run_waits_if_no_node_at_all_is_left(monkeypatch, joined):
+    pool = Pool(monkeypatch, "abcd", workers=1)
+    pool._add_member()
+    pool.begin(pool.actors[1], "bad")
+    pool.end(pool.actors[0], ("a",), ray_pool.ray.exceptions.ActorDiedError())
+    monkeypatch.setattr(ray_pool, "list_nodes", mock.Mock(side_effect=ClusterError("no node")))
+    pool._end_without_nodes()
+    pool.begin(pool.actors[-1], "fine")  # it has gone already
+    assert pool.given(pool.actors[-1]) == ["a"]

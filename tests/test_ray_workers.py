@@ -5,6 +5,8 @@ import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest import mock
 
 import pytest
 from behaving import Behaving, run
@@ -18,10 +20,12 @@ from dfdc.workers import Failed, WorkersError
 pytest.importorskip("ray", reason="Ray is not installed: requirements-cluster.txt has it")
 
 from clusters import wait_until
+from ray.util.scheduling_strategies import NotIn
 
-from dfdc import ray_nodes, ray_workers
+from dfdc import ray_pool, ray_workers
 from dfdc.ray_nodes import ClusterError, NodeInfo
-from dfdc.ray_workers import RayWorkers, find_places
+from dfdc.ray_pool import Started
+from dfdc.ray_workers import Places, RayWorkers, find_places
 
 
 def names_done(folder):
@@ -101,7 +105,7 @@ def test_a_worker_with_a_gpu_works_on_several_videos_at_a_time(cluster, tmp_path
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_costs_only_its_running_videos(cluster, tmp_path, capfd):
+def test_a_node_that_dies_costs_no_video(cluster, tmp_path, capfd):
     good = [f"good-{index}" for index in range(150)]
 
     def kill():
@@ -124,6 +128,30 @@ def test_a_node_that_dies_costs_only_its_running_videos(cluster, tmp_path, capfd
 
 
 @pytest.mark.slow
+def test_a_video_does_not_pass_through_all_dead_workers_of_a_node(cluster, tmp_path):
+    """Three of four workers are idle at the end of a run when their node dies. Ray tells only of the fourth."""
+    names = ["waits-1", "good-1", "good-2", "good-3"]
+    engine = RayWorkers(cluster.address, workers=4)
+    for _ in range(2):
+        cluster.kill_node()
+    cluster.add(cores=4)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, tmp_path, names, trouble="records", engine=engine)
+        try:
+            wait_until(lambda: len(names_done(tmp_path)) == 3)
+            time.sleep(1)  # their outcomes arrive
+            cluster.kill_node()
+            workers = [path.stem for path in tmp_path.glob("*.started")]
+            wait_until(lambda: not any(Path(f"/proc/{worker}/exe").exists() for worker in workers))
+        finally:
+            (tmp_path / "go on").touch()
+            cluster.restore()
+            status, ledger = running.result(120)
+    assert len(workers) == 4
+    assert (status, set(ledger), names_done(tmp_path)) == (0, {("elsewhere", "skipped")}, {*names})
+
+
+@pytest.mark.slow
 def test_the_largest_comes_first_and_an_outcome_as_soon_as_it_is_known(cluster, tmp_path):
     names = ("waits-1", "good-1", "good-2", "good-3")
     for index, name in enumerate(names):
@@ -143,11 +171,10 @@ def test_no_worker_is_started_again_on_a_node_that_is_refused(cluster, tmp_path,
         (tmp_path / f"{name}.mp4").write_bytes(bytes(100 - index))
     heard = io.StringIO()
 
-    def check(shared, nodes, seconds=None):
-        if seconds == ray_nodes.JOINED_SECONDS:
-            raise ClusterError("node c does not see /data")
+    def find_faults(shared, nodes, seconds):
+        return [(node, ClusterError("node c does not see /data")) for node in nodes]
 
-    monkeypatch.setattr(ray_workers, "check_nodes", check)
+    monkeypatch.setattr(ray_pool, "find_faults", find_faults)  # of nodes that join
     engine = RayWorkers(cluster.address, workers=3)
     with contextlib.redirect_stderr(heard), ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, tmp_path, names, trouble="records", engine=engine)
@@ -208,3 +235,60 @@ def test_list_agrees_with_that_of_all_others():
     assert all(others[name] == line for name, line in own.items() if name in others)
     assert len(own.keys() & others.keys()) >= 8
     assert all("==" in line for line in own.values())
+
+
+def test_new_files_of_other_nodes_are_looked_up_after_the_last_item(monkeypatch, tmp_path):
+    happened = []
+    monkeypatch.setattr(ray_workers, "refresh", happened.append)
+    monkeypatch.setattr(ray_workers, "list_nodes", lambda: [NodeInfo("n", "node n", 1, 0)])
+    monkeypatch.setattr(ray_workers.Pool, "run", lambda *_: iter([("a", 7)]))
+    monkeypatch.setattr(ray_workers, "check_nodes", mock.Mock())
+    monkeypatch.setattr(ray_workers.ray, "is_initialized", lambda: True)
+    for root in (tmp_path, None):
+        for outcome in RayWorkers(shared=ray_workers.Shared(root=root))(mock.Mock(), []):
+            happened.append(outcome)
+    assert happened == [("a", 7), tmp_path, ("a", 7)]
+
+
+@pytest.mark.parametrize(
+    ("places", "given", "device"),
+    [
+        (Places("cpu", 3, 1), {"num_cpus": 3, "num_gpus": 0, "max_concurrency": 3}, "cpu"),
+        (Places("cuda", 4, 1), {"num_cpus": 4, "num_gpus": 1, "max_concurrency": 4}, "cuda:0"),
+    ],
+)
+def test_what_ray_is_told_of_a_worker(monkeypatch, tmp_path, places, given, device):
+    remote = mock.Mock()
+    monkeypatch.setattr(ray_workers.ray, "remote", remote)
+    monkeypatch.chdir(tmp_path)
+    actor = remote.return_value.options.return_value.remote
+    assert ray_workers._start_actor("task", places, ()) is actor.return_value
+    actor.assert_called_once_with("task", device, places.cores, tmp_path)
+    never = {"max_restarts": 0, "max_task_retries": 0, "enable_task_events": False}
+    remote.return_value.options.assert_called_once_with(**given, **never, scheduling_strategy=None)
+    ray_workers._start_actor("task", places, ("a", "b"))
+    (expression,) = remote.return_value.options.call_args.kwargs["scheduling_strategy"].hard
+    assert (expression.key, expression.operator.values) == ("ray.io/node-id", ["a", "b"])
+    assert isinstance(expression.operator, NotIn)
+
+
+def test_a_worker_says_where_it_is_and_why_it_cant_work(monkeypatch, tmp_path):
+    context = mock.Mock(**{"get_node_id.return_value": "n"})
+    monkeypatch.setattr(ray_workers.ray, "get_runtime_context", lambda: context)
+    monkeypatch.chdir("/")
+    limited = []
+    for name in ("keep_freed_memory", "limit_cores", "limit_threads"):
+        monkeypatch.setattr(ray_workers, name, lambda *given, name=name: limited.append((name, *given)))
+    task = mock.Mock(**{"start.side_effect": [None, ValueError("why")], "work.side_effect": [7, OSError(28, "full")]})
+    worker = ray_workers._Worker(task, "cpu", 2, tmp_path)
+    assert worker.start() == Started("n", "")
+    assert ray_workers.Path.cwd() == tmp_path
+    assert limited == [("keep_freed_memory",), ("limit_cores", 2), ("limit_threads", 1)]
+    assert worker.start() == Started("n", "ValueError: why")
+    assert [call.args for call in task.start.mock_calls] == [("cpu",)] * 2
+    assert worker.answer() == Started("n", "")
+    assert task.start.call_count == 2  # not again
+    assert worker.work("a") == 7
+    assert worker.work("b").errno == 28
+    away = ray_workers._Worker(mock.Mock(), "cpu", 1, tmp_path / "absent")
+    assert away.start() == Started("n", "")
