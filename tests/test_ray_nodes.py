@@ -79,9 +79,11 @@ def test_a_node_with_other_packages_or_code_is_named(answers, tmp_path):
 def test_tokens_of_ended_runs_are_removed(answers, tmp_path, ended):
     with temporary_file(tmp_path / "ray-token", "of a run at work") as new:
         dead = new.with_name(new.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
-        dead.touch()
+        other = dead.with_name(dead.name.replace("ray-token", "folds.csv"))  # a step removes its own
+        for path in (dead, other):
+            path.touch()
         ray_nodes.check_nodes(Shared((tmp_path,)), NODES)
-        assert [path.name for path in tmp_path.iterdir()] == [new.name]
+        assert {*tmp_path.iterdir()} == {new, other}
 
 
 def test_a_node_that_dies_while_it_is_asked_takes_no_part(answers, tmp_path, monkeypatch):

@@ -266,6 +266,14 @@ def test_a_cluster_without_room_is_told_once_and_waited_for(monkeypatch, capsys)
     assert len(pool.killed) == 1
 
 
+def test_time_limits_and_nodes_are_not_looked_at_in_each_pass(monkeypatch):
+    pool, looks = Pool(monkeypatch, "a"), []
+    monkeypatch.setattr(pool, "_end_late", lambda now: looks.append(now) or ())
+    pool.actors[0].given[1][1].set_result(7)
+    assert list(pool.run(0)) == [("a", 7)]
+    assert not looks
+
+
 def test_a_run_looks_for_nodes_that_have_gone(monkeypatch, capsys):
     monkeypatch.setattr(ray_pool, "_TICK", 0.01)
     monkeypatch.setattr(ray_pool, "living", set)
