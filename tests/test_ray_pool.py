@@ -267,6 +267,7 @@ def test_a_cluster_without_room_is_told_once_and_waited_for(monkeypatch, capsys)
 
 
 def test_time_limits_and_nodes_are_not_looked_at_in_each_pass(monkeypatch):
+    monkeypatch.setattr(ray_pool, "_TICK", 60.0)
     pool, looks = Pool(monkeypatch, "a"), []
     monkeypatch.setattr(pool, "_end_late", lambda now: looks.append(now) or ())
     pool.actors[0].given[1][1].set_result(7)
