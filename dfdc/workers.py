@@ -37,6 +37,7 @@ from dfdc.processes import check_temp_folder, process_start
 TRIES = 3  # workers that may die of one item; the system may have killed the first ones for another process's memory
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TICK = 1.0  # seconds between two looks at the time limits
+_LOST_SECONDS = 30.0  # see `_lost`; a worker that is alive shows itself within a moment
 
 T = TypeVar("T")  # an item, such as a video
 T_in = TypeVar("T_in", contravariant=True)
@@ -219,9 +220,10 @@ class LocalWorkers:
             groups = [items[at : at + some] for at in range(0, len(items), some)]
             with held():
                 _ = pool.active  # this starts the workers
-            yield from _run_pool(pool, places, numbers, task, groups, threads)
-            pool.close()
-            pool.join()
+            lost = yield from _run_pool(pool, places, numbers, task, groups, threads)
+            if not lost:  # else Pebble would wait for ever
+                pool.close()
+                pool.join()
         except RuntimeError as error:  # BrokenProcessPool: all workers died during start-up
             advice = "; use fewer workers to save memory" if workers > 1 else ""
             raise WorkersError(f"no worker can be started ({error}){advice}") from error
@@ -240,37 +242,53 @@ def _kill_workers() -> None:
 
 def _run_pool(
     pool: ProcessPool, places: Any, numbers: Any, task: Task[T, R], groups: Sequence[Sequence[T]], threads: int
-) -> Generator[tuple[T, R | Skipped | Failed]]:
-    """Yield each item with its outcome; two groups for each worker are submitted at a time."""
+) -> Generator[tuple[T, R | Skipped | Failed], None, int]:
+    """Yield each item with its outcome; two groups for each worker are submitted at a time.
+
+    Returns:
+        The number of groups that Pebble still counts as running, see `_lost`.
+    """
 
     def group_of(items: Sequence[T]) -> _Group[T]:
         return _Group(items, sum(time_limit(task.size(item)) for item in items))
 
+    def again(group: _Group[T]) -> list[_Group[T]]:
+        """What is tried again after the death of the worker of `group`."""
+        if len(group.items) > 1:  # one by one, so that only the cause fails
+            return [group_of([item]) for item in group.items]
+        left = not group.is_late and group.tries < TRIES
+        return [replace(group, tries=group.tries + 1, used=0.0, unseen=0.0)] if left else []
+
     waiting = deque(map(group_of, groups))
     running: dict[Future, _Group[T]] = {}
-    looked, submitted = time.monotonic(), 0
+    looked, submitted, given_up = time.monotonic(), 0, 0
     while waiting or running:
         while waiting and len(running) < 2 * len(places):
             group, submitted = waiting.popleft(), submitted + 1
             group.number = submitted
             running[pool.schedule(_do_some, args=(group.items, threads, group.number))] = group
-        for future in wait(running, timeout=_TICK, return_when=FIRST_COMPLETED).done:
-            group = running.pop(future)
+        ended = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED).done
+        now, lost = time.monotonic(), set[Future]()
+        if now - looked >= _TICK:
+            passed, looked = min(now - looked, 10 * _TICK), now  # less if this process was stopped, with its workers
+            _end_late(running, passed, places, numbers)
+            lost = _lost(running, passed, places, numbers) - ended
+            given_up += len(lost)
+        for future in ended | lost:
+            group, code, outcomes = running.pop(future), "unknown", None
             try:
-                outcomes = future.result()
+                outcomes = None if future in lost else future.result()
             except ProcessExpired as end:
-                if len(group.items) > 1:  # retry them one by one, so that only the cause fails
-                    waiting.extend(group_of([item]) for item in group.items)
+                code = str(end.exitcode)
+            if outcomes is None:
+                retried = again(group)
+                waiting.extend(retried)
+                if retried:
                     continue
-                if not group.is_late and group.tries < TRIES:
-                    waiting.append(replace(group, tries=group.tries + 1, used=0.0))
-                    continue
-                died = f"its worker process died {TRIES} times (exit code {end.exitcode})"
+                died = f"its worker process died {TRIES} times (exit code {code})"
                 outcomes = [Failed(late(task.size(group.items[0])) if group.is_late else died)]
             yield from zip(group.items, outcomes, strict=True)
-        looked, before = time.monotonic(), looked
-        # Less if this process was stopped, with its workers.
-        _end_late(running, min(looked - before, 10 * _TICK), places, numbers)
+    return given_up
 
 
 @dataclass
@@ -281,6 +299,7 @@ class _Group(Generic[T]):
         limit: seconds that they may take.
         tries: number of workers that were given them.
         used: seconds in which the last one was seen at work.
+        unseen: seconds in which it should have been seen at work, and was not.
         number: of the last submission.
     """
 
@@ -288,11 +307,25 @@ class _Group(Generic[T]):
     limit: float
     tries: int = 1
     used: float = 0.0
+    unseen: float = 0.0
     number: int = 0
 
     @property
     def is_late(self) -> bool:
         return self.used > self.limit
+
+
+def _lost(running: Mapping[Future, _Group], seconds: float, places: Any, numbers: Any) -> set[Future]:
+    """The futures that will never be done, after so many seconds more.
+
+    A worker tells Pebble that it takes up a task. If Pebble notices its death before it reads that, it counts the task
+    as running on a worker that it no longer looks at.
+    """
+    pairs = zip(numbers[:], places[:], strict=True)
+    at_work = {number for number, process in pairs if process_start(process) is not None}
+    for future, group in running.items():
+        group.unseen = group.unseen + seconds if future.running() and group.number not in at_work else 0.0
+    return {future for future, group in running.items() if group.unseen > _LOST_SECONDS}
 
 
 def _end_late(running: Mapping[Future, _Group], seconds: float, places: Any, numbers: Any) -> None:
@@ -331,6 +364,7 @@ def _start_worker(task: Task, devices: Sequence[str], places: Any, numbers: Any)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     _numbers, _place = numbers, take_place(places, os.getpid())
+    _numbers[_place] = 0  # the one before may have died at work
     device = devices[_place % len(devices)]
     try:
         task.start(device)
