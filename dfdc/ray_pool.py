@@ -26,7 +26,7 @@ from dfdc.workers import TRIES, Failed, T, Task, WorkersError
 
 _PATIENCE = 60.0  # seconds without any worker after which the user is told
 _TICK = 1.0  # seconds between two looks at the time limits
-_JOINED_SECONDS = 60.0  # that a node which joins may take to answer; meanwhile the driver hands out nothing
+_JOINED_SECONDS = 60.0  # that all nodes that join may take to answer; meanwhile the driver hands out nothing
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class _Member(Generic[T]):
 
     Attributes:
         node: the id of its node; "" until it has started.
-        ready: whether it may be given jobs: it has started, and was not idle at a death that it may have shared.
+        ready: whether it may be given jobs: it has started, and has answered if it was asked since.
+        asked: when it was asked, by time.monotonic().
         jobs: what it was given, in this order.
     """
 
@@ -74,6 +75,7 @@ class _Member(Generic[T]):
     failed_starts: int = 0
     node: str = ""
     ready: bool = False
+    asked: float = 0.0
     jobs: list[_Job[T]] = field(default_factory=list)
 
 
@@ -101,6 +103,7 @@ class Pool(Generic[T]):
         self._open = len(jobs)  # number of jobs without an outcome
         self._checked = {node.id: node for node in nodes}
         self._refused: dict[str, ClusterError] = {}  # by the id of a node that joined
+        self._silent: set[str] = set()  # ids of nodes that joined and did not answer in time
         self._gone: set[str] = set()  # ids of nodes
         self._last_death = float("-inf")  # of a worker
         self._members: list[_Member[T]] = []
@@ -144,6 +147,12 @@ class Pool(Generic[T]):
         self._members.append(member)
         self._watch(member, None, member.actor.start.remote())
 
+    def _replace(self, member: _Member[T]) -> None:
+        """Start another worker for one without jobs."""
+        self._members.remove(member)
+        ray.kill(member.actor)
+        self._add_member()
+
     def _watch(self, member: _Member[T], job: _Job[T] | None, reference: Any) -> Future:
         future = reference.future()
         future.add_done_callback(lambda done: self._events.put((member, job, done)))
@@ -183,13 +192,15 @@ class Pool(Generic[T]):
         job.future = self._watch(member, job, member.actor.work.remote(job.item))
 
     def _greet(self, member: _Member[T], future: Future) -> None:
-        """A worker has started, or failed to start."""
+        """A worker has started or answered, or failed to."""
         error = future.exception()
+        if error is not None and member.node:  # it has died while it had no job
+            self._last_death = time.monotonic()
+            self._replace(member)
+            return
         if error is not None:
             self._members.remove(member)
-            if member.node:  # it has died while it had no job
-                self._add_member()
-            elif self._refuse_joined():  # this project's code can't run there
+            if self._refuse_joined():  # this project's code can't run there
                 self._add_member(member.failed_starts)
             elif member.failed_starts + 1 < TRIES:
                 self._add_member(member.failed_starts + 1)
@@ -203,9 +214,7 @@ class Pool(Generic[T]):
         if started.node not in self._checked and started.node not in self._refused:
             self._check({started.node}, patient=False)
         if started.node in self._refused:
-            self._members.remove(member)
-            ray.kill(member.actor)
-            self._add_member()
+            self._replace(member)
             return
         if started.fault:
             where = self._name_of(started.node)
@@ -215,18 +224,24 @@ class Pool(Generic[T]):
     def _refuse_joined(self) -> bool:
         """Check all nodes that have joined; return whether one of them is refused."""
         before = len(self._refused)
-        self._check({node.id for node in _nodes()} - self._checked.keys() - self._refused.keys(), patient=True)
+        known = self._checked.keys() | self._refused.keys() | self._silent
+        self._check({node.id for node in _nodes()} - known, patient=True)
         return len(self._refused) > before
 
     def _check(self, joined: Set[str], *, patient: bool) -> None:
         """Check nodes that have joined. `patient`: one that does not answer in time is not refused for that."""
         nodes = [node for node in _nodes() if node.id in joined]  # without those that have gone already
-        for node, fault in find_faults(self._shared, nodes, _JOINED_SECONDS):
-            if fault is None:
-                self._checked[node.id] = node
-            elif not (patient and isinstance(fault, NoAnswerError)):
-                self._refused[node.id] = fault
-                _say(f"{fault}; it gets no work in this run")
+        if not nodes:
+            return
+        with contextlib.closing(find_faults(self._shared, nodes, _JOINED_SECONDS)) as faults:
+            for node, fault in faults:
+                if fault is None:
+                    self._checked[node.id] = node
+                elif patient and isinstance(fault, NoAnswerError):
+                    self._silent.add(node.id)
+                else:
+                    self._refused[node.id] = fault
+                    _say(f"{fault}; it gets no work in this run")
 
     def _end_without_nodes(self) -> None:
         """Raise the error of a refused node if no other node is left; a run without any node waits for one."""
@@ -293,9 +308,9 @@ class Pool(Generic[T]):
                 yield self._conclude(member, job, Failed(said))
             else:
                 (self._alone if job.alone else self._waiting).appendleft(job)
-        for idle in self._members:
+        for idle in self._members if late is None else ():
             if idle.ready and not idle.jobs:
-                idle.ready = False
+                idle.ready, idle.asked = False, time.monotonic()
                 self._watch(idle, None, idle.actor.answer.remote())
         self._add_member()
 
@@ -305,6 +320,8 @@ class Pool(Generic[T]):
             late = [job for job, began in begun if now - began > limits.time_limit(job.size)]
             if late:
                 yield from self._bury(member, late[0])
+            elif member.node and not member.ready and now - member.asked > _PATIENCE:
+                self._replace(member)  # it is not dead, and does not answer
 
 
 def _nodes() -> list[NodeInfo]:

@@ -37,7 +37,7 @@ from dfdc.processes import check_temp_folder, process_start
 TRIES = 3  # workers that may die of one item; the system may have killed the first ones for another process's memory
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TICK = 1.0  # seconds between two looks at the time limits
-_LOST_SECONDS = 30.0  # see `_lost`; a worker that is alive shows itself within a moment
+_READING_SECONDS = 10.0  # that Pebble may take at most to read what a dead worker has said
 
 T = TypeVar("T")  # an item, such as a video
 T_in = TypeVar("T_in", contravariant=True)
@@ -216,14 +216,14 @@ class LocalWorkers:
         numbers = context.RawArray("q", workers)
         start = task, list(self.devices), places, numbers
         pool = ProcessPool(max_workers=workers, context=context, initializer=_start_worker, initargs=start)
+        _read_before_burying(pool)
         try:
             groups = [items[at : at + some] for at in range(0, len(items), some)]
             with held():
                 _ = pool.active  # this starts the workers
-            lost = yield from _run_pool(pool, places, numbers, task, groups, threads)
-            if not lost:  # else Pebble would wait for ever
-                pool.close()
-                pool.join()
+            yield from _run_pool(pool, places.get_obj(), numbers, task, groups, threads)
+            pool.close()
+            pool.join()
         except RuntimeError as error:  # BrokenProcessPool: all workers died during start-up
             advice = "; use fewer workers to save memory" if workers > 1 else ""
             raise WorkersError(f"no worker can be started ({error}){advice}") from error
@@ -231,6 +231,38 @@ class LocalWorkers:
             pool.stop()
             _kill_workers()
             pool.join()
+
+
+def _read_before_burying(pool: ProcessPool) -> None:
+    """Have Pebble read what a dead worker has said before it decides what the worker was doing.
+
+    One thread of Pebble reads the messages of workers, and another one looks for dead workers. If the second is ahead,
+    a finished item counts as the cause of the death. The one that the worker had begun is waited for without end. If no
+    other item is running, Pebble even gives up.
+    """
+    manager: Any = pool._pool_manager
+    read, inspect = manager.process_next_message, manager.worker_manager.inspect_workers
+    passes = 0  # of the reading thread: each handles a message, or waits for a moment
+
+    def count_passes(timeout: float) -> None:
+        nonlocal passes
+        read(timeout)
+        passes += 1
+
+    def inspect_workers() -> Sequence[tuple[int, int]]:
+        dead = inspect()
+        until = time.monotonic() + _READING_SECONDS if dead else 0.0
+        while manager.worker_manager.pool_channel.poll(0) and _goes_on(until):
+            time.sleep(0.001)
+        before = passes  # the last message may just be handled
+        while passes == before and _goes_on(until):
+            time.sleep(0.001)
+        return dead
+
+    def _goes_on(until: float) -> bool:
+        return manager.context.alive and time.monotonic() < until
+
+    manager.process_next_message, manager.worker_manager.inspect_workers = count_passes, inspect_workers
 
 
 def _kill_workers() -> None:
@@ -242,53 +274,37 @@ def _kill_workers() -> None:
 
 def _run_pool(
     pool: ProcessPool, places: Any, numbers: Any, task: Task[T, R], groups: Sequence[Sequence[T]], threads: int
-) -> Generator[tuple[T, R | Skipped | Failed], None, int]:
-    """Yield each item with its outcome; two groups for each worker are submitted at a time.
-
-    Returns:
-        The number of groups that Pebble still counts as running, see `_lost`.
-    """
+) -> Generator[tuple[T, R | Skipped | Failed]]:
+    """Yield each item with its outcome; two groups for each worker are submitted at a time."""
 
     def group_of(items: Sequence[T]) -> _Group[T]:
         return _Group(items, sum(time_limit(task.size(item)) for item in items))
 
-    def again(group: _Group[T]) -> list[_Group[T]]:
-        """What is tried again after the death of the worker of `group`."""
-        if len(group.items) > 1:  # one by one, so that only the cause fails
-            return [group_of([item]) for item in group.items]
-        left = not group.is_late and group.tries < TRIES
-        return [replace(group, tries=group.tries + 1, used=0.0, unseen=0.0)] if left else []
-
     waiting = deque(map(group_of, groups))
     running: dict[Future, _Group[T]] = {}
-    looked, submitted, given_up = time.monotonic(), 0, 0
+    looked, submitted = time.monotonic(), 0
     while waiting or running:
         while waiting and len(running) < 2 * len(places):
             group, submitted = waiting.popleft(), submitted + 1
             group.number = submitted
             running[pool.schedule(_do_some, args=(group.items, threads, group.number))] = group
-        ended = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED).done
-        now, lost = time.monotonic(), set[Future]()
-        if now - looked >= _TICK:
-            passed, looked = min(now - looked, 10 * _TICK), now  # less if this process was stopped, with its workers
-            _end_late(running, passed, places, numbers)
-            lost = _lost(running, passed, places, numbers) - ended
-            given_up += len(lost)
-        for future in ended | lost:
-            group, code, outcomes = running.pop(future), "unknown", None
+        for future in wait(running, timeout=_TICK, return_when=FIRST_COMPLETED).done:
+            group = running.pop(future)
             try:
-                outcomes = None if future in lost else future.result()
+                outcomes = future.result()
             except ProcessExpired as end:
-                code = str(end.exitcode)
-            if outcomes is None:
-                retried = again(group)
-                waiting.extend(retried)
-                if retried:
+                if len(group.items) > 1:  # retry them one by one, so that only the cause fails
+                    waiting.extend(group_of([item]) for item in group.items)
                     continue
-                died = f"its worker process died {TRIES} times (exit code {code})"
+                if not group.is_late and group.tries < TRIES:
+                    waiting.append(replace(group, tries=group.tries + 1, used=0.0))
+                    continue
+                died = f"its worker process died {TRIES} times (exit code {end.exitcode})"
                 outcomes = [Failed(late(task.size(group.items[0])) if group.is_late else died)]
             yield from zip(group.items, outcomes, strict=True)
-    return given_up
+        looked, before = time.monotonic(), looked
+        # Less if this process was stopped, with its workers.
+        _end_late(running, min(looked - before, 10 * _TICK), places, numbers)
 
 
 @dataclass
@@ -299,7 +315,6 @@ class _Group(Generic[T]):
         limit: seconds that they may take.
         tries: number of workers that were given them.
         used: seconds in which the last one was seen at work.
-        unseen: seconds in which it should have been seen at work, and was not.
         number: of the last submission.
     """
 
@@ -307,25 +322,11 @@ class _Group(Generic[T]):
     limit: float
     tries: int = 1
     used: float = 0.0
-    unseen: float = 0.0
     number: int = 0
 
     @property
     def is_late(self) -> bool:
         return self.used > self.limit
-
-
-def _lost(running: Mapping[Future, _Group], seconds: float, places: Any, numbers: Any) -> set[Future]:
-    """The futures that will never be done, after so many seconds more.
-
-    A worker tells Pebble that it takes up a task. If Pebble notices its death before it reads that, it counts the task
-    as running on a worker that it no longer looks at.
-    """
-    pairs = zip(numbers[:], places[:], strict=True)
-    at_work = {number for number, process in pairs if process_start(process) is not None}
-    for future, group in running.items():
-        group.unseen = group.unseen + seconds if future.running() and group.number not in at_work else 0.0
-    return {future for future, group in running.items() if group.unseen > _LOST_SECONDS}
 
 
 def _end_late(running: Mapping[Future, _Group], seconds: float, places: Any, numbers: Any) -> None:
@@ -334,12 +335,13 @@ def _end_late(running: Mapping[Future, _Group], seconds: float, places: Any, num
     Pebble's own limits would follow a clock that is set. Cancelling a future that is just being completed would end the
     thread that receives the results.
     """
+    at_work = dict(zip(numbers[:], places[:], strict=True))
     for future, group in running.items():
         if future.running():
             group.used += seconds
-            if group.is_late and group.number in numbers[:]:
+            if group.is_late and group.number in at_work:
                 with contextlib.suppress(ProcessLookupError):  # it has died just now
-                    os.kill(places[numbers[:].index(group.number)], signal.SIGKILL)
+                    os.kill(at_work[group.number], signal.SIGKILL)
 
 
 def share_out(items: int, workers: int, cores: int) -> tuple[int, int]:

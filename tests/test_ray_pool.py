@@ -74,7 +74,7 @@ class Pool(ray_pool.Pool):
 @pytest.fixture(autouse=True)
 def one_node(monkeypatch):
     monkeypatch.setattr(ray_pool, "list_nodes", lambda: [NodeInfo("n", "node n", 1, 0)])
-    monkeypatch.setattr(ray_pool, "find_faults", lambda shared, nodes, seconds: [(node, None) for node in nodes])
+    monkeypatch.setattr(ray_pool, "find_faults", lambda shared, nodes, seconds: ((node, None) for node in nodes))
 
 
 def test_one_job_runs_and_one_waits(monkeypatch):
@@ -139,10 +139,32 @@ def test_an_idle_worker_gets_a_job_after_a_death_only_if_it_answers(monkeypatch)
     for actor in pool.actors[:2]:
         pool.end(actor, (), ray_pool.ray.exceptions.ActorDiedError())
     assert len(pool.actors) == 7  # each was replaced
+    assert pool.killed == [holder, *pool.actors[:2]]
     pool.begin(pool.actors[2])  # this one answers
     assert pool.given(pool.actors[2]) == ["d"]
     pool.end(pool.actors[2], ("d",), 8)
     assert pool.found == [("a", 7), ("b", 7), ("c", 7), ("d", 8)]
+
+
+def test_an_idle_worker_that_does_not_answer_is_replaced_after_a_minute(monkeypatch):
+    pool = Pool(monkeypatch, "ab", workers=2)
+    idle, holder = pool.actors
+    pool.end(idle, ("a",), 7)
+    pool.end(holder, ("b",), ray_pool.ray.exceptions.ActorDiedError())
+    now = time.monotonic()
+    assert list(pool._end_late(now + 50)) == []
+    assert pool.killed == [holder]
+    assert list(pool._end_late(now + 61)) == []
+    assert pool.killed == [holder, idle]
+    pool.begin(pool.actors[3])
+    assert pool.given(pool.actors[3]) == ["b"]
+
+
+def test_a_late_job_is_no_reason_to_ask_idle_workers(monkeypatch):
+    pool = Pool(monkeypatch, "ab", workers=2)
+    pool.end(pool.actors[0], ("a",), 7)
+    assert len(list(pool._end_late(time.monotonic() + 601))) == 1
+    assert [member.ready for member in pool._members] == [True, False]  # the second is being started
 
 
 def test_those_that_a_dead_worker_had_run_alone_afterwards(monkeypatch):
@@ -304,9 +326,10 @@ def joined(monkeypatch, one_node):
     alive = ["n", "bad", "fine"]
 
     def find_faults(shared, nodes, seconds):
+        assert nodes  # else there is nothing to ask
         assert seconds == 60.0  # less than at the start, since nothing is handed out meanwhile
         faults = {"bad": ClusterError("node bad does not see /data"), "slow": NoAnswerError("node slow is slow")}
-        return [(node, faults.get(node.id)) for node in nodes]
+        return ((node, faults.get(node.id)) for node in nodes)
 
     monkeypatch.setattr(ray_pool, "list_nodes", lambda: [NodeInfo(name, f"node {name}", 1, 0) for name in alive])
     monkeypatch.setattr(ray_pool, "find_faults", find_faults)
@@ -364,8 +387,13 @@ def test_a_node_is_refused_for_silence_only_once_a_worker_has_started_there(monk
     pool = Pool(monkeypatch, "abcd", workers=1)
     pool._add_member()
     pool.end(pool.actors[1], (), ray_pool.ray.exceptions.ActorDiedError())
+    asked, find_faults = [], ray_pool.find_faults
+    monkeypatch.setattr(ray_pool, "find_faults", lambda *question: asked.append(question) or iter(()))
+    pool.end(pool.actors[2], (), ray_pool.ray.exceptions.ActorDiedError())
+    assert not asked  # the node was silent before
     assert pool.refused == ()
-    pool.begin(pool.actors[2], "slow")
+    monkeypatch.setattr(ray_pool, "find_faults", find_faults)
+    pool.begin(pool.actors[3], "slow")
     assert pool.refused == ("slow",)
     assert capsys.readouterr().err == "Ray: node slow is slow; it gets no work in this run\n"
 

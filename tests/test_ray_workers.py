@@ -172,7 +172,7 @@ def test_no_worker_is_started_again_on_a_node_that_is_refused(cluster, tmp_path,
     heard = io.StringIO()
 
     def find_faults(shared, nodes, seconds):
-        return [(node, ClusterError("node c does not see /data")) for node in nodes]
+        return ((node, ClusterError("node c does not see /data")) for node in nodes)
 
     monkeypatch.setattr(ray_pool, "find_faults", find_faults)  # of nodes that join
     engine = RayWorkers(cluster.address, workers=3)
