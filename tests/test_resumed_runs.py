@@ -5,7 +5,18 @@ import signal
 
 import pytest
 import torch
-from training_runs import epochs_of, log_text, path_of, read, same, terminate_at, train, weights, write_config
+from training_runs import (
+    epochs_of,
+    log_text,
+    path_of,
+    read,
+    same,
+    terminate,
+    terminate_at,
+    train,
+    weights,
+    write_config,
+)
 
 from dfdc import layout
 from dfdc.command_line import UsageError, UserError
@@ -134,7 +145,7 @@ def test_a_stop_while_validating_loses_nothing(crops_root, tmp_path, monkeypatch
     original = engine.validate
 
     def validate(run, *args):
-        signal.raise_signal(signal.SIGTERM)
+        terminate()
         return original(run, *args)
 
     monkeypatch.setattr(engine, "validate", validate)
