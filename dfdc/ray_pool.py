@@ -10,7 +10,7 @@ import queue
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence, Set
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic
@@ -24,7 +24,7 @@ from dfdc.ray_connection import line_of
 from dfdc.ray_nodes import ClusterError, NoAnswerError, NodeInfo, Shared, find_faults, list_nodes, living
 from dfdc.workers import TRIES, Failed, T, Task, WorkersError
 
-_PATIENCE = 60.0  # seconds without any worker after which the user is told
+_PATIENCE = 60.0  # seconds without any worker after which the user is told, or without an idle worker's answer
 _TICK = 1.0  # seconds between two looks at the time limits
 _JOINED_SECONDS = 60.0  # that all nodes that join may take to answer; meanwhile the driver hands out nothing
 
@@ -212,7 +212,7 @@ class Pool(Generic[T]):
             return
         started: Started = future.result()
         if started.node not in self._checked and started.node not in self._refused:
-            self._check({started.node}, patient=False)
+            self._check([node for node in _nodes() if node.id == started.node], patient=False)  # none if it has gone
         if started.node in self._refused:
             self._replace(member)
             return
@@ -225,12 +225,11 @@ class Pool(Generic[T]):
         """Check all nodes that have joined; return whether one of them is refused."""
         before = len(self._refused)
         known = self._checked.keys() | self._refused.keys() | self._silent
-        self._check({node.id for node in _nodes()} - known, patient=True)
+        self._check([node for node in _nodes() if node.id not in known], patient=True)
         return len(self._refused) > before
 
-    def _check(self, joined: Set[str], *, patient: bool) -> None:
+    def _check(self, nodes: Sequence[NodeInfo], *, patient: bool) -> None:
         """Check nodes that have joined. `patient`: one that does not answer in time is not refused for that."""
-        nodes = [node for node in _nodes() if node.id in joined]  # without those that have gone already
         if not nodes:
             return
         with contextlib.closing(find_faults(self._shared, nodes, _JOINED_SECONDS)) as faults:

@@ -251,16 +251,16 @@ def _read_before_burying(pool: ProcessPool) -> None:
 
     def inspect_workers() -> Sequence[tuple[int, int]]:
         dead = inspect()
-        until = time.monotonic() + _READING_SECONDS if dead else 0.0
-        while manager.worker_manager.pool_channel.poll(0) and _goes_on(until):
-            time.sleep(0.001)
-        before = passes  # the last message may just be handled
-        while passes == before and _goes_on(until):
-            time.sleep(0.001)
+        if dead:
+            until = time.monotonic() + _READING_SECONDS
+            wait_while(lambda: manager.worker_manager.pool_channel.poll(0), until)
+            before = passes  # the last message may just be handled
+            wait_while(lambda: passes == before, until)
         return dead
 
-    def _goes_on(until: float) -> bool:
-        return manager.context.alive and time.monotonic() < until
+    def wait_while(unread: Callable[[], bool], until: float) -> None:
+        while unread() and manager.context.alive and time.monotonic() < until:
+            time.sleep(0.001)
 
     manager.process_next_message, manager.worker_manager.inspect_workers = count_passes, inspect_workers
 
